@@ -1,0 +1,122 @@
+// Package manifest reads manifests: TOML files that say what shall run.
+//
+// A manifest is a claim, not a fact: parsing one decides nothing. The object's
+// signature, the policy and the opened ELF file decide.
+package manifest
+
+// Manifest is one parsed and checked manifest. The zero value is not valid;
+// only Parse makes one.
+type Manifest struct {
+	Name        string         // collection name, from the file's name
+	File        string         // the path Parse was given, for messages
+	Digest      [32]byte       // SHA-256 of the bytes Parse was given
+	Description string         // one line for people
+	Version     uint64         // only grows; 0 where the manifest names none
+	Start       Start          // when it is loaded
+	Fail        Fail           // what a boot load that fails means
+	Object      Object         // the ELF file and who may have signed it
+	Variables   map[string]any // global variable -> TOML value
+	Maps        map[string]Map // map name, or "*" for all that are not named
+	Attach      []Attach       // in the order of the file
+	Allow       []Allow        // what others than root may do
+	Limits      Limits         // narrower than the policy's, never wider
+	Tests       []Test         // run before anything is attached
+
+	lines map[string]int // dotted key -> line, from the pre-scan
+}
+
+// Start says when a collection is loaded.
+type Start string
+
+const (
+	StartBoot    Start = "boot"    // when hornetd starts or reloads (default)
+	StartRequest Start = "request" // when somebody asks
+)
+
+// Fail says what a boot load that fails means for the daemon.
+type Fail string
+
+const (
+	FailOpen   Fail = "open"   // report it and go on (default)
+	FailClosed Fail = "closed" // the daemon does not become ready
+)
+
+// Object names the ELF file.
+type Object struct {
+	Path      string    // absolute: a relative path is taken beside the manifest
+	Signature string    // absolute path of the detached signature (default Path + ".p7s")
+	Signers   []string  // names in the trust store; empty: any the policy allows
+	SHA256    *[32]byte // the object's digest, nil where the manifest names none
+}
+
+// Class says who may write a map once its program runs.
+type Class string
+
+const (
+	ClassFrozen  Class = "frozen"  // frozen before any program can see it
+	ClassMutable Class = "mutable" // stays writable
+)
+
+// Map is what a manifest says of one map (or of "*").
+type Map struct {
+	Class         Class
+	Entries       []Entry // written before the freeze
+	ProgramWrites bool    // frozen for user space, but programs may write it
+	Keep          bool    // contents survive an upgrade with the same definition
+	MaxEntries    uint32  // 0: as the object says
+	Inner         string  // map-in-map: the map of the object that is the template
+}
+
+// Entry is one key and value as TOML gave them: int64, float64, bool, string,
+// []any or map[string]any. BTF says what they become (package loader).
+type Entry struct {
+	Key   any
+	Value any
+}
+
+// Attach asks for one attachment. Which keys a program needs follows from its
+// type; loader.Resolve refuses the others.
+type Attach struct {
+	Program    string
+	Interface  string // name or glob (xdp, tcx)
+	Mode       string // xdp: auto, generic, native, offload
+	Direction  string // tcx, where the section does not say: ingress, egress
+	Position   string // tcx: head, tail (default)
+	Netns      string // path of a network namespace (xdp, tcx, sk_lookup, netfilter)
+	Cgroup     string // path below the cgroup2 mount, or absolute
+	Tracepoint string // group/name, or the raw tracepoint's name
+	Executable string // uprobe: absolute path
+	Symbol     string // uprobe
+	Offset     uint64 // uprobe: bytes behind the symbol, or in the file where Symbol is empty
+	Family     string // netfilter: ipv4, ipv6
+	Hook       string // netfilter: prerouting, input, forward, output, postrouting
+	Priority   int32  // netfilter
+	Defrag     bool   // netfilter
+	Map        string // iter/bpf_map_elem: the map to walk
+}
+
+// Allow lets a user or a group do what May lists. Exactly one of User and
+// Group is set: a name or a decimal id.
+type Allow struct {
+	User  string
+	Group string
+	May   []Right
+}
+
+// Right is one thing a caller may be allowed: status, load, unload, events,
+// read:MAP or read:*.
+type Right string
+
+// Limits bound what a manifest may create. 0 means the policy's limit.
+type Limits struct {
+	Memory   uint64 // bytes of map keys and values
+	Maps     int
+	Programs int
+}
+
+// Test is one BPF_PROG_TEST_RUN before anything is attached.
+type Test struct {
+	Program string
+	Data    []byte // the packet or context handed in
+	Returns uint32 // the value the program must return
+}
