@@ -1,0 +1,41 @@
+package api
+
+// Action is what a reload does to one collection.
+type Action string
+
+const (
+	ActionKeep    Action = "keep"    // runs as the manifest says
+	ActionLoad    Action = "load"    // starts
+	ActionUnload  Action = "unload"  // stops: its manifest is gone
+	ActionReplace Action = "replace" // its manifest or object changed
+	ActionRepair  Action = "repair"  // a pin or link is missing
+	ActionRefuse  Action = "refuse"  // stays as it is: Error says why
+)
+
+// Plan is what a reload would do, or has done. Changes are ordered by
+// collection name.
+type Plan struct {
+	Changes  List[Change]  `json:"changes"`
+	Problems List[Problem] `json:"problems"` // any one stops the whole reload
+}
+
+// Change is one step of a plan.
+type Change struct {
+	Collection  string           `json:"collection"`
+	Action      Action           `json:"action"`
+	Reason      string           `json:"reason,omitempty"`
+	FromVersion uint64           `json:"from_version,omitempty"`
+	ToVersion   uint64           `json:"to_version,omitempty"`
+	Links       List[LinkChange] `json:"links"`
+	Done        bool             `json:"done"` // false in the answer to plan
+	Error       *Error           `json:"error,omitempty"`
+}
+
+// LinkChange is what happens to one attachment.
+type LinkChange struct {
+	Name    string `json:"name"`
+	Kind    string `json:"kind"`
+	Program string `json:"program"`
+	Target  string `json:"target"`
+	Action  string `json:"action"` // keep, attach, detach or update (same link, other program)
+}

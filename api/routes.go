@@ -1,0 +1,58 @@
+package api
+
+// The routes, as patterns for http.ServeMux.
+const (
+	RouteList    = "GET /v1/collections"
+	RouteGet     = "GET /v1/collections/{name}"
+	RouteLoad    = "POST /v1/collections/{name}/load"
+	RouteUnload  = "POST /v1/collections/{name}/unload"
+	RouteEntries = "GET /v1/collections/{name}/maps/{map}/entries"
+	RouteStatus  = "GET /v1/status"
+	RouteReload  = "POST /v1/reload"
+	RoutePlan    = "POST /v1/plan"
+	RouteEvents  = "GET /v1/events"
+)
+
+// Route is one thing that can be asked.
+type Route struct {
+	Pattern  string   // method and path, for http.ServeMux
+	Query    []string // the parameters it takes; others are refused
+	Request  any      // zero value of the body's type, nil where there is none
+	Response any      // zero value of a successful answer's type
+}
+
+// Routes lists every route there is. openapi.yaml has the same.
+func Routes() []Route {
+	return []Route{
+		{Pattern: RouteList, Response: Collections{}},
+		{Pattern: RouteGet, Response: Collection{}},
+		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}},
+		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
+		{Pattern: RouteEntries, Query: []string{"limit", "after"}, Response: Entries{}},
+		{Pattern: RouteStatus, Response: Status{}},
+		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
+		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},
+		{Pattern: RouteEvents, Query: []string{"since", "follow"}, Response: Event{}},
+	}
+}
+
+// Collections is the answer to RouteList, ordered by name: what the caller may
+// see, not more.
+type Collections struct {
+	Collections List[Collection] `json:"collections"`
+}
+
+// LoadRequest asks that a collection run. There is nothing to choose: the
+// manifest says everything. Loading what runs already changes nothing.
+type LoadRequest struct{}
+
+// UnloadRequest asks that a collection stop.
+type UnloadRequest struct {
+	Force bool `json:"force,omitempty"` // also one in quarantine
+}
+
+// ReloadRequest asks that the manifests be read again and the differences applied.
+type ReloadRequest struct{}
+
+// PlanRequest asks what a reload would do.
+type PlanRequest struct{}

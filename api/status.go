@@ -1,0 +1,50 @@
+package api
+
+import "time"
+
+// Status is the daemon itself.
+type Status struct {
+	Version     string        `json:"version"`
+	PID         int           `json:"pid"`
+	StartedAt   time.Time     `json:"started_at"`
+	ReadyAt     time.Time     `json:"ready_at,omitzero"` // absent until it is
+	Collections Counts        `json:"collections"`
+	Paths       Paths         `json:"paths"`
+	Signers     List[Signer]  `json:"signers"`
+	Problems    List[Problem] `json:"problems"`
+	Kernel      Kernel        `json:"kernel"`
+}
+
+// Counts is how many collections are in each state.
+type Counts struct {
+	Running     int `json:"running"`
+	Available   int `json:"available"`
+	Failed      int `json:"failed"`
+	Quarantined int `json:"quarantined"`
+}
+
+// Paths are the directories the daemon works with.
+type Paths struct {
+	Manifests List[string] `json:"manifests"` // the first decides
+	Trust     string       `json:"trust"`
+	BPFFS     string       `json:"bpffs"`
+	State     string       `json:"state"`
+	Socket    string       `json:"socket"`
+}
+
+// Kernel is what the daemon runs on, as uname says.
+type Kernel struct {
+	Release string `json:"release"`
+	Machine string `json:"machine"`
+}
+
+// Problem is something an operator should look at.
+type Problem struct {
+	Kind       Kind   `json:"kind"`
+	Collection string `json:"collection,omitempty"`
+	File       string `json:"file,omitempty"`
+	Line       int    `json:"line,omitempty"`
+	Key        string `json:"key,omitempty"` // of the manifest or configuration
+	Message    string `json:"message"`
+	Hint       string `json:"hint,omitempty"`
+}
