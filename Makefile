@@ -1,0 +1,56 @@
+# make          bin/hornetd and bin/hornetctl, static and reproducible
+# make run      the demonstration: sets everything up, shows it, leaves nothing behind
+# make test     every test; PKG=./loader/... for some
+# make bench    the figures of docs/, side by side
+# make generate compiles the BPF objects again (clang-19)
+# make lint     gofmt, vet, staticcheck, shellcheck
+# make examples the examples, signed with a new development key, in bin/examples
+# make install  DESTDIR= PREFIX=/usr
+
+PREFIX ?= /usr
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# The same source gives the same bytes, whoever builds it and where.
+GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+
+.PHONY: build run test bench generate lint examples install clean
+
+build:
+	@$(GOBUILD) -o bin/ ./cmd/hornetd ./cmd/hornetctl
+
+run:
+	@scripts/run
+
+test:
+	@scripts/test $(PKG)
+
+bench: build
+	@scripts/bench
+
+generate:
+	@scripts/setup
+	go generate ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	@! command -v shellcheck >/dev/null || shellcheck .ci/run scripts/setup scripts/as-root scripts/test scripts/run scripts/stage-examples scripts/bpf-compile
+
+examples: build
+	@scripts/stage-examples bin/examples
+
+install: build
+	install -D -m 0755 bin/hornetd $(DESTDIR)$(PREFIX)/sbin/hornetd
+	install -D -m 0755 bin/hornetctl $(DESTDIR)$(PREFIX)/bin/hornetctl
+	install -D -m 0644 hornetd.toml.example $(DESTDIR)$(PREFIX)/share/doc/hornetd/hornetd.toml.example
+	install -d -m 0755 $(DESTDIR)/etc/hornet/trust.d $(DESTDIR)/etc/hornet.d
+	install -d -m 0755 $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's,/usr/sbin/hornetd,$(PREFIX)/sbin/hornetd,' systemd/units/hornetd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/hornetd.service
+	install -D -m 0644 systemd/units/hornetd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/hornetd.socket
+	install -D -m 0644 systemd/units/hornetd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/hornetd.conf
+	install -D -m 0644 systemd/units/hornetd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/hornetd.conf
+	install -D -m 0644 systemd/units/hornetd.preset $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/80-hornetd.preset
+
+clean:
+	rm -rf bin .cache
