@@ -1,0 +1,192 @@
+package signing
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/hornetd/hornetd/internal/cms"
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// lifetime of the certificates that Keygen makes, in years.
+const lifetime = 10
+
+// Keygen makes a key and a self-signed code-signing certificate for it, valid
+// for ten years, both in PEM. name becomes the subject's common name; it has
+// the form of a name in the trust store. Algorithms: ecdsa (P-256), ecdsa-p384,
+// ecdsa-p521, rsa (3072 bits), rsa-2048, rsa-4096, ed25519; empty is ecdsa.
+func Keygen(name, algorithm string) (keyPEM, certPEM []byte, err error) {
+	if !validName.MatchString(name) {
+		return nil, nil, remedy.With(fmt.Errorf("key name %.80q is not valid", name),
+			"use 1 to 63 letters, digits, dots, dashes and underscores, a letter or digit first")
+	}
+	key, err := generate(algorithm)
+	if err != nil {
+		return nil, nil, err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("key: %w", err)
+	}
+	cert, err := selfSigned(name, key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("certificate: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), nil
+}
+
+func generate(algorithm string) (crypto.Signer, error) {
+	switch algorithm {
+	case "", "ecdsa", "ecdsa-p256":
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case "ecdsa-p384":
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case "ecdsa-p521":
+		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case "rsa", "rsa-3072":
+		return rsa.GenerateKey(rand.Reader, 3072)
+	case "rsa-2048":
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case "rsa-4096":
+		return rsa.GenerateKey(rand.Reader, 4096)
+	case "ed25519":
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	}
+	return nil, remedy.With(fmt.Errorf("key algorithm %.40q is not known", algorithm),
+		"use ecdsa, ecdsa-p384, ecdsa-p521, rsa, rsa-2048, rsa-4096 or ed25519")
+}
+
+// selfSigned makes a certificate that the kernel's keyrings take too: an end
+// entity that may sign code, with a subject key identifier.
+func selfSigned(name string, key crypto.Signer) ([]byte, error) {
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	ids, err := derivedKeyIDs(spki)
+	if err != nil {
+		return nil, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber:          serial.Add(serial, big.NewInt(1)),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             now.Add(-time.Hour), // hosts whose clocks are a little behind
+		NotAfter:              now.AddDate(lifetime, 0, 0),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+		BasicConstraintsValid: true,
+		SubjectKeyId:          ids[0],
+		AuthorityKeyId:        ids[0],
+	}
+	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+}
+
+// ParseKey reads a private key in PEM: PKCS #8, or what older OpenSSL commands
+// write (RSA PRIVATE KEY, EC PRIVATE KEY).
+func ParseKey(b []byte) (crypto.Signer, error) {
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		var key any
+		var err error
+		switch block.Type {
+		case "EC PARAMETERS": // `openssl ecparam -genkey` writes them before the key
+			continue
+		case "PRIVATE KEY":
+			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+		case "EC PRIVATE KEY":
+			key, err = x509.ParseECPrivateKey(block.Bytes)
+		case "RSA PRIVATE KEY":
+			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+		case "ENCRYPTED PRIVATE KEY":
+			err = errEncrypted
+		default:
+			err = fmt.Errorf("PEM block %.40q is not a private key", block.Type)
+		}
+		if block.Headers["DEK-Info"] != "" {
+			err = errEncrypted
+		}
+		signer, ok := key.(crypto.Signer)
+		if err == nil && !ok {
+			err = fmt.Errorf("key of type %T cannot sign", key)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("private key: %w", err)
+		}
+		return signer, nil
+	}
+	return nil, remedy.With(errors.New("private key: no PEM block"), "hornetctl keygen makes one")
+}
+
+var errEncrypted = remedy.With(errors.New("it is encrypted"),
+	"decrypt it into memory: hornetctl sign --key <(openssl pkey -in KEY) …")
+
+// ParseCertificate reads one certificate, in PEM or (as the kernel's build
+// writes them) DER.
+func ParseCertificate(b []byte) (*x509.Certificate, error) {
+	if bytes.HasPrefix(b, []byte{0x30}) {
+		cert, err := x509.ParseCertificate(b)
+		if err != nil {
+			return nil, fmt.Errorf("certificate: %w", err)
+		}
+		return cert, nil
+	}
+	blocks, err := pemBlocks(b)
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	if blocks[0].Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("certificate: PEM block %.40q is not one", blocks[0].Type)
+	}
+	cert, err := x509.ParseCertificate(blocks[0].Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	return cert, nil
+}
+
+// Sign makes the detached signature of an object that Verify accepts where
+// cert is in the trust store: the contents of FILE.p7s.
+func Sign(object []byte, key crypto.Signer, cert *x509.Certificate) ([]byte, error) {
+	if len(object) == 0 {
+		return nil, errors.New("object is empty")
+	}
+	if err := belongs(key, cert); err != nil {
+		return nil, err
+	}
+	if err := mayCertify(cert); err != nil {
+		return nil, remedy.With(err, "use a code-signing certificate; hornetctl keygen makes one")
+	}
+	if len(cert.SubjectKeyId) == 0 {
+		return nil, remedy.With(errors.New("certificate has no subject key identifier to name the signer by"),
+			"issue it with subjectKeyIdentifier = hash; hornetctl keygen does")
+	}
+	return cms.Sign(object, key, cert.SubjectKeyId)
+}
+
+// belongs checks that cert is for key.
+func belongs(key crypto.Signer, cert *x509.Certificate) error {
+	type equal interface{ Equal(crypto.PublicKey) bool }
+	if public, ok := key.Public().(equal); !ok || !public.Equal(cert.PublicKey) {
+		return remedy.With(fmt.Errorf("certificate of %q is not for this key", cert.Subject.String()),
+			"give the certificate that was made with the key")
+	}
+	return nil
+}

@@ -1,0 +1,226 @@
+// Package signing decides whether an object may run: whether its bytes are
+// what a key of the trust store signed.
+//
+// Trust.Verify is the only function that makes a Verified, and a Verified is
+// the only thing the loader opens. Keys come from the trust store (LoadTrust),
+// never from a signature. A signature is a detached CMS message over the
+// object's bytes beside it, NAME.p7s: what bpftool, the kernel's sign-file and
+// `openssl cms -sign -binary -outform DER` make (package internal/cms says what
+// exactly). Nothing here touches the network, and nothing but LoadTrust the
+// file system.
+//
+// Keygen and Sign are the other side, for hornetctl.
+package signing
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hornetd/hornetd/internal/cms"
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// Verdict is what Verify says of a bundle. Only OK lets it run.
+type Verdict string
+
+const (
+	OK             Verdict = "ok"
+	Unsigned       Verdict = "unsigned"        // there is no signature
+	UnknownKey     Verdict = "unknown-key"     // no key that may sign this is in the trust store
+	BadSignature   Verdict = "bad-signature"   // malformed, or not over these bytes
+	Expired        Verdict = "expired"         // good, but outside the certificate's validity
+	Revoked        Verdict = "revoked"         // the key was withdrawn
+	RolledBack     Verdict = "rolled-back"     // older than what ran here before
+	DigestMismatch Verdict = "digest-mismatch" // not the bytes the manifest pins
+)
+
+// Error is a refusal. The error Verify returns carries a remedy too
+// (internal/remedy).
+type Error struct {
+	Verdict Verdict
+	File    string // the object's file
+	Signer  string // name in the trust store, where one is known
+	Reason  string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.File, e.Verdict, e.Reason) }
+
+// Bundle is what Verify is given: the bytes that were read, once, and where
+// they came from (for messages only).
+type Bundle struct {
+	Object        []byte
+	ObjectFile    string
+	Signature     []byte // nil: there is none
+	SignatureFile string
+	SHA256        *[32]byte // the object's digest as the manifest pins it, or nil
+}
+
+// signatureFile is where the signature is, or would be.
+func (b Bundle) signatureFile() string {
+	if b.SignatureFile != "" {
+		return b.SignatureFile
+	}
+	return b.ObjectFile + ".p7s"
+}
+
+// Verify decides whether b may run: signed by a key of the store, valid at
+// now, and named in signers (an empty list allows every key of the store).
+// What it refuses is an *Error with a remedy; the remedies name commands of
+// hornetctl.
+//
+// The Verified keeps b.Object: from here on its bytes must not change.
+func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, error) {
+	if b.Signature == nil {
+		return Verified{}, t.unsigned(b)
+	}
+	digest := sha256.Sum256(b.Object)
+	if b.SHA256 != nil && *b.SHA256 != digest {
+		return Verified{}, pinned(b, digest)
+	}
+	message, err := cms.Parse(b.Signature)
+	if err != nil {
+		return Verified{}, malformed(b, err)
+	}
+	candidates, err := t.candidates(b, message, signers)
+	if err != nil {
+		return Verified{}, err
+	}
+	e, err := firstGood(b, message, candidates, now)
+	if err != nil {
+		return Verified{}, err
+	}
+	return Verified{object: b.Object, digest: digest, signer: e.signer(), made: true}, nil
+}
+
+// candidates are the entries the message may be verified with: those it names
+// and the caller allows.
+func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string) ([]entry, error) {
+	for _, name := range signers {
+		if !slices.ContainsFunc(t.entries, func(e entry) bool { return e.name == name }) {
+			return nil, t.unknownName(b, name)
+		}
+	}
+	var named, allowed []entry
+	for _, e := range t.entries {
+		if e.named(m) {
+			named = append(named, e)
+			if len(signers) == 0 || slices.Contains(signers, e.name) {
+				allowed = append(allowed, e)
+			}
+		}
+	}
+	switch {
+	case len(named) == 0:
+		return nil, t.unknownKey(b, m)
+	case len(allowed) == 0:
+		return nil, notAllowed(b, named[0].name, signers)
+	}
+	return allowed, nil
+}
+
+// firstGood returns the first entry that passes. Several may be named: a
+// renewed certificate often keeps its key and with it the key identifier. Of
+// the errors it returns the one that came furthest.
+func firstGood(b Bundle, m *cms.Message, candidates []entry, now time.Time) (entry, error) {
+	var first, late error
+	for _, e := range candidates {
+		err := e.check(b, m, now)
+		if err == nil {
+			return e, nil
+		}
+		if v := new(Error); errors.As(err, &v) && v.Verdict != BadSignature && late == nil {
+			late = err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	if late != nil {
+		return entry{}, late
+	}
+	return entry{}, first
+}
+
+// check verifies m with one entry: first the signature, so that whatever else
+// is said is said of a signature that is good.
+func (e entry) check(b Bundle, m *cms.Message, now time.Time) error {
+	if err := m.Verify(b.Object, e.key); err != nil {
+		return e.bad(b, err)
+	}
+	if e.problem != nil {
+		return e.unusable(b)
+	}
+	if e.cert != nil && (now.Before(e.cert.NotBefore) || now.After(e.cert.NotAfter)) {
+		return e.expired(b, now)
+	}
+	return nil
+}
+
+func quote(names []string) string {
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = fmt.Sprintf("%q", n)
+	}
+	return strings.Join(quoted, ", ")
+}
+
+const signCommand = "hornetctl sign --key KEY --cert CERT %s"
+
+func refuse(b Bundle, v Verdict, signer, reason string) *Error {
+	return &Error{Verdict: v, File: b.ObjectFile, Signer: signer, Reason: reason}
+}
+
+func (t *Trust) unsigned(b Bundle) error {
+	return remedy.With(refuse(b, Unsigned, "", "there is no signature "+b.signatureFile()),
+		"sign it with a key of the trust store: "+signCommand, b.ObjectFile)
+}
+
+func pinned(b Bundle, got [32]byte) error {
+	return remedy.With(refuse(b, DigestMismatch, "", fmt.Sprintf("its SHA-256 is %x, the manifest pins %x", got, *b.SHA256)),
+		"restore the object the manifest was written for, or correct object.sha256 in the manifest")
+}
+
+func malformed(b Bundle, err error) error {
+	return remedy.With(refuse(b, BadSignature, "", fmt.Sprintf("%s: %v", b.signatureFile(), err)),
+		"make a detached DER signature: "+signCommand+" (or openssl cms -sign -binary -outform DER)", b.ObjectFile)
+}
+
+func (t *Trust) unknownName(b Bundle, name string) error {
+	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("signer %q is not in %s", name, t)),
+		"correct the manifest's signers, or put the certificate into %s", t.file(name))
+}
+
+func (t *Trust) unknownKey(b Bundle, m *cms.Message) error {
+	return remedy.With(refuse(b, UnknownKey, "", fmt.Sprintf("%s names %s, which is not in %s", b.signatureFile(), m.Signer(), t)),
+		"put the signer's certificate into %s if you trust it, or sign with a key of the store: "+signCommand, t.file("NAME"), b.ObjectFile)
+}
+
+func notAllowed(b Bundle, name string, signers []string) error {
+	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("it is signed by %q, the manifest allows %s", name, quote(signers))),
+		"add %q to the manifest's signers, or have one of those sign it", name)
+}
+
+func (e entry) bad(b Bundle, err error) error {
+	return remedy.With(refuse(b, BadSignature, e.name, fmt.Sprintf("%s is not a signature over this file by %q: %v", b.signatureFile(), e.name, err)),
+		"the object or its signature was changed, or they do not belong together: restore both, or sign again: "+signCommand, b.ObjectFile)
+}
+
+func (e entry) unusable(b Bundle) error {
+	return remedy.With(refuse(b, UnknownKey, e.name, fmt.Sprintf("it is signed by %q (%s), which may not sign objects: %v", e.name, e.file, e.problem)),
+		"sign with a code-signing certificate and put that into the trust store")
+}
+
+func (e entry) expired(b Bundle, now time.Time) error {
+	const day = time.DateOnly
+	if now.Before(e.cert.NotBefore) {
+		return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q is valid from %s, the clock says %s",
+			e.name, e.cert.NotBefore.UTC().Format(day), now.UTC().Format(day))), "set the clock, or wait")
+	}
+	return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q was valid until %s, the clock says %s",
+		e.name, e.cert.NotAfter.UTC().Format(day), now.UTC().Format(day))),
+		"put a renewed certificate of the same key into %s, or sign with another key: "+signCommand, e.file, b.ObjectFile)
+}

@@ -1,0 +1,271 @@
+package signing
+
+import (
+	"bytes"
+	"cmp"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/cryptobyte"
+	der "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/hornetd/hornetd/internal/cms"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/safefile"
+)
+
+// Bounds on a trust store.
+const (
+	maxPEM   = 256 << 10 // bytes of one file
+	maxKeys  = 16        // in one file
+	maxFiles = 1024
+)
+
+// Trust is a trust store: the keys whose signatures count. Its zero value
+// trusts nobody.
+type Trust struct {
+	dir     string // for messages; empty where it was not read from one
+	entries []entry
+}
+
+// entry is one key. Several may share a name, so that a key can be replaced:
+// the old and the new certificate in one file.
+type entry struct {
+	name    string
+	file    string
+	key     crypto.PublicKey
+	cert    *x509.Certificate // nil for a bare public key
+	keyIDs  [][]byte          // subject key identifiers it goes by
+	problem error             // why nothing it signed is accepted
+}
+
+var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// ParseTrust makes a trust store from the contents of NAME.pem files, by file
+// name. A file holds certificates ("CERTIFICATE") or bare public keys ("PUBLIC
+// KEY"), usually one. What is not a key is an error; a key that can sign
+// nothing (too weak, made for another use) is kept, so that one bad file does
+// not take the others' trust away, and refused with the reason when it signs
+// something. Nothing but the file's place makes it trusted: a certificate's
+// issuer is not looked at.
+func ParseTrust(files map[string][]byte) (*Trust, error) {
+	return parseTrust("", files)
+}
+
+// LoadTrust reads the *.pem files of dir, which only root (or this process's
+// user) may be able to change; other files are not looked at. A directory that
+// does not exist is an empty store. See ParseTrust.
+func LoadTrust(dir string) (*Trust, error) {
+	listed, err := safefile.ReadDir(dir, maxFiles)
+	if errors.Is(err, fs.ErrNotExist) {
+		return parseTrust(dir, nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("trust store: %w", err)
+	}
+	files := make(map[string][]byte)
+	for _, f := range listed {
+		if filepath.Ext(f.Name()) != ".pem" {
+			continue
+		}
+		if files[f.Name()], err = safefile.Read(filepath.Join(dir, f.Name()), maxPEM); err != nil {
+			return nil, fmt.Errorf("trust store: %w", err)
+		}
+	}
+	return parseTrust(dir, files)
+}
+
+func parseTrust(dir string, files map[string][]byte) (*Trust, error) {
+	t := &Trust{dir: dir}
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		entries, err := parseFile(filepath.Join(dir, file), files[file])
+		if err != nil {
+			return nil, remedy.With(fmt.Errorf("trust store: %s: %w", filepath.Join(dir, file), err),
+				"put a PEM certificate (hornetctl keygen makes one) or public key there, or remove the file")
+		}
+		t.entries = append(t.entries, entries...)
+	}
+	return t, nil
+}
+
+// parseFile reads the keys of one file.
+func parseFile(file string, b []byte) ([]entry, error) {
+	name, ok := strings.CutSuffix(filepath.Base(file), ".pem")
+	if !ok || !validName.MatchString(name) {
+		return nil, errors.New("name is not NAME.pem with a name of letters, digits, dots, dashes and underscores")
+	}
+	if len(b) > maxPEM {
+		return nil, fmt.Errorf("%d bytes: at most %d are read", len(b), maxPEM)
+	}
+	blocks, err := pemBlocks(b)
+	if err != nil {
+		return nil, err
+	}
+	var entries []entry
+	for _, block := range blocks {
+		e, err := parseEntry(block)
+		if err != nil {
+			return nil, err
+		}
+		e.name, e.file = name, file
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// pemBlocks decodes every block and refuses a file in which one did not
+// decode: the library steps over those without a word.
+func pemBlocks(b []byte) ([]*pem.Block, error) {
+	begins := bytes.Count(b, []byte("-----BEGIN"))
+	switch {
+	case begins == 0:
+		return nil, errors.New("no PEM block (-----BEGIN CERTIFICATE-----)")
+	case begins > maxKeys:
+		return nil, fmt.Errorf("%d PEM blocks: at most %d are read", begins, maxKeys)
+	}
+	var blocks []*pem.Block
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		blocks = append(blocks, block)
+	}
+	if len(blocks) != begins {
+		return nil, fmt.Errorf("%d of %d PEM blocks are damaged", begins-len(blocks), begins)
+	}
+	return blocks, nil
+}
+
+func parseEntry(block *pem.Block) (entry, error) {
+	switch {
+	case strings.HasSuffix(block.Type, "PRIVATE KEY"):
+		return entry{}, errors.New("holds a private key, which does not belong on this host")
+	case block.Type == "CERTIFICATE":
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return entry{}, fmt.Errorf("certificate: %w", err)
+		}
+		return certificateEntry(cert)
+	case block.Type == "PUBLIC KEY":
+		key, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err != nil {
+			return entry{}, fmt.Errorf("public key: %w", err)
+		}
+		ids, err := derivedKeyIDs(block.Bytes)
+		return entry{key: key, keyIDs: ids, problem: cms.CheckKey(key)}, err
+	}
+	return entry{}, fmt.Errorf("PEM block %.40q: a certificate or public key is needed", block.Type)
+}
+
+func certificateEntry(cert *x509.Certificate) (entry, error) {
+	ids, err := derivedKeyIDs(cert.RawSubjectPublicKeyInfo)
+	if len(cert.SubjectKeyId) > 0 {
+		ids = [][]byte{cert.SubjectKeyId}
+	}
+	return entry{key: cert.PublicKey, cert: cert, keyIDs: ids, problem: mayCertify(cert)}, err
+}
+
+// derivedKeyIDs are the identifiers of a key that has no certificate to name
+// one: the SHA-1 of its bits (RFC 5280, 4.2.1.2: OpenSSL's), and the first 160
+// bits of their SHA-256 (RFC 7093, section 2: Go's). They only choose a key.
+func derivedKeyIDs(spki []byte) ([][]byte, error) {
+	var info, bits []byte
+	s := cryptobyte.String(spki)
+	if !s.ReadASN1((*cryptobyte.String)(&info), der.SEQUENCE) {
+		return nil, errors.New("public key is malformed")
+	}
+	s = info
+	if !s.SkipASN1(der.SEQUENCE) || !s.ReadASN1BitStringAsBytes(&bits) {
+		return nil, errors.New("public key is malformed")
+	}
+	first, second := sha256.Sum256(bits), sha1.Sum(bits)
+	return [][]byte{first[:20], second[:]}, nil
+}
+
+// mayCertify says why nothing cert's key signed is accepted, or nil.
+func mayCertify(cert *x509.Certificate) error {
+	if err := cms.CheckKey(cert.PublicKey); err != nil {
+		return err
+	}
+	if len(cert.UnhandledCriticalExtensions) > 0 {
+		return fmt.Errorf("certificate has a critical extension that is not understood (%v)", cert.UnhandledCriticalExtensions[0])
+	}
+	if cert.KeyUsage != 0 && cert.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {
+		return errors.New("certificate's key usage has no digitalSignature")
+	}
+	if len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) > 0 &&
+		!slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) && !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny) {
+		return errors.New("certificate's extended key usage has no codeSigning")
+	}
+	return nil
+}
+
+// named reports whether m says that this key made it.
+func (e entry) named(m *cms.Message) bool {
+	return e.cert != nil && m.Names(e.cert) || slices.ContainsFunc(e.keyIDs, m.NamesKeyID)
+}
+
+func (e entry) signer() Signer {
+	s := Signer{Name: e.name, KeyID: fmt.Sprintf("%x", e.keyIDs[0]), Algorithm: algorithmOf(e.key)}
+	if e.cert != nil {
+		s.Subject, s.NotAfter = e.cert.Subject.String(), e.cert.NotAfter
+	}
+	if e.problem != nil {
+		s.Problem = e.problem.Error()
+	}
+	return s
+}
+
+func algorithmOf(key crypto.PublicKey) string {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", k.N.BitLen())
+	case *ecdsa.PublicKey:
+		return "ECDSA " + k.Params().Name
+	case ed25519.PublicKey:
+		return "Ed25519"
+	}
+	return "unknown"
+}
+
+// Signers lists the store's keys, by name.
+func (t *Trust) Signers() []Signer {
+	signers := make([]Signer, len(t.entries))
+	for i, e := range t.entries {
+		signers[i] = e.signer()
+	}
+	return signers
+}
+
+// file is where a certificate for name belongs.
+func (t *Trust) file(name string) string {
+	return filepath.Join(cmp.Or(t.dir, "the trust store"), name+".pem")
+}
+
+// String describes the store for messages: where it is and who is in it.
+func (t *Trust) String() string {
+	where := strings.TrimSpace("the trust store " + t.dir)
+	if len(t.entries) == 0 {
+		return where + " (empty)"
+	}
+	var names []string
+	for _, e := range t.entries {
+		names = append(names, e.name)
+	}
+	names = slices.Compact(names)
+	if more := len(names) - 8; more > 0 {
+		return fmt.Sprintf("%s (%s and %d more)", where, quote(names[:8]), more)
+	}
+	return fmt.Sprintf("%s (%s)", where, quote(names))
+}
