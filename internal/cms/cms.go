@@ -5,8 +5,8 @@
 // sign-file produce: one signer, named by issuer and serial number or by
 // subject key identifier, with or without signed attributes, with or without
 // certificates. It does not accept the rest of CMS. Everything is DER; what
-// has two encodings, or what nobody signed and nobody needs, is refused, so
-// that a signature has one meaning and, certificates aside, one form.
+// nobody signed and nobody needs is refused, so that, certificates aside, no
+// byte of a message can change without its meaning being lost:
 //
 //   - Certificates in the message are stepped over, never read: the key comes
 //     from the caller.
@@ -15,9 +15,9 @@
 //   - Content inside the message is refused: the bytes to be verified are the
 //     caller's, and there must be no second copy to mix them up with.
 //
-// Sources: RFC 5652 (CMS), RFC 3370, 4056 and 5754 (RSA, RSASSA-PSS, ECDSA and
-// SHA-2 in CMS), RFC 8419 (Ed25519), RFC 6211 (algorithm protection), X.690
-// (DER). The kernel's reader of the same messages is crypto/asymmetric_keys.
+// Sources: RFC 5652 (CMS), RFC 3370, 4055, 4056 and 5754 (RSA, RSASSA-PSS,
+// ECDSA and SHA-2 in CMS), RFC 8419 (Ed25519), RFC 6211 (algorithm protection),
+// X.690 (DER). The kernel reads the same messages in crypto/asymmetric_keys.
 package cms
 
 import (
@@ -26,248 +26,120 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"errors"
 	"fmt"
 
 	"golang.org/x/crypto/cryptobyte"
 	der "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// MaxSize is the size in bytes of the largest message Parse looks at. A
-// signature without certificates has a few hundred.
+// MaxSize is the size in bytes of the largest message Parse looks at. One
+// without certificates has a few hundred.
 const MaxSize = 64 << 10
 
-// Bounds on the parts of a message that end up in errors and comparisons.
 const (
-	maxOID    = 64 // bytes; a UUID's object identifier has 20
-	maxSerial = 21 // bytes: 20 (RFC 5280, 4.1.2.2) and a leading zero
-	maxKeyID  = 64 // bytes; SHA-1 gives 20, SHA-512 64
-)
+	maxSerial = 20 // bytes (RFC 5280, 4.1.2.2)
+	maxID     = 64 // bytes of a key or object identifier
 
-const (
 	oidData       = "1.2.840.113549.1.7.1" // RFC 5652, section 4
 	oidSignedData = "1.2.840.113549.1.7.2" // RFC 5652, section 5.1
 )
 
-var (
-	tagExplicit0 = der.Tag(0).Constructed().ContextSpecific()
-	tagImplicit0 = der.Tag(0).ContextSpecific()
-	tagExplicit1 = der.Tag(1).Constructed().ContextSpecific()
-	tagExplicit2 = der.Tag(2).Constructed().ContextSpecific()
+const (
+	tagKeyID = der.Tag(0x80) // [0] IMPLICIT OCTET STRING
+	tag0     = der.Tag(0xa0) // [n] of something constructed
+	tag1     = der.Tag(0xa1)
+	tag2     = der.Tag(0xa2)
 )
 
 // Message is one parsed detached signature. Nothing in it is to be believed
 // before Verify has returned nil.
 type Message struct {
-	issuer, serial []byte // DER Name and the bytes of an INTEGER; nil where keyID is set
+	issuer, serial []byte // DER Name and big-endian number, where keyID is nil
 	keyID          []byte // subject key identifier
 
 	hash      crypto.Hash
 	algorithm algorithm
 	salt      int // RSASSA-PSS: bytes
 
-	attributes    []byte // signed attributes as the SET that is signed; nil where there are none
-	messageDigest []byte // from the signed attributes
-	signature     []byte
+	attributes []byte // signed attributes as the SET that is signed; nil where there are none
+	digest     []byte // messageDigest among them
+	signature  []byte
 }
 
 // Parse reads a message of at most MaxSize bytes. It keeps no reference to b.
 func Parse(b []byte) (*Message, error) {
-	if len(b) > MaxSize {
-		return nil, fmt.Errorf("signature of %d bytes: at most %d are read", len(b), MaxSize)
+	if len(b) == 0 || len(b) > MaxSize {
+		return nil, fmt.Errorf("signature of %d bytes, 1 to %d are accepted", len(b), MaxSize)
 	}
-	if len(b) == 0 {
-		return nil, errors.New("signature is empty")
-	}
-	content, err := contentInfo(bytes.Clone(b))
-	if err != nil {
-		return nil, fmt.Errorf("signature is not detached DER CMS: %w", err)
-	}
-	m, err := signedData(content)
-	if err != nil {
-		return nil, fmt.Errorf("signature: %w", err)
+	m, r, s := new(Message), new(reader), cryptobyte.String(bytes.Clone(b))
+	info := r.last(&s, der.SEQUENCE, "ContentInfo") // RFC 5652, section 3
+	contentType := r.oid(&info)
+	r.check(contentType == oidSignedData, "content type %s is not signed data", contentType)
+	content := r.last(&info, tag0, "content")
+	m.readSignedData(r, r.last(&content, der.SEQUENCE, "SignedData"))
+	if r.err != nil {
+		return nil, fmt.Errorf("not a detached CMS signature in DER as accepted here: %w", r.err)
 	}
 	return m, nil
 }
 
-// contentInfo opens the outermost SEQUENCE (RFC 5652, section 3).
-func contentInfo(b cryptobyte.String) (content cryptobyte.String, err error) {
-	var info, explicit cryptobyte.String
-	if !b.ReadASN1(&info, der.SEQUENCE) {
-		return nil, malformed("ContentInfo")
-	}
-	if !b.Empty() {
-		return nil, fmt.Errorf("%d bytes behind the message", len(b))
-	}
-	contentType, err := readOID(&info)
-	if err != nil {
-		return nil, err
-	}
-	if contentType != oidSignedData {
-		return nil, fmt.Errorf("content type %s is not signed data", contentType)
-	}
-	if !info.ReadASN1(&explicit, tagExplicit0) || !info.Empty() ||
-		!explicit.ReadASN1(&content, der.SEQUENCE) || !explicit.Empty() {
-		return nil, malformed("SignedData")
-	}
-	return content, nil
-}
-
-// signedData reads SignedData (RFC 5652, section 5.1).
-func signedData(s cryptobyte.String) (*Message, error) {
-	var version int64
-	var digests, encap, signers cryptobyte.String
-	if !s.ReadASN1Integer(&version) {
-		return nil, malformed("version")
-	}
-	if !s.ReadASN1(&digests, der.SET) {
-		return nil, malformed("digestAlgorithms")
-	}
-	digest, err := readDigest(&digests)
-	if err != nil {
-		return nil, fmt.Errorf("digestAlgorithms: %w", err)
-	}
-	if !digests.Empty() {
-		return nil, errors.New("digestAlgorithms: more than one for one signer")
-	}
-	if !s.ReadASN1(&encap, der.SEQUENCE) {
-		return nil, malformed("encapContentInfo")
-	}
-	if err := detachedData(encap); err != nil {
-		return nil, err
-	}
-	if err := skipCertificates(&s); err != nil {
-		return nil, err
-	}
-	if s.PeekASN1Tag(tagExplicit1) {
-		return nil, errors.New("revocation lists in the message are not accepted")
-	}
-	if !s.ReadASN1(&signers, der.SET) || !s.Empty() {
-		return nil, malformed("signerInfos")
-	}
-	return oneSigner(signers, version, digest)
-}
-
-// detachedData checks that the content is plain data and is not in the message.
-func detachedData(encap cryptobyte.String) error {
-	contentType, err := readOID(&encap)
-	if err != nil {
-		return fmt.Errorf("encapContentInfo: %w", err)
-	}
-	if contentType != oidData {
-		return fmt.Errorf("signed content type %s is not data (%s)", contentType, oidData)
-	}
-	if !encap.Empty() {
-		return errors.New("content is inside the message: the signature must be detached")
-	}
-	return nil
-}
-
-// skipCertificates steps over the certificates. Other kinds of certificate
-// (CertificateChoices, section 10.2.2) would need other versions.
-func skipCertificates(s *cryptobyte.String) error {
-	var certificates cryptobyte.String
-	var present bool
-	if !s.ReadOptionalASN1(&certificates, &present, tagExplicit0) {
-		return malformed("certificates")
-	}
-	if present && certificates.Empty() {
-		return malformed("certificates")
-	}
-	for !certificates.Empty() {
-		if !certificates.SkipASN1(der.SEQUENCE) {
-			return malformed("certificates")
+// readSignedData reads SignedData (RFC 5652, section 5.1).
+func (m *Message) readSignedData(r *reader, s cryptobyte.String) {
+	version := r.integer(&s, "version")
+	digests := r.open(&s, der.SET, "digestAlgorithms")
+	hash, _ := r.digest(&digests)
+	r.check(digests.Empty(), "more digest algorithms than signers")
+	encap := r.open(&s, der.SEQUENCE, "encapContentInfo")
+	contentType := r.oid(&encap)
+	r.check(contentType == oidData, "what is signed is %s, not data", contentType)
+	r.check(encap.Empty(), "content is inside the message, the signature must be detached")
+	if s.PeekASN1Tag(tag0) {
+		certificates := r.open(&s, tag0, "certificates")
+		r.check(!certificates.Empty(), "certificates are an empty set")
+		for r.err == nil && !certificates.Empty() {
+			r.open(&certificates, der.SEQUENCE, "a certificate") // other kinds: other versions
 		}
 	}
-	return nil
+	r.check(!s.PeekASN1Tag(tag1), "revocation lists are not accepted")
+
+	signers := r.last(&s, der.SET, "signerInfos")
+	r.check(r.err != nil || !signers.Empty(), "there is no signer")
+	info := r.open(&signers, der.SEQUENCE, "SignerInfo")
+	r.check(signers.Empty(), "there is more than one signer")
+	m.readSignerInfo(r, info, version)
+	r.check(m.hash == hash, "digestAlgorithms names %v, the signer %v", hash, m.hash)
 }
 
-// oneSigner reads the only SignerInfo (RFC 5652, section 5.3). Its version
-// follows from how it names the signer, and the outer one from that.
-func oneSigner(signers cryptobyte.String, version int64, digest crypto.Hash) (*Message, error) {
-	var info cryptobyte.String
-	var own int64
-	if signers.Empty() {
-		return nil, errors.New("message has no signer")
+// readSignerInfo reads SignerInfo (RFC 5652, section 5.3). Its version follows
+// from how the signer is named, and the outer version from that.
+func (m *Message) readSignerInfo(r *reader, s cryptobyte.String, outer int) {
+	version := r.integer(&s, "SignerInfo's version")
+	want := 1
+	if s.PeekASN1Tag(tagKeyID) {
+		want = 3
+		m.keyID = r.open(&s, tagKeyID, "subjectKeyIdentifier")
+		r.check(len(m.keyID) > 0 && len(m.keyID) <= maxID, "subjectKeyIdentifier of %d bytes", len(m.keyID))
+	} else {
+		name := r.open(&s, der.SEQUENCE, "issuerAndSerialNumber")
+		r.check(name.ReadASN1Element((*cryptobyte.String)(&m.issuer), der.SEQUENCE), "issuer is malformed or missing")
+		r.check(name.ReadASN1Integer(&m.serial) && len(m.serial) <= maxSerial && name.Empty(),
+			"serial number is malformed, negative or above %d bytes", maxSerial)
 	}
-	if !signers.ReadASN1(&info, der.SEQUENCE) || !info.ReadASN1Integer(&own) {
-		return nil, malformed("SignerInfo")
-	}
-	if !signers.Empty() {
-		return nil, errors.New("message has more than one signer")
-	}
-	m := new(Message)
-	if err := m.readSigner(&info); err != nil {
-		return nil, err
-	}
-	if want := m.version(); own != want || version != want {
-		return nil, fmt.Errorf("versions %d and %d: %d and %d belong to this kind of signer identifier", version, own, want, want)
-	}
-	return m, m.readSignature(&info, digest)
-}
+	r.check(version == want && outer == want, "versions %d and %d, both must be %d", outer, version, want)
 
-// version is CMSVersion for the kind of signer identifier.
-func (m *Message) version() int64 {
-	if m.keyID != nil {
-		return 3
+	hash, digestID := r.digest(&s)
+	m.hash = hash
+	var attributes cryptobyte.String
+	if s.PeekASN1Tag(tag0) {
+		r.check(s.ReadASN1Element(&attributes, tag0), "signedAttrs are malformed")
 	}
-	return 1
-}
-
-// readSigner reads SignerIdentifier.
-func (m *Message) readSigner(info *cryptobyte.String) error {
-	if info.PeekASN1Tag(tagImplicit0) {
-		var id cryptobyte.String
-		if !info.ReadASN1(&id, tagImplicit0) || id.Empty() || len(id) > maxKeyID {
-			return malformed("subjectKeyIdentifier")
-		}
-		m.keyID = id
-		return nil
+	signatureID := m.readAlgorithm(r, &s)
+	m.signature = r.open(&s, der.OCTET_STRING, "signature")
+	r.check(!s.PeekASN1Tag(tag1), "unsigned attributes are not accepted, no key covers them")
+	r.check(s.Empty(), "something follows the signature")
+	if r.err == nil && attributes != nil {
+		m.readAttributes(r, attributes, digestID, signatureID)
 	}
-	var pair, issuer, serial cryptobyte.String
-	if !info.ReadASN1(&pair, der.SEQUENCE) || !pair.ReadASN1Element(&issuer, der.SEQUENCE) {
-		return malformed("issuerAndSerialNumber")
-	}
-	if !minimalInteger(&pair, &serial) || len(serial) > maxSerial || !pair.Empty() {
-		return malformed("serialNumber")
-	}
-	if serial[0]&0x80 != 0 {
-		return errors.New("serial number is negative (RFC 5280, 4.1.2.2)")
-	}
-	m.issuer, m.serial = issuer, serial
-	return nil
-}
-
-// readSignature reads what follows the signer's identifier.
-func (m *Message) readSignature(info *cryptobyte.String, digest crypto.Hash) (err error) {
-	var identifiers [2]cryptobyte.String // digestAlgorithm, signatureAlgorithm
-	if m.hash, identifiers[0], err = readDigestElement(info); err != nil {
-		return fmt.Errorf("digestAlgorithm: %w", err)
-	}
-	if m.hash != digest {
-		return fmt.Errorf("digestAlgorithms names %v, the signer %v", digest, m.hash)
-	}
-	var attributes, signature cryptobyte.String
-	if info.PeekASN1Tag(tagExplicit0) && !info.ReadASN1Element(&attributes, tagExplicit0) {
-		return malformed("signedAttrs")
-	}
-	if identifiers[1], err = m.readAlgorithm(info); err != nil {
-		return fmt.Errorf("signatureAlgorithm: %w", err)
-	}
-	if !info.ReadASN1(&signature, der.OCTET_STRING) {
-		return malformed("signature")
-	}
-	if info.PeekASN1Tag(tagExplicit1) {
-		return errors.New("unsigned attributes are not accepted: no key covers them")
-	}
-	if !info.Empty() {
-		return malformed("SignerInfo")
-	}
-	m.signature = signature
-	if attributes == nil {
-		return nil
-	}
-	return m.readAttributes(attributes, identifiers)
 }
 
 // Names reports whether the message says that cert's key made it. That is a
@@ -276,44 +148,61 @@ func (m *Message) Names(cert *x509.Certificate) bool {
 	if m.keyID != nil {
 		return m.NamesKeyID(cert.SubjectKeyId)
 	}
-	// math/big has no leading zeros; DER has one where the top bit is set.
-	return bytes.Equal(m.issuer, cert.RawIssuer) &&
-		bytes.Equal(bytes.TrimLeft(m.serial, "\x00"), cert.SerialNumber.Bytes())
+	return bytes.Equal(m.issuer, cert.RawIssuer) && bytes.Equal(m.serial, cert.SerialNumber.Bytes())
 }
 
 // NamesKeyID reports whether the message names its signer by the subject key
 // identifier id.
-func (m *Message) NamesKeyID(id []byte) bool {
-	return m.keyID != nil && bytes.Equal(m.keyID, id)
-}
+func (m *Message) NamesKeyID(id []byte) bool { return m.keyID != nil && bytes.Equal(m.keyID, id) }
 
 // Signer describes the claimed signer for people: its key identifier, or its
 // issuer and serial number.
 func (m *Message) Signer() string {
 	if m.keyID != nil {
-		return fmt.Sprintf("key id %x", m.keyID)
+		return fmt.Sprintf("key identifier %x", m.keyID)
 	}
 	var name pkix.RDNSequence
 	if rest, err := asn1.Unmarshal(m.issuer, &name); err != nil || len(rest) > 0 {
-		return fmt.Sprintf("serial %x of an issuer that is not a name", m.serial)
+		return fmt.Sprintf("serial number %x of an issuer whose name is malformed", m.serial)
 	}
-	return fmt.Sprintf("serial %x of issuer %.200q", m.serial, name.String())
+	return fmt.Sprintf("serial number %x of issuer %.200q", m.serial, name.String())
 }
 
-// minimalInteger reads the bytes of a DER INTEGER.
-func minimalInteger(s, out *cryptobyte.String) bool {
-	return s.ReadASN1(out, der.INTEGER) && len(*out) > 0 &&
-		(len(*out) == 1 || (*out)[0] != 0 && (*out)[0] != 0xff || ((*out)[0]^(*out)[1])&0x80 != 0)
+// reader reads DER. Its first error stays; after it, what is read is empty.
+type reader struct{ err error }
+
+func (r *reader) check(ok bool, format string, args ...any) {
+	if !ok && r.err == nil {
+		r.err = fmt.Errorf(format, args...)
+	}
 }
 
-// readOID reads an object identifier and returns it in dotted form.
-func readOID(s *cryptobyte.String) (string, error) {
-	var body cryptobyte.String
+// open takes an element off the front of s and returns its contents.
+func (r *reader) open(s *cryptobyte.String, tag der.Tag, what string) (contents cryptobyte.String) {
+	if !s.ReadASN1(&contents, tag) {
+		r.check(false, "%s is malformed or missing", what)
+		return nil
+	}
+	return contents
+}
+
+// last is open where nothing may follow.
+func (r *reader) last(s *cryptobyte.String, tag der.Tag, what string) cryptobyte.String {
+	contents := r.open(s, tag, what)
+	r.check(s.Empty(), "something follows %s", what)
+	return contents
+}
+
+func (r *reader) integer(s *cryptobyte.String, what string) (n int) {
+	r.check(s.ReadASN1Integer(&n), "%s is malformed or missing", what)
+	return n
+}
+
+// oid reads an object identifier in dotted form. UUIDs (2.25.…) do not fit
+// encoding/asn1's.
+func (r *reader) oid(s *cryptobyte.String) string {
 	var id x509.OID
-	if !s.ReadASN1(&body, der.OBJECT_IDENTIFIER) || len(body) > maxOID || id.UnmarshalBinary(body) != nil {
-		return "", malformed("object identifier")
-	}
-	return id.String(), nil
+	body := r.open(s, der.OBJECT_IDENTIFIER, "object identifier")
+	r.check(len(body) <= maxID && id.UnmarshalBinary(body) == nil, "object identifier is malformed")
+	return id.String()
 }
-
-func malformed(what string) error { return fmt.Errorf("%s is malformed or missing", what) }
