@@ -1,0 +1,230 @@
+package tomlfile
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// decoder writes the library's tree into tagged structs. It goes on after an
+// error, so that the first one in the file can be chosen.
+type decoder struct {
+	text *Text
+	errs []error
+}
+
+// maxErrors bounds the work for a file that is wrong throughout: finding the
+// line of an error means reading the whole text.
+const maxErrors = 16
+
+func (d *decoder) refuse(key, hint string, err error) {
+	if len(d.errs) < maxErrors {
+		d.errs = append(d.errs, remedy.With(d.text.Errorf(key, "%w", err), "%s", hint))
+	}
+}
+
+// mismatch refuses v, which is not what it should be.
+func (d *decoder) mismatch(key string, v any, want string) {
+	d.refuse(key, "write "+want, fmt.Errorf("is %s, not %s", kind(v), want))
+}
+
+// value decodes v, which stands at key, into to.
+func (d *decoder) value(key string, v any, to reflect.Value) {
+	if u, ok := to.Addr().Interface().(toml.Unmarshaler); ok {
+		if err := u.UnmarshalTOML(v); err != nil {
+			d.refuse(key, cmp.Or(remedy.Of(err), "correct the value"), err)
+		}
+		return
+	}
+	switch to.Kind() {
+	case reflect.Pointer:
+		to.Set(reflect.New(to.Type().Elem()))
+		d.value(key, v, to.Elem())
+	case reflect.Interface:
+		if plain := d.plain(key, v); plain != nil {
+			to.Set(reflect.ValueOf(plain))
+		}
+	case reflect.Struct, reflect.Map:
+		tree, ok := v.(map[string]any)
+		switch {
+		case !ok:
+			d.mismatch(key, v, "a table")
+		case to.Kind() == reflect.Struct:
+			d.table(key, tree, to)
+		default:
+			d.dictionary(key, tree, to)
+		}
+	case reflect.Slice:
+		d.list(key, v, to)
+	default:
+		d.scalar(key, v, to)
+	}
+}
+
+// table decodes a table whose keys are to's fields.
+func (d *decoder) table(key string, tree map[string]any, to reflect.Value) {
+	var known []string
+	for i := range to.NumField() {
+		name, option, _ := strings.Cut(to.Type().Field(i).Tag.Get("toml"), ",")
+		known = append(known, name)
+		v, ok := tree[name]
+		if !ok {
+			continue
+		}
+		if one, single := v.(map[string]any); single && option == "one" {
+			elem := reflect.New(to.Type().Field(i).Type.Elem()).Elem()
+			d.value(join(key, name), one, elem)
+			to.Field(i).Set(reflect.Append(to.Field(i), elem))
+			continue
+		}
+		d.value(join(key, name), v, to.Field(i))
+	}
+	for _, name := range slices.Sorted(maps.Keys(tree)) {
+		if !slices.Contains(known, name) {
+			d.refuse(join(key, name), Suggest(name, known), errors.New("unknown key"))
+		}
+	}
+}
+
+// dictionary decodes a table with any keys.
+func (d *decoder) dictionary(key string, tree map[string]any, to reflect.Value) {
+	to.Set(reflect.MakeMapWithSize(to.Type(), len(tree)))
+	for _, name := range slices.Sorted(maps.Keys(tree)) {
+		elem := reflect.New(to.Type().Elem()).Elem()
+		d.value(join(key, name), tree[name], elem)
+		to.SetMapIndex(reflect.ValueOf(name), elem)
+	}
+}
+
+// list decodes an array, or the tables of [[key]].
+func (d *decoder) list(key string, v any, to reflect.Value) {
+	elems, ok := elements(v)
+	if !ok {
+		d.mismatch(key, v, "an array")
+		return
+	}
+	to.Set(reflect.MakeSlice(to.Type(), len(elems), len(elems)))
+	for i, e := range elems {
+		d.value(fmt.Sprintf("%s[%d]", key, i), e, to.Index(i))
+	}
+}
+
+// scalar decodes a string, a boolean or an integer.
+func (d *decoder) scalar(key string, v any, to reflect.Value) {
+	switch to.Kind() {
+	case reflect.String:
+		s, ok := v.(string)
+		switch {
+		case !ok:
+			d.mismatch(key, v, "a string")
+		case s == "":
+			d.refuse(key, "write a value or remove the key", errors.New("is empty"))
+		default:
+			to.SetString(s)
+		}
+	case reflect.Bool:
+		if b, ok := v.(bool); ok {
+			to.SetBool(b)
+		} else {
+			d.mismatch(key, v, "true or false")
+		}
+	default:
+		if n, ok := v.(int64); ok {
+			d.integer(key, n, to)
+		} else {
+			d.mismatch(key, v, "an integer")
+		}
+	}
+}
+
+// integer stores n in to if it fits.
+func (d *decoder) integer(key string, n int64, to reflect.Value) {
+	switch {
+	case to.CanInt() && !to.OverflowInt(n):
+		to.SetInt(n)
+	case to.CanUint() && n >= 0 && !to.OverflowUint(uint64(n)):
+		to.SetUint(uint64(n))
+	case to.CanUint() && n < 0:
+		d.refuse(key, "write 0 or more", fmt.Errorf("is %d, must not be negative", n))
+	default:
+		d.refuse(key, fmt.Sprintf("write a number of at most %d bits", to.Type().Bits()), fmt.Errorf("is %d, out of range", n))
+	}
+}
+
+// plain returns v with nothing in it but the types that Decode promises for
+// any. What is something else is refused and left out.
+func (d *decoder) plain(key string, v any) any {
+	switch x := v.(type) {
+	case bool, int64, string:
+		return v
+	case float64:
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			d.refuse(key, "write a number", fmt.Errorf("is %v", x))
+		}
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(x)) {
+			x[name] = d.plain(join(key, name), x[name])
+		}
+	default:
+		elems, ok := elements(v)
+		if !ok {
+			d.mismatch(key, v, "a boolean, a number, a string, an array or a table")
+			return nil
+		}
+		for i, e := range elems {
+			elems[i] = d.plain(fmt.Sprintf("%s[%d]", key, i), e)
+		}
+		return elems
+	}
+	return v
+}
+
+// elements returns the elements of an array or of an array of tables.
+func elements(v any) ([]any, bool) {
+	switch x := v.(type) {
+	case []any:
+		return x, true
+	case []map[string]any:
+		elems := make([]any, len(x))
+		for i := range x {
+			elems[i] = x[i]
+		}
+		return elems, true
+	}
+	return nil, false
+}
+
+// kind is what TOML calls v.
+func kind(v any) string {
+	switch v.(type) {
+	case string:
+		return "a string"
+	case bool:
+		return "a boolean"
+	case int64:
+		return "an integer"
+	case float64:
+		return "a float"
+	case map[string]any:
+		return "a table"
+	case []any, []map[string]any:
+		return "an array"
+	}
+	return "a date"
+}
+
+func join(key, name string) string {
+	if key == "" {
+		return name
+	}
+	return key + "." + name
+}

@@ -1,0 +1,160 @@
+// Package tomlfile reads the small TOML files that people write for hornetd.
+//
+// It stands between a file and the TOML library for three reasons. A few
+// kilobytes of nesting, or one key of many parts, cost the library minutes and
+// gigabytes, so scan bounds a file in one linear pass before the library sees
+// it. The library matches keys without regard to case and knows no position of
+// most of them, so Decode matches them exactly and every error names file, line
+// and key. And what a file does not say clearly is refused: unknown keys,
+// empty strings, dates, numbers that are none.
+package tomlfile
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// Error is a refused file. It prints as "file:line: key: reason"; what the
+// reader can do about it is its remedy (internal/remedy).
+type Error struct {
+	File string
+	Line int    // counted from 1; 0 where there is none
+	Key  string // dotted, with indexes from 0: "attach[1].interface"; "" where there is none
+	Err  error
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(printable(e.File))
+	if e.Line > 0 {
+		b.WriteString(":" + strconv.Itoa(e.Line))
+	}
+	if e.Key != "" {
+		b.WriteString(": " + printable(e.Key))
+	}
+	return b.String() + ": " + e.Err.Error()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// printable keeps names from forging lines or colours in a log or a terminal.
+func printable(s string) string {
+	q := strconv.Quote(s)
+	if q[1:len(q)-1] == s || !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return s
+	}
+	return q
+}
+
+// Text is the text of a file that was decoded. It finds lines for messages.
+type Text struct{ file, text string }
+
+// Decode decodes the TOML in b into v, a pointer to a struct whose fields are
+// tagged `toml:"key"`. Fields may be strings (never empty), booleans, integers
+// (range checked), structs, maps with string keys, slices, pointers (nil where
+// the key is absent), toml.Unmarshalers, and any, which becomes a bool, an int64,
+// a float64, a string, an []any or a map[string]any. A slice tagged
+// `toml:"key,one"` also takes a single table. file is used in messages only.
+//
+// Of several errors the one nearest to the top of the file is returned, always
+// an *Error with a remedy.
+func Decode(file string, b []byte, v any) (*Text, error) {
+	t := &Text{file: file, text: string(b)}
+	if err := scan(file, t.text, func([]byte, int) {}); err != nil {
+		return nil, err
+	}
+	tree, err := t.parse()
+	if err != nil {
+		return nil, err
+	}
+	d := decoder{text: t}
+	d.value("", tree, reflect.ValueOf(v).Elem())
+	if len(d.errs) > 0 {
+		return nil, slices.MinFunc(d.errs, func(a, b error) int { return cmp.Compare(line(a), line(b)) })
+	}
+	return t, nil
+}
+
+// parse calls the library on a text that scan has passed.
+func (t *Text) parse() (tree map[string]any, err error) {
+	// The library panics on what it calls its own bugs.
+	defer func() {
+		if p := recover(); p != nil {
+			err = remedy.With(&Error{File: t.file, Err: fmt.Errorf("TOML: internal error: %.200v", p)},
+				"write the file in simpler TOML and report this as a bug")
+		}
+	}()
+	_, err = toml.Decode(t.text, &tree)
+	var pe toml.ParseError
+	if errors.As(err, &pe) {
+		return nil, remedy.With(&Error{File: t.file, Line: max(pe.Position.Line, 1), Key: pe.LastKey, Err: shorten(pe.Message)},
+			"correct the TOML; an integer has at most 63 bits, a key stands only once in its table")
+	}
+	if err != nil {
+		return nil, remedy.With(&Error{File: t.file, Err: shorten(err.Error())}, "correct the TOML")
+	}
+	return tree, nil
+}
+
+// shorten is the library's message, which can quote the whole file, as an error.
+func shorten(msg string) error {
+	const limit = 200
+	msg = strings.TrimPrefix(msg, "toml: ")
+	if len(msg) > limit {
+		msg = strings.ToValidUTF8(msg[:limit], "") + "…"
+	}
+	return errors.New(printable(msg))
+}
+
+// Errorf returns an *Error for key, with the line that key, or else the nearest
+// key around it, stands on. A nil Text knows no file and no line.
+func (t *Text) Errorf(key, format string, args ...any) error {
+	e := &Error{Key: key, Err: fmt.Errorf(format, args...)}
+	if t != nil {
+		e.File = t.file
+		e.Line, _ = t.Line(key)
+	}
+	return e
+}
+
+// Line returns the line on which key stands. Where the text does not have that
+// key it returns the line of the nearest one around it, or else of the first
+// one inside it, or else 0, and false. The parts of key are separated by dots
+// and not quoted.
+func (t *Text) Line(key string) (line int, exact bool) {
+	best := -1
+	// The text was scanned before, so this cannot fail.
+	_ = scan(t.file, t.text, func(path []byte, at int) {
+		switch p := string(path); {
+		case within(key, p) && len(p) > best:
+			line, best = at, len(p)
+		case within(p, key) && line == 0:
+			line = at
+		}
+	})
+	return line, best == len(key)
+}
+
+// within tells whether key is path or lies inside of it.
+func within(key, path string) bool {
+	rest, ok := strings.CutPrefix(key, path)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// line is the line of an error that Errorf made.
+func line(err error) int {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Line
+	}
+	return 0
+}
