@@ -18,7 +18,7 @@ import (
 )
 
 // MaxResponseBytes bounds an answer that is not a stream.
-const MaxResponseBytes = 64 << 20
+const MaxResponseBytes = 32 << 20
 
 // Client asks one hornetd. It may be used by several goroutines at once.
 type Client struct {
@@ -274,7 +274,15 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		return Errorf(KindDenied, "socket %s: %w", c.socket, syscall.EACCES).
 			WithHint("use sudo, or let an administrator add you to the group that owns the socket")
 	}
-	return Errorf(KindUnavailable, "socket %s: %w", c.socket, err)
+	var op *net.OpError
+	switch {
+	case errors.As(err, &op) && op.Op == "dial":
+		return Errorf(KindUnavailable, "socket %s: %w", c.socket, op.Err)
+	case errors.Is(err, io.EOF), errors.As(err, &op):
+		return Errorf(KindUnavailable, "socket %s: hung up without an answer: %w", c.socket, err).
+			WithHint("the daemon was stopped or gave up on this client; see journalctl -u hornetd")
+	}
+	return c.stranger("answer: %w", err)
 }
 
 // broken explains an answer that ended early.

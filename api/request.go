@@ -49,7 +49,7 @@ func DecodeRequest(r io.Reader, v any) error {
 func checkBody(b []byte, t reflect.Type) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
-	if err := checkValue(dec, t, "", 1); err != nil {
+	if err := checkValue(dec, t, nil); err != nil {
 		return err
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -58,9 +58,47 @@ func checkBody(b []byte, t reflect.Type) error {
 	return nil
 }
 
-// checkValue consumes one value that is to be decoded as t. path names it in
-// errors, "" for the body itself; depth is how many brackets it may stand in.
-func checkValue(dec *json.Decoder, t reflect.Type, path string, depth int) error {
+// place is where in a body a value stands; nil is the body itself. It becomes
+// text only in an error: building it for every value would make a long key
+// around a long list cost gigabytes.
+type place struct {
+	in    *place
+	key   string
+	index int // where key is ""
+	depth int
+}
+
+func (p *place) member(key string) *place { return &place{in: p, key: key, depth: p.brackets() + 1} }
+func (p *place) element(i int) *place     { return &place{in: p, index: i, depth: p.brackets() + 1} }
+
+// brackets is how many objects and arrays p stands in.
+func (p *place) brackets() int {
+	if p == nil {
+		return 0
+	}
+	return p.depth
+}
+
+func (p *place) String() string {
+	if p == nil {
+		return "body"
+	}
+	return fmt.Sprintf("%.100q", strings.TrimPrefix(p.path(), "."))
+}
+
+func (p *place) path() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.key != "":
+		return p.in.path() + "." + p.key
+	}
+	return fmt.Sprintf("%s[%d]", p.in.path(), p.index)
+}
+
+// checkValue consumes the value at p, which is to be decoded as t; nil takes
+// anything.
+func checkValue(dec *json.Decoder, t reflect.Type, p *place) error {
 	token, err := dec.Token()
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -68,18 +106,21 @@ func checkValue(dec *json.Decoder, t reflect.Type, path string, depth int) error
 	if err != nil {
 		return err
 	}
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	delim, nested := token.(json.Delim)
 	switch {
 	case token == nil:
-		return fmt.Errorf("%s is null; leave it out instead", thing(path))
+		return fmt.Errorf("%s is null; leave it out instead", p)
 	case !nested:
 		return nil
-	case depth > MaxRequestDepth:
-		return fmt.Errorf("%s is nested deeper than %d", thing(path), MaxRequestDepth)
+	case p.brackets() >= MaxRequestDepth:
+		return fmt.Errorf("%s is nested deeper than %d", p, MaxRequestDepth)
 	case delim == '{':
-		err = checkObject(dec, t, path, depth)
+		err = checkObject(dec, t, p)
 	default:
-		err = checkArray(dec, t, path, depth)
+		err = checkArray(dec, t, p)
 	}
 	if err != nil {
 		return err
@@ -88,7 +129,7 @@ func checkValue(dec *json.Decoder, t reflect.Type, path string, depth int) error
 	return err
 }
 
-func checkObject(dec *json.Decoder, t reflect.Type, path string, depth int) error {
+func checkObject(dec *json.Decoder, t reflect.Type, p *place) error {
 	seen := make(map[string]bool)
 	for dec.More() {
 		token, err := dec.Token()
@@ -97,66 +138,50 @@ func checkObject(dec *json.Decoder, t reflect.Type, path string, depth int) erro
 		}
 		key, ok := token.(string)
 		if !ok {
-			return fmt.Errorf("%s: key is not a string", thing(path))
+			return fmt.Errorf("%s: key is not a string", p)
 		}
-		at := strings.TrimPrefix(path+"."+key, ".")
+		member := p.member(key)
 		if seen[key] {
-			return fmt.Errorf("%s is there twice", thing(at))
+			return fmt.Errorf("%s is there twice", member)
 		}
 		seen[key] = true
-		vt, err := memberType(t, key, at)
+		typ, err := memberType(t, key)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", member, err)
 		}
-		if err := checkValue(dec, vt, at, depth+1); err != nil {
+		if err := checkValue(dec, typ, member); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkArray(dec *json.Decoder, t reflect.Type, path string, depth int) error {
-	for t != nil && t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
+func checkArray(dec *json.Decoder, t reflect.Type, p *place) error {
 	var elem reflect.Type
-	if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
+	if t != nil && t.Kind() == reflect.Slice {
 		elem = t.Elem()
 	}
 	for i := 0; dec.More(); i++ {
-		if err := checkValue(dec, elem, fmt.Sprintf("%s[%d]", path, i), depth+1); err != nil {
+		if err := checkValue(dec, elem, p.element(i)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// memberType returns the type key has in an object that is decoded as t, nil
-// where anything goes. A struct takes its fields' names and no others.
-func memberType(t reflect.Type, key, at string) (reflect.Type, error) {
-	for t != nil && t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	if t == nil {
+// memberType returns the type key has in an object that is decoded as t. A
+// struct takes its fields' names and no others.
+func memberType(t reflect.Type, key string) (reflect.Type, error) {
+	switch {
+	case t != nil && t.Kind() == reflect.Map:
+		return t.Elem(), nil
+	case t == nil || t.Kind() != reflect.Struct:
 		return nil, nil
 	}
-	switch t.Kind() {
-	case reflect.Map:
-		return t.Elem(), nil
-	case reflect.Struct:
-		for f := range fields(t) {
-			if f.name == key {
-				return f.typ, nil
-			}
+	for f := range fields(t) {
+		if f.name == key {
+			return f.typ, nil
 		}
-		return nil, fmt.Errorf("%s: unknown key", thing(at))
 	}
-	return nil, nil
-}
-
-func thing(path string) string {
-	if path == "" {
-		return "body"
-	}
-	return fmt.Sprintf("%q", path)
+	return nil, errors.New("unknown key")
 }
