@@ -1,0 +1,124 @@
+package pinning
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// dir is a held directory. Names given to its methods are relative to it; the
+// last component is never followed if it is a symbolic link.
+type dir struct{ fd int }
+
+const openDirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+// path returns a path of elem for calls that take no directory descriptor,
+// such as bpf(2). It stays right if the directory is renamed.
+func (d dir) path(elem ...string) string {
+	return "/proc/self/fd/" + strconv.Itoa(d.fd) + "/" + strings.Join(elem, "/")
+}
+
+func (d dir) open(name string) (dir, error) {
+	fd := -1
+	err := uninterrupted(func() (err error) {
+		fd, err = unix.Openat(d.fd, name, openDirFlags, 0)
+		return err
+	})
+	return dir{fd}, err
+}
+
+func (d dir) close() error { return unix.Close(d.fd) }
+
+func (d dir) mkdir(name string) error {
+	return uninterrupted(func() error { return unix.Mkdirat(d.fd, name, 0o700) })
+}
+
+func (d dir) unlink(name string) error {
+	return uninterrupted(func() error { return unix.Unlinkat(d.fd, name, 0) })
+}
+
+func (d dir) rmdir(name string) error {
+	return uninterrupted(func() error { return unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR) })
+}
+
+// rename is renameat2(2) within the directory.
+func (d dir) rename(from, to string, flags uint) error {
+	return uninterrupted(func() error { return unix.Renameat2(d.fd, from, d.fd, to, flags) })
+}
+
+func (d dir) statfs() (st unix.Statfs_t, err error) {
+	err = uninterrupted(func() error { return unix.Fstatfs(d.fd, &st) })
+	return st, err
+}
+
+// dirent is one name in a directory and its type (unix.DT_…).
+type dirent struct {
+	name string
+	typ  byte
+}
+
+func (e dirent) isDir() bool { return e.typ == unix.DT_DIR }
+
+// isPin reports whether e can be a pinned object. bpffs has no regular files:
+// what looks like one is a pin (or one of the two debug files the kernel may
+// put into the root of a mount, whose names have a dot).
+func (e dirent) isPin() bool { return e.typ == unix.DT_REG }
+
+// list returns what the directory name holds, "." for d itself, unsorted.
+func (d dir) list(name string) ([]dirent, error) {
+	sub, err := d.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer sub.close()
+	var out []dirent
+	buf := make([]byte, 4096)
+	for {
+		n := 0
+		err := uninterrupted(func() (err error) {
+			n, err = unix.Getdents(sub.fd, buf)
+			return err
+		})
+		if err != nil || n == 0 {
+			return out, err
+		}
+		out = appendDirents(out, buf[:n])
+	}
+}
+
+// appendDirents decodes struct linux_dirent64: inode u64, offset u64, length
+// u16, type u8, name with a NUL.
+func appendDirents(out []dirent, b []byte) []dirent {
+	const header = 19
+	for len(b) > header {
+		size := int(binary.NativeEndian.Uint16(b[16:]))
+		name, _, _ := bytes.Cut(b[header:size], []byte{0})
+		if s := string(name); s != "." && s != ".." {
+			out = append(out, dirent{s, b[18]})
+		}
+		b = b[size:]
+	}
+	return out
+}
+
+// uninterrupted repeats f while a signal interrupts it.
+func uninterrupted(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// newID returns 16 hexadecimal digits nobody can foretell.
+func newID() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

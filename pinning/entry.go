@@ -1,0 +1,167 @@
+package pinning
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Entry is one committed collection, held: it stays readable after the
+// directory got another name. Close releases it.
+type Entry struct {
+	Name   Name
+	Record Record
+
+	// Missing lists pins that the record names and that are gone ("maps/hits").
+	// What they held may still run, under the id in the record.
+	Missing []string
+	// Foreign lists what lies in the directory and is not in the record.
+	Foreign []string
+
+	dir  dir
+	pins map[string]string // "maps/" + object -> "maps/" + pin, for pins that are there
+}
+
+// Load opens a committed collection. It returns ErrNotExist if there is none,
+// ErrNewerRecord if a newer hornetd wrote it, and ErrCorrupt if it is not as
+// hornetd writes it, which a missing or foreign pin alone does not make it.
+func (s *Store) Load(n Name) (*Entry, error) {
+	e, err := s.load(n)
+	if err != nil {
+		return nil, fmt.Errorf("collection %q: %w", n, err)
+	}
+	return e, nil
+}
+
+func (s *Store) load(n Name) (_ *Entry, err error) {
+	if n.s == "" {
+		return nil, ErrNotExist
+	}
+	d, err := s.dir.open(n.s)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%w: a file or a symbolic link", ErrCorrupt)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	e := &Entry{Name: n, dir: d, pins: map[string]string{}}
+	if e.Record, err = readRecord(d); err != nil {
+		return nil, err
+	}
+	if e.Record.Name != n.s {
+		return nil, fmt.Errorf("%w: record of %q", ErrCorrupt, e.Record.Name)
+	}
+	if err := e.compare(); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// compare lists the directory and finds what is missing and what is foreign. A
+// pin that is none (a symbolic link leads anywhere) is both.
+func (e *Entry) compare() error {
+	top, err := e.dir.list(".")
+	if err != nil {
+		return err
+	}
+	for _, ent := range top {
+		known := ent.isDir() && slices.Contains(subdirs[:], ent.name) || ent.isPin() && ent.name == recordPin
+		if !known {
+			e.Foreign = append(e.Foreign, ent.name)
+		}
+	}
+	for _, k := range e.Record.kinds() {
+		if err := e.compareKind(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Entry) compareKind(k kind) error {
+	ents, err := e.dir.list(k.dir)
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("%s: %w", k.dir, err)
+	}
+	there := make(map[string]bool, len(ents))
+	for _, ent := range ents {
+		there[ent.name] = ent.isPin()
+	}
+	for _, o := range k.objs {
+		pin := k.dir + "/" + *o.pin
+		if there[*o.pin] {
+			e.pins[k.dir+"/"+o.name] = pin
+			delete(there, *o.pin)
+		} else {
+			e.Missing = append(e.Missing, pin)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(there)) {
+		e.Foreign = append(e.Foreign, k.dir+"/"+name)
+	}
+	return nil
+}
+
+// Map opens the map the record calls name. The caller closes it. The error
+// wraps ErrNotExist if it is not in the record or its pin is gone.
+func (e *Entry) Map(name string) (*ebpf.Map, error) {
+	path, err := e.pinPath(mapsDir, name)
+	if err != nil {
+		return nil, err
+	}
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("map %q: open pin: %w", name, err)
+	}
+	return m, nil
+}
+
+// Program opens the program the record calls name, as Map does.
+func (e *Entry) Program(name string) (*ebpf.Program, error) {
+	path, err := e.pinPath(programsDir, name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := ebpf.LoadPinnedProgram(path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("program %q: open pin: %w", name, err)
+	}
+	return p, nil
+}
+
+// Link opens the link the record calls name, as Map does. Closing it does not
+// detach it.
+func (e *Entry) Link(name string) (link.Link, error) {
+	path, err := e.pinPath(linksDir, name)
+	if err != nil {
+		return nil, err
+	}
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("link %q: open pin: %w", name, err)
+	}
+	return l, nil
+}
+
+// pinPath returns the path of an object's pin. A pin that was missing when the
+// entry was loaded is not looked for again: a symbolic link may lie there.
+func (e *Entry) pinPath(sub, name string) (string, error) {
+	pin, ok := e.pins[sub+"/"+name]
+	if !ok {
+		return "", fmt.Errorf("%s/%s: pin: %w", sub, name, ErrNotExist)
+	}
+	return e.dir.path(pin), nil
+}
+
+// Close releases the entry. What is pinned goes on running.
+func (e *Entry) Close() error { return e.dir.close() }
