@@ -14,18 +14,20 @@ const (
 	MaxSize  = 64 << 10 // bytes
 	maxDepth = 16       // key parts and brackets around a value, together
 	maxParts = 8        // parts of one dotted key
+	maxPart  = 128      // bytes of one part: the library stores full keys again and again
 	maxKeys  = 2000     // parts of keys and of headers, and inline tables
 )
 
-// scan walks through text once, calls visit with every key and every element of
-// an array in it ("maps.hits.class", "attach[0]") and its line, and refuses
-// whatever is out of bounds.
+// scan walks through text once, calls visit (unless it is nil) with every key and
+// every element of an array in it ("maps.hits.class", "attach[0]") and its line,
+// and refuses whatever is out of bounds or defined twice.
 //
 // It knows TOML's structure, not its values: where it is not sure what follows
 // it refuses, so that nothing it has not counted can reach the library. A fuzz
 // test holds the keys it sees against those the library sees.
-func scan(file, text string, visit func(path []byte, line int)) error {
-	s := &scanner{file: file, text: text, line: 1, visit: visit, arrays: map[string]int{}}
+func scan(file, text string, visit func(key string, line int)) error {
+	s := &scanner{file: file, text: text, line: 1, visit: visit,
+		arrays: map[string]int{}, defined: map[string]definition{}}
 	if err := s.characters(); err != nil {
 		return err
 	}
@@ -40,19 +42,21 @@ func scan(file, text string, visit func(path []byte, line int)) error {
 type scanner struct {
 	file, text string
 	pos, line  int
-	visit      func(path []byte, line int)
+	visit      func(key string, line int)
 
-	path   []byte         // of the key being read
-	table  int            // how much of path the last header gave
-	depth  int            // key parts and brackets around pos
-	tdepth int            // the part of depth that the last header gave
-	keys   int            // seen so far
-	arrays map[string]int // path of an array of tables -> tables so far
+	path    []byte // of the key being read, see pretty
+	table   int    // how much of path the last header gave
+	depth   int    // key parts and brackets around pos
+	tdepth  int    // the part of depth that the last header gave
+	keys    int    // seen so far
+	section int    // headers seen so far
+	arrays  map[string]int
+	defined map[string]definition
 }
 
 // refuse is an error at the current line.
 func (s *scanner) refuse(hint, format string, args ...any) error {
-	return remedy.With(&Error{File: s.file, Line: s.line, Key: string(s.path), Err: fmt.Errorf(format, args...)}, "%s", hint)
+	return remedy.With(&Error{File: s.file, Line: s.line, Key: pretty(s.path), Err: fmt.Errorf(format, args...)}, "%s", hint)
 }
 
 // characters checks what no part of a file may contain.
@@ -112,39 +116,48 @@ func (s *scanner) header() error {
 	}
 	s.pos += len(closing)
 	s.path, s.depth = s.path[:0], 0
-	if err := s.key(); err != nil {
+	s.section++
+	if err := s.key(asSuper); err != nil {
 		return err
 	}
 	if !strings.HasPrefix(s.text[s.pos:], closing) {
 		return s.refuse("close it with "+closing, "expected %s behind the name of a table, found %s", closing, s.next())
 	}
 	s.pos += len(closing)
-	if closing == "]]" {
+	kind := map[string]kindOfDefinition{"]": asHeader, "]]": asArray}[closing]
+	if err := s.define(kind); err != nil {
+		return err
+	}
+	if kind == asArray {
 		n := s.arrays[string(s.path)]
 		s.arrays[string(s.path)] = n + 1
 		s.index(n)
 	}
 	s.table, s.tdepth = len(s.path), s.depth
-	s.visit(s.path, s.line)
+	s.seen()
 	return nil
 }
 
 // pair reads a.b = value.
 func (s *scanner) pair() error {
-	if err := s.key(); err != nil {
+	if err := s.key(asDotted); err != nil {
 		return err
 	}
 	if s.peek() != '=' {
 		return s.refuse("write KEY = VALUE", "expected = behind the key, found %s", s.next())
 	}
 	s.pos++
-	s.visit(s.path, s.line)
+	if err := s.define(asValue); err != nil {
+		return err
+	}
+	s.seen()
 	s.spaces()
 	return s.value()
 }
 
-// key reads a dotted key, adds it to the path and counts it.
-func (s *scanner) key() error {
+// key reads a dotted key, adds it to the path and counts it. All parts but the
+// last are defined as between.
+func (s *scanner) key(between kindOfDefinition) error {
 	for parts := 1; ; parts++ {
 		if parts > maxParts {
 			return s.refuse("nest less", "a key has more than %d parts", maxParts)
@@ -160,41 +173,44 @@ func (s *scanner) key() error {
 		if err != nil {
 			return err
 		}
-		if n := s.arrays[string(s.path)]; n > 0 { // what follows belongs to the last of these tables
-			s.index(n - 1)
-		}
-		if len(s.path) > 0 {
-			s.path = append(s.path, '.')
-		}
-		s.path = append(s.path, part...)
+		s.push(part)
 		s.spaces()
 		if s.peek() != '.' {
 			return nil
 		}
 		s.pos++
+		if err := s.define(between); err != nil {
+			return err
+		}
 	}
 }
 
 // keyPart reads one part of a key and returns it without quotes.
-func (s *scanner) keyPart() (string, error) {
+func (s *scanner) keyPart() (part string, err error) {
 	start := s.pos
 	if q := s.peek(); q == '"' || q == '\'' {
 		if err := s.quoted(q); err != nil {
 			return "", err
 		}
-		part := s.text[start+1 : s.pos-1]
+		part = s.text[start+1 : s.pos-1]
 		if q == '"' && strings.Contains(part, `\`) {
 			return "", s.refuse("write the key as it is", "a key contains a backslash")
 		}
-		return part, nil
+	} else {
+		for s.pos < len(s.text) && bare(s.text[s.pos]) {
+			s.pos++
+		}
+		if part = s.text[start:s.pos]; part == "" {
+			return "", s.refuse("write KEY = VALUE, or put the key in quotes", "expected a key, found %s", s.next())
+		}
 	}
-	for s.pos < len(s.text) && bare(s.text[s.pos]) {
-		s.pos++
+	switch {
+	case part == "":
+		return "", s.refuse("give the key a name", "a key is empty")
+	case len(part) > maxPart:
+		return "", s.refuse("choose a shorter key", "a key has a part of %d bytes, more than %d", len(part), maxPart)
 	}
-	if s.pos == start {
-		return "", s.refuse("write KEY = VALUE, or put the key in quotes", "expected a key, found %s", s.next())
-	}
-	return s.text[start:s.pos], nil
+	return part, nil
 }
 
 // value reads one value.
@@ -226,7 +242,7 @@ func (s *scanner) value() error {
 // element reads the n-th value of an array.
 func (s *scanner) element(n int) error {
 	s.index(n)
-	s.visit(s.path, s.line)
+	s.seen()
 	return s.value()
 }
 
@@ -327,9 +343,28 @@ func (s *scanner) more() error {
 	return nil
 }
 
+// push adds a part to the path. Behind the name of an array of tables it
+// belongs to the last of them.
+func (s *scanner) push(part string) {
+	if n := s.arrays[string(s.path)]; n > 0 {
+		s.index(n - 1)
+	}
+	if len(s.path) > 0 {
+		s.path = append(s.path, 0)
+	}
+	s.path = append(s.path, part...)
+}
+
 // index adds [n] to the path.
 func (s *scanner) index(n int) {
-	s.path = append(strconv.AppendInt(append(s.path, '['), int64(n), 10), ']')
+	s.path = append(strconv.AppendInt(append(s.path, 1, '['), int64(n), 10), ']')
+}
+
+// seen calls visit with what the path says now.
+func (s *scanner) seen() {
+	if s.visit != nil {
+		s.visit(pretty(s.path), s.line)
+	}
 }
 
 // peek is the byte at pos, 0 at the end: there is no NUL in the text.

@@ -69,7 +69,7 @@ type Text struct{ file, text string }
 // an *Error with a remedy.
 func Decode(file string, b []byte, v any) (*Text, error) {
 	t := &Text{file: file, text: string(b)}
-	if err := scan(file, t.text, func([]byte, int) {}); err != nil {
+	if err := scan(file, t.text, nil); err != nil {
 		return nil, err
 	}
 	tree, err := t.parse()
@@ -133,8 +133,8 @@ func (t *Text) Errorf(key, format string, args ...any) error {
 func (t *Text) Line(key string) (line int, exact bool) {
 	best := -1
 	// The text was scanned before, so this cannot fail.
-	_ = scan(t.file, t.text, func(path []byte, at int) {
-		switch p := string(path); {
+	_ = scan(t.file, t.text, func(p string, at int) {
+		switch {
 		case within(key, p) && len(p) > best:
 			line, best = at, len(p)
 		case within(p, key) && line == 0:
