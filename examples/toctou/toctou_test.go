@@ -1,0 +1,52 @@
+package main
+
+import (
+	"os"
+	"testing"
+
+	"github.com/hornetd/hornetd/internal/testenv"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == attackArg {
+		attackMain()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// The race must be real: an attacker that never wins proves nothing about hornetd.
+func TestBareLoadersLose(t *testing.T) {
+	testenv.NoLeaks(t)
+	a := start(t)
+	for name, load := range map[string]func() (uint32, error){
+		"check, load":         checkLoad,
+		"check, freeze, load": checkFreezeLoad,
+	} {
+		o, err := race(50, load)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		t.Logf("%s: %+v", name, o)
+		if o.wrong == 0 {
+			t.Errorf("%s: the attacker did not win once in %d rounds", name, o.rounds())
+		}
+	}
+	s, err := a.stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Written == 0 || s.Refused == 0 {
+		t.Errorf("attacker: %+v, want writes, and refusals by frozen maps", s)
+	}
+}
+
+func start(t *testing.T) *attacker {
+	t.Helper()
+	a, err := startAttacker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.stop() })
+	return a
+}
