@@ -70,3 +70,14 @@ func Pin(fd int, path string) error {
 func unsupported(err error) bool {
 	return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.Errno(524))
 }
+
+// objInfo has the kernel fill in size bytes of the info structure that belongs
+// to what fd is.
+func objInfo(fd int, info unsafe.Pointer, size uintptr) error {
+	attr := struct {
+		fd, size uint32
+		info     unsafe.Pointer
+	}{fd: uint32(fd), size: uint32(size), info: info}
+	_, err := call(cmdObjGetInfoFD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	return err
+}

@@ -101,7 +101,7 @@ type mapInfo struct {
 // MapInfo asks the kernel about the map behind fd, in one system call.
 func MapInfo(fd int) (Info, error) {
 	var mi mapInfo
-	if err := objInfo(fd, &mi); err != nil {
+	if err := objInfo(fd, unsafe.Pointer(&mi), unsafe.Sizeof(mi)); err != nil {
 		return Info{}, fmt.Errorf("map info: %w", err)
 	}
 	return Info{
@@ -121,7 +121,7 @@ func MapInfo(fd int) (Info, error) {
 func MapHash(fd int) ([32]byte, error) {
 	var sum [32]byte
 	mi := mapInfo{hash: unsafe.Pointer(&sum), hashSize: uint32(len(sum))}
-	err := objInfo(fd, &mi)
+	err := objInfo(fd, unsafe.Pointer(&mi), unsafe.Sizeof(mi))
 	switch {
 	case unsupported(err):
 		return sum, fmt.Errorf("map hash: %w (%w)", errors.ErrUnsupported, err)
@@ -129,15 +129,6 @@ func MapHash(fd int) ([32]byte, error) {
 		return sum, fmt.Errorf("map hash: %w", err)
 	}
 	return sum, nil
-}
-
-func objInfo(fd int, mi *mapInfo) error {
-	attr := struct {
-		fd, size uint32
-		info     unsafe.Pointer
-	}{fd: uint32(fd), size: uint32(unsafe.Sizeof(*mi)), info: unsafe.Pointer(mi)}
-	_, err := call(cmdObjGetInfoFD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
-	return err
 }
 
 // Frozen reports whether the map behind fd is frozen: user space can no longer

@@ -1,8 +1,12 @@
 package bpfsys
 
 import (
+	"testing"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+
+	"github.com/hornetd/hornetd/internal/testenv"
 )
 
 // loadUsing loads and closes a program that refers to m.
@@ -19,4 +23,31 @@ func loadUsing(m *ebpf.Map) error {
 		return err
 	}
 	return p.Close()
+}
+
+func TestProgramInfoIsTheLibrarys(t *testing.T) {
+	testenv.RequireRoot(t)
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "info", Type: ebpf.SocketFilter, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 42), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	want, err := p.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ProgramInfo(p.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := want.ID()
+	if got.ID != uint32(id) || got.Tag != want.Tag || got.Type != uint32(ebpf.SocketFilter) {
+		t.Errorf("ProgramInfo = %+v, the library says id %d tag %s type %d", got, id, want.Tag, want.Type)
+	}
+	if _, err := ProgramInfo(0); err == nil {
+		t.Error("no error for a descriptor that is no program")
+	}
 }
