@@ -27,6 +27,7 @@ type Record struct {
 	ManifestFile   string `json:"manifest_file"`
 	ManifestDigest string `json:"manifest_sha256"` // hexadecimal, as all digests here
 	Version        uint64 `json:"version"`
+	Start          string `json:"start"` // "boot", "request"
 
 	ObjectFile      string `json:"object_file"`
 	ObjectDigest    string `json:"object_sha256"`
@@ -69,6 +70,10 @@ type RecordMap struct {
 	Frozen bool   `json:"frozen"`
 	SHA256 string `json:"sha256,omitempty"` // of a frozen map's contents
 	HashBy string `json:"hash_by,omitempty"`
+
+	KeySize    uint32 `json:"key_size"`
+	ValueSize  uint32 `json:"value_size"`
+	MaxEntries uint32 `json:"max_entries"`
 }
 
 // RecordProgram describes one program.
@@ -89,6 +94,7 @@ type RecordLink struct {
 	Kind       string          `json:"kind"`
 	AttachType string          `json:"attach_type,omitempty"`
 	Program    string          `json:"program"`
+	ProgramID  uint32          `json:"program_id"`
 	Target     json.RawMessage `json:"target,omitempty"` // the resolved loader.Target
 }
 
