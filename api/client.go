@@ -113,6 +113,31 @@ func (c *Client) Entries(ctx context.Context, collection, mapName string, opts E
 	return out, err
 }
 
+// Pages yields a whole map, page by page. A map that changes so fast that its
+// end cannot be reached ends with an error of kind conflict.
+func (c *Client) Pages(ctx context.Context, collection, mapName string) iter.Seq2[Entries, error] {
+	return func(yield func(Entries, error) bool) {
+		var opts EntriesOptions
+		for seen := 0; ; {
+			page, err := c.Entries(ctx, collection, mapName, opts)
+			if err != nil {
+				yield(Entries{}, err)
+				return
+			}
+			if !yield(page, nil) || page.Next == "" {
+				return
+			}
+			// The kernel begins again where the key it stopped at was deleted.
+			if seen += len(page.Entries); len(page.Entries) == 0 || seen > 2*int(page.MaxEntries) {
+				yield(Entries{}, Errorf(KindConflict, "map %q: it changes faster than it can be read", mapName).
+					WithHint("try again, or read it with a program of your own"))
+				return
+			}
+			opts.After = page.Next
+		}
+	}
+}
+
 // EventsOptions choose a part of the events.
 type EventsOptions struct {
 	Since  uint64 // events with a greater Seq

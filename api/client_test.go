@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -109,6 +111,56 @@ func TestClientRequests(t *testing.T) {
 		if got != want[r.Pattern] {
 			t.Errorf("%s: sent %q, want %q", r.Pattern, got, want[r.Pattern])
 		}
+	}
+}
+
+// pages answers with a map of the keys 0 to n-1, size of them in a page.
+func pages(n, size int, maxEntries uint32) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		first, _ := strconv.Atoi(r.URL.Query().Get("after"))
+		page := Entries{Map: "m", MaxEntries: maxEntries}
+		for key := first; key < min(first+size, n); key++ {
+			page.Entries = append(page.Entries, Entry{Key: json.RawMessage(strconv.Itoa(key)), Value: json.RawMessage("0")})
+		}
+		if first+size < n {
+			page.Next = strconv.Itoa(first + size)
+		}
+		b, _ := json.Marshal(page)
+		answer(200, "application/json", string(b))(w, r)
+	}
+}
+
+func TestPages(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		n, size    int
+		maxEntries uint32
+		keys       int
+		kind       Kind
+	}{
+		{"empty", 0, 2, 10, 0, ""},
+		{"one page", 2, 2, 10, 2, ""},
+		{"several", 5, 2, 5, 5, ""},
+		{"twice as many as there can be", 8, 2, 4, 8, ""},
+		{"more than that", 100, 2, 4, 10, KindConflict},
+		{"no progress", 1, 0, 4, 0, KindConflict},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := serve(t, pages(test.n, test.size, test.maxEntries))
+			keys := 0
+			var last error
+			for page, err := range c.Pages(t.Context(), "c", "m") {
+				keys, last = keys+len(page.Entries), err
+			}
+			if keys != test.keys {
+				t.Errorf("%d entries, want %d", keys, test.keys)
+			}
+			if test.kind != "" {
+				wantKind(t, last, test.kind)
+			} else if last != nil {
+				t.Error(last)
+			}
+		})
 	}
 }
 

@@ -54,6 +54,7 @@ type Signer struct {
 	KeyID     string    `json:"key_id"`
 	Algorithm string    `json:"algorithm"`
 	NotAfter  time.Time `json:"not_after,omitzero"` // absent for a bare key
+	Problem   string    `json:"problem,omitempty"`  // why nothing it signed is accepted
 }
 
 // Caller is who asked, as the kernel told the daemon when they connected.
