@@ -1,4 +1,4 @@
-# make          bin/hornetd and bin/hornetctl, static and reproducible
+# make          bin/hornetd and bin/hornetctl, static and reproducible; VERSION=1.2.3 for a release
 # make run      the demonstration: sets everything up, shows it, leaves nothing behind
 # make test     every test; PKG=./loader/... for some
 # make bench    the figures of docs/, side by side
@@ -11,7 +11,7 @@ PREFIX ?= /usr
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The same source gives the same bytes, whoever builds it and where.
-GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))'
 
 .PHONY: build run test bench generate lint examples install clean
 
@@ -51,6 +51,10 @@ install: build
 	install -D -m 0644 systemd/units/hornetd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/hornetd.conf
 	install -D -m 0644 systemd/units/hornetd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/hornetd.conf
 	install -D -m 0644 systemd/units/hornetd.preset $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/80-hornetd.preset
+	install -d -m 0755 $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/vendor-completions fish/vendor_completions.d)
+	bin/hornetctl completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/hornetctl
+	bin/hornetctl completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_hornetctl
+	bin/hornetctl completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hornetctl.fish
 
 clean:
 	rm -rf bin .cache
