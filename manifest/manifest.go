@@ -4,6 +4,8 @@
 // signature, the policy and the opened ELF file decide.
 package manifest
 
+import "github.com/hornetd/hornetd/internal/tomlfile"
+
 // Manifest is one parsed and checked manifest. The zero value is not valid;
 // only Parse makes one.
 type Manifest struct {
@@ -22,7 +24,7 @@ type Manifest struct {
 	Limits      Limits         // narrower than the policy's, never wider
 	Tests       []Test         // run before anything is attached
 
-	lines map[string]int // dotted key -> line, from the pre-scan
+	text *tomlfile.Text // finds the lines of keys for Errorf
 }
 
 // Start says when a collection is loaded.
@@ -59,7 +61,7 @@ const (
 
 // Map is what a manifest says of one map (or of "*").
 type Map struct {
-	Class         Class
+	Class         Class   // that of "*" where only that names one; "" for a data section (".bss") that names none
 	Entries       []Entry // written before the freeze
 	ProgramWrites bool    // frozen for user space, but programs may write it
 	Keep          bool    // contents survive an upgrade with the same definition
@@ -106,6 +108,18 @@ type Allow struct {
 // Right is one thing a caller may be allowed: status, load, unload, events,
 // read:MAP or read:*.
 type Right string
+
+const (
+	RightStatus Right = "status" // see the collection
+	RightLoad   Right = "load"
+	RightUnload Right = "unload"
+	RightEvents Right = "events" // follow what happens to it
+
+	readPrefix = "read:"
+)
+
+// RightRead is the right to read the entries of a map, or of all with "*".
+func RightRead(name string) Right { return Right(readPrefix + name) }
 
 // Limits bound what a manifest may create. 0 means the policy's limit.
 type Limits struct {

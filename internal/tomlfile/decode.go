@@ -2,7 +2,6 @@ package tomlfile
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -17,31 +16,18 @@ import (
 
 // decoder writes the library's tree into tagged structs. It goes on after an
 // error, so that the first one in the file can be chosen.
-type decoder struct {
-	text *Text
-	errs []error
-}
-
-// maxErrors bounds the work for a file that is wrong throughout: finding the
-// line of an error means reading the whole text.
-const maxErrors = 16
-
-func (d *decoder) refuse(key, hint string, err error) {
-	if len(d.errs) < maxErrors {
-		d.errs = append(d.errs, remedy.With(d.text.Errorf(key, "%w", err), "%s", hint))
-	}
-}
+type decoder struct{ *Problems }
 
 // mismatch refuses v, which is not what it should be.
-func (d *decoder) mismatch(key string, v any, want string) {
-	d.refuse(key, "write "+want, fmt.Errorf("is %s, not %s", kind(v), want))
+func (d decoder) mismatch(key string, v any, want string) {
+	d.Add(key, "write "+want, "is %s, not %s", kind(v), want)
 }
 
 // value decodes v, which stands at key, into to.
-func (d *decoder) value(key string, v any, to reflect.Value) {
+func (d decoder) value(key string, v any, to reflect.Value) {
 	if u, ok := to.Addr().Interface().(toml.Unmarshaler); ok {
 		if err := u.UnmarshalTOML(v); err != nil {
-			d.refuse(key, cmp.Or(remedy.Of(err), "correct the value"), err)
+			d.Add(key, cmp.Or(remedy.Of(err), "correct the value"), "%w", err)
 		}
 		return
 	}
@@ -71,7 +57,7 @@ func (d *decoder) value(key string, v any, to reflect.Value) {
 }
 
 // table decodes a table whose keys are to's fields.
-func (d *decoder) table(key string, tree map[string]any, to reflect.Value) {
+func (d decoder) table(key string, tree map[string]any, to reflect.Value) {
 	var known []string
 	for i := range to.NumField() {
 		name, option, _ := strings.Cut(to.Type().Field(i).Tag.Get("toml"), ",")
@@ -90,13 +76,13 @@ func (d *decoder) table(key string, tree map[string]any, to reflect.Value) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(tree)) {
 		if !slices.Contains(known, name) {
-			d.refuse(join(key, name), Suggest(name, known), errors.New("unknown key"))
+			d.Add(join(key, name), Suggest(name, known), "unknown key")
 		}
 	}
 }
 
 // dictionary decodes a table with any keys.
-func (d *decoder) dictionary(key string, tree map[string]any, to reflect.Value) {
+func (d decoder) dictionary(key string, tree map[string]any, to reflect.Value) {
 	to.Set(reflect.MakeMapWithSize(to.Type(), len(tree)))
 	for _, name := range slices.Sorted(maps.Keys(tree)) {
 		elem := reflect.New(to.Type().Elem()).Elem()
@@ -106,7 +92,7 @@ func (d *decoder) dictionary(key string, tree map[string]any, to reflect.Value) 
 }
 
 // list decodes an array, or the tables of [[key]].
-func (d *decoder) list(key string, v any, to reflect.Value) {
+func (d decoder) list(key string, v any, to reflect.Value) {
 	elems, ok := elements(v)
 	if !ok {
 		d.mismatch(key, v, "an array")
@@ -119,7 +105,7 @@ func (d *decoder) list(key string, v any, to reflect.Value) {
 }
 
 // scalar decodes a string, a boolean or an integer.
-func (d *decoder) scalar(key string, v any, to reflect.Value) {
+func (d decoder) scalar(key string, v any, to reflect.Value) {
 	switch to.Kind() {
 	case reflect.String:
 		s, ok := v.(string)
@@ -127,7 +113,7 @@ func (d *decoder) scalar(key string, v any, to reflect.Value) {
 		case !ok:
 			d.mismatch(key, v, "a string")
 		case s == "":
-			d.refuse(key, "write a value or remove the key", errors.New("is empty"))
+			d.Add(key, "write a value or remove the key", "is empty")
 		default:
 			to.SetString(s)
 		}
@@ -147,28 +133,28 @@ func (d *decoder) scalar(key string, v any, to reflect.Value) {
 }
 
 // integer stores n in to if it fits.
-func (d *decoder) integer(key string, n int64, to reflect.Value) {
+func (d decoder) integer(key string, n int64, to reflect.Value) {
 	switch {
 	case to.CanInt() && !to.OverflowInt(n):
 		to.SetInt(n)
 	case to.CanUint() && n >= 0 && !to.OverflowUint(uint64(n)):
 		to.SetUint(uint64(n))
 	case to.CanUint() && n < 0:
-		d.refuse(key, "write 0 or more", fmt.Errorf("is %d, must not be negative", n))
+		d.Add(key, "write 0 or more", "is %d, must not be negative", n)
 	default:
-		d.refuse(key, fmt.Sprintf("write a number of at most %d bits", to.Type().Bits()), fmt.Errorf("is %d, out of range", n))
+		d.Add(key, fmt.Sprintf("write a number of at most %d bits", to.Type().Bits()), "is %d, out of range", n)
 	}
 }
 
 // plain returns v with nothing in it but the types that Decode promises for
 // any. What is something else is refused and left out.
-func (d *decoder) plain(key string, v any) any {
+func (d decoder) plain(key string, v any) any {
 	switch x := v.(type) {
 	case bool, int64, string:
 		return v
 	case float64:
 		if math.IsNaN(x) || math.IsInf(x, 0) {
-			d.refuse(key, "write a number", fmt.Errorf("is %v", x))
+			d.Add(key, "write a number", "is %v", x)
 		}
 	case map[string]any:
 		for _, name := range slices.Sorted(maps.Keys(x)) {

@@ -11,7 +11,7 @@ import (
 func Suggest(word string, known []string) string {
 	best, least := "", 3 // a distance of three is another word
 	for _, k := range known {
-		if n := distance(strings.ToLower(word), k, least); n < least && n < len(k) {
+		if n := distance(strings.ToLower(word), strings.ToLower(k), least); n < least && n < len(k) {
 			best, least = k, n
 		}
 	}

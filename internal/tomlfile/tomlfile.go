@@ -10,11 +10,9 @@
 package tomlfile
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -76,10 +74,10 @@ func Decode(file string, b []byte, v any) (*Text, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := decoder{text: t}
+	d := decoder{t.Problems()}
 	d.value("", tree, reflect.ValueOf(v).Elem())
-	if len(d.errs) > 0 {
-		return nil, slices.MinFunc(d.errs, func(a, b error) int { return cmp.Compare(line(a), line(b)) })
+	if err := d.First(); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
@@ -148,13 +146,4 @@ func (t *Text) Line(key string) (line int, exact bool) {
 func within(key, path string) bool {
 	rest, ok := strings.CutPrefix(key, path)
 	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
-}
-
-// line is the line of an error that Errorf made.
-func line(err error) int {
-	var e *Error
-	if errors.As(err, &e) {
-		return e.Line
-	}
-	return 0
 }

@@ -271,15 +271,16 @@ func TestParseSize(t *testing.T) {
 }
 
 func TestSuggest(t *testing.T) {
-	known := []string{"interface", "program", "start", "fail"}
+	known := []string{"interface", "program", "start", "fail", "XDP_DROP"}
 	for word, want := range map[string]string{
 		"interfaces": `did you mean "interface"?`,
 		"INTERFACE":  `did you mean "interface"?`,
 		"prgoram":    `did you mean "program"?`,
 		"strat":      `did you mean "start"?`,
+		"XDP_DORP":   `did you mean "XDP_DROP"?`,
 		"fall":       `did you mean "fail"?`,
-		"device":     "write one of: fail, interface, program, start",
-		"":           "write one of: fail, interface, program, start",
+		"device":     "write one of: XDP_DROP, fail, interface, program, start",
+		"":           "write one of: XDP_DROP, fail, interface, program, start",
 	} {
 		if got := Suggest(word, known); got != want {
 			t.Errorf("%q: %s", word, got)

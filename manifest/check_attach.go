@@ -1,0 +1,86 @@
+package manifest
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+var tracepoint = regexp.MustCompile(`^[A-Za-z0-9_]{1,128}(/[A-Za-z0-9_]{1,128})?$`)
+
+func (c checker) attachAll(raw []rawAttach) []Attach {
+	var all []Attach
+	seen := map[Attach]int{}
+	for i, r := range raw {
+		a := Attach(r)
+		key := fmt.Sprintf("attach[%d]", i)
+		c.attach(key, a)
+		if first, ok := seen[a]; ok {
+			c.Add(key, "remove one of them", "is the same as attach[%d]", first)
+		}
+		seen[a] = i
+		all = append(all, a)
+	}
+	return all
+}
+
+// attach checks the syntax of each key. Which of them a program takes follows
+// from its type, which only the object knows.
+func (c checker) attach(key string, a Attach) {
+	if a.Program == "" {
+		c.Add(key+".program", `write program = "NAME", a function of the object`, "is missing")
+	} else {
+		c.identifier(key+".program", a.Program)
+	}
+	c.choice(key+".mode", a.Mode, "auto", "generic", "native", "offload")
+	c.choice(key+".direction", a.Direction, "ingress", "egress")
+	c.choice(key+".position", a.Position, "head", "tail")
+	c.choice(key+".family", a.Family, "ipv4", "ipv6")
+	c.choice(key+".hook", a.Hook, "prerouting", "input", "forward", "output", "postrouting")
+	c.iface(key+".interface", a.Interface)
+	c.absolute(key+".netns", a.Netns)
+	c.absolute(key+".executable", a.Executable)
+	c.cgroup(key+".cgroup", a.Cgroup)
+	c.Printable(key+".symbol", a.Symbol)
+	if a.Tracepoint != "" && !tracepoint.MatchString(a.Tracepoint) {
+		c.Add(key+".tracepoint", "write GROUP/NAME, or NAME for a raw tracepoint", "%.80q is not the name of a tracepoint", a.Tracepoint)
+	}
+	if a.Map != "" && !mapName.MatchString(a.Map) {
+		c.Add(key+".map", "write the map's name as it stands in the C source", "%.80q is not the name of a map", a.Map)
+	}
+}
+
+// choice checks an optional key that takes few words.
+func (c checker) choice(key, got string, allowed ...string) {
+	if got != "" {
+		c.OneOf(key, got, allowed...)
+	}
+}
+
+// iface checks the name of an interface or a glob of names.
+func (c checker) iface(key, name string) {
+	const longest = 15 // IFNAMSIZ without the NUL
+	_, err := path.Match(name, "")
+	switch {
+	case name == "" || !c.Printable(key, name):
+	case err != nil:
+		c.Add(key, "close every [ with a ]", "%.80q is not a pattern", name)
+	case name == "." || name == ".." || strings.ContainsRune(name, '/') || strings.ContainsFunc(name, unicode.IsSpace):
+		c.Add(key, "write a name that ip link shows, or a pattern such as eth*", "%.80q cannot be the name of an interface", name)
+	case !strings.ContainsAny(name, `*?[\`) && len(name) > longest:
+		c.Add(key, "write a name that ip link shows", "%.80q is longer than the %d bytes an interface's name can have", name, longest)
+	}
+}
+
+// cgroup checks a path below the cgroup2 mount, or an absolute one.
+func (c checker) cgroup(key, name string) {
+	switch {
+	case filepath.IsAbs(name):
+		c.absolute(key, name)
+	case name != "" && c.Printable(key, name) && !filepath.IsLocal(name):
+		c.Add(key, "write a path below the cgroup2 mount, such as system.slice", "%.200q leads out of the cgroup2 mount", name)
+	}
+}

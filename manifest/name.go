@@ -1,0 +1,61 @@
+package manifest
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+const extension = ".toml"
+
+var (
+	validName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
+	order     = regexp.MustCompile(`^[0-9]{2}-`)
+)
+
+// reserved begin names that package pinning gives out itself.
+var reserved = []string{"stage-", "quarantine-"}
+
+// NameOf returns the name of the collection whose manifest file is: the file's
+// name without .toml and without a leading NN-, which only orders. The error is
+// an *Error.
+func NameOf(file string) (string, error) {
+	base := filepath.Base(file)
+	name, ok := strings.CutSuffix(base, extension)
+	if !ok {
+		return "", refuseFile(file, "name it NAME.toml", errors.New("a manifest's name ends with .toml"))
+	}
+	name = order.ReplaceAllString(name, "")
+	if template, instance, ok := strings.Cut(name, "@"); ok {
+		hint := fmt.Sprintf("write a manifest without @ for each use, such as %s-%s.toml", template, cmp.Or(instance, "eth0"))
+		return "", refuseFile(file, hint, errors.New("is a template or belongs to one, which this version of hornetd cannot load"))
+	}
+	if err := ValidName(name); err != nil {
+		return "", refuseFile(file, remedy.Of(err), err)
+	}
+	return name, nil
+}
+
+// ValidName says what is wrong with the name of a collection, or nil.
+func ValidName(name string) error {
+	if !validName.MatchString(name) {
+		return remedy.With(fmt.Errorf("%.80q is not a name for a collection", name),
+			"use a small letter, then at most 62 small letters, digits, - and _; a file's order is exactly two digits and a -")
+	}
+	for _, prefix := range reserved {
+		if strings.HasPrefix(name, prefix) {
+			return remedy.With(fmt.Errorf("%q begins with %s, which hornetd uses itself", name, prefix), "choose another name")
+		}
+	}
+	return nil
+}
+
+// refuseFile is an error about a whole file.
+func refuseFile(file, hint string, err error) error {
+	return remedy.With(&Error{File: file, Err: err}, "%s", hint)
+}

@@ -1,0 +1,142 @@
+package manifest
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"path/filepath"
+
+	"github.com/hornetd/hornetd/internal/tomlfile"
+)
+
+// MaxSize is how many bytes a manifest may have.
+const MaxSize = tomlfile.MaxSize
+
+// Error is a refused manifest: file, line, key and reason, with a remedy.
+type Error = tomlfile.Error
+
+// Parse reads the manifest that file holds and checks all of it that can be
+// checked without the object and the kernel. file gives the collection its name
+// and relative paths their directory; nothing is opened.
+//
+// The error is an *Error for the first thing in the file that is wrong.
+func Parse(file string, b []byte) (Manifest, error) {
+	name, err := NameOf(file)
+	if err != nil {
+		return Manifest{}, err
+	}
+	file, err = filepath.Abs(file)
+	if err != nil {
+		return Manifest{}, err
+	}
+	var raw rawManifest
+	text, err := tomlfile.Decode(file, b, &raw)
+	if err != nil {
+		return Manifest{}, err
+	}
+	c := checker{text.Problems(), text, filepath.Dir(file)}
+	m := Manifest{
+		Name:        name,
+		File:        file,
+		Digest:      sha256.Sum256(b),
+		Description: c.description(raw.Description),
+		Version:     raw.Version,
+		Start:       c.start(raw.Start),
+		Fail:        c.fail(raw.Fail),
+		Object:      c.object(raw.Object),
+		Variables:   c.variables(raw.Variables),
+		Maps:        c.maps(raw.Maps),
+		Attach:      c.attachAll(raw.Attach),
+		Allow:       c.allowAll(raw.Allow),
+		Limits:      c.limits(raw.Limits),
+		Tests:       c.tests(raw.Test),
+		text:        text,
+	}
+	if err := c.First(); err != nil {
+		return Manifest{}, err
+	}
+	return m, nil
+}
+
+// Errorf returns an *Error for key ("attach[0].interface", "maps.hits.class")
+// with the line it stands on, or else that of the nearest key around it.
+func (m Manifest) Errorf(key, format string, args ...any) error {
+	e := &Error{File: m.File, Key: key, Err: fmt.Errorf(format, args...)}
+	if m.text != nil {
+		e.Line, _ = m.text.Line(key)
+	}
+	return e
+}
+
+// The file as it is written. Pointers tell an absent key from one that says 0.
+type rawManifest struct {
+	Description string            `toml:"description"`
+	Version     uint64            `toml:"version"`
+	Start       string            `toml:"start"`
+	Fail        string            `toml:"fail"`
+	Object      rawObject         `toml:"object"`
+	Variables   map[string]any    `toml:"variables"`
+	Maps        map[string]rawMap `toml:"maps"`
+	Attach      []rawAttach       `toml:"attach"`
+	Allow       []rawAllow        `toml:"allow"`
+	Limits      rawLimits         `toml:"limits"`
+	Test        []rawTest         `toml:"test,one"`
+}
+
+type rawObject struct {
+	Path      string    `toml:"path"`
+	Signature string    `toml:"signature"`
+	Signers   *[]string `toml:"signers"`
+	SHA256    string    `toml:"sha256"`
+}
+
+type rawMap struct {
+	Class         string     `toml:"class"`
+	Entries       []rawEntry `toml:"entries"`
+	ProgramWrites bool       `toml:"program_writes"`
+	Keep          bool       `toml:"keep"`
+	MaxEntries    *uint32    `toml:"max_entries"`
+	Inner         string     `toml:"inner"`
+}
+
+type rawEntry struct {
+	Key   any `toml:"key"`
+	Value any `toml:"value"`
+}
+
+// rawAttach has the fields of Attach, so that it converts to one.
+type rawAttach struct {
+	Program    string `toml:"program"`
+	Interface  string `toml:"interface"`
+	Mode       string `toml:"mode"`
+	Direction  string `toml:"direction"`
+	Position   string `toml:"position"`
+	Netns      string `toml:"netns"`
+	Cgroup     string `toml:"cgroup"`
+	Tracepoint string `toml:"tracepoint"`
+	Executable string `toml:"executable"`
+	Symbol     string `toml:"symbol"`
+	Offset     uint64 `toml:"offset"`
+	Family     string `toml:"family"`
+	Hook       string `toml:"hook"`
+	Priority   int32  `toml:"priority"`
+	Defrag     bool   `toml:"defrag"`
+	Map        string `toml:"map"`
+}
+
+type rawAllow struct {
+	User  string   `toml:"user"`
+	Group string   `toml:"group"`
+	May   []string `toml:"may"`
+}
+
+type rawLimits struct {
+	Memory   *tomlfile.Size `toml:"memory"`
+	Maps     *uint16        `toml:"maps"`
+	Programs *uint16        `toml:"programs"`
+}
+
+type rawTest struct {
+	Program string `toml:"program"`
+	Data    string `toml:"data"`
+	Returns any    `toml:"returns"`
+}
