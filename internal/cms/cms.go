@@ -78,7 +78,7 @@ func Parse(b []byte) (*Message, error) {
 	content := r.last(&info, tag0, "content")
 	m.readSignedData(r, r.last(&content, der.SEQUENCE, "SignedData"))
 	if r.err != nil {
-		return nil, fmt.Errorf("not a detached CMS signature in DER as accepted here: %w", r.err)
+		return nil, fmt.Errorf("signature not accepted: %w", r.err)
 	}
 	return m, nil
 }

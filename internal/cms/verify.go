@@ -77,10 +77,10 @@ func (r *reader) attributes(b cryptobyte.String) map[string]cryptobyte.String {
 		r.check(!twice, "attribute %s is there twice", id)
 		values[id] = value
 	}
-	for _, id := range []string{oidContentType, oidMessageDigest} {
-		_, ok := values[id]
-		r.check(ok, "attribute %s (contentType, messageDigest) is missing", id)
-	}
+	_, hasType := values[oidContentType]
+	_, hasDigest := values[oidMessageDigest]
+	r.check(hasType, "contentType attribute is missing")
+	r.check(hasDigest, "messageDigest attribute is missing")
 	return values
 }
 
