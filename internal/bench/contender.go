@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/hornetd/hornetd/api"
+)
+
+// contender is one way of getting a program to run. load is timed: from the
+// file on disk to a live attachment that outlives whoever made it. undo is not.
+type contender struct {
+	name string
+	load func() error
+	undo func() error
+}
+
+// bare is the floor: parse, load, pin, attach, pin the links, in this process,
+// with nothing decided and nothing recorded.
+func bare(l workload, target int) contender {
+	dir := filepath.Join(l.world.pins, "bare")
+	return contender{
+		name: "floor",
+		load: func() error { return loadBare(l, target, dir) },
+		undo: func() error { return os.RemoveAll(dir) },
+	}
+}
+
+func loadBare(l workload, target int, dir string) error {
+	object, err := os.ReadFile(l.object)
+	if err != nil {
+		return err
+	}
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	if err != nil {
+		return err
+	}
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return err
+	}
+	defer coll.Close()
+	for _, sub := range []string{"", "maps", "programs", "links"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return err
+		}
+	}
+	for name, m := range coll.Maps {
+		// bpffs takes no dots.
+		if err := m.Pin(filepath.Join(dir, "maps", string(bytes.ReplaceAll([]byte(name), []byte("."), []byte("_"))))); err != nil {
+			return err
+		}
+	}
+	for name, p := range coll.Programs {
+		if err := p.Pin(filepath.Join(dir, "programs", name)); err != nil {
+			return err
+		}
+	}
+	links, err := l.attach(coll, target)
+	if err != nil {
+		return err
+	}
+	for i, made := range links {
+		if err := made.Pin(filepath.Join(dir, "links", l.attaches[i].program)); err != nil {
+			return err
+		}
+		made.Close()
+	}
+	return nil
+}
+
+// daemon is hornetd over its socket.
+func daemon(c *api.Client, target int) contender {
+	ctx, name := context.Background(), collectionName(target)
+	return contender{
+		name: "hornetd",
+		load: func() error {
+			_, err := c.Load(ctx, name)
+			return err
+		},
+		undo: func() error {
+			_, err := c.Unload(ctx, name, api.UnloadRequest{})
+			return err
+		},
+	}
+}
+
+// bpftool is what a shell script would do: one exec to load and pin, one for
+// each attachment. It pins no link, because it makes none.
+func bpftool(l workload, target int) contender {
+	dir := filepath.Join(l.world.pins, "bpftool")
+	load := [][]string{{"prog", "loadall", l.object, dir, "pinmaps", filepath.Join(dir, "maps")}}
+	var detach [][]string
+	for _, a := range l.attaches {
+		pin := filepath.Join(dir, a.program)
+		if l.onCgroup {
+			load = append(load, []string{"cgroup", "attach", l.world.cgroup(target), a.bpftool, "pinned", pin, "multi"})
+			detach = append(detach, []string{"cgroup", "detach", l.world.cgroup(target), a.bpftool, "pinned", pin})
+		} else {
+			load = append(load, []string{"net", "attach", a.bpftool, "pinned", pin, "dev", interfaceName(target)})
+			detach = append(detach, []string{"net", "detach", a.bpftool, "dev", interfaceName(target)})
+		}
+	}
+	return contender{
+		name: "bpftool",
+		load: func() error { return execAll(load) },
+		undo: func() error {
+			if err := execAll(detach); err != nil {
+				return err
+			}
+			return os.RemoveAll(dir)
+		},
+	}
+}
+
+func execAll(commands [][]string) error {
+	for _, args := range commands {
+		if out, err := exec.Command("bpftool", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("bpftool %v: %w: %s", args, err, out)
+		}
+	}
+	return nil
+}
