@@ -14,22 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/testenv"
 )
 
 // limit is the cap the tests read with: what sysfs says each of its files has.
 const limit = 4096
-
-// requireRoot skips tests that give files to other users.
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root: chown and mknod")
-	}
-	t.Skip("needs root: chown and mknod")
-}
 
 // write makes a file of mode 0644 and returns its path.
 func write(t *testing.T, path, contents string) string {
@@ -72,7 +61,7 @@ func TestReadTakesARelativePath(t *testing.T) {
 // Each row makes one thing that must not be read and returns its path. The
 // reasons must differ, so that an operator knows which one it is.
 func TestReadRefuses(t *testing.T) {
-	requireRoot(t)
+	testenv.RequireRoot(t) // chown and mknod
 	tests := []struct {
 		name   string
 		make   func(t *testing.T, dir string) string
@@ -229,7 +218,7 @@ func TestSymlinkRemedyNamesTheRealPath(t *testing.T) {
 // Somebody exchanges the file for a symbolic link, a foreign file and a FIFO
 // as fast as the kernel can. What Read returns must always be the good file.
 func TestReadWhileTheNameIsExchanged(t *testing.T) {
-	requireRoot(t)
+	testenv.RequireRoot(t) // chown and mknod
 	dir := t.TempDir()
 	good := write(t, filepath.Join(dir, "f"), "good")
 	evil := write(t, filepath.Join(dir, "evil"), "evil")
