@@ -35,7 +35,7 @@ lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
 	go vet ./...
 	go run $(STATICCHECK) ./...
-	@! command -v shellcheck >/dev/null || shellcheck .ci/run scripts/setup scripts/as-root scripts/test scripts/run scripts/stage-examples scripts/bpf-compile
+	@! command -v shellcheck >/dev/null || shellcheck .ci/run $$(grep -Il "^#!" scripts/*)
 
 examples: build
 	@scripts/stage-examples bin/examples
