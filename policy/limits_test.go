@@ -1,0 +1,198 @@
+package policy
+
+import (
+	"errors"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/testenv"
+	"github.com/hornetd/hornetd/manifest"
+)
+
+func hash(key, value, entries uint32) *ebpf.MapSpec {
+	return &ebpf.MapSpec{Type: ebpf.Hash, KeySize: key, ValueSize: value, MaxEntries: entries}
+}
+
+func objectOf(maps map[string]*ebpf.MapSpec, programs ...string) *ebpf.CollectionSpec {
+	spec := &ebpf.CollectionSpec{Maps: maps, Programs: map[string]*ebpf.ProgramSpec{}}
+	for _, p := range programs {
+		spec.Programs[p] = &ebpf.ProgramSpec{}
+	}
+	return spec
+}
+
+func granted(t *testing.T, l Limits, m manifest.Manifest) Grant {
+	t.Helper()
+	g, err := New(l, nil).Authorize(Subject{}, Load, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func TestCheck(t *testing.T) {
+	wide := Limits{Memory: 1 << 20, Maps: 4, Programs: 2, CPUs: 4}
+	with := func(change func(*manifest.Manifest)) manifest.Manifest {
+		m := manifest.Manifest{Name: "m", File: "m.toml"}
+		change(&m)
+		return m
+	}
+	none := func(*manifest.Manifest) {}
+	tests := []struct {
+		name   string
+		limits Limits
+		m      manifest.Manifest
+		spec   *ebpf.CollectionSpec
+		err    string // "" where it fits
+		hint   string
+	}{
+		{"nothing", Limits{CPUs: 1}, with(none), objectOf(nil), "", ""},
+		{"all of it", wide, with(none),
+			objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1<<15), "b": hash(8, 8, 1<<14), "c": hash(8, 8, 1<<13), "d": hash(8, 8, 1<<13)}, "p", "q"), "", ""},
+		{"a byte too much, rounded", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1<<16), "b": hash(1, 0, 1)}),
+			`collection "m": the object needs 1048584 bytes of maps, more than 1048576 (map "a" alone 1048576): limit exceeded`, "[limits] memory in hornetd.toml"},
+		{"a map too many", wide, with(none),
+			objectOf(map[string]*ebpf.MapSpec{"a": hash(1, 1, 1), "b": hash(1, 1, 1), "c": hash(1, 1, 1), "d": hash(1, 1, 1), "e": hash(1, 1, 1)}),
+			`collection "m": the object needs 5 maps, more than 4: limit exceeded`, "[limits] maps in hornetd.toml"},
+		{"inner maps count", wide, with(none),
+			objectOf(map[string]*ebpf.MapSpec{"a": hash(1, 1, 1), "b": hash(1, 1, 1), "c": hash(1, 1, 1),
+				"d": {Type: ebpf.HashOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: hash(1, 1, 1)}}),
+			`collection "m": the object needs 5 maps, more than 4`, ""},
+		{"a program too many", wide, with(none), objectOf(nil, "p", "q", "r"),
+			`collection "m": the object needs 3 programs, more than 2: limit exceeded`, "[limits] programs"},
+		{"no limits allow nothing", Limits{CPUs: 1}, with(none), objectOf(nil, "p"), `the object needs 1 programs, more than 0`, ""},
+		{"negative limits allow nothing", Limits{CPUs: 1, Programs: -1}, with(none), objectOf(nil, "p"), `more than 0`, ""},
+
+		{"the manifest narrows", wide, with(func(m *manifest.Manifest) { m.Limits.Memory = 1024 }), objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 65)}),
+			`m.toml: limits.memory: the object needs 1040 bytes of maps, more than 1024 (map "a" alone 1040): limit exceeded`, "limits.memory in the manifest"},
+		{"the manifest narrows programs", wide, with(func(m *manifest.Manifest) { m.Limits.Programs = 1 }), objectOf(nil, "p", "q"),
+			`m.toml: limits.programs: the object needs 2 programs, more than 1`, "limits.programs"},
+		{"the manifest narrows maps", wide, with(func(m *manifest.Manifest) { m.Limits.Maps = 1 }), objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1), "b": hash(8, 8, 1)}),
+			`m.toml: limits.maps: the object needs 2 maps, more than 1`, ""},
+		{"the manifest does not widen", wide, with(func(m *manifest.Manifest) { m.Limits.Memory = 1 << 40 }), objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1<<17)}),
+			`collection "m": the object needs 2097152 bytes of maps, more than 1048576`, "hornetd.toml"},
+		{"the manifest's max_entries counts", wide, with(func(m *manifest.Manifest) { m.Maps = map[string]manifest.Map{"a": {MaxEntries: 1 << 17}} }),
+			objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1)}), `the object needs 2097152 bytes`, ""},
+		{"the manifest's max_entries counts downwards too", wide, with(func(m *manifest.Manifest) { m.Maps = map[string]manifest.Map{"a": {MaxEntries: 1}} }),
+			objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1<<20)}), "", ""},
+
+		{"per CPU", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": {Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 1<<15 + 1}}),
+			`the object needs 1048608 bytes`, ""},
+		{"a ring buffer", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": {Type: ebpf.RingBuf, MaxEntries: 2 << 20}}), `the object needs 2097152 bytes`, ""},
+		{"no overflow of a product", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": hash(math.MaxUint32, math.MaxUint32, math.MaxUint32)}),
+			`the object needs 18446744073709551615 bytes`, ""},
+		{"no overflow of a per-CPU product", wide, with(none),
+			objectOf(map[string]*ebpf.MapSpec{"a": {Type: ebpf.PerCPUHash, KeySize: 8, ValueSize: math.MaxUint32, MaxEntries: math.MaxUint32}}), `the object needs 18446744073709551615 bytes`, ""},
+		{"no overflow of a sum", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": hash(math.MaxUint32, 1<<31, math.MaxUint32>>1), "b": hash(math.MaxUint32, 1<<31, math.MaxUint32>>1)}),
+			`the object needs 18446744073709551615 bytes`, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err := granted(t, tt.limits, tt.m).Check(tt.m, tt.spec)
+			if tt.err == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), tt.err) {
+				t.Fatalf("%v\nwant %s", err, tt.err)
+			}
+			if remedy.Of(err) == "" || !strings.Contains(remedy.Of(err), tt.hint) {
+				t.Errorf("remedy %q, want %q", remedy.Of(err), tt.hint)
+			}
+		})
+	}
+}
+
+// A grant is for one verb and one manifest.
+func TestCheckWantsTheRightGrant(t *testing.T) {
+	wide := Limits{Memory: 1 << 30, Maps: 100, Programs: 100, CPUs: 1}
+	m := manifest.Manifest{Name: "m", Digest: [32]byte{1}}
+	other := manifest.Manifest{Name: "m", Digest: [32]byte{2}}
+	status, err := New(wide, nil).Authorize(Subject{}, Status, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, g := range map[string]Grant{"zero": {}, "of another verb": status, "of another manifest": granted(t, wide, other)} {
+		if err := g.Check(m, objectOf(nil)); !errors.Is(err, ErrDenied) {
+			t.Errorf("grant %s: %v, want ErrDenied", name, err)
+		}
+	}
+	if err := granted(t, wide, m).Check(m, objectOf(nil)); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a map is thought to need is held against what the kernel accounts for it.
+func TestSizeAgainstTheKernel(t *testing.T) {
+	testenv.RequireRoot(t)
+	testenv.NoLeaks(t)
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const perEntry, fixed = 80, 64 << 10 // what the kernel may keep beside keys and values
+	for _, ms := range []*ebpf.MapSpec{
+		hash(4, 8, 10_000),
+		hash(16, 256, 1000),
+		{Type: ebpf.LRUHash, KeySize: 4, ValueSize: 100, MaxEntries: 10_000},
+		{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 64, MaxEntries: 10_000},
+		{Type: ebpf.LRUCPUHash, KeySize: 4, ValueSize: 64, MaxEntries: 10_000},
+		{Type: ebpf.Array, KeySize: 4, ValueSize: 12, MaxEntries: 10_000},
+		{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 1024, MaxEntries: 1000},
+		{Type: ebpf.RingBuf, MaxEntries: 1 << 20},
+		{Type: ebpf.Queue, ValueSize: 1024, MaxEntries: 1000},
+		{Type: ebpf.Stack, ValueSize: 1024, MaxEntries: 1000},
+		{Type: ebpf.StackTrace, KeySize: 4, ValueSize: 8 * 127, MaxEntries: 1024},
+		{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 10_000},
+		{Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 10_000, InnerMap: hash(4, 4, 1)},
+	} {
+		t.Run(ms.Type.String(), func(t *testing.T) {
+			m, err := ebpf.NewMap(ms)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			want := size(ms, uint64(ms.MaxEntries), uint64(cpus))
+			got := memlock(t, m)
+			if got < want || got > want+perEntry*uint64(ms.MaxEntries)+fixed {
+				t.Errorf("thought to need %d bytes, the kernel says %d", want, got)
+			}
+		})
+	}
+}
+
+// memlock is what the kernel says in the fdinfo of a map.
+func memlock(t *testing.T, m *ebpf.Map) uint64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(m.FD()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "memlock:"); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatal("no memlock in fdinfo")
+	return 0
+}
+
+func TestMemory(t *testing.T) {
+	m := manifest.Manifest{Maps: map[string]manifest.Map{"a": {MaxEntries: 3}}}
+	got, err := Memory(m, objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1), "b": hash(8, 8, 1)}))
+	if err != nil || got != 64 {
+		t.Errorf("%d, %v, want 64", got, err)
+	}
+}

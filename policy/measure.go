@@ -1,0 +1,102 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"math/bits"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/hornetd/hornetd/manifest"
+)
+
+// measured is what the maps of a collection need.
+type measured struct {
+	maps  int
+	bytes uint64 // math.MaxUint64 stands for all that is more
+
+	name string // of the largest map
+	most uint64 // its bytes
+}
+
+func (d *measured) add(name string, n uint64) {
+	d.maps++
+	d.bytes = add(d.bytes, n)
+	if n > d.most {
+		d.name, d.most = name, n
+	}
+}
+
+// largest says which map an operator should look at first.
+func (d *measured) largest() string {
+	return fmt.Sprintf(" (map %q alone %d)", d.name, d.most)
+}
+
+// measure adds up the maps of spec, with the sizes m gives them.
+func measure(m manifest.Manifest, spec *ebpf.CollectionSpec, cpus uint64) *measured {
+	var d measured
+	for _, name := range slices.Sorted(maps.Keys(spec.Maps)) {
+		ms := spec.Maps[name]
+		entries := uint64(ms.MaxEntries)
+		if n := m.Maps[name].MaxEntries; n > 0 {
+			entries = uint64(n)
+		}
+		d.add(name, size(ms, entries, cpus))
+		if inner := inner(ms, spec, m.Maps[name].Inner); inner != nil {
+			d.add(name+" (inner)", size(inner, uint64(inner.MaxEntries), cpus))
+		}
+	}
+	return &d
+}
+
+// inner is the map that the kernel takes the shape of a map-in-map's values
+// from, where it has to be made for that.
+func inner(ms *ebpf.MapSpec, spec *ebpf.CollectionSpec, name string) *ebpf.MapSpec {
+	if ms.InnerMap != nil {
+		return ms.InnerMap
+	}
+	return spec.Maps[name]
+}
+
+// size is how many bytes the keys and values of a map take when it is full. What
+// the kernel keeps beside them comes on top, up to some 64 bytes an entry.
+func size(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
+	key, value := padded(ms.KeySize), padded(ms.ValueSize)
+	switch ms.Type {
+	case ebpf.RingBuf, ebpf.UserRingbuf:
+		return entries // a buffer of that many bytes
+	case ebpf.Arena:
+		return mul(entries, uint64(os.Getpagesize()))
+	case ebpf.PerCPUHash, ebpf.LRUCPUHash, ebpf.PerCPUArray, ebpf.PerCPUCGroupStorage:
+		value = mul(value, cpus)
+	case ebpf.PerfEventArray:
+		entries = max(entries, cpus) // 0 stands for one per CPU
+	}
+	switch ms.Type {
+	case ebpf.Array, ebpf.PerCPUArray, ebpf.PerfEventArray, ebpf.ProgramArray, ebpf.CGroupArray, ebpf.ArrayOfMaps:
+		key = 0 // the index is not stored
+	}
+	// Storage maps have no number of entries; count one, as the size of all
+	// depends on what runs later.
+	return mul(add(key, value), max(entries, 1))
+}
+
+// padded is n rounded up to the 8 bytes to which the kernel aligns.
+func padded(n uint32) uint64 { return (uint64(n) + 7) &^ 7 }
+
+func add(a, b uint64) uint64 {
+	if sum, carry := bits.Add64(a, b, 0); carry == 0 {
+		return sum
+	}
+	return math.MaxUint64
+}
+
+func mul(a, b uint64) uint64 {
+	if hi, lo := bits.Mul64(a, b); hi == 0 {
+		return lo
+	}
+	return math.MaxUint64
+}

@@ -1,0 +1,129 @@
+package policy
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
+)
+
+// accounts stand in for /etc/passwd and /etc/group.
+type accounts map[string]uint32
+
+func (a accounts) UserID(name string) (uint32, bool) { id, ok := a["user "+name]; return id, ok }
+func (a accounts) GroupID(name string) (uint32, bool) {
+	id, ok := a["group "+name]
+	return id, ok
+}
+
+var host = accounts{
+	"user ada": 1000, "user bob": 1001, "user nobody": 65534, "user root": 0,
+	"group ada": 1000, "group netops": 50, "group nogroup": 65534, "group root": 0,
+}
+
+func rules(allow ...manifest.Allow) manifest.Manifest {
+	return manifest.Manifest{Name: "m", Allow: allow}
+}
+
+func user(name string, may ...manifest.Right) manifest.Allow {
+	return manifest.Allow{User: name, May: may}
+}
+
+func group(name string, may ...manifest.Right) manifest.Allow {
+	return manifest.Allow{Group: name, May: may}
+}
+
+func TestAuthorize(t *testing.T) {
+	ada := Subject{UID: 1000, GID: 1000, Groups: []uint32{1000, 50}}
+	tests := []struct {
+		name    string
+		subject Subject
+		verb    Verb
+		m       manifest.Manifest
+		ok      bool
+	}{
+		{"root may load what allows nobody", Subject{}, Load, rules(), true},
+		{"root may read", Subject{}, Read("x"), rules(), true},
+		{"root by its group only", Subject{UID: 1, GID: 0}, Load, rules(), false},
+		{"nobody else", ada, Status, rules(), false},
+
+		{"by name", ada, Load, rules(user("ada", "load")), true},
+		{"by number", ada, Load, rules(user("1000", "load")), true},
+		{"by number with zeros in front", ada, Load, rules(user("0001000", "load")), true},
+		{"by a negative number", ada, Load, rules(user("-1", "load")), false},
+		{"by a number of 33 bits", Subject{UID: 1}, Load, rules(user("4294967297", "load")), false},
+		{"another user", ada, Load, rules(user("bob", "load")), false},
+		{"an unknown name", ada, Load, rules(user("eve", "load")), false},
+		{"an unknown group", Subject{UID: 5}, Load, rules(group("eve", "load")), false},
+		{"the name of a group is not one of a user", ada, Load, rules(user("netops", "load")), false},
+
+		{"by group", ada, Load, rules(group("netops", "load")), true},
+		{"by the first group", Subject{UID: 7, GID: 50}, Load, rules(group("netops", "load")), true},
+		{"by a group's number", ada, Load, rules(group("50", "load")), true},
+		{"another group", Subject{UID: 7, GID: 7, Groups: []uint32{8}}, Load, rules(group("netops", "load")), false},
+		{"a uid is no gid", Subject{UID: 50, GID: 7}, Load, rules(group("netops", "load")), false},
+		{"a gid is no uid", Subject{UID: 7, GID: 1000, Groups: []uint32{1000}}, Load, rules(user("ada", "load")), false},
+
+		{"only what is listed", ada, Unload, rules(user("ada", "load", "status")), false},
+		{"load does not imply status", ada, Status, rules(user("ada", "load")), false},
+		{"one of several rules", ada, Events, rules(user("bob", "events"), group("netops", "events")), true},
+		{"rights of two rules are not mixed", Subject{UID: 1001}, Load, rules(user("ada", "load"), user("bob", "status")), false},
+		{"a rule without rights", ada, Load, rules(user("ada")), false},
+		{"a rule about nobody", ada, Load, rules(manifest.Allow{May: []manifest.Right{"load"}}), false},
+		{"a rule about a user and a group", ada, Load, rules(manifest.Allow{User: "ada", Group: "netops", May: []manifest.Right{"load"}}), false},
+
+		{"read one map", ada, Read("hits"), rules(user("ada", "read:hits")), true},
+		{"read another map", ada, Read("blocked"), rules(user("ada", "read:hits")), false},
+		{"a longer name", ada, Read("hits2"), rules(user("ada", "read:hits")), false},
+		{"read every map", ada, Read("hits"), rules(user("ada", "read:*")), true},
+		{"reading every map is not loading", ada, Load, rules(user("ada", "read:*")), false},
+		{"reading no map", ada, Read(""), rules(user("ada", "read:*")), false},
+		{"an unknown verb", ada, Verb("reload"), rules(user("ada", "load", "read:*")), false},
+		{"no verb", ada, "", rules(user("ada", "load")), false},
+
+		{"the overflow uid by name", Subject{UID: 65534, GID: 65534}, Load, rules(user("nobody", "load")), false},
+		{"the overflow uid by number", Subject{UID: 65534, GID: 65534}, Load, rules(user("65534", "load")), true},
+		{"the overflow gid by name", Subject{UID: 5, GID: 65534}, Load, rules(group("nogroup", "load")), false},
+		{"the overflow gid among several", Subject{UID: 5, GID: 5, Groups: []uint32{65534}}, Load, rules(group("nogroup", "load")), false},
+		{"the overflow gid by number", Subject{UID: 5, GID: 65534}, Load, rules(group("65534", "load")), true},
+		{"the overflow uid by a group of its own", Subject{UID: 65534, GID: 50}, Load, rules(group("netops", "load")), true},
+	}
+	p := New(Limits{}, host)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := p.Authorize(tt.subject, tt.verb, tt.m)
+			if tt.ok && err != nil {
+				t.Error(err)
+			}
+			if !tt.ok && !errors.Is(err, ErrDenied) {
+				t.Errorf("%v, want ErrDenied", err)
+			}
+		})
+	}
+}
+
+func TestAuthorizeWithoutNames(t *testing.T) {
+	p := New(Limits{}, nil)
+	if _, err := p.Authorize(Subject{UID: 1000}, Load, rules(user("ada", "load"), group("netops", "load"))); !errors.Is(err, ErrDenied) {
+		t.Errorf("%v, want ErrDenied", err)
+	}
+	if _, err := p.Authorize(Subject{UID: 1000}, Load, rules(user("1000", "load"))); err != nil {
+		t.Error(err)
+	}
+	var zero Policy
+	if _, err := zero.Authorize(Subject{UID: 1000}, Load, rules()); !errors.Is(err, ErrDenied) {
+		t.Errorf("%v, want ErrDenied", err)
+	}
+}
+
+func TestDeniedSaysWhatToDo(t *testing.T) {
+	_, err := New(Limits{}, host).Authorize(Subject{UID: 1000}, Read("hits"), rules())
+	if want := `collection "m": uid 1000 may not read:hits: permission denied`; err.Error() != want {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+	if want := `[[allow]] with user = "1000" and may = ["read:hits"]`; !strings.Contains(remedy.Of(err), want) {
+		t.Errorf("remedy %q, want %s", remedy.Of(err), want)
+	}
+}
