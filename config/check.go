@@ -1,0 +1,96 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/hornetd/hornetd/internal/tomlfile"
+)
+
+// checker turns the raw file into a Config and notes what is wrong with it.
+type checker struct{ *tomlfile.Problems }
+
+func (c checker) paths(raw rawPaths) Paths {
+	const key, most = "paths.manifests", 16
+	if n := len(raw.Manifests); n == 0 || n > most {
+		c.Add(key, `write manifests = ["/etc/hornet.d"], or remove the key`, "has %d directories, must have 1 to %d", n, most)
+		return Paths{}
+	}
+	seen := map[string]bool{}
+	for i, dir := range raw.Manifests {
+		at := fmt.Sprintf("%s[%d]", key, i)
+		c.path(at, dir)
+		if seen[dir] {
+			c.Add(at, "remove one", "%.200q stands there twice", dir)
+		}
+		seen[dir] = true
+	}
+	c.path("paths.trust", raw.Trust)
+	c.path("paths.bpffs", raw.BPFFS)
+	c.path("paths.state", raw.State)
+	return Paths(raw)
+}
+
+// path checks that a path is absolute, clean and not the root.
+func (c checker) path(key, path string) {
+	switch clean := filepath.Clean(path); {
+	case !c.Printable(key, path):
+	case !filepath.IsAbs(path):
+		c.Add(key, "write an absolute path", "%.200q is not an absolute path", path)
+	case clean != path:
+		c.Add(key, fmt.Sprintf("write %q", clean), "%.200q is not the shortest form of a path", path)
+	case path == "/":
+		c.Add(key, "name a directory of its own", "is the root directory")
+	}
+}
+
+func (c checker) api(raw rawAPI) API {
+	const longest = 107 // sun_path without the NUL
+	c.path("api.socket", raw.Socket)
+	if len(raw.Socket) > longest {
+		c.Add("api.socket", "choose a shorter path", "has %d bytes, more than the %d of a socket's path", len(raw.Socket), longest)
+	}
+	bad := func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("/:,", r) }
+	if c.Printable("api.group", raw.Group) && (strings.ContainsFunc(raw.Group, bad) || strings.HasPrefix(raw.Group, "-")) {
+		c.Add("api.group", "write a name that getent group shows, or a number", "%.80q cannot be the name of a group", raw.Group)
+	}
+	return API{Socket: raw.Socket, Mode: os.FileMode(raw.Mode), Group: raw.Group}
+}
+
+func (c checker) log(raw rawLog) Log {
+	var level zapcore.Level
+	c.OneOf("log.level", raw.Level, "debug", "info", "warn", "error")
+	_ = level.Set(raw.Level) // OneOf has told
+	c.OneOf("log.format", raw.Format, string(FormatAuto), string(FormatJSON), string(FormatConsole))
+	return Log{Level: level, Format: Format(raw.Format)}
+}
+
+func (c checker) limits(raw rawLimits) Limits {
+	c.count("limits.maps", raw.Maps, 4096)
+	c.count("limits.programs", raw.Programs, 4096)
+	c.count("limits.total_collections", raw.TotalCollections, 10_000)
+	if raw.TotalMemory < raw.Memory {
+		c.Add("limits.total_memory", "raise it, or lower limits.memory",
+			"is %d, less than the %d of a single manifest", raw.TotalMemory, raw.Memory)
+	}
+	return Limits{
+		Memory: uint64(raw.Memory), Maps: raw.Maps, Programs: raw.Programs,
+		TotalMemory: uint64(raw.TotalMemory), TotalCollections: raw.TotalCollections,
+	}
+}
+
+func (c checker) count(key string, n, most int) {
+	if n < 1 || n > most {
+		c.Add(key, fmt.Sprintf("write a number from 1 to %d", most), "is %d, must be 1 to %d", n, most)
+	}
+}
+
+func (c checker) manifests(raw rawManifests) Manifests {
+	c.OneOf("manifests.removed", raw.Removed, string(RemovedUnload), string(RemovedKeep))
+	return Manifests{Removed: Removed(raw.Removed)}
+}

@@ -1,0 +1,100 @@
+// Package config reads hornetd.toml, the operator's word: where things lie, who
+// reaches the socket and how much may be used. Config holds checked values only.
+//
+// A manifest is what somebody asks for; this is what the operator says. The two
+// share no type, so that a claim never becomes a setting.
+package config
+
+import (
+	"os"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/hornetd/hornetd/policy"
+)
+
+// Config is a checked hornetd.toml. hornetd.toml.example explains every key.
+type Config struct {
+	Paths     Paths
+	API       API
+	Log       Log
+	Limits    Limits
+	Manifests Manifests
+}
+
+// Paths are where things lie, all absolute.
+type Paths struct {
+	Manifests  []string // directories of manifests, the one that wins first
+	Trust      string   // directory of the keys that may sign
+	BPFFS      string   // directory of the pins
+	State      string   // directory of the audit log
+	MountBPFFS bool     // mount a bpffs of its own at BPFFS
+}
+
+// API is the socket.
+type API struct {
+	Socket string      // absolute path
+	Mode   os.FileMode // permission bits only
+	Group  string      // name or decimal id
+}
+
+// Log is how hornetd writes its log, which goes to standard error.
+type Log struct {
+	Level  zapcore.Level
+	Format Format
+}
+
+// Format is the form of a line of the log.
+type Format string
+
+const (
+	FormatAuto    Format = "auto"    // console on a terminal, else json
+	FormatJSON    Format = "json"    // one object a line, everything escaped
+	FormatConsole Format = "console" // for people
+)
+
+// Limits bound what may be created, per manifest and in total. None is 0.
+type Limits struct {
+	Memory           uint64 // bytes of map keys and values, per manifest
+	Maps             int    // per manifest
+	Programs         int    // per manifest
+	TotalMemory      uint64 // bytes of map keys and values of all that runs
+	TotalCollections int    // that run at the same time
+}
+
+// Policy returns the limits of one manifest.
+func (l Limits) Policy() policy.Limits {
+	return policy.Limits{Memory: l.Memory, Maps: l.Maps, Programs: l.Programs}
+}
+
+// Manifests says how to treat them.
+type Manifests struct {
+	Removed Removed
+}
+
+// Removed says what becomes of a collection whose manifest is gone.
+type Removed string
+
+const (
+	RemovedUnload Removed = "unload"
+	RemovedKeep   Removed = "keep"
+)
+
+// Default returns the configuration of a host without a hornetd.toml.
+func Default() Config {
+	return Config{
+		Paths: Paths{
+			Manifests: []string{"/etc/hornet.d", "/run/hornet.d", "/usr/local/lib/hornet.d", "/usr/lib/hornet.d"},
+			Trust:     "/etc/hornet/trust.d",
+			BPFFS:     "/sys/fs/bpf/hornet",
+			State:     "/var/lib/hornet",
+		},
+		API: API{Socket: "/run/hornet/hornetd.sock", Mode: 0o660, Group: "hornet"},
+		Log: Log{Level: zapcore.InfoLevel, Format: FormatAuto},
+		Limits: Limits{
+			Memory: 64 << 20, Maps: 128, Programs: 128,
+			TotalMemory: 1 << 30, TotalCollections: 1024,
+		},
+		Manifests: Manifests{Removed: RemovedUnload},
+	}
+}

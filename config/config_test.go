@@ -1,0 +1,219 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/tomlfile"
+	"github.com/hornetd/hornetd/policy"
+)
+
+const example = "../hornetd.toml.example"
+
+// The example is the manual: it must be right, and it must be complete.
+func TestExampleIsTheDefault(t *testing.T) {
+	b, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(example, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Default(), got); diff != "" {
+		t.Errorf("(-Default +example):\n%s", diff)
+	}
+	var tree map[string]any
+	text, err := tomlfile.Decode(example, b, &tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := keysOf("", reflect.TypeFor[rawConfig]())
+	if len(keys) < 15 {
+		t.Errorf("only %d keys: %v", len(keys), keys)
+	}
+	lines := strings.Split(string(b), "\n")
+	for _, key := range keys {
+		line, ok := text.Line(key)
+		if !ok {
+			t.Errorf("%s is not in %s", key, example)
+		} else if above := lines[line-2]; !strings.HasPrefix(above, "# ") {
+			t.Errorf("%s is not explained in %s", key, example)
+		}
+	}
+}
+
+// keysOf lists the keys that a struct reads.
+func keysOf(prefix string, typ reflect.Type) []string {
+	if typ.Kind() != reflect.Struct {
+		return []string{strings.TrimSuffix(prefix, ".")}
+	}
+	var keys []string
+	for i := range typ.NumField() {
+		f := typ.Field(i)
+		keys = append(keys, keysOf(prefix+f.Tag.Get("toml")+".", f.Type)...)
+	}
+	return keys
+}
+
+func TestParse(t *testing.T) {
+	if got, err := Parse("h.toml", nil); err != nil || !cmp.Equal(got, Default()) {
+		t.Errorf("an empty file: %v\n%s", err, cmp.Diff(Default(), got))
+	}
+	got, err := Parse("h.toml", []byte(`
+[paths]
+manifests = ["/m"]
+trust = "/t"
+bpffs = "/b"
+state = "/s"
+mount_bpffs = true
+[api]
+socket = "/x.sock"
+mode = "0666"
+group = "0"
+[log]
+level = "debug"
+format = "console"
+[limits]
+memory = 4096
+maps = 1
+programs = 4096
+total_memory = "1TiB"
+total_collections = 10000
+[manifests]
+removed = "keep"
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Paths:     Paths{Manifests: []string{"/m"}, Trust: "/t", BPFFS: "/b", State: "/s", MountBPFFS: true},
+		API:       API{Socket: "/x.sock", Mode: 0o666, Group: "0"},
+		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
+		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
+		Manifests: Manifests{Removed: RemovedKeep},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got, want := got.Limits.Policy(), (policy.Limits{Memory: 4096, Maps: 1, Programs: 4096}); got != want {
+		t.Errorf("policy limits %+v, want %+v", got, want)
+	}
+}
+
+// One key that is set leaves the rest as it is.
+func TestParseKeepsTheOtherDefaults(t *testing.T) {
+	got, err := Parse("h.toml", []byte("log.level = 'warn'"))
+	want := Default()
+	want.Log.Level = zapcore.WarnLevel
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	got.Paths.Manifests[0] = "/changed"
+	if Default().Paths.Manifests[0] != "/etc/hornet.d" {
+		t.Error("a Config shares memory with the next Default")
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	tests := []struct{ text, err, hint string }{
+		{"[path]", "1: path: unknown key", `did you mean "paths"?`},
+		{"[paths]\nmanifest = []", "2: paths.manifest: unknown key", `did you mean "manifests"?`},
+		{"[api]\nSocket = '/x'", "2: api.Socket: unknown key", `did you mean "socket"?`},
+		{"paths = 1", "1: paths: is an integer, not a table", ""},
+		{"[paths]\nmanifests = '/etc/hornet.d'", "2: paths.manifests: is a string, not an array", ""},
+		{"[paths]\nmanifests = []", "2: paths.manifests: has 0 directories, must have 1 to 16", ""},
+		{"[paths]\nmanifests = [" + strings.Repeat("'/a',", 17) + "]", "2: paths.manifests: has 17 directories", ""},
+		{"[paths]\nmanifests = ['/a',\n'b']", `3: paths.manifests[1]: "b" is not an absolute path`, "absolute path"},
+		{"[paths]\nmanifests = ['/a',\n'/a']", `3: paths.manifests[1]: "/a" stands there twice`, "remove one"},
+		{"[paths]\ntrust = ''", "2: paths.trust: is empty", ""},
+		{"[paths]\ntrust = '/a/'", `2: paths.trust: "/a/" is not the shortest form of a path`, `write "/a"`},
+		{"[paths]\nbpffs = '/a/../b'", `2: paths.bpffs: "/a/../b" is not the shortest form`, `write "/b"`},
+		{"[paths]\nbpffs = '/'", "2: paths.bpffs: is the root directory", ""},
+		{"[paths]\nstate = \"/a\\u0000\"", `2: paths.state: "/a\x00" contains a character`, ""},
+		{"[paths]\nmount_bpffs = 'yes'", "2: paths.mount_bpffs: is a string, not true or false", ""},
+		{"[api]\nsocket = 'x.sock'", `2: api.socket: "x.sock" is not an absolute path`, ""},
+		{"[api]\nsocket = '/" + strings.Repeat("x", 107) + "'", "2: api.socket: has 108 bytes, more than the 107", "shorter"},
+		{"[api]\nmode = 660", "2: api.mode: is not a string", `"0660"`},
+		{"[api]\nmode = '0o660'", `2: api.mode: "0o660" is not an octal mode`, ""},
+		{"[api]\nmode = '0680'", `2: api.mode: "0680" is not an octal mode`, ""},
+		{"[api]\nmode = '0770'", `2: api.mode: "0770" has bits that mean nothing for a socket`, ""},
+		{"[api]\nmode = '4660'", `2: api.mode: "4660" has bits`, ""},
+		{"[api]\nmode = '0060'", `2: api.mode: "0060" shuts root out`, ""},
+		{"[api]\nmode = '777777777777777777777777'", `2: api.mode: "777777777777777777777777" is not an octal mode`, ""},
+		{"[api]\ngroup = 'a b'", `2: api.group: "a b" cannot be the name of a group`, "getent"},
+		{"[api]\ngroup = '-1'", `2: api.group: "-1" cannot be`, ""},
+		{"[log]\nlevel = 'warning'", `2: log.level: "warning" is none of debug, info, warn, error`, "info"},
+		{"[log]\nlevel = 'fatal'", `2: log.level: "fatal" is none`, ""},
+		{"[log]\nformat = 'jsno'", `2: log.format: "jsno" is none of auto, json, console`, `did you mean "json"?`},
+		{"[limits]\nmemory = 0", "2: limits.memory: is not more than 0", ""},
+		{"[limits]\nmemory = '2GiB'", "1: limits.total_memory: is 1073741824, less than the 2147483648 of a single manifest", "raise it"},
+		{"[limits]\ntotal_memory = '1MiB'", "2: limits.total_memory: is 1048576, less than the 67108864", ""},
+		{"[limits]\nmaps = 0", "2: limits.maps: is 0, must be 1 to 4096", "1 to 4096"},
+		{"[limits]\nmaps = 4097", "2: limits.maps: is 4097, must be 1 to 4096", ""},
+		{"[limits]\nprograms = -1", "2: limits.programs: is -1, must be 1 to 4096", ""},
+		{"[limits]\ntotal_collections = 10001", "2: limits.total_collections: is 10001", ""},
+		{"[manifests]\nremoved = 'delete'", `2: manifests.removed: "delete" is none of unload, keep`, ""},
+		{"[log]\nlevel = 'loud'\n[api]\nmode = 660", "4: api.mode: is not a string", ""}, // types first
+		{"[limits]\nmaps = 0\n[api]\ngroup = '/'", "2: limits.maps: is 0", ""},           // then from the top
+	}
+	for _, tt := range tests {
+		cfg, err := Parse("h.toml", []byte(tt.text))
+		var e *Error
+		switch {
+		case !errors.As(err, &e):
+			t.Errorf("%q: %v, want an *Error", tt.text, err)
+		case !strings.HasPrefix(err.Error(), "h.toml:"+tt.err):
+			t.Errorf("%q: %v\nwant h.toml:%s", tt.text, err, tt.err)
+		case remedy.Of(err) == "" || !strings.Contains(remedy.Of(err), tt.hint):
+			t.Errorf("%q: remedy %q, want %q", tt.text, remedy.Of(err), tt.hint)
+		case !cmp.Equal(cfg, Config{}):
+			t.Errorf("%q: a Config beside the error", tt.text)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	b, err := os.ReadFile(example)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	for _, text := range []string{
+		"", "[paths]\nmanifests = ['/a', '/a']", "[api]\nmode = 0660", "api.mode = '0660'", "[limits]\nmemory = '16777216TiB'",
+		strings.Repeat("a.", 20_000) + "a = 1", strings.Repeat("[", MaxSize), "a = " + strings.Repeat("{a = ", 4000),
+		"\ufeff", "[log]\r\nlevel = 'info'\r\n", "\xff", "limits.maps = 9223372036854775808", "log.level = 2026-01-01", "limits.memory = nan",
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cfg, err := Parse("h.toml", b)
+		if err != nil {
+			var e *Error
+			if !errors.As(err, &e) || remedy.Of(err) == "" || strings.ContainsAny(err.Error(), "\n\x1b") {
+				t.Errorf("%q: no *Error of one line with a remedy", err)
+			}
+			return
+		}
+		// What was accepted keeps what Config promises.
+		l := cfg.Limits
+		if l.Memory == 0 || l.Maps < 1 || l.Programs < 1 || l.TotalMemory < l.Memory || l.TotalCollections < 1 {
+			t.Errorf("limits %+v", l)
+		}
+		for _, path := range append(cfg.Paths.Manifests, cfg.Paths.Trust, cfg.Paths.BPFFS, cfg.Paths.State, cfg.API.Socket) {
+			if !strings.HasPrefix(path, "/") || strings.ContainsRune(path, 0) {
+				t.Errorf("path %q", path)
+			}
+		}
+		if cfg.API.Mode.Perm() != cfg.API.Mode || cfg.API.Group == "" || len(cfg.Paths.Manifests) == 0 {
+			t.Errorf("%+v", cfg)
+		}
+	})
+}

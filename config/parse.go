@@ -1,0 +1,113 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/tomlfile"
+)
+
+// MaxSize is how many bytes a configuration may have.
+const MaxSize = tomlfile.MaxSize
+
+// Error is a refused configuration: file, line, key and reason, with a remedy.
+type Error = tomlfile.Error
+
+// Parse reads the configuration b; what it does not say is as in Default. file
+// is used in messages only. The error is an *Error for the first thing in the
+// file that is wrong.
+func Parse(file string, b []byte) (Config, error) {
+	raw := rawOf(Default())
+	text, err := tomlfile.Decode(file, b, &raw)
+	if err != nil {
+		return Config{}, err
+	}
+	c := checker{text.Problems()}
+	cfg := Config{
+		Paths:     c.paths(raw.Paths),
+		API:       c.api(raw.API),
+		Log:       c.log(raw.Log),
+		Limits:    c.limits(raw.Limits),
+		Manifests: c.manifests(raw.Manifests),
+	}
+	if err := c.First(); err != nil {
+		return Config{}, err
+	}
+	return cfg, nil
+}
+
+// The file as it is written. It is filled with the defaults before it is read.
+type rawConfig struct {
+	Paths     rawPaths     `toml:"paths"`
+	API       rawAPI       `toml:"api"`
+	Log       rawLog       `toml:"log"`
+	Limits    rawLimits    `toml:"limits"`
+	Manifests rawManifests `toml:"manifests"`
+}
+
+type rawPaths struct {
+	Manifests  []string `toml:"manifests"`
+	Trust      string   `toml:"trust"`
+	BPFFS      string   `toml:"bpffs"`
+	State      string   `toml:"state"`
+	MountBPFFS bool     `toml:"mount_bpffs"`
+}
+
+type rawAPI struct {
+	Socket string `toml:"socket"`
+	Mode   mode   `toml:"mode"`
+	Group  string `toml:"group"`
+}
+
+type rawLog struct {
+	Level  string `toml:"level"`
+	Format string `toml:"format"`
+}
+
+type rawLimits struct {
+	Memory           tomlfile.Size `toml:"memory"`
+	Maps             int           `toml:"maps"`
+	Programs         int           `toml:"programs"`
+	TotalMemory      tomlfile.Size `toml:"total_memory"`
+	TotalCollections int           `toml:"total_collections"`
+}
+
+type rawManifests struct {
+	Removed string `toml:"removed"`
+}
+
+func rawOf(c Config) rawConfig {
+	return rawConfig{
+		Paths: rawPaths(c.Paths),
+		API:   rawAPI{c.API.Socket, mode(c.API.Mode), c.API.Group},
+		Log:   rawLog{c.Log.Level.String(), string(c.Log.Format)},
+		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
+			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalCollections},
+		Manifests: rawManifests{string(c.Manifests.Removed)},
+	}
+}
+
+// mode is the permission bits of a socket, in a string of octal digits: as a
+// number 660 and 0o660 would be two different modes.
+type mode os.FileMode
+
+func (m *mode) UnmarshalTOML(v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return remedy.With(errors.New("is not a string"), `write octal digits in quotes, such as "0660"`)
+	}
+	n, err := strconv.ParseUint(s, 8, 32)
+	switch {
+	case err != nil:
+		return remedy.With(fmt.Errorf("%.40q is not an octal mode", s), `write octal digits in quotes, such as "0660"`)
+	case n&^0o666 != 0:
+		return remedy.With(fmt.Errorf("%.40q has bits that mean nothing for a socket", s), "write read and write bits only, such as 0660")
+	case n&0o600 != 0o600:
+		return remedy.With(fmt.Errorf("%.40q shuts root out", s), "begin it with 06")
+	}
+	*m = mode(n)
+	return nil
+}
