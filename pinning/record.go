@@ -40,6 +40,7 @@ type Record struct {
 	Programs []RecordProgram `json:"programs"`
 	Links    []RecordLink    `json:"links"`
 
+	Memory   uint64    `json:"memory"` // bytes of map keys and values
 	LoadedAt time.Time `json:"loaded_at"`
 	Caller   Caller    `json:"caller"`
 }

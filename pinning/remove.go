@@ -22,7 +22,7 @@ func (s *Store) Remove(n Name) error {
 	if n.s == "" {
 		return fmt.Errorf("collection %q: %w", n, ErrNotExist)
 	}
-	if err := s.retire(n.s); err != nil {
+	if err := s.retire(n.s, nil); err != nil {
 		return fmt.Errorf("collection %q: %w", n, err)
 	}
 	return nil
@@ -33,13 +33,18 @@ func (s *Store) RemoveQuarantined(dir string) error {
 	if !strings.HasPrefix(dir, quarantinePrefix) || strings.Contains(dir, "/") {
 		return fmt.Errorf("quarantine %q: %w", dir, ErrNotExist)
 	}
-	if err := s.retire(dir); err != nil {
+	c, err := s.scan()
+	if err != nil {
+		return err
+	}
+	if err := s.retire(dir, s.linksOf(c.committed...)); err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
 	return nil
 }
 
-func (s *Store) retire(dir string) error {
+// retire makes a directory a stage and takes it down.
+func (s *Store) retire(dir string, keep []link.ID) error {
 	d, err := s.dir.open(dir)
 	if err != nil {
 		return fmt.Errorf("remove: %w", err) // not there, or not a directory: not ours
@@ -49,7 +54,7 @@ func (s *Store) retire(dir string) error {
 	if err := s.dir.rename(dir, id, unix.RENAME_NOREPLACE); err != nil {
 		return fmt.Errorf("remove: %w", err)
 	}
-	return s.takeDown(id)
+	return s.takeDown(id, keep)
 }
 
 // Quarantine puts a committed collection aside as it is and returns the name
@@ -76,14 +81,17 @@ func (s *Store) Sweep() (swept []string, err error) {
 		return nil, err
 	}
 	var errs []error
-	var links []link.ID
+	var keep, links []link.ID
+	if len(c.stages) > 0 {
+		keep = s.linksOf(c.committed...)
+	}
 	for _, stage := range c.stages {
 		if !s.known(stage) {
 			dir := quarantinePrefix + strings.TrimPrefix(stage, stagePrefix)
 			errs = append(errs, s.dir.rename(stage, dir, unix.RENAME_NOREPLACE))
 			continue
 		}
-		dropped, err := s.clear(stage)
+		dropped, err := s.clear(stage, keep)
 		links = append(links, dropped...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", stage, err))
@@ -91,7 +99,7 @@ func (s *Store) Sweep() (swept []string, err error) {
 		}
 		swept = append(swept, stage)
 	}
-	return swept, errors.Join(append(errs, s.waitGone(links))...)
+	return swept, errors.Join(append(errs, waitGone(links))...)
 }
 
 // known reports whether a stage holds only what this version puts there.
@@ -120,65 +128,83 @@ func (s *Store) known(stage string) bool {
 	return true
 }
 
-// takeDown removes a stage and waits for its links to be gone.
-func (s *Store) takeDown(stage string) error {
-	links, err := s.clear(stage)
+// takeDown removes a stage. When it returns, its links are detached, but for
+// those that have a name elsewhere or are in keep.
+func (s *Store) takeDown(stage string, keep []link.ID) error {
+	links, err := s.clear(stage, keep)
 	if err != nil {
 		err = fmt.Errorf("%s: %w: %w", stage, ErrLeftBehind, err)
 		err = remedy.With(err, "it is removed when hornetd starts the next time")
 	}
-	return errors.Join(err, s.waitGone(links))
+	return errors.Join(err, waitGone(links))
 }
 
-// clear removes a directory and what is in it, links first, so that no program
+// clear removes a directory and what is in it: links first, so that no program
 // is without its maps while it is attached, and the record last. It returns
-// the links that had their last name there.
-func (s *Store) clear(name string) (links []link.ID, err error) {
+// the links that go only when the kernel lets go of them.
+func (s *Store) clear(name string, keep []link.ID) (going []link.ID, err error) {
 	d, err := s.dir.open(name)
 	if err != nil {
 		return nil, err
 	}
-	links = lastNames(d)
+	going = detach(d, keep)
 	err = removeContents(d)
 	d.close()
 	if err != nil {
-		return links, err
+		return going, err
 	}
-	return links, s.dir.rmdir(name)
+	return going, s.dir.rmdir(name)
 }
 
-// lastNames returns the ids of the links in d that no other directory names.
-func lastNames(d dir) []link.ID {
-	return linkIDs(d, func(st unix.Stat_t) bool { return st.Nlink == 1 })
+// detach detaches the links in d at once where the kernel can, and returns the
+// ids of the others. Removing the last pin would do it too, but later (from a
+// work queue, after an RCU grace period before 6.18), and a hook that takes one
+// link, such as XDP, would be busy for the next load.
+//
+// A link is left alone if its file has another name (Stage.LinkExisting) or if
+// it is in keep, that is pinned elsewhere as another file.
+func detach(d dir, keep []link.ID) (going []link.ID) {
+	eachLink(d, func(st unix.Stat_t, id link.ID, l link.Link) {
+		if st.Nlink > 1 || slices.Contains(keep, id) {
+			return
+		}
+		if l.Detach() != nil { // tracing, perf events: not while it has a descriptor
+			going = append(going, id)
+		}
+	})
+	return going
 }
 
-// linkIDs returns the ids of the links pinned in d whose files satisfy want.
-func linkIDs(d dir, want func(unix.Stat_t) bool) (ids []link.ID) {
-	ents, _ := d.list(linksDir)
-	for _, e := range ents {
-		var st unix.Stat_t
-		err := unix.Fstatat(d.fd, linksDir+"/"+e.name, &st, unix.AT_SYMLINK_NOFOLLOW)
-		if !e.isPin() || err != nil || !want(st) {
+// linksOf returns the ids of all links pinned in committed collections.
+func (s *Store) linksOf(names ...Name) (ids []link.ID) {
+	for _, n := range names {
+		d, err := s.dir.open(n.s)
+		if err != nil {
 			continue
 		}
-		if id, ok := linkID(d.path(linksDir, e.name)); ok {
-			ids = append(ids, id)
-		}
+		eachLink(d, func(_ unix.Stat_t, id link.ID, _ link.Link) { ids = append(ids, id) })
+		d.close()
 	}
 	return ids
 }
 
-func linkID(path string) (link.ID, bool) {
-	l, err := link.LoadPinnedLink(path, nil)
-	if err != nil {
-		return 0, false
+// eachLink opens every link pinned in d; what is not one is skipped.
+func eachLink(d dir, f func(unix.Stat_t, link.ID, link.Link)) {
+	ents, _ := d.list(linksDir)
+	for _, e := range ents {
+		var st unix.Stat_t
+		if !e.isPin() || unix.Fstatat(d.fd, linksDir+"/"+e.name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+			continue
+		}
+		l, err := link.LoadPinnedLink(d.path(linksDir, e.name), nil)
+		if err != nil {
+			continue
+		}
+		if info, err := l.Info(); err == nil {
+			f(st, info.ID, l)
+		}
+		l.Close()
 	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return 0, false
-	}
-	return info.ID, true
 }
 
 // removeContents empties d: links, programs, maps, whatever else, the record.
@@ -228,18 +254,13 @@ func named(name string, err error) error {
 	return nil
 }
 
-// goneWait is how long a link whose last pin was removed may take to go. The
-// kernel lets it go at once or, from 6.5 on, after an RCU grace period.
+// goneWait is how long a link whose last pin was removed may take to go.
 const goneWait = 500 * time.Millisecond
 
 // waitGone waits until the kernel has let go of links, so that "removed" means
-// "detached" and the same hook can be attached to again at once.
-func (s *Store) waitGone(ids []link.ID) error {
-	if ids = alive(ids); len(ids) == 0 {
-		return nil
-	}
-	elsewhere := s.pinnedLinks() // a link may have been pinned a second time
-	ids = slices.DeleteFunc(ids, func(id link.ID) bool { return slices.Contains(elsewhere, id) })
+// "detached" for these as well.
+func waitGone(ids []link.ID) error {
+	ids = alive(ids)
 	for end := time.Now().Add(goneWait); len(ids) > 0 && time.Now().Before(end); ids = alive(ids) {
 		time.Sleep(time.Millisecond)
 	}
@@ -260,18 +281,4 @@ func alive(ids []link.ID) []link.ID {
 		l.Close()
 		return false
 	})
-}
-
-// pinnedLinks returns the ids of all links pinned below the root.
-func (s *Store) pinnedLinks() (ids []link.ID) {
-	top, _ := s.dir.list(".")
-	for _, e := range top {
-		d, err := s.dir.open(e.name)
-		if err != nil {
-			continue
-		}
-		ids = append(ids, linkIDs(d, func(unix.Stat_t) bool { return true })...)
-		d.close()
-	}
-	return ids
 }

@@ -146,18 +146,21 @@ func (st *Stage) claim(sub, object string) (string, error) {
 	return name, nil
 }
 
-// LinkExisting takes a link over from a committed collection: its pin becomes
-// a second name of the same file, so that the link stays attached when the
-// old directory goes.
-func (st *Stage) LinkExisting(from *Entry, linkName string) error {
-	name, err := st.claim(linksDir, linkName)
-	if err != nil {
-		return fmt.Errorf("link %q: %w", linkName, err)
+// LinkExisting takes a link over from a committed collection, where it is
+// called was, under the name as: its pin becomes a second name of the same
+// file, so that the link stays attached when the old directory goes.
+func (st *Stage) LinkExisting(from *Entry, was, as string) error {
+	old, ok := from.pins[linksDir+"/"+was]
+	if !ok {
+		return fmt.Errorf("link %q: take over: pin: %w", was, ErrNotExist)
 	}
-	path := linksDir + "/" + name
-	err = uninterrupted(func() error { return unix.Linkat(from.dir.fd, path, st.dir.fd, path, 0) })
+	name, err := st.claim(linksDir, as)
 	if err != nil {
-		return fmt.Errorf("link %q: take over pin %q: %w", linkName, name, err)
+		return fmt.Errorf("link %q: %w", as, err)
+	}
+	err = uninterrupted(func() error { return unix.Linkat(from.dir.fd, old, st.dir.fd, linksDir+"/"+name, 0) })
+	if err != nil {
+		return fmt.Errorf("link %q: take over as %q: %w", was, name, err)
 	}
 	return nil
 }
@@ -224,7 +227,7 @@ func (st *Stage) Replace() error {
 		return err
 	}
 	// Under the stage's name lies the old collection now.
-	if err := st.store.takeDown(st.id); err != nil {
+	if err := st.store.takeDown(st.id, st.store.linksOf(st.name)); err != nil {
 		return fmt.Errorf("collection %q: replaced: %w", st.name, err)
 	}
 	return nil
@@ -243,15 +246,16 @@ func (st *Stage) swap(flags uint) error {
 }
 
 // Discard takes the stage down, links first. It has no effect after Commit or
-// Replace. Close the links' descriptors before: a link that somebody holds
-// stays attached, and Discard says so with ErrLeftBehind.
+// Replace. Close the links' descriptors before: a link of a kind that the
+// kernel cannot detach (tracing, perf events) stays attached while somebody
+// holds it, and Discard says so with ErrLeftBehind.
 func (st *Stage) Discard() error {
 	if st.done {
 		return nil
 	}
 	st.done = true
 	st.dir.close()
-	if err := st.store.takeDown(st.id); err != nil {
+	if err := st.store.takeDown(st.id, st.store.linksOf(st.name)); err != nil {
 		return fmt.Errorf("collection %q: discard: %w", st.name, err)
 	}
 	return nil

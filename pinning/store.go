@@ -108,7 +108,9 @@ func (s *Store) check() error {
 		err := fmt.Errorf("%s: %w: owned by uid %d, not by root", s.root, ErrUnsafeRoot, st.Uid)
 		return remedy.With(err, "remove it (rmdir %s) and start hornetd again, or name another root in paths.bpffs", s.root)
 	}
-	if mode := st.Mode & 0o7777; mode != 0o700 {
+	// The kernel makes the root of every bpffs mount sticky (bpf_fill_super),
+	// which means nothing where only root can write.
+	if mode := st.Mode & 0o7777; mode&^unix.S_ISVTX != 0o700 {
 		err := fmt.Errorf("%s: %w: mode %04o, want 0700", s.root, ErrUnsafeRoot, mode)
 		return remedy.With(err, "look at what is in it, then chmod 0700 %s", s.root)
 	}

@@ -1,0 +1,135 @@
+package pinning
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func exampleRecord() Record {
+	return Record{
+		Format: 1, Name: "xdp-drop", Description: "Drop <traffic> & \"more\"", ManifestFile: "/etc/hornet.d/xdp-drop.toml",
+		ManifestDigest: strings.Repeat("ab", 32), Version: 3, ObjectFile: "/etc/hornet.d/xdp.o", ObjectDigest: strings.Repeat("cd", 32),
+		Signer:          Signer{Name: "platform", Subject: "CN=platform", KeyID: "01:02", Algorithm: "ecdsa", NotAfter: time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC)},
+		SignatureFormat: "cms-detached", Covers: "object", CheckedBy: "hornetd",
+		Maps: []RecordMap{
+			{Name: ".rodata", Pin: "_rodata", Type: "Array", ID: 7, Class: "frozen", Frozen: true, SHA256: strings.Repeat("0", 64), HashBy: "kernel"},
+			{Name: "hits", Pin: "hits", Type: "PerCPUHash", ID: 8, Class: "mutable"},
+		},
+		Programs: []RecordProgram{{Name: "xdp_drop", Pin: "xdp_drop", Type: "XDP", AttachType: "XDP", ID: 9, Tag: "0123456789abcdef"}},
+		Links: []RecordLink{{Name: "xdp-eth0", Pin: "xdp-eth0", ID: 10, Kind: "xdp", AttachType: "XDP", Program: "xdp_drop",
+			Target: json.RawMessage(`{"ifindex":2}`)}},
+		LoadedAt: time.Date(2026, 11, 23, 1, 2, 3, 4, time.UTC),
+		Caller:   Caller{UID: 1000, GID: 100},
+	}
+}
+
+func TestRecordReadsBackAsWritten(t *testing.T) {
+	want := exampleRecord()
+	b, err := want.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeRecord(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRecordIsRefused(t *testing.T) {
+	good, err := exampleRecord().encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := func(old, new string) []byte {
+		if !strings.Contains(string(good), old) {
+			t.Fatalf("%q is not in %s", old, good)
+		}
+		return []byte(strings.Replace(string(good), old, new, 1))
+	}
+	for what, tc := range map[string]struct {
+		b    []byte
+		want error
+	}{
+		"empty":                   {nil, ErrCorrupt},
+		"zeros":                   {make([]byte, 64), ErrCorrupt},
+		"cut short":               {good[:len(good)/2], ErrCorrupt},
+		"more behind":             {append([]byte(string(good)), " {}"...), ErrCorrupt},
+		"NUL behind":              {append([]byte(string(good)), 0), ErrCorrupt},
+		"unknown field":           {replace(`"covers"`, `"colour":1,"covers"`), ErrCorrupt},
+		"no format":               {replace(`"format":1,`, ``), ErrCorrupt},
+		"format below one":        {replace(`"format":1`, `"format":-1`), ErrCorrupt},
+		"newer":                   {replace(`"format":1`, `"format":2`), ErrNewerRecord},
+		"newer and not readable":  {replace(`"format":1,"name":`, `"format":9,"colour":{},"name":`), ErrNewerRecord},
+		"bad name":                {replace(`"name":"xdp-drop"`, `"name":"../x"`), ErrCorrupt},
+		"pin leads out":           {replace(`"pin":"hits"`, `"pin":"../record"`), ErrCorrupt},
+		"pin is another's":        {replace(`"pin":"hits"`, `"pin":"_rodata"`), ErrCorrupt},
+		"object name leads out":   {replace(`"name":"hits","pin":"hits"`, `"name":"../x","pin":"../x"`), ErrCorrupt},
+		"two objects, one pin":    {replace(`"name":"hits","pin":"hits"`, `"name":"_rodata","pin":"_rodata"`), ErrCorrupt},
+		"two objects, one name":   {replace(`"name":"hits","pin":"hits"`, `"name":".rodata","pin":"_rodata"`), ErrCorrupt},
+		"a number where text was": {replace(`"name":"hits"`, `"name":1`), ErrCorrupt},
+	} {
+		if r, err := decodeRecord(tc.b); !errors.Is(err, tc.want) || r.Name != "" {
+			t.Errorf("%s: %v, %v, want %v", what, r, err, tc.want)
+		}
+	}
+}
+
+func TestRecordIsBounded(t *testing.T) {
+	r := exampleRecord()
+	r.Description = strings.Repeat("x", maxRecord)
+	if _, err := r.encode(); err == nil {
+		t.Error("a record of more than 256 KiB was encoded")
+	}
+}
+
+// Whatever decodes, encodes to what decodes to the same, and leads nowhere but
+// into its collection.
+func FuzzDecodeRecord(f *testing.F) {
+	good, err := exampleRecord().encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"format":1,"name":"a"}`))
+	f.Add([]byte(`{"format":2,"name":1}`))
+	f.Add([]byte(`{"format":1,"name":"a","maps":[{"name":"..","pin":"__"}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := decodeRecord(b)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNewerRecord) {
+				t.Fatalf("unknown kind of error: %v", err)
+			}
+			return
+		}
+		for _, k := range r.kinds() {
+			for _, o := range k.objs {
+				if strings.ContainsAny(*o.pin, "./") || *o.pin == "" {
+					t.Fatalf("%s %q has pin %q", k.what, o.name, *o.pin)
+				}
+			}
+		}
+		enc, err := r.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := decodeRecord(enc)
+		if err != nil {
+			t.Fatalf("%s: %v", enc, err)
+		}
+		enc2, err := again.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(enc) != string(enc2) {
+			t.Fatalf("%s became %s", enc, enc2)
+		}
+	})
+}

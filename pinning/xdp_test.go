@@ -1,0 +1,155 @@
+package pinning
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/testenv"
+)
+
+// xdpDrop drops every packet.
+var xdpDrop = &ebpf.ProgramSpec{
+	Name: "xdp_drop", Type: ebpf.XDP, License: "GPL",
+	Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+}
+
+// XDP takes one link per interface and detaches at once when told to: it
+// shows whether a removed link is really gone, and packets show whether one
+// that stays really runs.
+func attachXDP(t testing.TB, end testenv.End, p *ebpf.Program) (l link.Link) {
+	t.Helper()
+	must(t, testenv.InNetns(t, end.Netns, func() (err error) {
+		l, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: end.Ifindex, Flags: link.XDPGenericMode})
+		return err
+	}))
+	return l
+}
+
+// commitXDP commits a collection that drops what arrives at end.
+func commitXDP(t testing.TB, s *Store, n string, end testenv.End) {
+	t.Helper()
+	p, err := ebpf.NewProgram(xdpDrop)
+	must(t, err)
+	defer p.Close()
+	l := attachXDP(t, end, p)
+	defer l.Close()
+	st, err := s.Stage(name(t, n))
+	must(t, err)
+	must(t, st.PinPrograms(map[string]*ebpf.Program{"drop": p}))
+	must(t, st.PinLinks(map[string]link.Link{"xdp": l}))
+	must(t, st.PinRecord(Record{Name: n, Programs: []RecordProgram{{Name: "drop"}}, Links: []RecordLink{{Name: "xdp"}}}))
+	must(t, st.Commit())
+}
+
+// ifindex asks the kernel where a collection's link is attached; 0: nowhere.
+func ifindex(t testing.TB, s *Store, n string) int {
+	t.Helper()
+	e, err := s.Load(name(t, n))
+	must(t, err)
+	defer e.Close()
+	l, err := e.Link("xdp")
+	must(t, err)
+	defer l.Close()
+	info, err := l.Info()
+	must(t, err)
+	return int(info.XDP().Ifindex)
+}
+
+// restage builds a successor whose link is the old one's, in one way or the
+// other.
+func restage(t testing.TB, s *Store, n string, take func(*Stage, *Entry) error) *Stage {
+	t.Helper()
+	e, err := s.Load(name(t, n))
+	must(t, err)
+	defer e.Close()
+	st, err := s.Restage(name(t, n))
+	must(t, err)
+	must(t, take(st, e))
+	must(t, st.PinRecord(Record{Name: n, Links: []RecordLink{{Name: "xdp"}}}))
+	return st
+}
+
+func TestRemoveFreesTheHook(t *testing.T) {
+	root := bpffs(t)
+	pair := testenv.Veth(t)
+	s := open(t, root)
+	for range 20 {
+		commitXDP(t, s, "a", pair.B) // EBUSY while another is attached
+		must(t, s.Remove(name(t, "a")))
+	}
+	if got := pair.Ping(t, 2); got != 2 {
+		t.Errorf("%d of 2 packets came through after Remove", got)
+	}
+}
+
+func TestRemoveDetachesWhatSomebodyHolds(t *testing.T) {
+	root := bpffs(t)
+	pair := testenv.Veth(t)
+	s := open(t, root)
+	commitXDP(t, s, "a", pair.B)
+	l, err := load(t, s, "a").Link("xdp")
+	must(t, err)
+	defer l.Close()
+	must(t, s.Remove(name(t, "a")))
+	if got := pair.Ping(t, 2); got != 2 {
+		t.Errorf("%d of 2 packets came through after Remove", got)
+	}
+}
+
+// A stage that shares a link with a committed collection, as another name of
+// its file or as a second pin, takes nothing with it however it ends.
+func TestSharedLinkGoesOnRunning(t *testing.T) {
+	ways := map[string]func(*Stage, *Entry) error{
+		"taken over": func(st *Stage, e *Entry) error { return st.LinkExisting(e, "xdp", "xdp") },
+		"pinned again": func(st *Stage, e *Entry) error {
+			l, err := e.Link("xdp")
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			return st.PinLinks(map[string]link.Link{"xdp": l})
+		},
+	}
+	ends := map[string]func(*Store, *Stage) error{
+		"replace": func(s *Store, st *Stage) error { return st.Replace() },
+		"discard": func(s *Store, st *Stage) error { return st.Discard() },
+		"sweep": func(s *Store, st *Stage) error {
+			st.dir.close()
+			_, err := s.Sweep()
+			return err
+		},
+		"quarantine": func(s *Store, st *Stage) error {
+			st.dir.close()
+			dir := quarantinePrefix + newID()
+			return errors.Join(s.dir.rename(st.id, dir, unix.RENAME_NOREPLACE), s.RemoveQuarantined(dir))
+		},
+	}
+	root := bpffs(t)
+	pair := testenv.Veth(t)
+	s := open(t, root)
+	commitXDP(t, s, "a", pair.B)
+	for way, take := range ways {
+		for end, finish := range ends {
+			must(t, finish(s, restage(t, s, "a", take)))
+			if got := ifindex(t, s, "a"); got != pair.B.Ifindex {
+				t.Fatalf("%s, %s: attached to interface %d, want %d", way, end, got, pair.B.Ifindex)
+			}
+			if ents, err := os.ReadDir(root); err != nil || len(ents) > 3 { // a and the kernel's two
+				t.Fatalf("%s, %s: left %v, %v", way, end, ents, err)
+			}
+		}
+	}
+	if got := pair.Ping(t, 1); got != 0 {
+		t.Error("the program no longer drops")
+	}
+	must(t, s.Remove(name(t, "a")))
+	if got := pair.Ping(t, 1); got != 1 {
+		t.Error("still drops after Remove")
+	}
+}
