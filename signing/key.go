@@ -101,61 +101,55 @@ func selfSigned(name string, key crypto.Signer) ([]byte, error) {
 }
 
 // ParseKey reads a private key in PEM: PKCS #8, or what older OpenSSL commands
-// write (RSA PRIVATE KEY, EC PRIVATE KEY).
+// write (RSA PRIVATE KEY, EC PRIVATE KEY). Encrypted ones are refused.
 func ParseKey(b []byte) (crypto.Signer, error) {
-	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
-		var key any
-		var err error
-		switch block.Type {
-		case "EC PARAMETERS": // `openssl ecparam -genkey` writes them before the key
-			continue
-		case "PRIVATE KEY":
-			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-		case "EC PRIVATE KEY":
-			key, err = x509.ParseECPrivateKey(block.Bytes)
-		case "RSA PRIVATE KEY":
-			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		case "ENCRYPTED PRIVATE KEY":
-			err = errEncrypted
-		default:
-			err = fmt.Errorf("PEM block %.40q is not a private key", block.Type)
-		}
-		if block.Headers["DEK-Info"] != "" {
-			err = errEncrypted
-		}
-		signer, ok := key.(crypto.Signer)
-		if err == nil && !ok {
-			err = fmt.Errorf("key of type %T cannot sign", key)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("private key: %w", err)
-		}
-		return signer, nil
+	block, rest := pem.Decode(b)
+	if block != nil && block.Type == "EC PARAMETERS" { // `openssl ecparam -genkey` writes them first
+		block, _ = pem.Decode(rest)
 	}
-	return nil, remedy.With(errors.New("private key: no PEM block"), "hornetctl keygen makes one")
+	if block == nil {
+		return nil, remedy.With(errors.New("private key: no PEM block (-----BEGIN PRIVATE KEY-----)"), "make one: hornetctl keygen NAME")
+	}
+	key, err := parsePrivate(block)
+	if err != nil {
+		return nil, fmt.Errorf("private key: %w", err)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("private key: a key of type %T cannot sign", key)
+	}
+	return signer, nil
 }
 
-var errEncrypted = remedy.With(errors.New("it is encrypted"),
-	"decrypt it into memory: hornetctl sign --key <(openssl pkey -in KEY) …")
+func parsePrivate(block *pem.Block) (any, error) {
+	if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
+		return nil, remedy.With(errors.New("it is encrypted"), "decrypt it on the way, without a file: --key <(openssl pkey -in KEY)")
+	}
+	switch block.Type {
+	case "PRIVATE KEY":
+		return x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		return x509.ParseECPrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		return x509.ParsePKCS1PrivateKey(block.Bytes)
+	}
+	return nil, fmt.Errorf("PEM block %.40q is not one", block.Type)
+}
 
 // ParseCertificate reads one certificate, in PEM or (as the kernel's build
 // writes them) DER.
 func ParseCertificate(b []byte) (*x509.Certificate, error) {
-	if bytes.HasPrefix(b, []byte{0x30}) {
-		cert, err := x509.ParseCertificate(b)
+	if !bytes.HasPrefix(b, []byte{0x30}) { // a DER SEQUENCE
+		blocks, err := pemBlocks(b)
 		if err != nil {
 			return nil, fmt.Errorf("certificate: %w", err)
 		}
-		return cert, nil
+		if len(blocks) != 1 || blocks[0].Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("certificate: %d PEM blocks, the first is %.40q: one certificate is needed", len(blocks), blocks[0].Type)
+		}
+		b = blocks[0].Bytes
 	}
-	blocks, err := pemBlocks(b)
-	if err != nil {
-		return nil, fmt.Errorf("certificate: %w", err)
-	}
-	if blocks[0].Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("certificate: PEM block %.40q is not one", blocks[0].Type)
-	}
-	cert, err := x509.ParseCertificate(blocks[0].Bytes)
+	cert, err := x509.ParseCertificate(b)
 	if err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
@@ -168,25 +162,21 @@ func Sign(object []byte, key crypto.Signer, cert *x509.Certificate) ([]byte, err
 	if len(object) == 0 {
 		return nil, errors.New("object is empty")
 	}
-	if err := belongs(key, cert); err != nil {
-		return nil, err
+	type equaler interface{ Equal(crypto.PublicKey) bool }
+	if public, ok := key.Public().(equaler); !ok || !public.Equal(cert.PublicKey) {
+		return nil, remedy.With(fmt.Errorf("certificate of %q is not for this key", cert.Subject.String()),
+			"give the certificate that was made with the key")
 	}
-	if err := mayCertify(cert); err != nil {
+	if err := maySign(cert); err != nil {
 		return nil, remedy.With(err, "use a code-signing certificate; hornetctl keygen makes one")
 	}
 	if len(cert.SubjectKeyId) == 0 {
 		return nil, remedy.With(errors.New("certificate has no subject key identifier to name the signer by"),
 			"issue it with subjectKeyIdentifier = hash; hornetctl keygen does")
 	}
-	return cms.Sign(object, key, cert.SubjectKeyId)
-}
-
-// belongs checks that cert is for key.
-func belongs(key crypto.Signer, cert *x509.Certificate) error {
-	type equal interface{ Equal(crypto.PublicKey) bool }
-	if public, ok := key.Public().(equal); !ok || !public.Equal(cert.PublicKey) {
-		return remedy.With(fmt.Errorf("certificate of %q is not for this key", cert.Subject.String()),
-			"give the certificate that was made with the key")
+	signature, err := cms.Sign(object, key, cert.SubjectKeyId)
+	if err != nil {
+		return nil, fmt.Errorf("signature: %w", err)
 	}
-	return nil
+	return signature, nil
 }

@@ -17,11 +17,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hornetd/hornetd/internal/cms"
-	"github.com/hornetd/hornetd/internal/remedy"
 )
 
 // Verdict is what Verify says of a bundle. Only OK lets it run.
@@ -75,7 +73,7 @@ func (b Bundle) signatureFile() string {
 // The Verified keeps b.Object: from here on its bytes must not change.
 func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, error) {
 	if b.Signature == nil {
-		return Verified{}, t.unsigned(b)
+		return Verified{}, unsigned(b)
 	}
 	digest := sha256.Sum256(b.Object)
 	if b.SHA256 != nil && *b.SHA256 != digest {
@@ -123,104 +121,35 @@ func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string) ([]entry,
 }
 
 // firstGood returns the first entry that passes. Several may be named: a
-// renewed certificate often keeps its key and with it the key identifier. Of
-// the errors it returns the one that came furthest.
+// renewed certificate often keeps its key and with it the key identifier. The
+// refusal is of the entry that came furthest.
 func firstGood(b Bundle, m *cms.Message, candidates []entry, now time.Time) (entry, error) {
-	var first, late error
+	var refusal *Error
+	var hinted error
 	for _, e := range candidates {
 		err := e.check(b, m, now)
 		if err == nil {
 			return e, nil
 		}
-		if v := new(Error); errors.As(err, &v) && v.Verdict != BadSignature && late == nil {
-			late = err
-		}
-		if first == nil {
-			first = err
+		if refusal == nil || refusal.Verdict == BadSignature {
+			errors.As(err, &refusal)
+			hinted = err
 		}
 	}
-	if late != nil {
-		return entry{}, late
-	}
-	return entry{}, first
+	return entry{}, hinted
 }
 
-// check verifies m with one entry: first the signature, so that whatever else
-// is said is said of a signature that is good.
+// check verifies m with one entry. The validity comes last, so that an expired
+// signature is one that is good but for that.
 func (e entry) check(b Bundle, m *cms.Message, now time.Time) error {
-	if err := m.Verify(b.Object, e.key); err != nil {
-		return e.bad(b, err)
-	}
 	if e.problem != nil {
 		return e.unusable(b)
+	}
+	if err := m.Verify(b.Object, e.key); err != nil {
+		return e.bad(b, err)
 	}
 	if e.cert != nil && (now.Before(e.cert.NotBefore) || now.After(e.cert.NotAfter)) {
 		return e.expired(b, now)
 	}
 	return nil
-}
-
-func quote(names []string) string {
-	quoted := make([]string, len(names))
-	for i, n := range names {
-		quoted[i] = fmt.Sprintf("%q", n)
-	}
-	return strings.Join(quoted, ", ")
-}
-
-const signCommand = "hornetctl sign --key KEY --cert CERT %s"
-
-func refuse(b Bundle, v Verdict, signer, reason string) *Error {
-	return &Error{Verdict: v, File: b.ObjectFile, Signer: signer, Reason: reason}
-}
-
-func (t *Trust) unsigned(b Bundle) error {
-	return remedy.With(refuse(b, Unsigned, "", "there is no signature "+b.signatureFile()),
-		"sign it with a key of the trust store: "+signCommand, b.ObjectFile)
-}
-
-func pinned(b Bundle, got [32]byte) error {
-	return remedy.With(refuse(b, DigestMismatch, "", fmt.Sprintf("its SHA-256 is %x, the manifest pins %x", got, *b.SHA256)),
-		"restore the object the manifest was written for, or correct object.sha256 in the manifest")
-}
-
-func malformed(b Bundle, err error) error {
-	return remedy.With(refuse(b, BadSignature, "", fmt.Sprintf("%s: %v", b.signatureFile(), err)),
-		"make a detached DER signature: "+signCommand+" (or openssl cms -sign -binary -outform DER)", b.ObjectFile)
-}
-
-func (t *Trust) unknownName(b Bundle, name string) error {
-	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("signer %q is not in %s", name, t)),
-		"correct the manifest's signers, or put the certificate into %s", t.file(name))
-}
-
-func (t *Trust) unknownKey(b Bundle, m *cms.Message) error {
-	return remedy.With(refuse(b, UnknownKey, "", fmt.Sprintf("%s names %s, which is not in %s", b.signatureFile(), m.Signer(), t)),
-		"put the signer's certificate into %s if you trust it, or sign with a key of the store: "+signCommand, t.file("NAME"), b.ObjectFile)
-}
-
-func notAllowed(b Bundle, name string, signers []string) error {
-	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("it is signed by %q, the manifest allows %s", name, quote(signers))),
-		"add %q to the manifest's signers, or have one of those sign it", name)
-}
-
-func (e entry) bad(b Bundle, err error) error {
-	return remedy.With(refuse(b, BadSignature, e.name, fmt.Sprintf("%s is not a signature over this file by %q: %v", b.signatureFile(), e.name, err)),
-		"the object or its signature was changed, or they do not belong together: restore both, or sign again: "+signCommand, b.ObjectFile)
-}
-
-func (e entry) unusable(b Bundle) error {
-	return remedy.With(refuse(b, UnknownKey, e.name, fmt.Sprintf("it is signed by %q (%s), which may not sign objects: %v", e.name, e.file, e.problem)),
-		"sign with a code-signing certificate and put that into the trust store")
-}
-
-func (e entry) expired(b Bundle, now time.Time) error {
-	const day = time.DateOnly
-	if now.Before(e.cert.NotBefore) {
-		return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q is valid from %s, the clock says %s",
-			e.name, e.cert.NotBefore.UTC().Format(day), now.UTC().Format(day))), "set the clock, or wait")
-	}
-	return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q was valid until %s, the clock says %s",
-		e.name, e.cert.NotAfter.UTC().Format(day), now.UTC().Format(day))),
-		"put a renewed certificate of the same key into %s, or sign with another key: "+signCommand, e.file, b.ObjectFile)
 }

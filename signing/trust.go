@@ -173,7 +173,7 @@ func certificateEntry(cert *x509.Certificate) (entry, error) {
 	if len(cert.SubjectKeyId) > 0 {
 		ids = [][]byte{cert.SubjectKeyId}
 	}
-	return entry{key: cert.PublicKey, cert: cert, keyIDs: ids, problem: mayCertify(cert)}, err
+	return entry{key: cert.PublicKey, cert: cert, keyIDs: ids, problem: maySign(cert)}, err
 }
 
 // derivedKeyIDs are the identifiers of a key that has no certificate to name
@@ -193,8 +193,11 @@ func derivedKeyIDs(spki []byte) ([][]byte, error) {
 	return [][]byte{first[:20], second[:]}, nil
 }
 
-// mayCertify says why nothing cert's key signed is accepted, or nil.
-func mayCertify(cert *x509.Certificate) error {
+// maySign says why nothing that cert's key signed is accepted, or nil.
+func maySign(cert *x509.Certificate) error {
+	if cert.PublicKey == nil { // crypto/x509 does not know it
+		return errors.New("certificate's key is of a kind that is not accepted, RSA (for any padding), ECDSA and Ed25519 are")
+	}
 	if err := cms.CheckKey(cert.PublicKey); err != nil {
 		return err
 	}

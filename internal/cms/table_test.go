@@ -75,6 +75,11 @@ func TestAccepted(t *testing.T) {
 			p.attributes = append(p.attributes, attribute(idTime, tlv(0x17, []byte("261123144053Z"))), attribute(hornetOID, set(), seq()))
 			return p
 		}},
+		"long identifiers": {ecKey(), func(k *testKey) *parts {
+			p := attributed(k)
+			p.attributes = append(p.attributes, seq(tlv(6, bytes.Repeat([]byte{1}, maxID)), set(null5)))
+			return p
+		}},
 		"algorithm protection": {ecKey(), func(k *testKey) *parts {
 			p := attributed(k)
 			p.attributes = append(p.attributes, protection(p.digest, p.algorithm))
@@ -286,6 +291,10 @@ func TestRefused(t *testing.T) {
 		{"protection without algorithm", rk, attributed, func(p *parts) {
 			p.attributes = append(p.attributes, attribute(oidAlgorithmProtection, seq(p.digest)))
 		}, "signatureAlgorithm is malformed or missing"},
+		{"protection with more", rk, attributed, func(p *parts) {
+			implicit := append([]byte{0xa1}, p.algorithm[1:]...)
+			p.attributes = append(p.attributes, attribute(oidAlgorithmProtection, seq(p.digest, implicit, null5)))
+		}, "something follows signatureAlgorithm"},
 		{"protection for a MAC", rk, attributed, func(p *parts) {
 			p.attributes = append(p.attributes, attribute(oidAlgorithmProtection, seq(p.digest, tlv(0xa2, oid(oidRSA)))))
 		}, "signatureAlgorithm is malformed"},
@@ -331,6 +340,42 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
+// TestSize: a message of MaxSize bytes is read, a longer one is not.
+func TestSize(t *testing.T) {
+	k := ecKey()
+	p := plain(k)
+	p.certificates = tlv(0xa0, seq(make([]byte, MaxSize-1000)))
+	spare := MaxSize - len(p.message(t, k))
+	for _, test := range []struct {
+		size int
+		ok   bool
+	}{{MaxSize - 1, true}, {MaxSize, true}, {MaxSize + 1, false}} {
+		// An ECDSA signature has one of several lengths: make messages until one fits.
+		for b := []byte(nil); len(b) != test.size; {
+			p.certificates = tlv(0xa0, seq(make([]byte, MaxSize-1000+spare+test.size-MaxSize)))
+			b = p.message(t, k)
+			if err := accept(b, content, k.cert); len(b) == test.size && (err == nil) != test.ok {
+				t.Errorf("%d bytes: %v", len(b), err)
+			}
+		}
+	}
+	if _, err := Parse(nil); err == nil || !strings.Contains(err.Error(), "signature of 0 bytes") {
+		t.Errorf("nothing: %v", err)
+	}
+}
+
+// TestLongKeyID: the longest key identifier that is accepted.
+func TestLongKeyID(t *testing.T) {
+	k, id := ecKey(), bytes.Repeat([]byte{7}, maxID)
+	b, err := Sign(content, k, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := Parse(b); err != nil || !m.NamesKeyID(id) {
+		t.Errorf("%v", err)
+	}
+}
+
 // A signature over a set of attributes must not count as one over what they
 // describe, nor the other way round.
 func TestAttributesAsContent(t *testing.T) {
@@ -350,7 +395,8 @@ func TestAttributesAsContent(t *testing.T) {
 		}
 	})
 	t.Run("content taken for attributes", func(t *testing.T) {
-		if _, err := Sign(attributes, k, k.cert.SubjectKeyId); !errors.Is(err, ErrAmbiguous) {
+		unused := brokenKey{k, errors.New("the key was used")}
+		if _, err := Sign(attributes, unused, k.cert.SubjectKeyId); !errors.Is(err, ErrAmbiguous) {
 			t.Errorf("got %v, want %v", err, ErrAmbiguous)
 		}
 	})

@@ -1,0 +1,81 @@
+package signing
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hornetd/hornetd/internal/cms"
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// Every refusal names the file, the key, the reason and the remedy.
+
+const signCommand = "hornetctl sign --key KEY --cert CERT %s"
+
+func refuse(b Bundle, v Verdict, signer, reason string) *Error {
+	return &Error{Verdict: v, File: b.ObjectFile, Signer: signer, Reason: reason}
+}
+
+func unsigned(b Bundle) error {
+	return remedy.With(refuse(b, Unsigned, "", "there is no signature "+b.signatureFile()),
+		"sign it with a key of the trust store: "+signCommand, b.ObjectFile)
+}
+
+func pinned(b Bundle, got [32]byte) error {
+	return remedy.With(refuse(b, DigestMismatch, "", fmt.Sprintf("its SHA-256 is %x, the manifest pins %x", got, *b.SHA256)),
+		"restore the object the manifest was written for, or correct object.sha256 in the manifest")
+}
+
+func malformed(b Bundle, err error) error {
+	return remedy.With(refuse(b, BadSignature, "", fmt.Sprintf("%s: %v", b.signatureFile(), err)),
+		"make a detached DER signature: "+signCommand+" (or openssl cms -sign -binary -outform DER)", b.ObjectFile)
+}
+
+func (t *Trust) unknownName(b Bundle, name string) error {
+	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("signer %.80q is not in %s", name, t)),
+		"correct the manifest's signers, or put the certificate into %s", t.file(name))
+}
+
+func (t *Trust) unknownKey(b Bundle, m *cms.Message) error {
+	reason := fmt.Sprintf("%s names %s, which is not in %s", b.signatureFile(), m.Signer(), t)
+	if slices.ContainsFunc(t.entries, func(e entry) bool { return e.cert == nil }) {
+		reason += "; a public key without certificate is found by key identifier only (openssl cms -keyid)"
+	}
+	return remedy.With(refuse(b, UnknownKey, "", reason),
+		"put the signer's certificate into %s if you trust it, or sign with a key of the store: "+signCommand, t.file("NAME"), b.ObjectFile)
+}
+
+func notAllowed(b Bundle, name string, signers []string) error {
+	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("%s names the key of %q, the manifest allows %s", b.signatureFile(), name, quote(signers))),
+		"add %q to the manifest's signers, or have one of those sign it", name)
+}
+
+func (e entry) bad(b Bundle, err error) error {
+	return remedy.With(refuse(b, BadSignature, e.name, fmt.Sprintf("%s is not a signature over this file by %q: %v", b.signatureFile(), e.name, err)),
+		"the object or its signature was changed, or they do not belong together: restore both, or sign again: "+signCommand, b.ObjectFile)
+}
+
+func (e entry) unusable(b Bundle) error {
+	return remedy.With(refuse(b, UnknownKey, e.name, fmt.Sprintf("%s names the key of %q, which may not sign objects: %v", b.signatureFile(), e.name, e.problem)),
+		"put a code-signing certificate into %s and sign with that: "+signCommand, e.file, b.ObjectFile)
+}
+
+func (e entry) expired(b Bundle, now time.Time) error {
+	if now.Before(e.cert.NotBefore) {
+		return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q is valid from %s, the clock says %s",
+			e.name, e.cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))), "set the clock, or wait")
+	}
+	return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q was valid until %s, the clock says %s",
+		e.name, e.cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))),
+		"put a renewed certificate into %s and sign again: "+signCommand, e.file, b.ObjectFile)
+}
+
+func quote(names []string) string {
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = fmt.Sprintf("%q", n)
+	}
+	return strings.Join(quoted, ", ")
+}
