@@ -22,7 +22,7 @@ func (s *Store) Remove(n Name) error {
 	if n.s == "" {
 		return fmt.Errorf("collection %q: %w", n, ErrNotExist)
 	}
-	if err := s.retire(n.s, nil); err != nil {
+	if err := s.retire(n.s, spared{}); err != nil {
 		return fmt.Errorf("collection %q: %w", n, err)
 	}
 	return nil
@@ -44,7 +44,7 @@ func (s *Store) RemoveQuarantined(dir string) error {
 }
 
 // retire makes a directory a stage and takes it down.
-func (s *Store) retire(dir string, keep []link.ID) error {
+func (s *Store) retire(dir string, keep spared) error {
 	d, err := s.dir.open(dir)
 	if err != nil {
 		return fmt.Errorf("remove: %w", err) // not there, or not a directory: not ours
@@ -81,7 +81,8 @@ func (s *Store) Sweep() (swept []string, err error) {
 		return nil, err
 	}
 	var errs []error
-	var keep, links []link.ID
+	var links []link.ID
+	var keep spared
 	if len(c.stages) > 0 {
 		keep = s.linksOf(c.committed...)
 	}
@@ -130,7 +131,7 @@ func (s *Store) known(stage string) bool {
 
 // takeDown removes a stage. When it returns, its links are detached, but for
 // those that have a name elsewhere or are in keep.
-func (s *Store) takeDown(stage string, keep []link.ID) error {
+func (s *Store) takeDown(stage string, keep spared) error {
 	links, err := s.clear(stage, keep)
 	if err != nil {
 		err = fmt.Errorf("%s: %w: %w", stage, ErrLeftBehind, err)
@@ -142,7 +143,7 @@ func (s *Store) takeDown(stage string, keep []link.ID) error {
 // clear removes a directory and what is in it: links first, so that no program
 // is without its maps while it is attached, and the record last. It returns
 // the links that go only when the kernel lets go of them.
-func (s *Store) clear(name string, keep []link.ID) (going []link.ID, err error) {
+func (s *Store) clear(name string, keep spared) (going []link.ID, err error) {
 	d, err := s.dir.open(name)
 	if err != nil {
 		return nil, err
@@ -156,16 +157,26 @@ func (s *Store) clear(name string, keep []link.ID) (going []link.ID, err error) 
 	return going, s.dir.rmdir(name)
 }
 
+// spared are links that must not be detached: they are pinned elsewhere, as
+// another file.
+type spared struct {
+	ids    []link.ID
+	unsure bool // they could not all be found out
+}
+
 // detach detaches the links in d at once where the kernel can, and returns the
 // ids of the others. Removing the last pin would do it too, but later (from a
 // work queue, after an RCU grace period before 6.18), and a hook that takes one
 // link, such as XDP, would be busy for the next load.
 //
-// A link is left alone if its file has another name (Stage.LinkExisting) or if
-// it is in keep, that is pinned elsewhere as another file.
-func detach(d dir, keep []link.ID) (going []link.ID) {
+// A link is left alone if its file has another name (Stage.LinkExisting), if it
+// is in keep, or if that is not sure: the kernel counts, we only look.
+func detach(d dir, keep spared) (going []link.ID) {
+	if keep.unsure {
+		return nil
+	}
 	eachLink(d, func(st unix.Stat_t, id link.ID, l link.Link) {
-		if st.Nlink > 1 || slices.Contains(keep, id) {
+		if st.Nlink > 1 || slices.Contains(keep.ids, id) {
 			return
 		}
 		if l.Detach() != nil { // tracing, perf events: not while it has a descriptor
@@ -175,36 +186,55 @@ func detach(d dir, keep []link.ID) (going []link.ID) {
 	return going
 }
 
-// linksOf returns the ids of all links pinned in committed collections.
-func (s *Store) linksOf(names ...Name) (ids []link.ID) {
+// linksOf returns all links pinned in committed collections.
+func (s *Store) linksOf(names ...Name) (out spared) {
 	for _, n := range names {
 		d, err := s.dir.open(n.s)
 		if err != nil {
+			out.unsure = out.unsure || !errors.Is(err, unix.ENOENT)
 			continue
 		}
-		eachLink(d, func(_ unix.Stat_t, id link.ID, _ link.Link) { ids = append(ids, id) })
+		err = eachLink(d, func(_ unix.Stat_t, id link.ID, _ link.Link) { out.ids = append(out.ids, id) })
+		out.unsure = out.unsure || err != nil
 		d.close()
 	}
-	return ids
+	return out
 }
 
-// eachLink opens every link pinned in d; what is not one is skipped.
-func eachLink(d dir, f func(unix.Stat_t, link.ID, link.Link)) {
-	ents, _ := d.list(linksDir)
-	for _, e := range ents {
-		var st unix.Stat_t
-		if !e.isPin() || unix.Fstatat(d.fd, linksDir+"/"+e.name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-			continue
-		}
-		l, err := link.LoadPinnedLink(d.path(linksDir, e.name), nil)
-		if err != nil {
-			continue
-		}
-		if info, err := l.Info(); err == nil {
-			f(st, info.ID, l)
-		}
-		l.Close()
+// eachLink opens every link pinned in d and returns the first error, without
+// stopping there.
+func eachLink(d dir, f func(unix.Stat_t, link.ID, link.Link)) error {
+	ents, err := d.list(linksDir)
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
 	}
+	for _, e := range ents {
+		if !e.isPin() {
+			continue
+		}
+		if lerr := withLink(d, e.name, f); err == nil {
+			err = lerr
+		}
+	}
+	return err
+}
+
+func withLink(d dir, pin string, f func(unix.Stat_t, link.ID, link.Link)) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(d.fd, linksDir+"/"+pin, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	l, err := link.LoadPinnedLink(d.path(linksDir, pin), nil)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return err
+	}
+	f(st, info.ID, l)
+	return nil
 }
 
 // removeContents empties d: links, programs, maps, whatever else, the record.

@@ -185,7 +185,7 @@ func TestQuarantineKeepsRunning(t *testing.T) {
 		t.Error(diff)
 	}
 	commit(t, s, "xdp-drop") // the name is free
-	for _, bad := range []string{"xdp-drop", "quarantine-x/../xdp-drop", "", "quarantine-none"} {
+	for _, bad := range []string{"xdp-drop", "quarantine-none/../xdp-drop", dir + "/../xdp-drop", "", "quarantine-none"} {
 		if err := s.RemoveQuarantined(bad); !errors.Is(err, ErrNotExist) {
 			t.Errorf("RemoveQuarantined(%q) = %v", bad, err)
 		}
