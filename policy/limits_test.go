@@ -75,6 +75,10 @@ func TestCheck(t *testing.T) {
 			`m.toml: limits.programs: the object needs 2 programs, more than 1`, "limits.programs"},
 		{"the manifest narrows maps", wide, with(func(m *manifest.Manifest) { m.Limits.Maps = 1 }), objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1), "b": hash(8, 8, 1)}),
 			`m.toml: limits.maps: the object needs 2 maps, more than 1`, ""},
+		{"exactly what the manifest allows", wide, with(func(m *manifest.Manifest) { m.Limits.Memory = 1024 }), objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 64)}), "", ""},
+		{"the manifest says what the policy does", wide, with(func(m *manifest.Manifest) { m.Limits.Maps = 4 }),
+			objectOf(map[string]*ebpf.MapSpec{"a": hash(1, 1, 1), "b": hash(1, 1, 1), "c": hash(1, 1, 1), "d": hash(1, 1, 1), "e": hash(1, 1, 1)}),
+			`m.toml: limits.maps: the object needs 5 maps, more than 4`, ""},
 		{"the manifest does not widen", wide, with(func(m *manifest.Manifest) { m.Limits.Memory = 1 << 40 }), objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1<<17)}),
 			`collection "m": the object needs 2097152 bytes of maps, more than 1048576`, "hornetd.toml"},
 		{"the manifest's max_entries counts", wide, with(func(m *manifest.Manifest) { m.Maps = map[string]manifest.Map{"a": {MaxEntries: 1 << 17}} }),
@@ -190,9 +194,15 @@ func memlock(t *testing.T, m *ebpf.Map) uint64 {
 }
 
 func TestMemory(t *testing.T) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
 	m := manifest.Manifest{Maps: map[string]manifest.Map{"a": {MaxEntries: 3}}}
-	got, err := Memory(m, objectOf(map[string]*ebpf.MapSpec{"a": hash(8, 8, 1), "b": hash(8, 8, 1)}))
-	if err != nil || got != 64 {
-		t.Errorf("%d, %v, want 64", got, err)
+	got, err := Memory(m, objectOf(map[string]*ebpf.MapSpec{
+		"a": hash(8, 8, 1), "b": hash(8, 8, 1), "c": {Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 1},
+	}))
+	if want := uint64(48 + 16 + 8*cpus); err != nil || got != want {
+		t.Errorf("%d, %v, want %d", got, err, want)
 	}
 }

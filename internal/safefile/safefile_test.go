@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -196,6 +197,53 @@ func TestReadRefuses(t *testing.T) {
 				t.Errorf("%q: no remedy", err)
 			}
 		})
+	}
+}
+
+// Elsewhere a second name is nothing to worry about: whole systems are made of
+// hard links.
+func TestReadTakesAHardLink(t *testing.T) {
+	dir := t.TempDir()
+	path := write(t, filepath.Join(dir, "f"), "x")
+	must(t, os.Link(path, filepath.Join(dir, "g")))
+	if _, err := Read(path, limit); err != nil {
+		t.Error(err)
+	}
+}
+
+// A user who runs hornetctl trusts root and itself, and nobody else.
+func TestReadAsAUser(t *testing.T) {
+	testenv.RequireRoot(t)
+	const uid, other = 1234, 4321
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	files := map[uint32]string{}
+	for _, owner := range []int{0, uid, other} {
+		d := filepath.Join(dir, fmt.Sprint(owner))
+		must(t, os.Mkdir(d, 0o755))
+		path := write(t, filepath.Join(d, "f"), "x")
+		must(t, os.Chown(path, owner, -1))
+		must(t, os.Chown(d, owner, -1))
+		files[uint32(owner)] = path
+	}
+	errs := map[uint32]error{}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uid, ^uintptr(0)); errno != 0 {
+			errs[0] = errno
+			return
+		}
+		for owner, path := range files {
+			_, errs[owner] = Read(path, limit)
+		}
+	})
+	wg.Wait()
+	if errs[0] != nil || errs[uid] != nil {
+		t.Errorf("root's file: %v, the user's own: %v", errs[0], errs[uid])
+	}
+	if !errors.Is(errs[other], ErrUnsafe) {
+		t.Errorf("another user's file: %v", errs[other])
 	}
 }
 
