@@ -118,16 +118,19 @@ func ask(p *ebpf.Program) (uint32, error) {
 func raceHornetd(rounds int, socket string) (o outcome, err error) {
 	client := api.New(socket)
 	defer client.Close()
+	var noticed error
 	for range rounds {
 		verdict, err := askHornetd(client)
 		var refused *api.Error
 		if errors.As(err, &refused) && refused.Kind == api.KindKernel {
-			err = fmt.Errorf("%w: %s", errNoticed, refused.Message)
-		}
-		if err != nil && !errors.Is(err, errNoticed) {
+			noticed = err
+		} else if err != nil {
 			return o, err
 		}
 		o.count(verdict, err)
+	}
+	if o.noticed == rounds {
+		return o, fmt.Errorf("hornetd did not load once: %w", noticed)
 	}
 	return o, nil
 }
