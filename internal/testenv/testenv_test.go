@@ -176,7 +176,7 @@ func TestNoLeaks(t *testing.T) {
 		in.end()
 		info, _ := m.Info()
 		id, _ := info.ID()
-		if len(in.errors) != 1 || !strings.Contains(in.errors[0], fmt.Sprintf("map %d ", id)) {
+		if len(in.errors) != 1 || !strings.Contains(in.errors[0], fmt.Sprintf("map %d ", id)) || !strings.Contains(in.errors[0], "left open") {
 			t.Errorf("errors %q, want one that names map %d", in.errors, id)
 		}
 	})
@@ -200,9 +200,24 @@ func TestNoLeaks(t *testing.T) {
 			t.Errorf("errors %q, want one program", in.errors)
 		}
 	})
+	t.Run("memory of a variable", func(t *testing.T) {
+		in := &inner{TB: t}
+		NoLeaks(in)
+		m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "leak", Type: ebpf.Array, KeySize: 4, ValueSize: 4096, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Memory(); err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+		in.end()
+		if len(in.errors) > 0 {
+			t.Error(in.errors)
+		}
+	})
 	t.Run("another process's", func(t *testing.T) {
-		// A descriptor that a process outside our tree holds, and a pin in a
-		// bpffs that it mounted, are not ours. setsid -f makes such a process.
+		// A pin in a bpffs that somebody else mounted is not ours.
 		dir, err := os.MkdirTemp("", "other-bpffs-*")
 		if err != nil {
 			t.Fatal(err)
@@ -211,11 +226,8 @@ func TestNoLeaks(t *testing.T) {
 		mount(t, "bpf", dir, "mode=0700")
 		in := &inner{TB: t}
 		NoLeaks(in)
-		if err := newMap(t).Pin(filepath.Join(dir, "theirs")); err != nil {
-			t.Fatal(err)
-		}
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, "theirs"), nil)
-		if err != nil {
+		m := newMap(t)
+		if err := m.Pin(filepath.Join(dir, "theirs")); err != nil {
 			t.Fatal(err)
 		}
 		m.Close()
