@@ -1,0 +1,132 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// attachTracepoint and attachUprobe open the perf event themselves. The
+// library would do it too, but it remembers for ever that tracefs was not
+// mounted, loads a program to find out whether there are perf_event links, and
+// attaches without one, which cannot be pinned, where it believes there are not.
+
+func attachTracepoint(prog *ebpf.Program, t Target) (link.Link, error) {
+	id, err := tracepointID(t.Tracepoint)
+	if err != nil {
+		return nil, err
+	}
+	return attachPerfEvent(prog, &unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id})
+}
+
+func attachUprobe(prog *ebpf.Program, t Target) (_ link.Link, err error) {
+	if err := checkExecutable(t); err != nil {
+		return nil, err
+	}
+	attr := &unix.PerfEventAttr{Ext2: t.Offset}
+	if attr.Type, err = uprobeType(); err != nil {
+		return nil, err
+	}
+	if t.AttachType == "uretprobe" {
+		if attr.Config, err = uretprobeBit(); err != nil {
+			return nil, err
+		}
+	}
+	path, err := unix.BytePtrFromString(t.Executable)
+	if err != nil {
+		return nil, err
+	}
+	// The kernel reads the path during the call; pinned it cannot move.
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	pin.Pin(path)
+	attr.Ext1 = uint64(uintptr(unsafe.Pointer(path)))
+
+	l, err := attachPerfEvent(prog, attr)
+	if err != nil {
+		return nil, err
+	}
+	// The kernel opened the path a second time. That it is the same file
+	// before and after leaves no file in between but one that was put back.
+	if err := checkExecutable(t); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// checkExecutable refuses a file that is not the one that Resolve looked into.
+func checkExecutable(t Target) error {
+	x, err := openExecutable(t.Executable)
+	if err != nil {
+		return err
+	}
+	defer x.close()
+	if x.inode != t.Inode {
+		return changed(t.Executable)
+	}
+	return nil
+}
+
+// attachPerfEvent opens a perf event for all processes and gives it prog. The
+// event counts on one CPU only, but prog hangs on what the event is about and
+// runs on all. The link keeps the event; the descriptor is not needed.
+func attachPerfEvent(prog *ebpf.Program, attr *unix.PerfEventAttr) (link.Link, error) {
+	attr.Size = uint32(unsafe.Sizeof(*attr))
+	attr.Sample_type, attr.Sample, attr.Wakeup = unix.PERF_SAMPLE_RAW, 1, 1
+	fd, err := unix.PerfEventOpen(attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	switch {
+	case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM):
+		return nil, remedy.With(fmt.Errorf("perf event: %w", err),
+			"run hornetd as root, or with CAP_PERFMON and kernel.perf_event_paranoid at most 2")
+	case errors.Is(err, unix.EINVAL):
+		return nil, remedy.With(fmt.Errorf("perf event: %w", err), "correct the offset: it must be that of an instruction")
+	case err != nil:
+		return nil, fmt.Errorf("perf event: %w", err)
+	}
+	defer unix.Close(fd)
+	l, err := rawLink(link.RawLinkOptions{Target: fd, Program: prog, Attach: ebpf.AttachPerfEvent})
+	if errors.Is(err, unix.EACCES) {
+		err = remedy.With(fmt.Errorf("the program reads more of its context than the tracepoint has: %w", errnoOf(err)),
+			"compare it with the tracepoint's format file in tracefs")
+	}
+	return l, explain(err)
+}
+
+const uprobeDevice = "/sys/bus/event_source/devices/uprobe"
+
+// uprobeType returns the kernel's number of the perf events that uprobes are.
+func uprobeType() (uint32, error) {
+	b, err := os.ReadFile(filepath.Join(uprobeDevice, "type"))
+	if err != nil {
+		return 0, remedy.With(fmt.Errorf("this kernel has no uprobes: %w", err), "use a kernel with CONFIG_UPROBE_EVENTS")
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
+	return uint32(n), err
+}
+
+// uretprobeBit returns the flag in a uprobe's config that makes it a uretprobe.
+func uretprobeBit() (uint64, error) {
+	const file = uprobeDevice + "/format/retprobe"
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	bit, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "config:")
+	n, err := strconv.ParseUint(bit, 10, 6)
+	if !ok || err != nil {
+		return 0, fmt.Errorf("%s holds %q", file, b)
+	}
+	return 1 << n, nil
+}

@@ -1,0 +1,57 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// Updatable says whether the program of a link of this kind can be replaced:
+// id, place and order of the link stay, and no packet or call meets none of the
+// two programs. For the others a new link is made beside the old one.
+func Updatable(kind string) bool {
+	return slices.Contains([]string{kindXDP, kindTCX, kindCgroup, kindNetns, kindIter, kindSockmap}, kind)
+}
+
+// ErrOtherProgram is returned by Update for a link that does not run the
+// program that it should.
+var ErrOtherProgram = errors.New("link runs another program")
+
+// Update replaces the program old of a link with new, in one step. The kernel
+// refuses it if the link runs any other program than old: ErrOtherProgram.
+func Update(l link.Link, old, new *ebpf.Program) error {
+	s, err := Describe(l)
+	if err != nil {
+		return err
+	}
+	if !Updatable(s.Kind) {
+		return remedy.With(fmt.Errorf("link %d: the kernel cannot replace the program of a link of kind %s", s.ID, s.Kind),
+			"make a new link and remove the old one")
+	}
+	raw, ok := l.(interface {
+		UpdateArgs(link.RawLinkUpdateOptions) error
+	})
+	if !ok {
+		return fmt.Errorf("link %d: %T cannot be updated", s.ID, l)
+	}
+	err = raw.UpdateArgs(link.RawLinkUpdateOptions{New: new, Old: old, Flags: unix.BPF_F_REPLACE})
+	if err == nil {
+		return nil
+	}
+	if info, e := old.Info(); e == nil {
+		if id, ok := info.ID(); ok && id != s.ProgramID {
+			return fmt.Errorf("link %d: %w: %d, not %d: %w", s.ID, ErrOtherProgram, s.ProgramID, id, errnoOf(err))
+		}
+	}
+	if errors.Is(err, unix.EINVAL) {
+		return remedy.With(fmt.Errorf("link %d: the new program does not fit: %w", s.ID, errnoOf(err)),
+			"give it the type and the section of the old one")
+	}
+	return fmt.Errorf("link %d: %w", s.ID, err)
+}

@@ -1,0 +1,151 @@
+package loader
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// LinkState is what the kernel says about a link now. Which fields are set
+// follows from Kind, as in Target.
+type LinkState struct {
+	ID         link.ID
+	Kind       string // as in Target; "type-N" for one that is not known here
+	AttachType string // as in Target; "" where the kernel does not say
+	ProgramID  ebpf.ProgramID
+
+	Ifindex    int    // xdp, tcx: 0 if the interface is gone
+	NetnsInode uint64 // netns: 0 if the namespace is gone
+	CgroupID   uint64 // 0 if the cgroup is gone
+
+	// Before Linux 6.6 the kernel does not tell these of a perf_event link.
+	Tracepoint string // of perf_event links without the group
+	Executable string // path as it was given when the link was made
+	Offset     uint64 // in Executable; the kernel tells the low 32 bits
+
+	Family   string
+	Hook     string
+	Priority int32
+	Defrag   bool
+
+	Iterator string     // iter: "task", "bpf_map_elem"
+	MapID    ebpf.MapID // iter over a map, sockmap: 0 if there is none
+}
+
+// kinds of links by the library's number.
+var linkKinds = map[link.Type]string{
+	link.XDPType:           kindXDP,
+	link.TCXType:           kindTCX,
+	link.CgroupType:        kindCgroup,
+	link.NetNsType:         kindNetns,
+	link.RawTracepointType: kindRawTracepoint,
+	link.PerfEventType:     kindPerfEvent,
+	link.NetfilterType:     kindNetfilter,
+	link.IterType:          kindIter,
+	sockmapType:            kindSockmap,
+	link.TracingType:       "tracing",
+	link.KprobeMultiType:   "kprobe_multi",
+	link.UprobeMultiType:   "uprobe_multi",
+	link.NetkitType:        "netkit",
+	link.StructOpsType:     "struct_ops",
+}
+
+// sockmapType is BPF_LINK_TYPE_SOCKMAP, which the library does not export.
+const sockmapType link.Type = 14
+
+// Describe asks the kernel about a link, of this process or from a pin.
+func Describe(l link.Link) (LinkState, error) {
+	info, err := l.Info()
+	if err != nil {
+		return LinkState{}, err
+	}
+	s := LinkState{ID: info.ID, ProgramID: info.Program, Kind: linkKinds[info.Type]}
+	if s.Kind == "" {
+		s.Kind = fmt.Sprintf("type-%d", info.Type)
+	}
+	switch s.Kind {
+	case kindXDP:
+		s.AttachType, s.Ifindex = "xdp", int(info.XDP().Ifindex)
+	case kindTCX:
+		s.AttachType, s.Ifindex = attachTypes[ebpf.AttachType(info.TCX().AttachType)], int(info.TCX().Ifindex)
+	case kindCgroup:
+		s.AttachType, s.CgroupID = attachTypes[ebpf.AttachType(info.Cgroup().AttachType)], info.Cgroup().CgroupId
+	case kindNetns:
+		s.AttachType, s.NetnsInode = attachTypes[ebpf.AttachType(info.NetNs().AttachType)], uint64(info.NetNs().NetnsInode)
+	case kindRawTracepoint:
+		s.AttachType, s.Tracepoint = "trace_raw_tp", info.RawTracepoint().Name
+	case kindPerfEvent:
+		s.perfEvent(info.PerfEvent())
+	case kindNetfilter:
+		s.netfilter(info.Netfilter())
+	case kindIter, kindSockmap:
+		return s, s.fdinfo(l)
+	}
+	return s, nil
+}
+
+func (s *LinkState) perfEvent(e *link.PerfEventInfo) {
+	switch e.Type {
+	case link.PerfEventTracepoint:
+		s.AttachType, s.Tracepoint = "tracepoint", e.Tracepoint().Tracepoint
+	case link.PerfEventUprobe, link.PerfEventUretprobe:
+		s.AttachType = "uprobe"
+		if e.Type == link.PerfEventUretprobe {
+			s.AttachType = "uretprobe"
+		}
+		s.Executable, s.Offset = e.Uprobe().File, uint64(e.Uprobe().Offset)
+	}
+}
+
+func (s *LinkState) netfilter(nf *link.NetfilterInfo) {
+	s.AttachType, s.Priority, s.Defrag = "netfilter", nf.Priority, nf.Flags&netfilterDefrag != 0
+	for name, hook := range netfilterHooks {
+		if hook == nf.Hook {
+			s.Hook = name
+		}
+	}
+	for name, family := range netfilterFamilies {
+		if family == nf.ProtocolFamily {
+			s.Family = name
+		}
+	}
+}
+
+// fdinfo reads what the library has no Info for from /proc, where the kernel
+// writes it as "name:\tvalue" lines.
+func (s *LinkState) fdinfo(l link.Link) error {
+	f, ok := l.(interface{ FD() int })
+	if !ok {
+		return fmt.Errorf("link %d: %T has no descriptor", s.ID, l)
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.FD()))
+	if err != nil {
+		return fmt.Errorf("link %d: %w", s.ID, err)
+	}
+	if s.Kind == kindIter {
+		s.AttachType = "trace_iter"
+	}
+	for line := range bytes.Lines(b) {
+		name, value, _ := strings.Cut(string(line), ":")
+		value = strings.TrimSpace(value)
+		switch name {
+		case "target_name":
+			s.Iterator = value
+		case "attach_type":
+			s.AttachType = value
+			if n, err := strconv.ParseUint(value, 10, 32); err == nil {
+				s.AttachType = attachTypes[ebpf.AttachType(n)]
+			}
+		case "map_id":
+			if n, err := strconv.ParseUint(value, 10, 32); err == nil {
+				s.MapID = ebpf.MapID(n)
+			}
+		}
+	}
+	return nil
+}

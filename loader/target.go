@@ -1,0 +1,152 @@
+package loader
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path"
+	"strings"
+)
+
+// Target is one place in the kernel that one program is attached to: what an
+// [[attach]] of a manifest became on this host. It is stored in the record of a
+// collection, and LinkState.Matches compares it with the kernel later.
+//
+// Kind is the kernel's name of the link type (xdp, tcx, cgroup, netns,
+// raw_tracepoint, perf_event, netfilter, iter, sockmap), AttachType that of the
+// attach type in lower case without BPF_ (cgroup_inet4_connect); links of kind
+// perf_event have the kernel's perf event type there (tracepoint, uprobe,
+// uretprobe). Which of the other fields are set follows from Kind.
+type Target struct {
+	Link       string `json:"link"` // name of the link and its pin: unique in a collection, [A-Za-z0-9_-]{1,128}
+	Program    string `json:"program"`
+	Kind       string `json:"kind"`
+	AttachType string `json:"attach_type"`
+
+	Interface  string `json:"interface,omitempty"`
+	Ifindex    int    `json:"ifindex,omitempty"`
+	Netns      string `json:"netns,omitempty"`       // path; "" is hornetd's own
+	NetnsInode uint64 `json:"netns_inode,omitempty"` // of the namespace, own or not
+	Mode       string `json:"mode,omitempty"`        // xdp: auto, native, generic, offload; Attach replaces auto
+	Position   string `json:"position,omitempty"`    // tcx: head, tail
+
+	Cgroup   string `json:"cgroup,omitempty"` // absolute path
+	CgroupID uint64 `json:"cgroup_id,omitempty"`
+
+	Tracepoint string `json:"tracepoint,omitempty"` // group/name, or the name of a raw tracepoint
+	Executable string `json:"executable,omitempty"` // absolute path
+	Inode      uint64 `json:"inode,omitempty"`      // of Executable
+	Symbol     string `json:"symbol,omitempty"`     // as the manifest has it, with +offset
+	Offset     uint64 `json:"offset,omitempty"`     // in the file, in bytes
+
+	Family   string `json:"family,omitempty"` // netfilter: ipv4, ipv6
+	Hook     string `json:"hook,omitempty"`   // netfilter: prerouting, input, forward, output, postrouting
+	Priority int32  `json:"priority,omitempty"`
+	Defrag   bool   `json:"defrag,omitempty"`
+
+	Map string `json:"map,omitempty"` // iter, sockmap: name of the map
+}
+
+// String says where t attaches, for people: "interface eth0".
+func (t Target) String() string {
+	s := t.place()
+	if t.Netns != "" {
+		s += " in " + t.Netns
+	}
+	return s
+}
+
+func (t Target) place() string {
+	switch t.Kind {
+	case kindXDP:
+		return "interface " + t.Interface
+	case kindTCX:
+		return "interface " + t.Interface + " " + strings.TrimPrefix(t.AttachType, "tcx_")
+	case kindCgroup:
+		return "cgroup " + t.Cgroup
+	case kindNetns:
+		return "network namespace"
+	case kindRawTracepoint:
+		return "tracepoint " + t.Tracepoint
+	case kindPerfEvent:
+		if t.Executable != "" {
+			return t.Executable + ":" + t.symbol()
+		}
+		return "tracepoint " + t.Tracepoint
+	case kindNetfilter:
+		return fmt.Sprintf("netfilter %s %s priority %d", t.Family, t.Hook, t.Priority)
+	case kindIter, kindSockmap:
+		if t.Map != "" {
+			return "map " + t.Map
+		}
+		return "iterator"
+	}
+	return t.Kind
+}
+
+// symbol returns what of Executable is probed.
+func (t Target) symbol() string {
+	if t.Symbol != "" {
+		return t.Symbol
+	}
+	return fmt.Sprintf("%#x", t.Offset)
+}
+
+// longestLink bounds Target.Link. bpffs takes 255 bytes.
+const longestLink = 128
+
+// named returns t with Link set, from what makes t differ from other targets of
+// the same program. The same request gets the same name on this host at every
+// start, whatever else is in the manifest. Where the readable name does not say
+// all, a hash of the rest follows.
+func (t Target) named() Target {
+	netns := strings.TrimPrefix(t.Netns, "/run/netns/")
+	words := []string{t.Program, path.Base("/" + netns), t.Interface, path.Base("/" + t.Cgroup),
+		t.Tracepoint, path.Base("/" + t.Executable), t.Symbol, t.Map}
+	whole := []string{t.Program, netns, t.Interface, t.Cgroup, t.Tracepoint, t.Executable, t.Symbol, t.Map}
+	exact := true
+	var b strings.Builder
+	for i, w := range words {
+		if w == "" || w == "/" {
+			continue
+		}
+		pin := strings.Map(pinRune, w)
+		exact = exact && w == whole[i] && pin == w
+		if b.Len() > 0 {
+			b.WriteByte('-')
+		}
+		b.WriteString(pin)
+	}
+	b.WriteString(t.suffix())
+	t.Link = b.String()
+	if !exact || len(t.Link) > longestLink {
+		sum := sha256.Sum256([]byte(strings.Join(whole, "\x00") + t.suffix()))
+		t.Link = t.Link[:min(len(t.Link), longestLink-9)] + "-" + hex.EncodeToString(sum[:4])
+	}
+	return t
+}
+
+// suffix is the part of a link's name that consists of numbers and known words.
+func (t Target) suffix() string {
+	switch t.AttachType {
+	case "tcx_ingress", "cgroup_inet_ingress":
+		return "-ingress"
+	case "tcx_egress", "cgroup_inet_egress":
+		return "-egress"
+	case "netfilter":
+		return fmt.Sprintf("-%s-%s-%d", t.Family, t.Hook, t.Priority)
+	case "uprobe", "uretprobe":
+		return fmt.Sprintf("-%#x", t.Offset)
+	}
+	return ""
+}
+
+// pinRune replaces what a word of a link's name must not hold. bpffs refuses
+// dots and slashes; '-' separates the words.
+func pinRune(r rune) rune {
+	switch {
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '_':
+		return r
+	}
+	return '_'
+}

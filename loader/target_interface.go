@@ -1,0 +1,127 @@
+package loader
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// interfaces finds the interfaces of ns that pattern means: the one of that
+// name, or all that match where it is a glob. At least one is returned, sorted
+// by name.
+func interfaces(ns netns, pattern string) (found []net.Interface, err error) {
+	err = ns.do(func() error {
+		if !strings.ContainsAny(pattern, `*?[\`) {
+			index, err := ifindex(pattern)
+			found = []net.Interface{{Name: pattern, Index: index}}
+			if err == nil {
+				return nil
+			}
+		}
+		all, err := net.Interfaces()
+		if err != nil {
+			return fmt.Errorf("list interfaces%s: %w", ns, err)
+		}
+		found = slices.DeleteFunc(slices.Clone(all), func(i net.Interface) bool {
+			ok, err := path.Match(pattern, i.Name)
+			return !ok || err != nil
+		})
+		if len(found) == 0 {
+			return noInterface(ns, pattern, all)
+		}
+		slices.SortFunc(found, func(a, b net.Interface) int { return strings.Compare(a.Name, b.Name) })
+		return nil
+	})
+	return found, err
+}
+
+// noInterface says that pattern means none of all.
+func noInterface(ns netns, pattern string, all []net.Interface) error {
+	names := make([]string, len(all))
+	for i := range all {
+		names[i] = all[i].Name
+	}
+	const few = 12
+	if len(names) > few {
+		names = append(names[:few], fmt.Sprintf("%d more", len(names)-few))
+	}
+	err := fmt.Errorf("there is no interface %q%s", pattern, ns)
+	if strings.ContainsAny(pattern, `*?[\`) {
+		err = fmt.Errorf("no interface%s matches %q", ns, pattern)
+	}
+	return remedy.With(err, "name one that exists: %s", strings.Join(names, ", "))
+}
+
+// ifindex returns the number of the interface name in the calling thread's
+// network namespace. Unlike the standard library, which lists them all, it
+// costs one call and knows alternative names.
+func ifindex(name string) (int, error) {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
+		return 0, err
+	}
+	return int(ifr.Uint32()), nil
+}
+
+// xdpProgram returns the id of the XDP program that runs at the interface
+// index of the calling thread's network namespace, 0 where there is none or the
+// kernel does not say.
+func xdpProgram(index int) uint32 {
+	dump, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
+	if err != nil {
+		return 0
+	}
+	msgs, err := syscall.ParseNetlinkMessage(dump)
+	if err != nil {
+		return 0
+	}
+	for i := range msgs {
+		const info = unix.SizeofIfInfomsg
+		data := msgs[i].Data
+		if msgs[i].Header.Type != unix.RTM_NEWLINK || len(data) < info ||
+			int(binary.NativeEndian.Uint32(data[4:])) != index {
+			continue
+		}
+		return attrUint32(attr(data[info:], unix.IFLA_XDP), unix.IFLA_XDP_PROG_ID)
+	}
+	return 0
+}
+
+// attr returns the payload of the netlink attribute of a type in b, nil where
+// there is none.
+func attr(b []byte, want uint16) []byte {
+	for len(b) >= unix.SizeofRtAttr {
+		size, typ := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
+		if size < unix.SizeofRtAttr || size > len(b) {
+			return nil
+		}
+		if typ&^unix.NLA_F_NESTED == want {
+			return b[unix.SizeofRtAttr:size]
+		}
+		b = b[min(len(b), (size+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):]
+	}
+	return nil
+}
+
+func attrUint32(b []byte, want uint16) uint32 {
+	if v := attr(b, want); len(v) == 4 {
+		return binary.NativeEndian.Uint32(v)
+	}
+	return 0
+}

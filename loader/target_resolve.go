@@ -1,0 +1,336 @@
+package loader
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
+)
+
+// Resolve finds on this host what the [[attach]]es of m mean, in their order:
+// one target each, or several where a glob of interfaces stands. Nothing is
+// attached. It checks that the keys fit the programs' types and that what they
+// name exists; every error has file, line and key of the manifest and a remedy.
+func Resolve(spec *ebpf.CollectionSpec, m manifest.Manifest) ([]Target, error) {
+	var all []Target
+	seen := map[string]int{}
+	for i, a := range m.Attach {
+		r := request{Attach: a, m: m, key: "attach[" + strconv.Itoa(i) + "]", spec: spec}
+		targets, err := r.resolve()
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range targets {
+			if first, ok := seen[t.Link]; ok {
+				return nil, r.refuse("", "remove one of the two", "attaches %s to %s, as attach[%d] does already", t.Program, t, first)
+			}
+			seen[t.Link] = i
+		}
+		all = append(all, targets...)
+	}
+	return all, nil
+}
+
+// request is one [[attach]] of a manifest and what the object says about it.
+type request struct {
+	manifest.Attach
+	m    manifest.Manifest
+	key  string // "attach[0]"
+	spec *ebpf.CollectionSpec
+	prog *ebpf.ProgramSpec
+	hook hook
+}
+
+// refuse returns an error at a key of the request, at the request itself where
+// key is "".
+func (r request) refuse(key, hint, format string, args ...any) error {
+	return remedy.With(r.m.Errorf(r.at(key), format, args...), "%s", hint)
+}
+
+// fail returns err at a key of the request. A remedy that err has is kept.
+func (r request) fail(key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return r.m.Errorf(r.at(key), "%w", err)
+}
+
+func (r request) at(key string) string {
+	if key == "" {
+		return r.key
+	}
+	return r.key + "." + key
+}
+
+func (r request) resolve() ([]Target, error) {
+	r.prog = r.spec.Programs[r.Program]
+	if r.prog == nil {
+		names := make([]string, 0, len(r.spec.Programs))
+		for name := range r.spec.Programs {
+			names = append(names, name)
+		}
+		return nil, r.refuse("program", "write the name of a function of the object that has a section of its own",
+			"there is no program %q in the object%s", r.Program, suggest(r.Program, names))
+	}
+	var err error
+	if r.hook, err = hookOf(r.prog, r.Direction); err != nil {
+		return nil, r.fail("program", fmt.Errorf("%q %w", r.Program, err))
+	}
+	if err := r.checkKeys(); err != nil {
+		return nil, err
+	}
+	targets, err := r.targets()
+	for i := range targets {
+		targets[i] = targets[i].named()
+	}
+	return targets, err
+}
+
+// checkKeys compares the keys that are there with those that the hook takes.
+func (r request) checkKeys() error {
+	given := map[string]bool{
+		"interface":  r.Interface != "",
+		"mode":       r.Mode != "",
+		"direction":  r.Direction != "",
+		"position":   r.Position != "",
+		"netns":      r.Netns != "",
+		"cgroup":     r.Cgroup != "",
+		"tracepoint": r.Tracepoint != "",
+		"executable": r.Executable != "",
+		"symbol":     r.Symbol != "",
+		"offset":     r.Offset != 0,
+		"family":     r.Family != "",
+		"hook":       r.Hook != "",
+		"priority":   r.Priority != 0,
+		"defrag":     r.Defrag,
+		"map":        r.Map != "",
+	}
+	takes := slices.Concat(r.hook.needs, r.hook.takes)
+	for _, key := range keys("interface mode direction position netns cgroup tracepoint executable symbol offset family hook priority defrag map") {
+		switch {
+		case given[key] && !slices.Contains(takes, key):
+			hint := "remove it: the program takes no key"
+			if len(takes) > 0 {
+				hint = "remove it: the program takes " + strings.Join(takes, ", ")
+			}
+			return r.refuse(key, hint, "does not fit program %q, which is in section %q", r.Program, r.prog.SectionName)
+		case !given[key] && slices.Contains(r.hook.needs, key):
+			return r.refuse(key, "write "+examples[key], "is missing: program %q in section %q needs it", r.Program, r.prog.SectionName)
+		}
+	}
+	return nil
+}
+
+// examples shows for each key that can be missing how to write it.
+var examples = map[string]string{
+	"interface":  `interface = "eth0", or a pattern such as "eth*"`,
+	"direction":  `direction = "ingress" or "egress"`,
+	"cgroup":     `cgroup = "system.slice", a path below the cgroup2 mount`,
+	"tracepoint": `tracepoint = "sched/sched_process_exec"`,
+	"executable": `executable = "/usr/bin/NAME", an absolute path`,
+	"symbol":     `symbol = "NAME" of a function, or offset = N in the file`,
+	"family":     `family = "ipv4" or "ipv6"`,
+	"hook":       `hook = "prerouting", "input", "forward", "output" or "postrouting"`,
+	"map":        `map = "NAME" of a map of the object`,
+}
+
+// targets makes the targets of one request, without their names.
+func (r request) targets() ([]Target, error) {
+	t := Target{Program: r.Program, Kind: r.hook.kind, AttachType: r.hook.name}
+	var err error
+	switch r.hook.kind {
+	case kindXDP, kindTCX:
+		return r.interfaces(t)
+	case kindNetns:
+		t, err = r.namespace(t)
+	case kindNetfilter:
+		t, err = r.netfilter(t)
+	case kindCgroup:
+		t, err = r.cgroup(t)
+	case kindRawTracepoint:
+		t, err = r.rawTracepoint(t)
+	case kindPerfEvent:
+		if r.hook.name == "tracepoint" {
+			t, err = r.tracepoint(t)
+		} else {
+			t, err = r.uprobe(t)
+		}
+	case kindIter, kindSockmap:
+		t, err = r.iterOrSockmap(t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []Target{t}, nil
+}
+
+func (r request) interfaces(t Target) ([]Target, error) {
+	t.Netns, t.Position = r.Netns, r.Position
+	if t.Kind == kindXDP {
+		t.Mode = cmp.Or(r.Mode, "auto")
+	} else {
+		t.Position = cmp.Or(r.Position, "tail")
+	}
+	ns, err := openNetns(r.Netns)
+	if err != nil {
+		return nil, r.fail("netns", err)
+	}
+	defer ns.close()
+	t.NetnsInode = ns.inode
+	found, err := interfaces(ns, r.Interface)
+	if err != nil {
+		return nil, r.fail("interface", err)
+	}
+	var all []Target
+	for _, i := range found {
+		t.Interface, t.Ifindex = i.Name, i.Index
+		all = append(all, t)
+	}
+	return all, nil
+}
+
+func (r request) namespace(t Target) (Target, error) {
+	ns, err := openNetns(r.Netns)
+	if err != nil {
+		return t, r.fail("netns", err)
+	}
+	defer ns.close()
+	t.Netns, t.NetnsInode = r.Netns, ns.inode
+	return t, nil
+}
+
+func (r request) netfilter(t Target) (Target, error) {
+	if r.Priority == math.MinInt32 || r.Priority == math.MaxInt32 {
+		return t, r.refuse("priority", "write a number in between; 0 is that of the filter tables",
+			"%d is kept by the kernel for itself", r.Priority)
+	}
+	const afterDefrag = -400 // NF_IP_PRI_CONNTRACK_DEFRAG
+	if r.Defrag && r.Priority <= afterDefrag {
+		return t, r.refuse("priority", "write one above -400, or remove defrag",
+			"%d comes before the kernel puts fragments together, and defrag wants them whole", r.Priority)
+	}
+	t.Family, t.Hook, t.Priority, t.Defrag = r.Family, r.Hook, r.Priority, r.Defrag
+	return r.namespace(t)
+}
+
+func (r request) cgroup(t Target) (Target, error) {
+	f, err := openCgroup(r.Cgroup)
+	if err != nil {
+		return t, r.fail("cgroup", err)
+	}
+	defer f.Close()
+	// The inode number of a cgroup's directory is the cgroup's id.
+	t.Cgroup = f.Name()
+	t.CgroupID, err = inodeOf(f)
+	return t, r.fail("cgroup", err)
+}
+
+func (r request) rawTracepoint(t Target) (Target, error) {
+	t.Tracepoint = cmp.Or(r.Tracepoint, r.hook.fixed)
+	if t.Tracepoint == "" {
+		return t, r.refuse("tracepoint", `write tracepoint = "sched_process_exec", or SEC("raw_tp/sched_process_exec")`,
+			"is missing: neither the section of %q nor the manifest names one", r.Program)
+	}
+	if group, name, ok := strings.Cut(t.Tracepoint, "/"); ok {
+		return t, r.refuse("tracepoint", fmt.Sprintf("write %q", name),
+			"a raw tracepoint has no group (%q)", group)
+	}
+	return t, nil
+}
+
+func (r request) tracepoint(t Target) (Target, error) {
+	t.Tracepoint = cmp.Or(r.Tracepoint, r.hook.fixed)
+	if t.Tracepoint == "" {
+		return t, r.refuse("tracepoint", "write "+examples["tracepoint"],
+			"is missing: neither the section of %q nor the manifest names one", r.Program)
+	}
+	_, err := tracepointID(t.Tracepoint)
+	return t, r.fail("tracepoint", err)
+}
+
+func (r request) uprobe(t Target) (Target, error) {
+	path, symbol, more, err := r.probed()
+	if err != nil {
+		return t, err
+	}
+	x, err := openExecutable(path)
+	if err != nil {
+		return t, r.fail("executable", err)
+	}
+	defer x.close()
+	t.Executable, t.Inode, t.Symbol, t.Offset = path, x.inode, symbol, more
+	if symbol == "" {
+		return t, nil
+	}
+	if t.Offset, err = x.offset(symbol, more); err != nil {
+		return t, r.fail("symbol", err)
+	}
+	if more > 0 {
+		t.Symbol += fmt.Sprintf("+%#x", more)
+	}
+	return t, nil
+}
+
+// probed returns what a uprobe shall probe: what the manifest says, and else
+// what the section does, "uprobe/PATH:SYMBOL+OFFSET".
+func (r request) probed() (path, symbol string, more uint64, err error) {
+	path, symbol, more = r.Executable, r.Symbol, r.Offset
+	file, place, _ := cutLast(r.hook.fixed, ":")
+	if path == "" {
+		path = file
+	}
+	if path == "" {
+		return "", "", 0, r.refuse("executable", "write "+examples["executable"],
+			"is missing: neither the section of %q nor the manifest names one", r.Program)
+	}
+	if !strings.HasPrefix(path, "/") {
+		return "", "", 0, r.refuse("executable", "write "+examples["executable"],
+			"%q in the section of %q is not an absolute path", path, r.Program)
+	}
+	if symbol == "" && more == 0 {
+		name, plus, ok := strings.Cut(place, "+")
+		symbol = name
+		if more, err = strconv.ParseUint(plus, 0, 64); ok && err != nil {
+			return "", "", 0, r.refuse("offset", "write offset = N", "%q in the section of %q is not a number", plus, r.Program)
+		}
+	}
+	if symbol == "" && more == 0 {
+		return "", "", 0, r.refuse("symbol", "write "+examples["symbol"],
+			"is missing: neither the section of %q nor the manifest says what to probe", r.Program)
+	}
+	return path, symbol, more, nil
+}
+
+func (r request) iterOrSockmap(t Target) (Target, error) {
+	if r.Map == "" {
+		return t, nil
+	}
+	ms, ok := r.spec.Maps[r.Map]
+	if !ok {
+		names := make([]string, 0, len(r.spec.Maps))
+		for name := range r.spec.Maps {
+			names = append(names, name)
+		}
+		return t, r.refuse("map", "write "+examples["map"], "there is no map %q in the object%s", r.Map, suggest(r.Map, names))
+	}
+	if sockets := ms.Type == ebpf.SockMap || ms.Type == ebpf.SockHash; t.Kind == kindSockmap && !sockets {
+		return t, r.refuse("map", "name a map of type sockmap or sockhash", "%q is a map of type %s, which holds no sockets", r.Map, ms.Type)
+	}
+	t.Map = r.Map
+	return t, nil
+}
+
+// cutLast cuts s around the last sep.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
