@@ -256,14 +256,20 @@ func TestKeygenForOpenSSL(t *testing.T) {
 			if algorithm == "ed25519" {
 				t.Skip("CMS with Ed25519: OpenSSL 3.0 neither signs nor verifies it (internal/cms checks the bare signature)")
 			}
-			openssl(t, dir, "cms", "-sign", "-binary", "-noattr", "-nocerts", "-keyid", "-in", "object", "-signer", "cert", "-inkey", "key",
-				"-outform", "DER", "-out", "theirs")
-			theirs, err := os.ReadFile(filepath.Join(dir, "theirs"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := trust(t, map[string][]byte{"team.pem": certPEM}).Verify(Bundle{Object: object, Signature: theirs}, nil, time.Now()); err != nil {
-				t.Error(err)
+			for _, shape := range [][]string{{"-noattr", "-nocerts", "-keyid"}, {"-nocerts"}, nil} {
+				openssl(t, dir, append([]string{"cms", "-sign", "-binary", "-in", "object", "-signer", "cert", "-inkey", "key",
+					"-outform", "DER", "-out", "theirs"}, shape...)...)
+				theirs, err := os.ReadFile(filepath.Join(dir, "theirs"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := trust(t, map[string][]byte{"team.pem": certPEM}).Verify(Bundle{Object: object, Signature: theirs}, nil, time.Now()); err != nil {
+					t.Errorf("%q: %v", shape, err)
+				}
+				_, err = trust(t, map[string][]byte{"other.pem": generated(t, "team", "").pem()}).Verify(Bundle{Object: object, Signature: theirs}, nil, time.Now())
+				if verdict, _, _ := refusal(t, err); verdict != UnknownKey {
+					t.Errorf("%q, another key of the same name: %v", shape, err)
+				}
 			}
 			s := parsed(t, keyPEM, certPEM)
 			ours, err := Sign(object, s.key, s.cert)

@@ -42,6 +42,9 @@ func TestParseTrust(t *testing.T) {
 		{"sorted by name", map[string][]byte{"b.pem": team.pem(), "a.pem": team.pem(), "C-1.x_y.pem": team.pem()}, "C-1.x_y a b", true},
 		{"text around", map[string][]byte{"team.pem": append([]byte("subject: team\n"), append(team.pem(), "the end\n"...)...)}, "team", true},
 
+		{"16 keys", map[string][]byte{"team.pem": bytes.Repeat(team.pem(), maxKeys)}, strings.TrimSpace(strings.Repeat("team ", maxKeys)), true},
+		{"the largest file", map[string][]byte{"team.pem": append(team.pem(), make([]byte, maxPEM-len(team.pem()))...)}, "team", true},
+
 		{"empty file", map[string][]byte{"team.pem": {}}, "team.pem: no PEM block", false},
 		{"DER", map[string][]byte{"team.pem": team.cert.Raw}, "team.pem: no PEM block", false},
 		{"private key", map[string][]byte{"team.pem": keyPEM}, "holds a private key", false},
@@ -139,6 +142,43 @@ func TestBareKeys(t *testing.T) {
 		_, err := store.Verify(Bundle{Object: object, Signature: s.sign(t, object)}, nil, now)
 		if verdict, message, _ := refusal(t, err); verdict != UnknownKey || !strings.Contains(message, "by key identifier only") {
 			t.Errorf("%v", err)
+		}
+	}
+}
+
+// TestKeyIDs: a certificate goes by the key identifier in it, and only where
+// there is none by those derived from its key.
+func TestKeyIDs(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		keyID   []byte
+		derived Verdict
+	}{
+		{"in the certificate", []byte("custom"), UnknownKey},
+		{"none", nil, OK},
+	} {
+		s := issued(t, nil, func(c *x509.Certificate) { c.SubjectKeyId = test.keyID })
+		store := trust(t, map[string][]byte{"team.pem": s.pem()})
+		ids, err := derivedKeyIDs(s.cert.RawSubjectPublicKeyInfo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		verify := func(id []byte) (Verified, Verdict) {
+			s.cert.SubjectKeyId = id
+			v, err := store.Verify(Bundle{Object: object, Signature: s.sign(t, object)}, nil, now)
+			verdict, _, _ := refusal(t, err)
+			return v, verdict
+		}
+		for _, id := range ids {
+			if _, got := verify(id); got != test.derived {
+				t.Errorf("%s, derived: %s, want %s", test.name, got, test.derived)
+			}
+		}
+		if test.keyID == nil {
+			continue
+		}
+		if v, got := verify(test.keyID); got != OK || v.Signer().KeyID != fmt.Sprintf("%x", test.keyID) {
+			t.Errorf("%s: %s, %+v", test.name, got, v.Signer())
 		}
 	}
 }
@@ -245,11 +285,11 @@ func TestMessagesNameTheStore(t *testing.T) {
 	}
 
 	files := make(map[string][]byte)
-	for i := range 11 {
+	for i, want := range []string{7: `"k07")`, 8: `"k07" and 1 more)`, 10: `"k07" and 3 more)`} {
 		files[fmt.Sprintf("k%02d.pem", i)] = s.pem()
-	}
-	if got := trust(t, files).String(); !strings.HasSuffix(got, `"k07" and 3 more)`) {
-		t.Error(got)
+		if got := trust(t, files).String(); !strings.HasSuffix(got, want) {
+			t.Errorf("%d keys: %s", i+1, got)
+		}
 	}
 }
 
