@@ -1,0 +1,20 @@
+// Command hornetd owns eBPF on this host. See hornetd(8).
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	// Files and sockets get exactly the mode they are given, never a wider one.
+	unix.Umask(0o077)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP)
+	os.Exit(run(ctx, env{stdout: os.Stdout, stderr: os.Stderr, hangup: hangup}, os.Args[1:]))
+}

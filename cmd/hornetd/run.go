@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/daemon"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/systemd"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+const (
+	defaultConfig = "/etc/hornet/hornetd.toml"
+	maxConfig     = 64 << 10
+)
+
+// env is what the program takes from the process it runs in.
+type env struct {
+	stdout, stderr io.Writer
+	hangup         <-chan os.Signal
+}
+
+// run is the program: flags, configuration, values, then serve until ctx ends.
+// It returns the exit status: 0 for a clean end, 1 for a failure, 2 for wrong
+// usage.
+func run(ctx context.Context, e env, args []string) int {
+	flags := flag.NewFlagSet("hornetd", flag.ContinueOnError)
+	flags.SetOutput(e.stderr)
+	path := flags.String("config", defaultConfig, "configuration `file`; the default one may be absent")
+	check := flags.Bool("check", false, "check the configuration, the manifests and the signatures, then exit")
+	showVersion := flags.Bool("version", false, "print the version and exit")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(e.stderr, "hornetd: unexpected argument %q\n", flags.Arg(0))
+		return 2
+	}
+	if *showVersion {
+		fmt.Fprintln(e.stdout, "hornetd", version)
+		return 0
+	}
+	cfg, err := readConfig(*path)
+	if err != nil {
+		return fail(e.stderr, err)
+	}
+	if *check {
+		return checkAll(e, cfg)
+	}
+	if err := serve(ctx, cfg, newLogger(e.stderr, cfg.Log), e.hangup); err != nil {
+		return fail(e.stderr, err)
+	}
+	return 0
+}
+
+func fail(w io.Writer, err error) int {
+	fmt.Fprintf(w, "hornetd: %v\n", err)
+	if hint := remedy.Of(err); hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", hint)
+	}
+	return 1
+}
+
+// readConfig reads the configuration. Only the default file may be absent.
+func readConfig(path string) (config.Config, error) {
+	b, err := safefile.Read(path, maxConfig)
+	if errors.Is(err, fs.ErrNotExist) && path == defaultConfig {
+		return config.Default(), nil
+	}
+	if err != nil {
+		return config.Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	return config.Parse(path, b)
+}
+
+func checkAll(e env, cfg config.Config) int {
+	problems := daemon.Check(cfg)
+	for _, p := range problems {
+		fmt.Fprintf(e.stderr, "hornetd: %s\n", p.Message)
+		if p.Hint != "" {
+			fmt.Fprintf(e.stderr, "hint: %s\n", p.Hint)
+		}
+	}
+	if len(problems) > 0 {
+		return 1
+	}
+	fmt.Fprintln(e.stdout, "ok")
+	return 0
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, cfg config.Config, log *zap.Logger, hangup <-chan os.Signal) error {
+	defer log.Sync()
+	began := time.Now()
+	listener, err := systemd.Listener()
+	if err != nil {
+		return err
+	}
+	d, err := daemon.Open(cfg, version, log)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Start(); err != nil {
+		return err
+	}
+	// After Start, so that nobody is answered before what runs is known, and
+	// only with the lock on the bpffs root held: a stale socket is ours.
+	if listener == nil {
+		if listener, err = daemon.Listen(cfg.API.Socket, cfg.API.Mode, cfg.API.Group); err != nil {
+			return err
+		}
+	}
+	debug.FreeOSMemory() // kernel BTF and the parsed objects are not needed again
+
+	stopped := make(chan error, 1)
+	serveCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { stopped <- daemon.Serve(serveCtx, d, listener, log) }()
+	if err := systemd.Ready(d.Summary()); err != nil {
+		log.Warn("readiness", zap.Error(err))
+	}
+	log.Info("ready", zap.String("status", d.Summary()), zap.Duration("after", time.Since(began)))
+
+	err = attend(serveCtx, d, log, hangup, stopped)
+	if notifyErr := systemd.Stopping(); notifyErr != nil {
+		log.Warn("stopping", zap.Error(notifyErr))
+	}
+	stop()
+	return err
+}
+
+// attend does what comes from outside the API: signals and the watchdog.
+func attend(ctx context.Context, d *daemon.Daemon, log *zap.Logger, hangup <-chan os.Signal, stopped <-chan error) error {
+	interval, err := systemd.WatchdogInterval()
+	if err != nil {
+		return err
+	}
+	var tick <-chan time.Time
+	if interval > 0 {
+		t := time.NewTicker(interval)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return <-stopped
+		case err := <-stopped:
+			return err
+		case <-hangup:
+			reload(d, log)
+		case <-tick:
+			if err := d.Ping(); err != nil {
+				return err
+			}
+			if err := systemd.Alive(); err != nil {
+				log.Warn("watchdog", zap.Error(err))
+			}
+		}
+	}
+}
+
+func reload(d *daemon.Daemon, log *zap.Logger) {
+	if err := systemd.Reloading(); err != nil {
+		log.Warn("reloading", zap.Error(err))
+	}
+	d.Hangup() // reports its errors itself: there is nobody to return them to
+	if err := systemd.Ready(d.Summary()); err != nil {
+		log.Warn("readiness", zap.Error(err))
+	}
+}

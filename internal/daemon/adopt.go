@@ -1,0 +1,189 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/bpfsys"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/pinning"
+)
+
+// adopt takes over what runs. Half-built stages go; committed directories that
+// are what their record says are adopted without touching anything; the rest
+// is quarantined and reported, never guessed at.
+func (d *Daemon) adopt() error {
+	swept, err := d.store.Sweep()
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	if len(swept) > 0 {
+		d.log.Info("swept", zap.Strings("stages", swept))
+	}
+	held, err := d.store.Quarantined()
+	if err != nil {
+		return err
+	}
+	for _, q := range held {
+		d.held[q.Dir] = "was " + q.Name + ", quarantined by an earlier hornetd"
+	}
+	names, err := d.store.Entries()
+	if err != nil {
+		return err
+	}
+	found := make([]*collection, len(names))
+	errs := make([]error, len(names))
+	each(len(names), func(i int) { found[i], errs[i] = d.adoptOne(names[i]) })
+	for i, name := range names {
+		if errs[i] != nil {
+			if err := d.quarantine(name, errs[i]); err != nil {
+				return err
+			}
+			continue
+		}
+		d.mu.Lock()
+		d.running[name.String()] = found[i]
+		d.mu.Unlock()
+		d.note(api.EventAdopted, name.String(), "runs as recorded")
+	}
+	return nil
+}
+
+func (d *Daemon) adoptOne(name pinning.Name) (*collection, error) {
+	entry, err := d.store.Load(name)
+	if err != nil {
+		return nil, err
+	}
+	defer entry.Close()
+	seen := look(entry)
+	if len(seen.differs) > 0 {
+		return nil, errors.New(strings.Join(seen.differs, "; "))
+	}
+	return &collection{record: entry.Record, adopted: true, drift: seen.drift}, nil
+}
+
+// quarantine sets a directory aside whole. Its links go on running. One whose
+// record a newer hornetd wrote stays where it is: it is not broken.
+func (d *Daemon) quarantine(name pinning.Name, why error) (err error) {
+	if errors.Is(why, pinning.ErrNewerRecord) {
+		return fmt.Errorf("collection %q: %w", name, why)
+	}
+	a := d.begin(self(), "quarantine", name.String(), api.EventQuarantined)
+	defer func() { err = a.conclude(err) }()
+	if err := a.intend(); err != nil {
+		return err
+	}
+	dir, err := d.store.Quarantine(name)
+	if err != nil {
+		return fmt.Errorf("collection %q: quarantine: %w", name, err)
+	}
+	d.held[dir] = fmt.Sprintf("was %s: %v", name, why)
+	d.log.Warn("quarantined", zap.String("collection", name.String()), zap.String("directory", dir), zap.Error(why))
+	return nil
+}
+
+// seen is what the kernel has of one committed directory.
+type seen struct {
+	maps     []api.Map
+	programs []api.Program
+	links    []api.Link
+	differs  []string // from the record, in ways only tampering or damage explains
+	drift    []string // from the record, because the world moved on
+}
+
+// look compares a committed directory with the kernel.
+func look(e *pinning.Entry) seen {
+	var s seen
+	for _, pin := range e.Foreign {
+		s.differ("%s: not of hornetd's making", pin)
+	}
+	for _, r := range e.Record.Maps {
+		s.addMap(e, r)
+	}
+	for _, r := range e.Record.Programs {
+		s.addProgram(e, r)
+	}
+	for _, r := range e.Record.Links {
+		s.addLink(e, r)
+	}
+	return s
+}
+
+func (s *seen) differ(format string, args ...any) {
+	s.differs = append(s.differs, fmt.Sprintf(format, args...))
+}
+
+func (s *seen) addMap(e *pinning.Entry, r pinning.RecordMap) {
+	m, err := e.Map(r.Name)
+	if err != nil {
+		s.differ("%v", err)
+		return
+	}
+	defer m.Close()
+	info, err := bpfsys.MapInfo(m.FD())
+	if err != nil {
+		s.differ("map %q: %v", r.Name, err)
+		return
+	}
+	frozen, err := bpfsys.Frozen(m.FD())
+	if err != nil {
+		s.differ("map %q: %v", r.Name, err)
+		return
+	}
+	if info.ID != r.ID || frozen != r.Frozen {
+		s.differ("map %q: id %d, frozen %t; recorded id %d, frozen %t", r.Name, info.ID, frozen, r.ID, r.Frozen)
+	}
+	v := viewMap(r)
+	v.ID, v.Frozen = info.ID, frozen
+	s.maps = append(s.maps, v)
+}
+
+func (s *seen) addProgram(e *pinning.Entry, r pinning.RecordProgram) {
+	p, err := e.Program(r.Name)
+	if err != nil {
+		s.differ("%v", err)
+		return
+	}
+	defer p.Close()
+	info, err := bpfsys.ProgramInfo(p.FD())
+	if err != nil {
+		s.differ("program %q: %v", r.Name, err)
+		return
+	}
+	if info.ID != r.ID || info.Tag != r.Tag {
+		s.differ("program %q: id %d, tag %s; recorded id %d, tag %s", r.Name, info.ID, info.Tag, r.ID, r.Tag)
+	}
+	s.programs = append(s.programs, api.Program{Name: r.Name, Type: r.Type, ID: info.ID, Tag: info.Tag})
+}
+
+func (s *seen) addLink(e *pinning.Entry, r pinning.RecordLink) {
+	l, err := e.Link(r.Name)
+	if err != nil {
+		s.differ("%v", err)
+		return
+	}
+	defer l.Close()
+	state, err := loader.Describe(l)
+	if err != nil {
+		s.differ("link %s: %v", r.Name, err)
+		return
+	}
+	if uint32(state.ID) != r.ID || uint32(state.ProgramID) != r.ProgramID {
+		s.differ("link %q: id %d, program %d; recorded id %d, program %d", r.Name, state.ID, state.ProgramID, r.ID, r.ProgramID)
+	}
+	var t loader.Target
+	if err := json.Unmarshal(r.Target, &t); err != nil {
+		s.differ("link %s: target: %v", r.Name, err)
+		return
+	}
+	if err := state.Matches(t); err != nil {
+		s.drift = append(s.drift, fmt.Sprintf("link %s: %v", r.Name, err))
+	}
+	r.ID = uint32(state.ID)
+	s.links = append(s.links, viewLink(r, uint32(state.ProgramID)))
+}

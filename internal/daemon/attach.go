@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/pinning"
+)
+
+// attached is every link of a collection that is about to be committed: made
+// anew, or switched over from the collection it replaces.
+type attached struct {
+	targets  []loader.Target
+	links    map[string]link.Link // by pin name
+	switched []switchover
+	kept     bool
+}
+
+// switchover is one link that now runs the new program. Its id stays.
+type switchover struct {
+	link     link.Link
+	old, new *ebpf.Program
+}
+
+// attach makes the collection live. A link that old has on the same target,
+// and whose program the kernel can exchange, is switched over: nothing is
+// missed between the two programs. Everything else is attached beside what
+// old has; old's own links go when its directory is retired.
+func (d *Daemon) attach(stage *pinning.Stage, coll *ebpf.Collection, targets []loader.Target, old *collection) (_ *attached, err error) {
+	a := &attached{links: make(map[string]link.Link)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+	fresh := targets
+	if old != nil {
+		if fresh, err = d.switchOver(a, stage, coll, targets, old); err != nil {
+			return nil, err
+		}
+	}
+	links, err := loader.Attach(coll, fresh) // and settles fresh's open choices
+	if err != nil {
+		return nil, err
+	}
+	a.targets = append(a.targets, fresh...)
+	for name, l := range links {
+		a.links[name] = l
+	}
+	return a, stage.PinLinks(links)
+}
+
+// switchOver updates the links that old and the new collection have in common
+// and pins them in the stage too. It returns the targets that are left.
+func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collection, targets []loader.Target, old *collection) (rest []loader.Target, err error) {
+	name, err := pinning.ParseName(old.record.Name)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := d.store.Load(name)
+	if err != nil {
+		return nil, err
+	}
+	defer entry.Close()
+	for _, t := range targets {
+		was, mode, ok := samePlace(old.record.Links, t)
+		if !ok || !loader.Updatable(t.Kind) {
+			rest = append(rest, t)
+			continue
+		}
+		l, err := entry.Link(was.Name)
+		if err != nil {
+			return nil, fmt.Errorf("link %s: %w", was.Name, err)
+		}
+		a.links[t.Link] = l
+		oldProg, err := entry.Program(was.Program)
+		if err != nil {
+			return nil, fmt.Errorf("link %s: program %s: %w", was.Name, was.Program, err)
+		}
+		if err := stage.LinkExisting(entry, was.Name, t.Link); err != nil {
+			oldProg.Close()
+			return nil, fmt.Errorf("link %s: %w", was.Name, err)
+		}
+		// Live from here, for this link.
+		if err := loader.Update(l, oldProg, coll.Programs[t.Program]); err != nil {
+			oldProg.Close()
+			return nil, fmt.Errorf("link %s: update: %w", was.Name, err)
+		}
+		a.switched = append(a.switched, switchover{l, oldProg, coll.Programs[t.Program]})
+		t.Mode = mode
+		a.targets = append(a.targets, t)
+	}
+	return rest, nil
+}
+
+// samePlace finds the link that sits where t wants to be, whatever program it
+// runs, and the mode it was attached in.
+func samePlace(links []pinning.RecordLink, t loader.Target) (_ pinning.RecordLink, mode string, ok bool) {
+	for _, l := range links {
+		var was loader.Target
+		if json.Unmarshal(l.Target, &was) != nil {
+			continue
+		}
+		mode := was.Mode
+		if t.Mode == "auto" {
+			was.Mode = t.Mode // auto takes what it gets
+		}
+		was.Link, was.Program = t.Link, t.Program
+		if was == t {
+			return l, mode, true
+		}
+	}
+	return pinning.RecordLink{}, "", false
+}
+
+// keep makes the switch-overs final.
+func (a *attached) keep() { a.kept = true }
+
+// Close switches back, in reverse, what was switched over and is not to be
+// kept, and closes every link: what no pin holds detaches.
+func (a *attached) Close() error {
+	var errs []error
+	for i := len(a.switched) - 1; i >= 0; i-- {
+		s := a.switched[i]
+		if !a.kept {
+			if err := loader.Update(s.link, s.new, s.old); err != nil {
+				errs = append(errs, fmt.Errorf("switch back: %w", err))
+			}
+		}
+		s.old.Close()
+	}
+	a.switched = nil
+	for _, l := range a.links {
+		l.Close()
+	}
+	a.links = nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hornetd/hornetd/audit"
+)
+
+// coalesceFor is how long refusals of one caller, verb and kind are counted
+// instead of written one by one.
+const coalesceFor = time.Minute
+
+// coalesceKeys bounds how many counts are kept; beyond it every refusal is
+// written.
+const coalesceKeys = 4096
+
+// coalescer keeps a caller who is refused over and over from filling the
+// audit log: the first refusal is written at once, the rest of that minute as
+// one record with their number.
+type coalescer struct {
+	d *Daemon
+
+	mu     sync.Mutex
+	counts map[refusalKey]*refusals
+}
+
+type refusalKey struct {
+	uid        uint32
+	verb, kind string
+}
+
+type refusals struct {
+	last  audit.Record
+	more  int // after the first
+	timer *time.Timer
+}
+
+func newCoalescer(d *Daemon) *coalescer {
+	return &coalescer{d: d, counts: make(map[refusalKey]*refusals)}
+}
+
+// first reports whether rec must be written now. Otherwise it is counted.
+func (c *coalescer) first(rec audit.Record) bool {
+	if rec.Caller.UID == 0 {
+		return true // root is not held back from its own disk
+	}
+	key := refusalKey{rec.Caller.UID, rec.Verb, rec.Kind}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r, ok := c.counts[key]; ok {
+		r.last = rec
+		r.more++
+		return false
+	}
+	if len(c.counts) < coalesceKeys {
+		c.counts[key] = &refusals{timer: time.AfterFunc(coalesceFor, func() { c.flush(key) })}
+	}
+	return true
+}
+
+// flush writes the count of one minute.
+func (c *coalescer) flush(key refusalKey) {
+	c.mu.Lock()
+	r, ok := c.counts[key]
+	delete(c.counts, key)
+	c.mu.Unlock()
+	if !ok || r.more == 0 {
+		return
+	}
+	rec := r.last
+	rec.Error = fmt.Sprintf("%d more refusals of this kind within a minute; the last: %s", r.more, rec.Error)
+	if _, err := c.d.audit.Append(rec); err != nil {
+		c.d.log.Error("audit record", zap.Error(err))
+	}
+}
+
+// stop writes all counts.
+func (c *coalescer) stop() {
+	c.mu.Lock()
+	keys := make([]refusalKey, 0, len(c.counts))
+	for key, r := range c.counts {
+		r.timer.Stop()
+		keys = append(keys, key)
+	}
+	c.mu.Unlock()
+	for _, key := range keys {
+		c.flush(key)
+	}
+}

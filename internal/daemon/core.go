@@ -1,0 +1,310 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"time"
+
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/policy"
+)
+
+// Core is all that the front, which talks to strangers, can ask of the half
+// that holds the capabilities. Arguments and results are plain data: no
+// pointers into the core, no descriptors, no paths. So the front can become a
+// process of its own.
+type Core interface {
+	List(who Peer) []api.Collection
+	Get(who Peer, name string) (api.Collection, error)
+	Load(who Peer, name string) (api.Collection, error)
+	Unload(who Peer, name string, force bool) (api.Collection, error)
+	Reload(who Peer) (api.Plan, error)
+	Plan(who Peer) (api.Plan, error)
+	Status(who Peer) (api.Status, error)
+	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
+	Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error
+	Refuse(who Peer, what string, err error)
+}
+
+// Page is a part of a map: at most Limit entries behind the key After, which
+// is what an earlier page's Next said.
+type Page struct {
+	Limit int
+	After string
+}
+
+var _ Core = (*Daemon)(nil)
+
+// List returns what who may see, ordered by name.
+func (d *Daemon) List(who Peer) []api.Collection {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	out := make([]api.Collection, 0, len(d.declared)+len(d.held))
+	for _, name := range d.namesLocked() {
+		if d.mayLocked(who, policy.Status, name) == nil {
+			out = append(out, d.viewLocked(name))
+		}
+	}
+	if who.UID == 0 {
+		out = append(out, d.quarantinedLocked()...)
+	}
+	return out
+}
+
+// Get returns one collection, its maps, programs and links as the kernel has
+// them now.
+func (d *Daemon) Get(who Peer, name string) (api.Collection, error) {
+	if err := d.may(who, policy.Status, name); err != nil {
+		return api.Collection{}, d.refuse(who, "status", name, err)
+	}
+	return d.observe(name)
+}
+
+// Load brings the collection into the kernel. What runs already, unchanged,
+// is no error.
+func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
+	if err := d.known(who, name); err != nil {
+		return api.Collection{}, d.refuse(who, "load", name, err)
+	}
+	err := d.owner.do(func() error {
+		src, err := d.find(name)
+		if err != nil {
+			return d.refuse(who, "load", name, err)
+		}
+		return d.load(who, src, false, btf.NewCache())
+	})
+	if err != nil {
+		return api.Collection{}, err
+	}
+	return d.view(name), nil
+}
+
+// Unload takes the collection out of the kernel. force also ends one that is
+// quarantined.
+func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, error) {
+	if err := d.known(who, name); err != nil {
+		return api.Collection{}, d.refuse(who, "unload", name, err)
+	}
+	last := d.view(name)
+	if err := d.owner.do(func() error { return d.unload(who, name, force) }); err != nil {
+		return api.Collection{}, err
+	}
+	last.State, last.Reason, last.Hint = api.StateAvailable, "", ""
+	return last, nil
+}
+
+// Reload reads the trust store and the manifests again and brings the kernel
+// to what they say: all or nothing where reading or verifying fails, else each
+// change by itself.
+func (d *Daemon) Reload(who Peer) (api.Plan, error) {
+	if err := rootOnly(who, "reload"); err != nil {
+		return api.Plan{}, d.refuse(who, "reload", "", err)
+	}
+	var plan api.Plan
+	err := d.owner.do(func() (err error) {
+		plan, err = d.reload(who)
+		return err
+	})
+	return plan, err
+}
+
+// Plan says what Reload would do.
+func (d *Daemon) Plan(who Peer) (api.Plan, error) {
+	if err := rootOnly(who, "plan"); err != nil {
+		return api.Plan{}, d.refuse(who, "plan", "", err)
+	}
+	var plan api.Plan
+	err := d.owner.do(func() (err error) {
+		plan, err = d.plan()
+		return err
+	})
+	return plan, err
+}
+
+// Status tells of the daemon itself. Everybody who may connect may know that
+// it is there and how many collections it runs; the rest is for root.
+func (d *Daemon) Status(who Peer) (api.Status, error) {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return api.Status{}, fmt.Errorf("uname: %w", err)
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	s := api.Status{
+		Version: d.version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
+		Collections: d.countsLocked(),
+		Kernel:      api.Kernel{Release: unix.ByteSliceToString(uts.Release[:]), Machine: unix.ByteSliceToString(uts.Machine[:])},
+	}
+	if who.UID != 0 {
+		return s, nil
+	}
+	s.Paths = api.Paths{Manifests: d.cfg.Paths.Manifests, Trust: d.cfg.Paths.Trust, BPFFS: d.cfg.Paths.BPFFS,
+		State: d.cfg.Paths.State, Socket: d.cfg.API.Socket}
+	for _, signer := range d.trust.Signers() {
+		s.Signers = append(s.Signers, viewSigner(signer))
+	}
+	s.Problems = append(s.Problems, d.problems...)
+	for _, name := range sortedKeys(d.failed) {
+		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
+	}
+	for _, name := range sortedKeys(d.running) {
+		if p, ok := proofProblem(name, d.running[name]); ok {
+			s.Problems = append(s.Problems, p)
+		}
+	}
+	for _, dir := range sortedKeys(d.held) {
+		s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: dir,
+			Message: "quarantined: " + d.held[dir], Hint: "look at it, then hornetctl unload --force " + dir})
+	}
+	return s, nil
+}
+
+// Events calls fn for what happened after since that who may see.
+func (d *Daemon) Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error {
+	visible := func(e api.Event) error {
+		if who.UID != 0 && (e.Collection == "" || d.may(who, policy.Events, e.Collection) != nil) {
+			return nil
+		}
+		return fn(e)
+	}
+	if follow {
+		return d.events.follow(ctx, since, visible)
+	}
+	events, _ := d.events.after(since)
+	for _, e := range events {
+		if err := visible(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Refuse records that somebody was refused before anything was asked.
+func (d *Daemon) Refuse(who Peer, what string, err error) { d.refuse(who, what, "", err) }
+
+// refuse records a refusal and returns err.
+func (d *Daemon) refuse(who Peer, verb, name string, err error) error {
+	return d.begin(who, verb, name, api.EventRefused).conclude(err)
+}
+
+func rootOnly(who Peer, verb string) error {
+	if who.UID == 0 {
+		return nil
+	}
+	return remedy.With(fmt.Errorf("%s: uid %d: %w", verb, who.UID, policy.ErrDenied), "only root may %s", verb)
+}
+
+// known refuses who names something that it may not even know of. A name that
+// nobody declared and one that is not allowed look the same to all but root.
+func (d *Daemon) known(who Peer, name string) error {
+	if err := manifest.ValidName(name); err != nil && !isHeld(name) {
+		return api.Errorf(api.KindBadRequest, "collection %q: %w", name, err)
+	}
+	if who.UID == 0 {
+		return nil
+	}
+	d.mu.RLock()
+	_, declared := d.declared[name]
+	d.mu.RUnlock()
+	if !declared {
+		return denied(who, name)
+	}
+	return nil
+}
+
+func denied(who Peer, name string) error {
+	return remedy.With(fmt.Errorf("collection %q: uid %d: %w", name, who.UID, policy.ErrDenied),
+		"an administrator can allow it with an [[allow]] entry in the manifest")
+}
+
+// may decides on the manifest as it was last read.
+func (d *Daemon) may(who Peer, verb policy.Verb, name string) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.mayLocked(who, verb, name)
+}
+
+func (d *Daemon) mayLocked(who Peer, verb policy.Verb, name string) error {
+	dc, ok := d.declared[name]
+	if who.UID == 0 {
+		if _, runs := d.running[name]; !ok && !runs && d.held[name] == "" {
+			return notFound(name)
+		}
+		return nil
+	}
+	if !ok || dc.err != nil {
+		return denied(who, name)
+	}
+	_, err := d.policy.Authorize(who.subject(), verb, dc.manifest)
+	return err
+}
+
+// namesLocked lists what is declared or runs, in order.
+func (d *Daemon) namesLocked() []string {
+	all := make([]string, 0, len(d.declared))
+	for name := range d.declared {
+		all = append(all, name)
+	}
+	for name := range d.running {
+		if _, ok := d.declared[name]; !ok {
+			all = append(all, name)
+		}
+	}
+	sort.Strings(all)
+	return all
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+func (d *Daemon) countsLocked() api.Counts {
+	c := api.Counts{Running: len(d.running), Failed: len(d.failed), Quarantined: len(d.held)}
+	for name := range d.declared {
+		if _, runs := d.running[name]; !runs {
+			if _, failed := d.failed[name]; !failed {
+				c.Available++
+			}
+		}
+	}
+	return c
+}
+
+// collection returns what runs under name, or nil.
+func (d *Daemon) collection(name string) *collection {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.running[name]
+}
+
+// put makes c what runs under the manifest's name.
+func (d *Daemon) put(m manifest.Manifest, c *collection) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running[m.Name] = c
+	delete(d.failed, m.Name)
+	d.declared[m.Name] = declared{source: manifest.Source{Name: m.Name, File: m.File}, manifest: m}
+}
+
+// fail notes why a collection that should run does not.
+func (d *Daemon) fail(name string, err error) {
+	if errors.Is(err, errStopped) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failed[name] = failure{err: err, when: time.Now()}
+}

@@ -1,0 +1,165 @@
+// Package daemon composes hornetd: it owns the store on bpffs, keeps what runs
+// equal to what the manifests say, and answers the API. load.go is the flow to
+// read first.
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
+	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/policy"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// Daemon owns one bpffs root. Open acquires what it needs, Start brings the
+// kernel to what the manifests say, Close lets go of everything but the pins.
+type Daemon struct {
+	cfg     config.Config
+	version string
+	log     *zap.Logger
+	store   *pinning.Store
+	audit   *audit.Log
+	policy  policy.Policy
+	owner   *owner
+	events  *stream
+	refused *coalescer
+	started time.Time
+
+	// Written on the owner's thread only, under mu; read anywhere under mu.
+	mu       sync.RWMutex
+	ready    time.Time
+	trust    *signing.Trust
+	declared map[string]declared    // what the directories said when last read
+	running  map[string]*collection // what the kernel runs
+	held     map[string]string      // quarantined directory -> reason
+	failed   map[string]failure     // what should run and does not
+	problems []api.Problem          // of the last scan
+}
+
+// declared is one manifest as it was read last. Either manifest or err is set.
+type declared struct {
+	source   manifest.Source
+	manifest manifest.Manifest
+	err      error
+}
+
+// collection is what runs under a name.
+type collection struct {
+	record  pinning.Record
+	adopted bool     // it ran before this daemon started
+	proof   proof    // what the object on disk says now
+	drift   []string // where the world moved on under its links
+}
+
+// proof is the result of verifying a running collection's object again, from
+// disk: whether what it was loaded from is still there and still trusted.
+type proof struct {
+	verdict string // of signing, or "unproven" where the file is gone
+	digest  string // of the object on disk; "" where it could not be verified
+	reason  string
+}
+
+// failure is why a collection that should run does not.
+type failure struct {
+	err  error
+	when time.Time
+}
+
+// Open acquires the bpffs root (and with it the right to be the only daemon on
+// it), the audit log and the trust store. Every error names the path and the
+// remedy.
+func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err error) {
+	d := &Daemon{
+		cfg: cfg, version: version, log: log, started: time.Now(),
+		policy:   policy.New(cfg.Limits.Policy(), names{}),
+		events:   newStream(time.Now()),
+		declared: map[string]declared{}, running: map[string]*collection{},
+		held: map[string]string{}, failed: map[string]failure{},
+	}
+	if cfg.Paths.MountBPFFS {
+		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
+			return nil, err
+		}
+	}
+	if d.store, err = pinning.Open(cfg.Paths.BPFFS); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.store.Close()
+		}
+	}()
+	if d.trust, err = signing.LoadTrust(cfg.Paths.Trust); err != nil {
+		return nil, fmt.Errorf("trust store: %w", err)
+	}
+	if d.audit, err = audit.Open(filepath.Join(cfg.Paths.State, "audit")); err != nil {
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	d.refused = newCoalescer(d)
+	d.owner = newOwner()
+	return d, nil
+}
+
+// Start adopts what runs, then loads what the manifests want at boot. It
+// returns an error only where the daemon must not become ready: a manifest
+// that says fail = "closed" did not load. Everything else is a problem in the
+// status.
+func (d *Daemon) Start() error {
+	return d.owner.do(func() error {
+		if err := d.adopt(); err != nil {
+			return err
+		}
+		changes, problems := d.converge()
+		d.setProblems(problems)
+		var closed []error
+		for _, c := range changes {
+			if dc, ok := d.declared[c.Collection]; ok && c.Error != nil && dc.manifest.Fail == manifest.FailClosed {
+				closed = append(closed, fmt.Errorf("collection %q: %w", c.Collection, c.Error))
+			}
+		}
+		if len(closed) > 0 {
+			return remedy.With(fmt.Errorf(`not ready, fail = "closed": %w`, errors.Join(closed...)),
+				"mend what the message names, or say fail = \"open\" in the manifest")
+		}
+		d.mu.Lock()
+		d.ready = time.Now()
+		d.mu.Unlock()
+		d.note(api.EventStarted, "", fmt.Sprintf("%d collections running", len(d.running)))
+		return nil
+	})
+}
+
+// Ping waits until the owner's thread has time, which is what the watchdog
+// asks: that changes can still be made.
+func (d *Daemon) Ping() error { return d.owner.do(func() error { return nil }) }
+
+// Close stops taking changes, waits for the one in progress, and lets go. The
+// programs go on running: their pins hold them.
+func (d *Daemon) Close() error {
+	d.note(api.EventStopping, "", "what runs goes on running")
+	d.owner.stop()
+	d.refused.stop()
+	return errors.Join(d.audit.Close(), d.store.Close())
+}
+
+// note tells the event stream of something that no audit record stands for.
+func (d *Daemon) note(kind api.EventKind, collection, message string) {
+	d.events.publish(api.Event{Time: time.Now(), Kind: kind, Collection: collection, Message: message})
+}
+
+func (d *Daemon) setProblems(ps []api.Problem) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.problems = ps
+}

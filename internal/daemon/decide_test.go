@@ -1,0 +1,52 @@
+package daemon
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/signing"
+)
+
+func TestDecide(t *testing.T) {
+	digest := [32]byte{1}
+	boot := declared{manifest: manifest.Manifest{Name: "a", Start: manifest.StartBoot, Digest: digest, Version: 2}}
+	request := declared{manifest: manifest.Manifest{Name: "a", Start: manifest.StartRequest, Digest: digest}}
+	edited := declared{manifest: manifest.Manifest{Name: "a", Start: manifest.StartBoot, Digest: [32]byte{2}}}
+	broken := declared{err: errors.New("line 3")}
+	running := func(p proof) *collection {
+		return &collection{record: pinning.Record{ManifestDigest: hexDigest(digest), ObjectDigest: "aa", Version: 1}, proof: p}
+	}
+	good := running(proof{verdict: string(signing.OK), digest: "aa"})
+	replacedFile := running(proof{verdict: string(signing.OK), digest: "bb"})
+	tampered := running(proof{verdict: string(signing.BadSignature)})
+
+	for _, c := range []struct {
+		name     string
+		dc       declared
+		declared bool
+		runs     *collection
+		removed  config.Removed
+		want     api.Action // "": nothing to do
+	}{
+		{"new at boot", boot, true, nil, config.RemovedUnload, api.ActionLoad},
+		{"waits to be asked for", request, true, nil, config.RemovedUnload, ""},
+		{"asked for, and runs", request, true, good, config.RemovedUnload, api.ActionKeep},
+		{"runs as declared", boot, true, good, config.RemovedUnload, api.ActionKeep},
+		{"manifest edited", edited, true, good, config.RemovedUnload, api.ActionReplace},
+		{"object replaced by a signed one", boot, true, replacedFile, config.RemovedUnload, api.ActionReplace},
+		{"object tampered with", boot, true, tampered, config.RemovedUnload, api.ActionKeep},
+		{"manifest gone", declared{}, false, good, config.RemovedUnload, api.ActionUnload},
+		{"manifest gone, told to keep", declared{}, false, good, config.RemovedKeep, api.ActionKeep},
+		{"manifest broken, nothing runs", broken, true, nil, config.RemovedUnload, api.ActionRefuse},
+		{"manifest broken while it runs", broken, true, good, config.RemovedUnload, api.ActionRefuse},
+	} {
+		got, ok := decide(c.dc, c.declared, c.runs, c.removed)
+		if ok != (c.want != "") || got.Action != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got.Action, c.want)
+		}
+	}
+}

@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/policy"
+)
+
+// Entries reads a page of a map, decoded by the map's own type information.
+func (d *Daemon) Entries(who Peer, name, mapName string, page Page) (api.Entries, error) {
+	if err := d.known(who, name); err != nil {
+		return api.Entries{}, d.refuse(who, "read", name, err)
+	}
+	if err := d.may(who, policy.Read(mapName), name); err != nil {
+		return api.Entries{}, d.refuse(who, "read", name, err)
+	}
+	entry, err := d.open(name)
+	if err != nil {
+		return api.Entries{}, err
+	}
+	defer entry.Close()
+	m, err := entry.Map(mapName)
+	if err != nil {
+		return api.Entries{}, remedy.With(api.Errorf(api.KindNotFound, "collection %q: map %q: not there", name, mapName),
+			"hornetctl show %s lists its maps", name)
+	}
+	defer m.Close()
+	dump, err := page.dump(m)
+	if err != nil {
+		return api.Entries{}, err
+	}
+	out := api.Entries{Map: mapName, Type: m.Type().String(), MaxEntries: m.MaxEntries()}
+	next, err := loader.DumpEntries(m, dump, func(e loader.Entry) error {
+		key, err := json.Marshal(e.Key)
+		if err != nil {
+			return err
+		}
+		value, err := json.Marshal(e.Value)
+		out.Entries = append(out.Entries, api.Entry{Key: key, Value: value})
+		return err
+	})
+	if err != nil {
+		return api.Entries{}, fmt.Errorf("collection %q: map %q: %w", name, mapName, err)
+	}
+	out.Next = hex.EncodeToString(next)
+	return out, nil
+}
+
+// dump is the page in the terms of the map. The cursor is a key of it.
+func (p Page) dump(m *ebpf.Map) (loader.Dump, error) {
+	key, value, err := loader.MapTypes(m)
+	if err != nil {
+		return loader.Dump{}, err
+	}
+	d := loader.Dump{Key: key, Value: value, Limit: p.Limit}
+	if p.After == "" {
+		return d, nil
+	}
+	if d.After, err = hex.DecodeString(p.After); err != nil || len(d.After) != int(m.KeySize()) {
+		return d, api.Errorf(api.KindBadRequest, "after %.80q: not what an earlier page gave as next", p.After)
+	}
+	return d, nil
+}
+
+// open opens what is committed under name.
+func (d *Daemon) open(name string) (*pinning.Entry, error) {
+	n, err := pinning.ParseName(name)
+	if err != nil {
+		return nil, err
+	}
+	if d.collection(name) == nil {
+		return nil, api.Errorf(api.KindConflict, "collection %q: not running", name).
+			WithHint("hornetctl load %s", name)
+	}
+	return d.store.Load(n)
+}

@@ -1,0 +1,79 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hornetd/hornetd/api"
+)
+
+// eventsKept bounds the memory of the event stream and how far back a client
+// can resume. The audit log holds everything.
+const eventsKept = 1024
+
+// stream is a ring of the last events and those who wait for the next one.
+type stream struct {
+	mu   sync.Mutex
+	seq  uint64        // of the last event
+	ring []api.Event   // oldest first, at most eventsKept
+	next chan struct{} // closed when an event arrives, then replaced
+}
+
+// newStream returns a stream whose numbers are above those of every daemon
+// started before, so that a client can resume over a restart: they count from
+// the start time, and no daemon makes a thousand events in a millisecond.
+func newStream(started time.Time) *stream {
+	return &stream{seq: uint64(started.UnixMilli()) * 1000, next: make(chan struct{})}
+}
+
+// publish appends e. A slow reader never holds it up: readers come and fetch.
+func (s *stream) publish(e api.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	e.Seq = s.seq
+	if len(s.ring) == eventsKept {
+		copy(s.ring, s.ring[1:])
+		s.ring = s.ring[:eventsKept-1]
+	}
+	s.ring = append(s.ring, e)
+	close(s.next)
+	s.next = make(chan struct{})
+}
+
+// after returns the events with a sequence number above seq, and a channel
+// that is closed when there may be more. Where events after a seq that a
+// client has seen are gone, the first one says so.
+func (s *stream) after(seq uint64) ([]api.Event, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := len(s.ring)
+	for i > 0 && s.ring[i-1].Seq > seq {
+		i--
+	}
+	var out []api.Event
+	if i == 0 && seq > 0 && len(s.ring) > 0 && s.ring[0].Seq > seq+1 {
+		out = append(out, api.Event{Seq: s.ring[0].Seq - 1, Time: s.ring[0].Time, Kind: api.EventLost,
+			Message: "events before this one are only in the audit log"})
+	}
+	return append(out, s.ring[i:]...), s.next
+}
+
+// follow calls fn for each event above seq until ctx ends or fn fails.
+func (s *stream) follow(ctx context.Context, seq uint64, fn func(api.Event) error) error {
+	for {
+		events, more := s.after(seq)
+		for _, e := range events {
+			if err := fn(e); err != nil {
+				return err
+			}
+			seq = e.Seq
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

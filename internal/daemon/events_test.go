@@ -1,0 +1,73 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/hornetd/hornetd/api"
+)
+
+func seqs(events []api.Event) (out []uint64) {
+	for _, e := range events {
+		out = append(out, e.Seq)
+	}
+	return out
+}
+
+func TestStreamResumes(t *testing.T) {
+	s := newStream(time.UnixMilli(5))
+	for range 3 {
+		s.publish(api.Event{Kind: api.EventLoaded})
+	}
+	all, _ := s.after(0)
+	if len(all) != 3 || all[0].Seq != 5001 {
+		t.Fatalf("after(0) = %v", seqs(all))
+	}
+	rest, _ := s.after(all[1].Seq)
+	if len(rest) != 1 || rest[0].Seq != all[2].Seq {
+		t.Errorf("after(%d) = %v", all[1].Seq, seqs(rest))
+	}
+	if none, _ := s.after(all[2].Seq); len(none) != 0 {
+		t.Errorf("after the last = %v", seqs(none))
+	}
+}
+
+func TestStreamSaysWhatIsLost(t *testing.T) {
+	s := newStream(time.UnixMilli(5))
+	for range eventsKept + 10 {
+		s.publish(api.Event{Kind: api.EventLoaded})
+	}
+	got, _ := s.after(5001)
+	if len(got) != eventsKept+1 || got[0].Kind != api.EventLost {
+		t.Fatalf("%d events, the first %q; want %d and a lost one before them", len(got), got[0].Kind, eventsKept)
+	}
+	if got[0].Seq+1 != got[1].Seq {
+		t.Errorf("resuming from the lost event's %d skips to %d", got[0].Seq, got[1].Seq)
+	}
+	if whole, _ := s.after(0); whole[0].Kind == api.EventLost {
+		t.Error("who asks for everything there is has lost nothing")
+	}
+}
+
+func TestFollowDeliversWhatComesLater(t *testing.T) {
+	s := newStream(time.Now())
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	got := make(chan api.Event)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.follow(ctx, 0, func(e api.Event) error { got <- e; return nil })
+	}()
+	for _, kind := range []api.EventKind{api.EventLoaded, api.EventUnloaded} {
+		s.publish(api.Event{Kind: kind})
+		if e := <-got; e.Kind != kind {
+			t.Errorf("got %q, want %q", e.Kind, kind)
+		}
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("follow ended with %v", err)
+	}
+}

@@ -1,0 +1,192 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"go.uber.org/zap"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/policy"
+)
+
+// load brings one manifest into the kernel: for the first time, or in place of
+// what runs under its name where replace allows that. It runs on the owner's
+// thread.
+//
+// Values flow forward: files are read, then decided on, then the kernel is
+// touched, and nothing reaches back. Whatever fails before the commit leaves
+// the kernel as it was. cache amortises kernel BTF over a batch of loads.
+func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Cache) (err error) {
+	a := d.begin(who, "load", src.Name, api.EventLoaded)
+	defer func() { err = a.conclude(err) }()
+
+	m, err := readManifest(src)
+	if err != nil {
+		return err
+	}
+	a.rec.Manifest = hexDigest(m.Digest)
+	grant, err := d.policy.Authorize(who.subject(), policy.Load, m)
+	if err != nil {
+		return err
+	}
+	old := d.collection(m.Name)
+	if old != nil && !replace {
+		a.quiet = true
+		return old.unchanged(m)
+	}
+	name, err := pinning.ParseName(m.Name)
+	if err != nil {
+		return err
+	}
+	verified, err := d.verify(m)
+	if err != nil {
+		return err
+	}
+	a.signed(verified)
+	spec, err := loader.OpenSpec(verified)
+	if err != nil {
+		return err
+	}
+	plan, err := loader.NewPlan(spec, m)
+	if err != nil {
+		return err
+	}
+	if err := d.fits(grant, m, plan.Spec()); err != nil {
+		return err
+	}
+	targets, err := loader.Resolve(spec, m)
+	if err != nil {
+		return err
+	}
+
+	if err := a.intend(); err != nil {
+		return err
+	}
+	stage, commit, err := d.stage(name, old != nil)
+	if err != nil {
+		return err
+	}
+	defer stage.Discard() // no effect after the commit
+	maps, err := plan.CreateMaps()
+	if err != nil {
+		return err
+	}
+	defer maps.Close()
+	if _, err := maps.Freeze(); err != nil {
+		return err
+	}
+	coll, err := loader.LoadPrograms(plan, maps, cache)
+	if err != nil {
+		return err
+	}
+	defer coll.Close() // from the commit on the pins hold them
+	if err := loader.RunTests(coll, m.Tests); err != nil {
+		return err
+	}
+	if err := stage.PinMaps(coll.Maps); err != nil {
+		return err
+	}
+	if err := stage.PinPrograms(coll.Programs); err != nil {
+		return err
+	}
+
+	// Live from here: every later failure must detach.
+	links, err := d.attach(stage, coll, targets, old)
+	if err != nil {
+		return err
+	}
+	defer links.Close() // detaches what no pin holds, switches back what was switched
+	programs, err := plan.ProgramStates(coll)
+	if err != nil {
+		return err
+	}
+	record, err := newRecord(who, m, verified, plan.Spec(), programs, maps.States(), links)
+	if err != nil {
+		return err
+	}
+	if err := stage.PinRecord(record); err != nil {
+		return err
+	}
+	// The point of no return: behind it the collection runs, whatever happens
+	// to this process.
+	if err := commit(); err != nil {
+		return err
+	}
+	links.keep()
+	a.loaded(record, old != nil)
+	d.put(m, &collection{record: record, proof: proven(verified)})
+	return nil
+}
+
+// stage begins the directory that the load is built in, and returns what gives
+// it its name.
+func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, func() error, error) {
+	if !replace {
+		st, err := d.store.Stage(name)
+		return st, st.Commit, err
+	}
+	st, err := d.store.Restage(name)
+	return st, func() error { return d.settled(st.Replace()) }, err
+}
+
+// settled passes over what is left behind by a change that is in force: it is
+// worth a line in the log and nothing more, since the next start sweeps it.
+func (d *Daemon) settled(err error) error {
+	if errors.Is(err, pinning.ErrLeftBehind) {
+		d.log.Warn("left behind", zap.Error(err))
+		return nil
+	}
+	return err
+}
+
+// fits holds the opened object against the limits: the manifest's own, the
+// policy's, and how many collections there may be.
+func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
+	if err := grant.Check(m, spec); err != nil {
+		return err
+	}
+	need, err := policy.Memory(m, spec)
+	if err != nil {
+		return err
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	others, memory := 0, uint64(0)
+	for name, c := range d.running {
+		if name != m.Name {
+			others++
+			memory += c.record.Memory
+		}
+	}
+	if others >= d.cfg.Limits.TotalCollections {
+		return remedy.With(fmt.Errorf("collection %q: %d others run already: %w", m.Name, others, policy.ErrLimit),
+			"unload one, or raise [limits] total_collections in hornetd.toml")
+	}
+	if need > d.cfg.Limits.TotalMemory || memory > d.cfg.Limits.TotalMemory-need {
+		return remedy.With(fmt.Errorf("collection %q: its maps need %d bytes, the others have %d of %d: %w", m.Name, need, memory, d.cfg.Limits.TotalMemory, policy.ErrLimit),
+			"unload one, or raise [limits] total_memory in hornetd.toml")
+	}
+	return nil
+}
+
+// examine does what a load does up to the first change: a dry run that needs
+// no rights.
+func (d *Daemon) examine(m manifest.Manifest) error {
+	verified, err := d.verify(m)
+	if err != nil {
+		return err
+	}
+	spec, err := loader.OpenSpec(verified)
+	if err != nil {
+		return err
+	}
+	_, err = loader.NewPlan(spec, m)
+	return err
+}

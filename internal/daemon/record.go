@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/policy"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// newRecord describes what a load made, for the map that is pinned beside it.
+// Ids and tags are what the kernel said, targets what the manifest resolved to.
+func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.CollectionSpec,
+	programs []loader.ProgramState, maps []loader.MapState, links *attached) (pinning.Record, error) {
+
+	memory, err := policy.Memory(m, spec)
+	if err != nil {
+		return pinning.Record{}, err
+	}
+	digest := v.Digest()
+	signer := v.Signer()
+	r := pinning.Record{
+		Name: m.Name, Description: m.Description, Version: m.Version, Start: string(m.Start),
+		ManifestFile: m.File, ManifestDigest: hexDigest(m.Digest),
+		ObjectFile: m.Object.Path, ObjectDigest: hexDigest(digest),
+		Signer: pinning.Signer{Name: signer.Name, Subject: signer.Subject, KeyID: signer.KeyID,
+			Algorithm: signer.Algorithm, NotAfter: signer.NotAfter},
+		SignatureFormat: v.Format(), Covers: v.Covers(), CheckedBy: "hornetd",
+		Memory:   memory,
+		LoadedAt: time.Now().UTC(),
+		Caller:   pinning.Caller{UID: who.UID, GID: who.GID},
+	}
+	for _, s := range maps {
+		r.Maps = append(r.Maps, pinning.RecordMap{Name: s.Name, Type: s.Type, ID: s.ID, Class: string(s.Class),
+			Frozen: s.Frozen, SHA256: s.SHA256, HashBy: s.HashBy,
+			KeySize: s.KeySize, ValueSize: s.ValueSize, MaxEntries: s.MaxEntries})
+	}
+	for _, s := range programs {
+		r.Programs = append(r.Programs, pinning.RecordProgram{Name: s.Name, Type: s.Type, AttachType: s.AttachType, ID: s.ID, Tag: s.Tag})
+	}
+	for _, t := range links.targets {
+		state, err := loader.Describe(links.links[t.Link])
+		if err != nil {
+			return r, fmt.Errorf("link %s: %w", t.Link, err)
+		}
+		target, err := json.Marshal(t)
+		if err != nil {
+			return r, fmt.Errorf("link %s: %w", t.Link, err)
+		}
+		r.Links = append(r.Links, pinning.RecordLink{Name: t.Link, ID: uint32(state.ID), Kind: t.Kind,
+			AttachType: t.AttachType, Program: t.Program, ProgramID: uint32(state.ProgramID), Target: target})
+	}
+	return r, nil
+}
+
+func hexDigest(d [32]byte) string { return hex.EncodeToString(d[:]) }
+
+// unchanged answers a load of what runs already: fine where the manifest is
+// the one it was loaded from.
+func (c *collection) unchanged(m manifest.Manifest) error {
+	if c.record.ManifestDigest == hexDigest(m.Digest) {
+		return nil
+	}
+	return remedy.With(fmt.Errorf("collection %q: %w: it runs from another version of its manifest", m.Name, pinning.ErrExist),
+		"hornetctl reload replaces it; hornetctl plan shows how")
+}

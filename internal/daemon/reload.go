@@ -1,0 +1,226 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/cilium/ebpf/btf"
+	"go.uber.org/zap"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// reload reads everything again, and only where all of it can be read and
+// verified does it change anything.
+func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
+	a := d.begin(who, "reload", "", api.EventReloaded)
+	defer func() { err = a.conclude(err) }()
+
+	if err := d.reloadTrust(); err != nil {
+		return api.Plan{}, err
+	}
+	found, problems, err := d.scan()
+	if err != nil {
+		return api.Plan{}, err
+	}
+	d.proveAll(found)
+	changes := d.compare(found)
+	problems = append(problems, d.verifyAll(found, changes)...)
+	if len(problems) > 0 {
+		d.setProblems(problems)
+		return api.Plan{Problems: problems}, nothingChanged(problems)
+	}
+	if err := a.intend(); err != nil {
+		return api.Plan{}, err
+	}
+	d.setDeclared(found)
+	d.setProblems(nil)
+	d.apply(who, found, changes)
+	return api.Plan{Changes: changes}, nil
+}
+
+// nothingChanged is the error of a reload that stopped before it began.
+func nothingChanged(ps []api.Problem) error {
+	p := ps[0]
+	message := p.Message
+	if more := len(ps) - 1; more > 0 {
+		message = fmt.Sprintf("%s (and %d more)", message, more)
+	}
+	return &api.Error{Kind: p.Kind, Message: "reload: nothing changed: " + message, Hint: p.Hint}
+}
+
+// plan says what reload would do, reading and verifying as it would.
+func (d *Daemon) plan() (api.Plan, error) {
+	found, problems, err := d.scan()
+	if err != nil {
+		return api.Plan{}, err
+	}
+	d.proveAll(found)
+	changes := d.compare(found)
+	problems = append(problems, d.verifyAll(found, changes)...)
+	return api.Plan{Changes: changes, Problems: problems}, nil
+}
+
+// converge is the start's reload: there is no last good state to stay with, so
+// each manifest stands for itself and one bad file does not keep the rest down.
+func (d *Daemon) converge() ([]api.Change, []api.Problem) {
+	found, problems, err := d.scan()
+	if err != nil {
+		return nil, []api.Problem{problem("", err)}
+	}
+	d.proveAll(found)
+	changes := d.compare(found)
+	d.setDeclared(found)
+	d.apply(self(), found, changes)
+	return changes, problems
+}
+
+// compare decides what is to be done with each collection. It changes nothing
+// and needs no file but those read already.
+func (d *Daemon) compare(found map[string]declared) []api.Change {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	all := make(map[string]bool, len(found))
+	for name := range found {
+		all[name] = true
+	}
+	for name := range d.running {
+		all[name] = true
+	}
+	var changes []api.Change
+	for _, name := range sortedKeys(all) {
+		dc, isDeclared := found[name]
+		c := d.running[name]
+		if change, ok := decide(dc, isDeclared, c, d.cfg.Manifests.Removed); ok {
+			change.Collection = name
+			changes = append(changes, change)
+		}
+	}
+	return changes
+}
+
+// decide is the rule for one collection: pure, so that its test is a table.
+func decide(dc declared, isDeclared bool, c *collection, removed config.Removed) (api.Change, bool) {
+	switch {
+	case isDeclared && dc.err != nil:
+		return api.Change{Action: api.ActionRefuse, Reason: "the manifest cannot be read", Error: asAPIError(dc.err)}, true
+	case !isDeclared && removed == config.RemovedKeep:
+		return api.Change{Action: api.ActionKeep, Reason: `its manifest is gone, [manifests] removed = "keep"`, FromVersion: c.record.Version}, true
+	case !isDeclared:
+		return api.Change{Action: api.ActionUnload, Reason: "its manifest is gone", FromVersion: c.record.Version}, true
+	case c == nil && dc.manifest.Start == manifest.StartRequest:
+		return api.Change{}, false // waits to be asked for
+	case c == nil:
+		return api.Change{Action: api.ActionLoad, Reason: "not running", ToVersion: dc.manifest.Version}, true
+	case c.record.ManifestDigest != hexDigest(dc.manifest.Digest):
+		return api.Change{Action: api.ActionReplace, Reason: "its manifest changed",
+			FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
+	case c.changedObject():
+		return api.Change{Action: api.ActionReplace, Reason: "its object changed",
+			FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
+	default:
+		return api.Change{Action: api.ActionKeep, FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
+	}
+}
+
+// verifyAll reads and verifies what the changes would load, and looks again
+// at the objects of what is kept.
+func (d *Daemon) verifyAll(found map[string]declared, changes []api.Change) []api.Problem {
+	problems := make([]*api.Problem, len(changes))
+	each(len(changes), func(i int) {
+		c := changes[i]
+		if c.Action != api.ActionLoad && c.Action != api.ActionReplace {
+			return
+		}
+		if _, err := d.verify(found[c.Collection].manifest); err != nil {
+			p := problem(c.Collection, err)
+			problems[i] = &p
+		}
+	})
+	var out []api.Problem
+	for _, p := range problems {
+		if p != nil {
+			out = append(out, *p)
+		}
+	}
+	return out
+}
+
+// apply carries the changes out: what leaves first, so that what comes finds
+// its place free. A change that fails is noted in it and stops no other.
+func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change) {
+	cache := btf.NewCache()
+	loaded := false
+	for _, action := range []api.Action{api.ActionUnload, api.ActionReplace, api.ActionLoad} {
+		for i := range changes {
+			c := &changes[i]
+			if c.Action != action {
+				continue
+			}
+			var err error
+			if action == api.ActionUnload {
+				err = d.unload(who, c.Collection, false)
+			} else {
+				loaded = true
+				err = d.load(who, found[c.Collection].source, action == api.ActionReplace, cache)
+			}
+			if err != nil {
+				c.Error = asAPIError(err)
+				d.fail(c.Collection, err)
+			}
+			c.Done = err == nil
+		}
+	}
+	if loaded {
+		debug.FreeOSMemory() // with the cache gone: kernel BTF is megabytes
+	}
+}
+
+func (d *Daemon) setDeclared(found map[string]declared) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.declared = found
+	for name := range d.failed {
+		delete(d.failed, name) // what fails again is noted again
+	}
+}
+
+// Hangup is a reload asked for by a signal. Its errors go to the log.
+func (d *Daemon) Hangup() {
+	plan, err := d.Reload(self())
+	var apiErr *api.Error
+	if errors.As(err, &apiErr) && len(plan.Problems) == 0 {
+		plan.Problems = append(plan.Problems, api.Problem{Kind: apiErr.Kind, Message: apiErr.Message, Hint: apiErr.Hint})
+	}
+	for _, p := range plan.Problems {
+		d.log.Error("reload", zap.String("collection", p.Collection), zap.String("error", p.Message), zap.String("hint", p.Hint))
+	}
+}
+
+// Check reads and verifies everything, as a start would, and loads nothing. It
+// needs neither bpffs nor a running daemon.
+func Check(cfg config.Config) []api.Problem {
+	trust, err := signing.LoadTrust(cfg.Paths.Trust)
+	if err != nil {
+		return []api.Problem{problem("", err)}
+	}
+	d := &Daemon{cfg: cfg, trust: trust, running: map[string]*collection{}}
+	found, problems, err := d.scan()
+	if err != nil {
+		return []api.Problem{problem("", err)}
+	}
+	for _, name := range sortedKeys(found) {
+		dc := found[name]
+		if dc.err != nil {
+			continue // scan has told
+		}
+		if err := d.examine(dc.manifest); err != nil {
+			problems = append(problems, problem(name, err))
+		}
+	}
+	return problems
+}

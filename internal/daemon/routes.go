@@ -1,0 +1,196 @@
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/hornetd/hornetd/api"
+)
+
+// Entries a page has unless the client asks for fewer.
+const (
+	defaultPage = 1000
+	maxPage     = 10000
+)
+
+// routes is the one table of what can be asked. Who may ask what is decided
+// behind Core, on the peer the kernel named.
+func routes(core Core) http.Handler {
+	mux := http.NewServeMux()
+	for pattern, h := range map[string]handler{
+		api.RouteList:    listCollections,
+		api.RouteGet:     getCollection,
+		api.RouteLoad:    loadCollection,
+		api.RouteUnload:  unloadCollection,
+		api.RouteReload:  reload,
+		api.RoutePlan:    plan,
+		api.RouteStatus:  status,
+		api.RouteEntries: entries,
+		api.RouteEvents:  events,
+	} {
+		mux.Handle(pattern, serve(core, h))
+	}
+	mux.Handle("/", serve(core, unknownRoute))
+	return mux
+}
+
+// request is one decoded question: who asks, what, and where the answer goes.
+type request struct {
+	*http.Request
+	who Peer
+	w   http.ResponseWriter
+}
+
+// handler answers a request: with a value for a JSON body, or with nil where
+// it has written the answer itself.
+type handler func(core Core, r request) (any, error)
+
+func serve(core Core, h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, err := peerFrom(r.Context())
+		if err != nil {
+			writeError(w, api.Errorf(api.KindDenied, "%w", err))
+			return
+		}
+		answer, err := h(core, request{r, who, w})
+		switch {
+		case err != nil:
+			writeError(w, asAPIError(err))
+		case answer != nil:
+			writeJSON(w, http.StatusOK, answer)
+		}
+	})
+}
+
+func writeError(w http.ResponseWriter, e *api.Error) { writeJSON(w, e.Kind.Status(), e) }
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.Encode(v) // an error here means that the client left
+}
+
+func unknownRoute(_ Core, r request) (any, error) {
+	return nil, api.Errorf(api.KindNotFound, "%s %s: no such route", r.Method, r.URL.Path).
+		WithHint("api/openapi.yaml lists the routes")
+}
+
+func listCollections(core Core, r request) (any, error) {
+	return api.Collections{Collections: core.List(r.who)}, nil
+}
+
+func getCollection(core Core, r request) (any, error) {
+	return core.Get(r.who, r.PathValue("name"))
+}
+
+func loadCollection(core Core, r request) (any, error) {
+	var body api.LoadRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Load(r.who, r.PathValue("name"))
+}
+
+func unloadCollection(core Core, r request) (any, error) {
+	var body api.UnloadRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Unload(r.who, r.PathValue("name"), body.Force)
+}
+
+func reload(core Core, r request) (any, error) {
+	var body api.ReloadRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Reload(r.who)
+}
+
+func plan(core Core, r request) (any, error) {
+	var body api.PlanRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Plan(r.who)
+}
+
+func status(core Core, r request) (any, error) { return core.Status(r.who) }
+
+func entries(core Core, r request) (any, error) {
+	page := Page{Limit: defaultPage, After: r.URL.Query().Get("after")}
+	if err := query(r, "limit", "after"); err != nil {
+		return nil, err
+	}
+	if s := r.URL.Query().Get("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > maxPage {
+			return nil, api.Errorf(api.KindBadRequest, "limit %q: want a number from 1 to %d", s, maxPage)
+		}
+		page.Limit = n
+	}
+	return core.Entries(r.who, r.PathValue("name"), r.PathValue("map"), page)
+}
+
+func events(core Core, r request) (any, error) {
+	if err := query(r, "since", "follow"); err != nil {
+		return nil, err
+	}
+	var since uint64
+	if s := r.URL.Query().Get("since"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			return nil, api.Errorf(api.KindBadRequest, "since %q: want the seq of an event", s)
+		}
+		since = n
+	}
+	follow := false
+	if s := r.URL.Query().Get("follow"); s != "" {
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return nil, api.Errorf(api.KindBadRequest, "follow %q: want true or false", s)
+		}
+		follow = b
+	}
+	r.w.Header().Set("Content-Type", api.EventsType)
+	r.w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(r.w)
+	// The server's time-out for reading a request would end the stream.
+	if err := flush.SetReadDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	if err := flush.Flush(); err != nil {
+		return nil, nil // the client left
+	}
+	// The stream ends when the client goes or the daemon stops; neither can be
+	// told to anybody any more.
+	_ = core.Events(r.Context(), r.who, since, follow, func(e api.Event) error {
+		if err := api.WriteEvent(r.w, e); err != nil {
+			return err
+		}
+		return flush.Flush()
+	})
+	return nil, nil
+}
+
+func decode(r request, v any) error { return api.DecodeRequest(r.Body, v) }
+
+// query refuses parameters that the route does not take.
+func query(r request, known ...string) error {
+next:
+	for name := range r.URL.Query() {
+		for _, k := range known {
+			if name == k {
+				continue next
+			}
+		}
+		return api.Errorf(api.KindBadRequest, "%s: unknown parameter %q", r.URL.Path, name).
+			WithHint("this route takes %s", fmt.Sprint(known))
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/user"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// Caps on what is read into memory, in bytes.
+const (
+	maxManifest  = 64 << 10
+	maxObject    = 8 << 20
+	maxSignature = 64 << 10
+)
+
+// scan reads the manifest directories. Problems are those of single manifests;
+// the error is one that leaves no answer at all.
+func (d *Daemon) scan() (map[string]declared, []api.Problem, error) {
+	sources, err := manifest.Find(d.cfg.Paths.Manifests)
+	if err != nil {
+		return nil, nil, err
+	}
+	read := make([]declared, len(sources))
+	each(len(sources), func(i int) {
+		m, err := readManifest(sources[i])
+		read[i] = declared{source: sources[i], manifest: m, err: err}
+	})
+	found := make(map[string]declared, len(read))
+	var problems []api.Problem
+	for _, dc := range read {
+		found[dc.source.Name] = dc
+		if dc.err != nil {
+			problems = append(problems, problem(dc.source.Name, dc.err))
+		}
+	}
+	return found, problems, nil
+}
+
+// each runs fn for 0 <= i < n, on as many threads as there are processors.
+func each(n int, fn func(i int)) {
+	var wg sync.WaitGroup
+	workers := min(runtime.GOMAXPROCS(0), n)
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < n; i += workers {
+				fn(i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// find returns where the manifest of name lies: as the last scan saw it, else
+// by looking again, so that a file dropped in a moment ago can be asked for.
+func (d *Daemon) find(name string) (manifest.Source, error) {
+	d.mu.RLock()
+	dc, ok := d.declared[name]
+	d.mu.RUnlock()
+	if ok {
+		return dc.source, nil
+	}
+	sources, err := manifest.Find(d.cfg.Paths.Manifests)
+	if err != nil {
+		return manifest.Source{}, err
+	}
+	for _, s := range sources {
+		if s.Name == name {
+			return s, nil
+		}
+	}
+	return manifest.Source{}, notFound(name)
+}
+
+func notFound(name string) error {
+	return api.Errorf(api.KindNotFound, "collection %q: no such manifest", name).
+		WithHint("hornetctl list shows what there is; a manifest is a file %s.toml in /etc/hornet.d", name)
+}
+
+func readManifest(src manifest.Source) (manifest.Manifest, error) {
+	b, err := safefile.Read(src.File, maxManifest)
+	if err != nil {
+		return manifest.Manifest{}, &manifest.Error{File: src.File, Err: err}
+	}
+	return manifest.Parse(src.File, b)
+}
+
+// verify reads the object and its signature, once each, and proves that
+// somebody the manifest and the trust store name signed exactly these bytes.
+func (d *Daemon) verify(m manifest.Manifest) (signing.Verified, error) {
+	object, err := safefile.Read(m.Object.Path, maxObject)
+	if errors.Is(err, fs.ErrNotExist) {
+		return signing.Verified{}, m.Errorf("object.path", "object %s: no such file", m.Object.Path)
+	}
+	if err != nil {
+		return signing.Verified{}, m.Errorf("object.path", "object: %w", err)
+	}
+	signature, err := safefile.Read(m.Object.Signature, maxSignature)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return signing.Verified{}, m.Errorf("object", "signature: %w", err)
+	}
+	d.mu.RLock()
+	trust := d.trust
+	d.mu.RUnlock()
+	return trust.Verify(signing.Bundle{
+		Object: object, Signature: signature, SHA256: m.Object.SHA256,
+		ObjectFile: m.Object.Path, SignatureFile: m.Object.Signature,
+	}, m.Object.Signers, time.Now())
+}
+
+// names resolves the users and groups of manifests on this host.
+type names struct{}
+
+func (names) UserID(name string) (uint32, bool) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, false
+	}
+	return id(u.Uid)
+}
+
+func (names) GroupID(name string) (uint32, bool) {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, false
+	}
+	return id(g.Gid)
+}
+
+func id(s string) (uint32, bool) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	return uint32(n), err == nil
+}
+
+// reloadTrust reads the trust store again. The old one stays on error.
+func (d *Daemon) reloadTrust() error {
+	trust, err := signing.LoadTrust(d.cfg.Paths.Trust)
+	if err != nil {
+		return remedy.With(fmt.Errorf("trust store: %w", err), "mend or remove the file the message names")
+	}
+	d.mu.Lock()
+	d.trust = trust
+	d.mu.Unlock()
+	return nil
+}

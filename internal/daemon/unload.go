@@ -1,0 +1,72 @@
+package daemon
+
+import (
+	"strings"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/policy"
+)
+
+// unload takes a collection out of the kernel. It runs on the owner's thread.
+func (d *Daemon) unload(who Peer, name string, force bool) (err error) {
+	a := d.begin(who, "unload", name, api.EventUnloaded)
+	defer func() { err = a.conclude(err) }()
+
+	if err := d.may(who, policy.Unload, name); err != nil {
+		return err
+	}
+	if isHeld(name) {
+		return d.endQuarantine(a, name, force)
+	}
+	c := d.collection(name)
+	if c == nil {
+		a.quiet = true
+		return nil // not running is what was asked for
+	}
+	a.rec.Manifest, a.rec.Object, a.rec.Signer = c.record.ManifestDigest, c.record.ObjectDigest, c.record.Signer.Name
+	n, err := pinning.ParseName(name)
+	if err != nil {
+		return err
+	}
+	if err := a.intend(); err != nil {
+		return err
+	}
+	// The point of no return: the first thing Remove does is to take the name
+	// away; whatever it leaves undone the next start sweeps.
+	if err := d.settled(d.store.Remove(n)); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	delete(d.running, name)
+	d.mu.Unlock()
+	return nil
+}
+
+// isHeld reports whether name is that of a quarantined directory.
+func isHeld(name string) bool { return strings.HasPrefix(name, "quarantine-") }
+
+// endQuarantine ends what runs in a quarantined directory.
+func (d *Daemon) endQuarantine(a *act, dir string, force bool) error {
+	if !force {
+		return remedy.With(api.Errorf(api.KindConflict, "%s: quarantined: %s", dir, d.heldFor(dir)),
+			"hornetctl unload --force %s ends its programs", dir)
+	}
+	if err := a.intend(); err != nil {
+		return err
+	}
+	if err := d.settled(d.store.RemoveQuarantined(dir)); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	delete(d.held, dir)
+	d.mu.Unlock()
+	return nil
+}
+
+func (d *Daemon) heldFor(dir string) string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.held[dir]
+}

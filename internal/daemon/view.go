@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// view shows one collection as it was recorded.
+func (d *Daemon) view(name string) api.Collection {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.viewLocked(name)
+}
+
+func (d *Daemon) viewLocked(name string) api.Collection {
+	dc, isDeclared := d.declared[name]
+	out := api.Collection{Name: name, State: api.StateAvailable}
+	if isDeclared {
+		m := dc.manifest
+		out.Description, out.Version, out.Start = m.Description, m.Version, string(m.Start)
+		out.Manifest = api.File{File: dc.source.File}
+		out.Object = api.File{File: m.Object.Path}
+		if dc.err == nil {
+			out.Manifest.SHA256 = hexDigest(m.Digest)
+		}
+	}
+	if c := d.running[name]; c != nil {
+		viewRunning(&out, c)
+		if !isDeclared {
+			out.Reason, out.Hint = "its manifest is gone", "hornetctl reload unloads it"
+		}
+		return out
+	}
+	if err := d.reasonLocked(name); err != nil {
+		out.State, out.Reason, out.Hint = api.StateFailed, err.Error(), remedy.Of(err)
+	}
+	return out
+}
+
+// reasonLocked is why name should run and does not.
+func (d *Daemon) reasonLocked(name string) error {
+	if f, ok := d.failed[name]; ok {
+		return f.err
+	}
+	return d.declared[name].err
+}
+
+// viewRunning fills in what the record says.
+func viewRunning(out *api.Collection, c *collection) {
+	r := c.record
+	out.State, out.Adopted, out.Reason = api.StateRunning, c.adopted, strings.Join(c.drift, "; ")
+	out.Description, out.Version, out.Start = r.Description, r.Version, r.Start
+	out.Manifest = api.File{File: r.ManifestFile, SHA256: r.ManifestDigest}
+	out.Object = api.File{File: r.ObjectFile, SHA256: r.ObjectDigest}
+	out.Signature = api.Signature{Verdict: c.proof.verdict, Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
+		Signer: api.Signer{Name: r.Signer.Name, Subject: r.Signer.Subject, KeyID: r.Signer.KeyID,
+			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
+	out.LoadedAt = r.LoadedAt
+	out.LoadedBy = &api.Caller{UID: r.Caller.UID, GID: r.Caller.GID}
+	for _, m := range r.Maps {
+		out.Maps = append(out.Maps, viewMap(m))
+	}
+	for _, p := range r.Programs {
+		out.Programs = append(out.Programs, api.Program{Name: p.Name, Type: p.Type, ID: p.ID, Tag: p.Tag})
+	}
+	for _, l := range r.Links {
+		out.Links = append(out.Links, viewLink(l, l.ProgramID))
+	}
+}
+
+func viewMap(m pinning.RecordMap) api.Map {
+	return api.Map{Name: m.Name, Type: m.Type, ID: m.ID, Class: m.Class, Frozen: m.Frozen, KeySize: m.KeySize,
+		ValueSize: m.ValueSize, MaxEntries: m.MaxEntries, SHA256: m.SHA256, HashBy: m.HashBy}
+}
+
+func viewLink(l pinning.RecordLink, programID uint32) api.Link {
+	v := api.Link{Name: l.Name, ID: l.ID, Kind: l.Kind, AttachType: l.AttachType, Program: l.Program, ProgramID: programID}
+	var t loader.Target
+	if json.Unmarshal(l.Target, &t) == nil {
+		v.Target = t.String()
+	}
+	return v
+}
+
+func viewSigner(s signing.Signer) api.Signer {
+	return api.Signer{Name: s.Name, Subject: s.Subject, KeyID: s.KeyID, Algorithm: s.Algorithm, NotAfter: s.NotAfter, Problem: s.Problem}
+}
+
+func (d *Daemon) quarantinedLocked() []api.Collection {
+	var out []api.Collection
+	for _, dir := range sortedKeys(d.held) {
+		out = append(out, api.Collection{Name: dir, State: api.StateQuarantined, Reason: d.held[dir],
+			Hint: "hornetctl unload --force " + dir + " ends its programs"})
+	}
+	return out
+}
+
+// observe shows one collection with its maps, programs and links as the kernel
+// has them at this moment.
+func (d *Daemon) observe(name string) (api.Collection, error) {
+	out := d.view(name)
+	if isHeld(name) {
+		out.State, out.Reason = api.StateQuarantined, d.heldFor(name)
+		out.Hint = "hornetctl unload --force " + name + " ends its programs"
+		return out, nil
+	}
+	if out.State != api.StateRunning {
+		return out, nil
+	}
+	entry, err := d.open(name)
+	if err != nil {
+		return out, err
+	}
+	defer entry.Close()
+	s := look(entry)
+	out.Maps, out.Programs, out.Links = s.maps, s.programs, s.links
+	if all := append(s.differs, s.drift...); len(all) > 0 {
+		out.Reason = strings.Join(all, "; ")
+		out.Hint = "hornetctl unload " + name + " and load it again"
+	}
+	return out, nil
+}
+
+// Summary is one line for the service manager.
+func (d *Daemon) Summary() string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	c := d.countsLocked()
+	s := fmt.Sprintf("%d running, %d available", c.Running, c.Available)
+	if c.Failed > 0 {
+		s += fmt.Sprintf(", %d failed", c.Failed)
+	}
+	if c.Quarantined > 0 {
+		s += fmt.Sprintf(", %d quarantined", c.Quarantined)
+	}
+	return s
+}
