@@ -6,6 +6,8 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -102,6 +104,9 @@ func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err er
 	}()
 	if d.trust, err = signing.LoadTrust(cfg.Paths.Trust); err != nil {
 		return nil, fmt.Errorf("trust store: %w", err)
+	}
+	if err := os.Mkdir(cfg.Paths.State, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	if d.audit, err = audit.Open(filepath.Join(cfg.Paths.State, "audit")); err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)

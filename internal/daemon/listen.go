@@ -33,8 +33,8 @@ func Listen(path string, mode os.FileMode, group string) (*net.UnixListener, err
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("socket directory: %w", err)
+	if err := makeSocketDir(filepath.Dir(path)); err != nil {
+		return nil, err
 	}
 	if err := removeStale(path); err != nil {
 		return nil, err
@@ -55,6 +55,22 @@ func Listen(path string, mode os.FileMode, group string) (*net.UnixListener, err
 		return nil, fmt.Errorf("socket %s: mode: %w", path, err)
 	}
 	return l, nil
+}
+
+// makeSocketDir makes the last directory of the socket's path where it is
+// missing. Everybody may pass through it: the socket's own mode decides.
+func makeSocketDir(dir string) error {
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // the umask took the bits away
+	}
+	if err != nil {
+		return fmt.Errorf("socket directory: %w", err)
+	}
+	return nil
 }
 
 func groupID(name string) (int, error) {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/testenv"
 )
@@ -29,10 +31,14 @@ func socketDir(t *testing.T) string {
 }
 
 func TestListenMakesTheSocketAsAsked(t *testing.T) {
-	path := filepath.Join(socketDir(t), "s")
+	path := filepath.Join(socketDir(t), "run", "s")
+	defer unix.Umask(unix.Umask(0o077)) // as the daemon runs
 	l, err := Listen(path, 0o660, "12345")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if dir, err := os.Stat(filepath.Dir(path)); err != nil || dir.Mode().Perm() != 0o755 {
+		t.Errorf("socket directory: %v, %v", dir.Mode(), err)
 	}
 	info, err := os.Stat(path)
 	if err != nil {
