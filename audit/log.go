@@ -1,0 +1,261 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+var (
+	// ErrFull is returned by Append when the disk has no room, or only the
+	// room that is kept for other records.
+	ErrFull = errors.New("no space left for records")
+	// ErrLocked is returned by Open while another process has the log.
+	ErrLocked = errors.New("locked by another process")
+	// ErrUnsafe is returned by Open for a directory or file that others can
+	// read or write.
+	ErrUnsafe = errors.New("unsafe owner or mode")
+	// ErrCorrupt is returned by Open and Read for a log with something else
+	// than records in it.
+	ErrCorrupt = errors.New("not a record")
+	// ErrBroken is returned by Append after an error that leaves open what is
+	// on disk. Only opening the log again tells.
+	ErrBroken = errors.New("not usable after an earlier error")
+)
+
+// fileName is the log's name in its directory.
+const fileName = "audit.jsonl"
+
+// Space that is kept for records that must not fail, and how much more is
+// allocated at once so that not every record has to ask.
+const (
+	defaultReserve = 16 << 20
+	slack          = 1 << 20
+)
+
+// Log is an open log. Its methods may be called by several goroutines.
+type Log struct {
+	path     string // for messages
+	file     *os.File
+	reserve  int64
+	recovery Recovery
+
+	mu        sync.Mutex
+	next      uint64 // the next record's Seq
+	size      int64  // bytes of whole lines; what lies behind is not there
+	allocated int64  // the file has its blocks up to here
+	dirty     bool   // a failed write has left something behind size
+	broken    error  // what made the log unusable
+}
+
+// Recovery says what Open had to put right: bytes behind the last whole record,
+// as a crash in the middle of a write leaves them.
+type Recovery struct {
+	Bytes int64  // removed from the end
+	Saved string // file they were saved to, where they were more than one torn line
+}
+
+// Open opens the log in dir for this process alone. The directory is made, with
+// mode 0700, if only its last component is missing. Open reads the end of the
+// file only. It returns ErrLocked, ErrUnsafe and ErrCorrupt.
+func Open(dir string) (*Log, error) { return open(dir, defaultReserve) }
+
+func open(dir string, reserve int64) (_ *Log, err error) {
+	l := &Log{path: filepath.Join(dir, fileName), reserve: reserve}
+	if l.file, err = openFile(dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			l.file.Close()
+		}
+	}()
+	if err := l.lock(); err != nil {
+		return nil, err
+	}
+	if err := l.recover(); err != nil {
+		return nil, fmt.Errorf("%s: %w", l.path, err)
+	}
+	l.allocate(0) // a disk that is full already is Append's to report
+	return l, nil
+}
+
+// openFile opens or makes the file and everything about it that must be
+// durable before the first record is.
+func openFile(dir string) (*os.File, error) {
+	if err := os.Mkdir(dir, 0o700); err == nil {
+		if err := syncDir(filepath.Dir(dir)); err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, fs.ErrExist) {
+		return nil, remedy.With(err, "make %s first", filepath.Dir(dir))
+	}
+	d, err := openAt(nil, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	if err := safe(d, unix.S_IFDIR); err != nil {
+		return nil, err
+	}
+	f, err := openAt(d, fileName, unix.O_RDWR|unix.O_CREAT|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(safe(f, unix.S_IFREG), f.Sync(), d.Sync()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// openAt opens name in the directory d, or as a path if d is nil, and follows
+// no symbolic link there.
+func openAt(d *os.File, name string, flags int) (*os.File, error) {
+	dirfd, path := unix.AT_FDCWD, name
+	if d != nil {
+		dirfd, path = int(d.Fd()), filepath.Join(d.Name(), name)
+	}
+	for {
+		fd, err := unix.Openat(dirfd, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		switch err {
+		case nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case unix.EINTR:
+		default:
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// safe refuses what is of another type, belongs to somebody else or can be
+// read or written by others.
+func safe(f *os.File, typ uint32) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	if st.Mode&unix.S_IFMT != typ || st.Uid != uint32(os.Geteuid()) || st.Mode&0o077 != 0 || typ == unix.S_IFREG && st.Nlink != 1 {
+		err := fmt.Errorf("%s: %w: mode %06o, owner %d, %d names", f.Name(), ErrUnsafe, st.Mode, st.Uid, st.Nlink)
+		return remedy.With(err, "look at who changed it, then give it back: chown root, chmod go= on the directory and its files")
+	}
+	return nil
+}
+
+func (l *Log) lock() error {
+	err := unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err := fmt.Errorf("%s: %w", l.path, ErrLocked)
+		return remedy.With(err, "stop the other hornetd, or give this one a state directory of its own in paths.state")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: lock: %w", l.path, err)
+	}
+	return nil
+}
+
+// Recovered returns what Open had to put right.
+func (l *Log) Recovered() Recovery { return l.recovery }
+
+// Append writes r as the next record and returns it as it was written, when it
+// is on disk: one write, one fdatasync. On error nothing was recorded, and the
+// log can be appended to again unless the error is ErrBroken. It returns
+// ErrFull.
+func (l *Log) Append(r Record) (Record, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.broken != nil {
+		return Record{}, fmt.Errorf("%s: %w: %w", l.path, ErrBroken, l.broken)
+	}
+	r.Seq = l.next
+	if r.Time.IsZero() {
+		r.Time = time.Now()
+	}
+	r, line, err := r.encode()
+	if err != nil {
+		return Record{}, err
+	}
+	if err := l.makeRoom(r, int64(len(line))); err != nil {
+		return Record{}, fmt.Errorf("%s: %w", l.path, err)
+	}
+	if r.Synced, err = l.write(line); err != nil {
+		return Record{}, fmt.Errorf("%s: %w", l.path, err)
+	}
+	l.size += int64(len(line))
+	l.next++
+	return r, nil
+}
+
+// write puts a line behind the last one and waits for the disk.
+func (l *Log) write(line []byte) (time.Duration, error) {
+	if l.dirty {
+		if err := l.undo(); err != nil {
+			return 0, fmt.Errorf("undo an earlier write: %w", err)
+		}
+	}
+	if n, err := l.file.WriteAt(line, l.size); err != nil {
+		// Part of it may be there. Where it cannot be taken away now, that is
+		// tried again before the next record.
+		l.dirty = n > 0
+		if l.dirty {
+			l.undo()
+		}
+		return 0, full(err)
+	}
+	began := time.Now()
+	if err := fdatasync(l.file); err != nil {
+		// The kernel reports an error once and may then take the page for
+		// written: from here on only the disk knows what it has.
+		l.broken = err
+		l.undo()
+		return 0, fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	return time.Since(began), nil
+}
+
+// undo removes what a failed write left, and takes the reserved space again,
+// which goes with it.
+func (l *Log) undo() error {
+	if err := l.file.Truncate(l.size); err != nil {
+		return err
+	}
+	l.dirty = false
+	l.allocated = l.size
+	l.allocate(0)
+	return nil
+}
+
+func fdatasync(f *os.File) error {
+	for {
+		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// full adds ErrFull to the errors of a full disk.
+func full(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return remedy.With(fmt.Errorf("%w: %w", ErrFull, err), "free space on the file system of paths.state")
+	}
+	return err
+}
+
+// Close releases the log.
+func (l *Log) Close() error { return l.file.Close() }

@@ -1,0 +1,126 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Phase says where in an action a record stands.
+type Phase string
+
+const (
+	Intent  Phase = "intent"  // before anything changes
+	Outcome Phase = "outcome" // how what was intended ended
+	Refusal Phase = "refusal" // nothing was done
+	Note    Phase = "note"    // something that is no action
+)
+
+// Verbs whose records may use the reserved space: they take things down or put
+// them right.
+const (
+	VerbUnload     = "unload"
+	VerbRepair     = "repair"
+	VerbQuarantine = "quarantine"
+)
+
+// Bounds of one record.
+const (
+	maxField = 4 << 10   // bytes of one text, escaped
+	maxIDs   = 4096      // ids in one list
+	maxLine  = 256 << 10 // bytes of the line
+)
+
+// Record is one line of the log. The order of the fields is the order in the
+// line.
+type Record struct {
+	Seq        uint64    `json:"seq"`  // 1, 2, 3, …; set by Append
+	Time       time.Time `json:"time"` // UTC; set by Append where it is zero
+	Phase      Phase     `json:"phase"`
+	Verb       string    `json:"verb"`
+	Collection string    `json:"collection,omitempty"`
+	Caller     Caller    `json:"caller"`
+	Manifest   string    `json:"manifest,omitempty"` // SHA-256, hexadecimal
+	Object     string    `json:"object,omitempty"`   // SHA-256, hexadecimal
+	Signer     string    `json:"signer,omitempty"`
+	Verdict    string    `json:"verdict,omitempty"`
+	VerdictBy  string    `json:"verdict_by,omitempty"` // "hornetd", "kernel"
+	Programs   []uint32  `json:"programs,omitempty"`   // ids, as Maps and Links
+	Maps       []uint32  `json:"maps,omitempty"`
+	Links      []uint32  `json:"links,omitempty"`
+	DurationUS int64     `json:"duration_us,omitempty"`
+	Kind       string    `json:"kind,omitempty"` // of the error
+	Error      string    `json:"error,omitempty"`
+	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
+	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
+
+	// Synced is how long the disk took; it is not in the line.
+	Synced time.Duration `json:"-"`
+}
+
+// Caller is who asked, as the kernel named them. A PID is for the reader only:
+// it is no identity.
+type Caller struct {
+	UID uint32 `json:"uid"`
+	GID uint32 `json:"gid"`
+	PID int32  `json:"pid,omitempty"`
+}
+
+// reserved reports whether a record may use the space that is kept.
+func (r Record) reserved() bool {
+	switch r.Verb {
+	case VerbUnload, VerbRepair, VerbQuarantine:
+		return r.Phase != Refusal // which anybody can cause
+	}
+	return r.Phase == Outcome
+}
+
+// encode returns the record as it is kept, and its line with the newline.
+func (r Record) encode() (Record, []byte, error) {
+	switch r.Phase {
+	case Intent, Outcome, Refusal, Note:
+	default:
+		return r, nil, fmt.Errorf("record: unknown phase %q", r.Phase)
+	}
+	r.Time = r.Time.UTC().Round(0)
+	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.Object, &r.Signer, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error} {
+		var cut bool
+		*s, cut = escape(*s)
+		r.Cut = r.Cut || cut
+	}
+	for _, ids := range []*[]uint32{&r.Programs, &r.Maps, &r.Links} {
+		if len(*ids) > maxIDs {
+			*ids, r.Cut = (*ids)[:maxIDs:maxIDs], true
+		}
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(r); err != nil {
+		return r, nil, fmt.Errorf("record: %w", err)
+	}
+	if buf.Len() > maxLine {
+		return r, nil, fmt.Errorf("record: %d bytes, more than %d", buf.Len(), maxLine)
+	}
+	return r, buf.Bytes(), nil
+}
+
+// parse reads a line without its newline. Fields that a newer hornetd may have
+// added are passed over.
+func parse(line []byte) (Record, error) {
+	var r Record
+	dec := json.NewDecoder(bytes.NewReader(line))
+	if err := dec.Decode(&r); err != nil {
+		return Record{}, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return Record{}, errors.New("more data behind it")
+	}
+	if r.Seq == 0 || r.Phase == "" {
+		return Record{}, errors.New("no record")
+	}
+	return r, nil
+}
