@@ -1,0 +1,278 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/signing"
+)
+
+func (c *ctl) check() *cobra.Command {
+	var trust string
+	cmd := &cobra.Command{
+		Use:   "check FILE...",
+		Short: "Check manifests, and the objects and signatures they name",
+		Long: `Check each manifest as hornetd will before it loads it: the manifest itself,
+the object it names and its signature, and whether the two fit. Nothing is
+loaded and no daemon is needed. Interfaces, cgroups and other targets are not
+looked for: they are another host's. Where there is no trust store, the
+signature is not checked.
+
+Problems are printed as FILE:LINE: KEY: REASON. The exit status is 1, or 4 if
+the first one is a signature.`,
+		Args: args("FILE..."),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			k, err := c.newChecker(trust, cmd.Flags().Changed("trust"))
+			if err != nil {
+				return err
+			}
+			var all []checked
+			for _, file := range args {
+				all = append(all, k.check(file))
+			}
+			if err := c.print(map[string]any{"manifests": all}, func() { c.checkedList(all) }); err != nil {
+				return err
+			}
+			return verdict(all)
+		},
+	}
+	cmd.Flags().StringVar(&trust, "trust", trustDir, "`directory` with the certificates that count")
+	cmd.MarkFlagDirname("trust")
+	return cmd
+}
+
+// checked is what check says of one manifest.
+type checked struct {
+	File      string                `json:"file"`
+	Name      string                `json:"name,omitempty"`
+	OK        bool                  `json:"ok"`
+	Object    *api.File             `json:"object,omitempty"`
+	Signature *api.Signature        `json:"signature,omitempty"` // absent where it was not checked, or is not good
+	Programs  api.List[string]      `json:"programs"`
+	Frozen    api.List[string]      `json:"frozen"`  // maps
+	Mutable   api.List[string]      `json:"mutable"` // maps
+	Problems  api.List[api.Problem] `json:"problems"`
+	Note      string                `json:"note,omitempty"` // what was not checked
+}
+
+// checker checks manifests against one trust store.
+type checker struct {
+	c     *ctl
+	trust *signing.Trust // nil: there is none
+	note  string         // why
+	self  *signer        // see assume
+}
+
+// newChecker opens the trust store. One that was asked for must be there.
+func (c *ctl) newChecker(dir string, asked bool) (*checker, error) {
+	self, err := throwaway()
+	if err != nil {
+		return nil, fmt.Errorf("key for checking: %w", err)
+	}
+	k := &checker{c: c, self: self}
+	_, err = os.Stat(dir)
+	if err == nil {
+		k.trust, err = signing.LoadTrust(dir)
+	}
+	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
+	switch {
+	case missing && !asked:
+		k.note = fmt.Sprintf("signature not checked: trust store: %v", bare(err))
+	case err != nil:
+		return nil, fmt.Errorf("trust store: %w", bare(err))
+	}
+	return k, nil
+}
+
+// check checks one manifest as far as it goes.
+func (k *checker) check(file string) checked {
+	out := checked{File: file, Note: k.note}
+	m, err := readManifest(file)
+	if err != nil {
+		return out.with(problemOf(api.KindManifest, err))
+	}
+	out.Name = m.Name
+	object, err := safefile.Read(m.Object.Path, maxObject)
+	if err != nil {
+		return out.with(problemOf(api.KindObject, noObject(m, err)))
+	}
+	digest := sha256.Sum256(object)
+	out.Object = &api.File{File: m.Object.Path, SHA256: hex.EncodeToString(digest[:])}
+	verified, err := k.verify(m, object)
+	if err != nil {
+		// Whoever writes a manifest signs last, and wants to know the rest now.
+		out = out.with(problemOf(api.KindSignature, err))
+		if verified, err = k.self.assume(signing.Bundle{Object: object}); err != nil {
+			return out.with(problemOf(api.KindObject, err))
+		}
+	} else if k.trust != nil {
+		out.Signature = new(signatureOf(verified))
+	}
+	spec, err := loader.OpenSpec(verified)
+	if err != nil {
+		return out.with(problemOf(api.KindObject, m.Errorf("object.path", "%s: %w", m.Object.Path, err)))
+	}
+	plan, err := loader.NewPlan(spec, m)
+	if err != nil {
+		return out.with(problemOf(api.KindManifest, err))
+	}
+	out.describe(plan)
+	out.OK = len(out.Problems) == 0
+	return out
+}
+
+func (x checked) with(p api.Problem) checked {
+	if abs, err := filepath.Abs(x.File); p.File == "" || err == nil && p.File == abs {
+		p.File = x.File // as it was given
+	}
+	x.Problems = append(x.Problems, p)
+	return x
+}
+
+// describe says what the manifest makes of its object.
+func (x *checked) describe(plan *loader.Plan) {
+	spec := plan.Spec()
+	x.Programs = slices.Sorted(maps.Keys(spec.Programs))
+	for _, name := range slices.Sorted(maps.Keys(spec.Maps)) {
+		if plan.MapClass(name) == manifest.ClassFrozen {
+			x.Frozen = append(x.Frozen, name)
+		} else {
+			x.Mutable = append(x.Mutable, name)
+		}
+	}
+}
+
+// readManifest reads and parses a manifest. Errors name the file as it was
+// given.
+func readManifest(file string) (manifest.Manifest, error) {
+	b, err := safefile.Read(file, maxManifest)
+	var missing *fs.PathError
+	if errors.As(err, &missing) {
+		err = missing.Err // the path is File
+	}
+	if err != nil {
+		return manifest.Manifest{}, &manifest.Error{File: file, Err: err}
+	}
+	path, err := filepath.Abs(file)
+	if err != nil {
+		return manifest.Manifest{}, err
+	}
+	return manifest.Parse(path, b)
+}
+
+func noObject(m manifest.Manifest, err error) error {
+	missing := errors.Is(err, fs.ErrNotExist)
+	err = m.Errorf("object.path", "object: %w", bare(err))
+	if missing {
+		return remedy.With(err, "put the object there, or correct the path, which is taken beside the manifest")
+	}
+	return err
+}
+
+// verify checks the object's signature, or, without a trust store, only what
+// the manifest says of the object's digest.
+func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, error) {
+	bundle := signing.Bundle{
+		Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256, SignatureFile: m.Object.Signature,
+	}
+	if k.trust == nil {
+		return k.self.assume(bundle)
+	}
+	signature, err := safefile.Read(m.Object.Signature, maxSignature)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return signing.Verified{}, m.Errorf("object", "signature: %w", err)
+	}
+	bundle.Signature = signature
+	return k.trust.Verify(bundle, m.Object.Signers, k.c.now())
+}
+
+// throwaway makes a signer that nobody trusts but this process.
+func throwaway() (*signer, error) {
+	keyPEM, certPEM, err := signing.Keygen("check", "ed25519")
+	if err != nil {
+		return nil, err
+	}
+	key, err := signing.ParseKey(keyPEM)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := signing.ParseCertificate(certPEM)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := trustOnly(cert)
+	return &signer{key, cert, trust}, err
+}
+
+// assume signs the object itself, so that it can be opened. Nothing is loaded
+// here: to look at an object before it is signed is what check is for.
+func (s *signer) assume(b signing.Bundle) (_ signing.Verified, err error) {
+	if b.Signature, err = signing.Sign(b.Object, s.key, s.cert); err != nil {
+		return signing.Verified{}, err
+	}
+	return s.trust.Verify(b, nil, time.Now())
+}
+
+func problemOf(kind api.Kind, err error) api.Problem {
+	p := api.Problem{Kind: kind, Message: err.Error(), Hint: remedy.Of(err)}
+	var e *manifest.Error
+	if errors.As(err, &e) {
+		p.File, p.Line, p.Key, p.Message = e.File, e.Line, e.Key, e.Err.Error()
+	}
+	return p
+}
+
+// checkedList prints a line for each good manifest and the problems of the
+// others.
+func (c *ctl) checkedList(all []checked) {
+	for _, x := range all {
+		c.problemList(x.Problems)
+		if !x.OK {
+			continue
+		}
+		text := fmt.Sprintf("%s: ok: %s, %s (%d frozen)", x.File, count(len(x.Programs), "program"),
+			count(len(x.Frozen)+len(x.Mutable), "map"), len(x.Frozen))
+		if x.Signature != nil {
+			text += ", signed by " + x.Signature.Signer.Name
+		}
+		c.say("%s", text)
+	}
+	if len(all) > 0 && all[0].Note != "" { // the same for all
+		c.say("note: %s", all[0].Note)
+	}
+}
+
+// verdict is the error of a check that found problems.
+func verdict(all []checked) error {
+	n, files := 0, 0
+	var kind api.Kind
+	for _, x := range all {
+		if !x.OK {
+			files++
+		}
+		for _, p := range x.Problems {
+			if n++; n == 1 {
+				kind = p.Kind
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return api.Errorf(kind, "check: %s in %d of %s", count(n, "problem"), files, count(len(all), "manifest"))
+}

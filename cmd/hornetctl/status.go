@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hornetd/hornetd/api"
+)
+
+func (c *ctl) status() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show the daemon itself: paths, signers, problems",
+		Args:  args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			status, err := c.client().Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.print(status, func() { c.statusTables(status) })
+		},
+	}
+}
+
+func (c *ctl) statusTables(s api.Status) {
+	t := c.table()
+	t.row("hornetd", fmt.Sprintf("%s, pid %d", s.Version, s.PID))
+	if s.ReadyAt.IsZero() {
+		t.row("Ready", cell{"not yet", uneasy})
+	} else {
+		t.row("Ready", c.when(s.ReadyAt))
+	}
+	t.row("Kernel", s.Kernel.Release+" "+s.Kernel.Machine)
+	t.row("Collections", countsCell(s.Collections))
+	// Only root is told the rest.
+	optional(t, "Manifests", strings.Join(s.Paths.Manifests, ", "))
+	optional(t, "Trust store", s.Paths.Trust)
+	optional(t, "bpffs", s.Paths.BPFFS)
+	optional(t, "State", s.Paths.State)
+	optional(t, "Socket", s.Paths.Socket)
+	t.print()
+	c.signerTable(s.Signers)
+	if len(s.Problems) > 0 {
+		fmt.Fprintf(c.stdout, "\n%s:\n", count(len(s.Problems), "problem"))
+		c.problemList(s.Problems)
+	}
+}
+
+func countsCell(n api.Counts) cell {
+	text := fmt.Sprintf("%d running, %d available", n.Running, n.Available)
+	x := cell{text, good}
+	if n.Failed > 0 {
+		x = cell{fmt.Sprintf("%s, %d failed", x.text, n.Failed), bad}
+	}
+	if n.Quarantined > 0 {
+		x = cell{fmt.Sprintf("%s, %d quarantined", x.text, n.Quarantined), bad}
+	}
+	return x
+}
+
+func (c *ctl) signerTable(signers []api.Signer) {
+	if len(signers) == 0 {
+		return
+	}
+	fmt.Fprintln(c.stdout)
+	t := c.table("SIGNER", "ALGORITHM", "KEY ID", "VALID UNTIL", "SUBJECT")
+	for _, s := range signers {
+		t.row(s.Name, s.Algorithm, short(s.KeyID), c.validity(s), s.Subject)
+	}
+	t.print()
+}
+
+func (c *ctl) validity(s api.Signer) cell {
+	switch {
+	case s.Problem != "":
+		return cell{"never: " + s.Problem, bad}
+	case s.NotAfter.IsZero():
+		return cell{"no end", plain}
+	case c.now().After(s.NotAfter):
+		return cell{s.NotAfter.Local().Format("2006-01-02") + " (expired)", bad}
+	}
+	return cell{s.NotAfter.Local().Format("2006-01-02"), plain}
+}
