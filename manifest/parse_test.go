@@ -250,6 +250,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[[attach]]\nprogram = 'x'\nfamily = 'ipx'", "4: attach[0].family:", ""},
 		{"[[attach]]\nprogram = 'x'\nhook = 'INPUT'", "4: attach[0].hook:", `did you mean "input"?`},
 		{"[[attach]]\nprogram = 'x'\ninterface = 'a/b'", "4: attach[0].interface: \"a/b\" cannot be", "ip link"},
+		{`[[attach]]` + "\nprogram = 'x'\n" + `interface = "a\u0007"`, `4: attach[0].interface: "a\a" contains a character`, ""},
 		{"[[attach]]\nprogram = 'x'\ninterface = '..'", "4: attach[0].interface:", ""},
 		{"[[attach]]\nprogram = 'x'\ninterface = 'eth 0'", "4: attach[0].interface:", ""},
 		{"[[attach]]\nprogram = 'x'\ninterface = 'eth[0'", "4: attach[0].interface: \"eth[0\" is not a pattern", ""},
@@ -324,6 +325,26 @@ func TestParseRefusesObjects(t *testing.T) {
 	}
 	for _, tt := range tests {
 		checkRefused(t, tt.text, tt.err, tt.hint)
+	}
+}
+
+// The last value that is still allowed.
+func TestParseTakesTheLargest(t *testing.T) {
+	for _, text := range []string{
+		"description = '" + strings.Repeat("x", 200) + "'",
+		"version = 9223372036854775807",
+		"[[attach]]\nprogram = '" + strings.Repeat("x", 128) + "'\ninterface = 'fifteenletters0'",
+		"[[attach]]\nprogram = 'x'\npriority = -2147483648\noffset = 9223372036854775807",
+		"[[allow]]\nuser = '" + strings.Repeat("x", 256) + "'\nmay = ['status']",
+		"[[allow]]\nuser = '4294967294'\nmay = [" + repeat("'read:m%d',", 256) + "]",
+		"[limits]\nmemory = '16777215TiB'\nmaps = 65535\nprograms = 65535",
+		"[test]\nprogram = 'x'\nreturns = -2147483648",
+		"[test]\nprogram = 'x'\nreturns = 4294967295",
+		"[maps.m]\nclass = 'mutable'\nmax_entries = 4294967295",
+	} {
+		if _, err := Parse("/m/x.toml", []byte("object.path = 'x.o'\n"+text)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
