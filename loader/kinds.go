@@ -1,6 +1,9 @@
 package loader
 
-import "github.com/cilium/ebpf"
+import (
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
 
 // kind is what a map type takes.
 type kind struct {
@@ -54,6 +57,24 @@ func isArray(t ebpf.MapType) bool {
 	switch t {
 	case ebpf.Array, ebpf.PerCPUArray, ebpf.ProgramArray, ebpf.ArrayOfMaps, ebpf.DevMap, ebpf.CPUMap:
 		return true
+	}
+	return false
+}
+
+// freezesLate says whether a map can only be frozen once its programs are
+// loaded; they are not attached yet then, and what it holds is read back after
+// the freeze like that of any other. It is so for maps that hold programs, and
+// for arrays of more than one entry that programs cannot write: as soon as such
+// an array is frozen, the verifier wants to read values from it as constants,
+// finds that it can do so only with one entry, and refuses the program
+// (ENOTSUPP; bpf_map_direct_read, array_map_direct_value_addr in Linux 6.18).
+// As it is not frozen while they are verified, no program depends on its values.
+func freezesLate(ms *ebpf.MapSpec) bool {
+	switch ms.Type {
+	case ebpf.ProgramArray:
+		return true
+	case ebpf.Array, ebpf.PerCPUArray:
+		return ms.MaxEntries > 1 && ms.Flags&unix.BPF_F_RDONLY_PROG != 0
 	}
 	return false
 }

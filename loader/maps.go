@@ -144,21 +144,29 @@ func (ms *Maps) explainPut(name string, e element, err error) error {
 // Freeze freezes the maps of class frozen and reads them back: the kernel must
 // say that they are frozen and hold what the object and the manifest put in,
 // whoever else had a descriptor meanwhile. From then on user space cannot
-// write them. Maps that hold programs follow in LoadPrograms.
+// write them. Maps the kernel does not let us freeze yet (freezesLate) follow
+// in LoadPrograms; nothing is attached before.
 //
 // It returns the states of all maps, in the order of their names.
 func (ms *Maps) Freeze() ([]MapState, error) {
 	for _, name := range ms.plan.order {
-		if ms.plan.maps[name].class == manifest.ClassFrozen && ms.plan.spec.Maps[name].Type != ebpf.ProgramArray {
-			if err := ms.freeze(name); err != nil {
-				return nil, fmt.Errorf("map %q: freeze: %w", name, err)
-			}
-		}
-		if err := ms.readBack(name); err != nil {
+		late := freezesLate(ms.plan.spec.Maps[name])
+		if err := ms.settle(name, !late); err != nil {
 			return nil, fmt.Errorf("map %q: %w", name, err)
 		}
 	}
 	return ms.States(), nil
+}
+
+// settle freezes a map, if it is of class frozen and this is the time, and
+// reads it back.
+func (ms *Maps) settle(name string, now bool) error {
+	if now && ms.plan.maps[name].class == manifest.ClassFrozen {
+		if err := ms.freeze(name); err != nil {
+			return fmt.Errorf("freeze: %w", err)
+		}
+	}
+	return ms.readBack(name, now)
 }
 
 // States returns what was read back last of each map, in the order of names.
@@ -204,21 +212,19 @@ func (ms *Maps) freeze(name string) error {
 		"find out who: bpftool map show name %s", kernelName(ms.plan.m.Name, name))
 }
 
-// readBack asks the kernel what a map is now and compares.
-func (ms *Maps) readBack(name string) error {
+// readBack asks the kernel what a map is now and, where it must be frozen by
+// now, compares.
+func (ms *Maps) readBack(name string, now bool) error {
 	m, planned := ms.byName[name], ms.plan.maps[name]
 	s, flags, err := stateOf(m, name, planned.class)
 	if err != nil {
 		return err
 	}
 	ms.states[name] = s
-	if planned.class != manifest.ClassFrozen {
+	if planned.class != manifest.ClassFrozen || !now {
 		return nil
 	}
 	if !s.Frozen {
-		if m.Type() == ebpf.ProgramArray && ms.programs == nil {
-			return nil // LoadPrograms freezes it
-		}
 		return errors.New("read back: it is not frozen")
 	}
 	if want := ms.plan.spec.Maps[name].Flags & unix.BPF_F_RDONLY_PROG; flags&want != want {

@@ -202,9 +202,8 @@ func (p *Plan) planMap(name string) error {
 		return err
 	}
 	p.maps[name] = &plannedMap{class: class, programWrites: writes}
-	key := "maps." + name
 	if reason := kinds[ms.Type].noFreeze; class == manifest.ClassFrozen && reason != "" {
-		return remedy.With(p.m.Errorf(key+".class", "a %s cannot be frozen: %s", ms.Type, reason),
+		return remedy.With(p.mapErrorf(name, ".class", "a %s cannot be frozen: %s", ms.Type, reason),
 			"below [maps.%s] write class = \"mutable\"", name)
 	}
 	if err := checkExtra(ms); err != nil {
@@ -213,7 +212,7 @@ func (p *Plan) planMap(name string) error {
 	if isDataSection(name) {
 		ms.Flags |= unix.BPF_F_MMAPABLE // as the library does, so that tools can map it
 		if len(decl.Entries) > 0 || decl.MaxEntries > 0 || decl.Inner != "" {
-			return remedy.With(p.m.Errorf(key, "%s is a data section: it has neither entries nor a size to choose", name),
+			return remedy.With(p.mapErrorf(name, "", "%s is a data section: it has neither entries nor a size to choose", name),
 				"set its variables by name under [variables]")
 		}
 	}
@@ -224,7 +223,7 @@ func (p *Plan) planMap(name string) error {
 		ms.MaxEntries = decl.MaxEntries
 	}
 	if ms.MaxEntries == 0 && !sizedByKernel(ms.Type) {
-		return remedy.With(p.m.Errorf(key+".max_entries", "the object leaves the number of entries open"),
+		return remedy.With(p.mapErrorf(name, ".max_entries", "the object leaves the number of entries open"),
 			"below [maps.%s] write max_entries = N", name)
 	}
 	return nil
@@ -251,6 +250,15 @@ func (p *Plan) classOf(name string) (class manifest.Class, programWrites bool, e
 		return "", false, p.undeclared()
 	}
 	return decl.Class, decl.ProgramWrites, nil
+}
+
+// mapErrorf returns an error about what the manifest says of a map, below key
+// (".class"); where only "*" speaks of it, it is about that.
+func (p *Plan) mapErrorf(name, key, format string, args ...any) error {
+	if _, named := p.m.Maps[name]; named || isDataSection(name) {
+		return p.m.Errorf("maps."+name+key, format, args...)
+	}
+	return p.m.Errorf("maps.*", "map %q: "+format, append([]any{name}, args...)...)
 }
 
 // undeclared names all maps that the manifest forgets, so that it takes one
@@ -294,21 +302,23 @@ func checkExtra(ms *ebpf.MapSpec) error {
 // planTemplate gives a map of maps the template that the kernel compares every
 // inner map with, and checks those the plan puts in.
 func (p *Plan) planTemplate(name string) error {
-	ms, key := p.spec.Maps[name], "maps."+name
+	ms := p.spec.Maps[name]
 	if inner := p.m.Maps[name].Inner; inner != "" {
 		template, ok := p.spec.Maps[inner]
 		switch {
 		case ms.InnerMap != nil:
-			return remedy.With(p.m.Errorf(key+".inner", "the object says already what this map holds"), "remove it")
+			return remedy.With(p.mapErrorf(name, ".inner", "the object says already what this map holds"), "remove it")
 		case !ok:
-			return p.m.Errorf(key+".inner", "the object has no map %q%s", inner, suggest(inner, slices.Collect(maps.Keys(p.spec.Maps))))
+			return remedy.With(p.mapErrorf(name, ".inner", "the object has no map %q%s", inner, suggest(inner, innerNames(p.spec))),
+				"write the name of the map whose definition all inner maps share")
 		case isOuter(template.Type):
-			return p.m.Errorf(key+".inner", "%q holds maps itself: the kernel nests one level", inner)
+			return remedy.With(p.mapErrorf(name, ".inner", "%q holds maps itself: the kernel nests one level", inner),
+				"write the name of a map that holds values")
 		}
 		ms.InnerMap = emptyCopy(template)
 	}
 	if ms.InnerMap == nil {
-		return remedy.With(p.m.Errorf(key+".inner", "the object does not say what this map holds"),
+		return remedy.With(p.mapErrorf(name, ".inner", "the object does not say what this map holds"),
 			"below [maps.%s] write inner = \"NAME\", a map of the object whose definition all inner maps share", name)
 	}
 	for i, e := range p.maps[name].contents {
@@ -317,7 +327,7 @@ func (p *Plan) planTemplate(name string) error {
 			ms.InnerMap.Flags |= inner.Flags & unix.BPF_F_RDONLY_PROG
 		}
 		if what := differs(ms.InnerMap, inner); what != "" {
-			return remedy.With(p.m.Errorf(key, "inner map %q differs from the template in its %s", e.ref, what),
+			return remedy.With(p.mapErrorf(name, "", "inner map %q differs from the template in its %s", e.ref, what),
 				"maps in one map have the same definition and the same class")
 		}
 	}

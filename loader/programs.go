@@ -27,8 +27,8 @@ type ProgramState struct {
 
 // LoadPrograms loads the plan's programs, in the order of their names, with
 // these maps in the place of those they name. Then it fills the maps that hold
-// programs, freezes those of class frozen, and reads back what the library
-// made. Functions whose section names no program type are not programs.
+// programs, freezes what Freeze had to leave, and reads that back as well as
+// what the library made. Functions whose section names no program type are not programs.
 //
 // The collection owns the maps from then on; maps.Close has no effect any
 // more, maps.States is up to date. On error nothing is loaded and maps stays
@@ -61,7 +61,7 @@ func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache) (_ *ebpf.Collection, err 
 		}
 		coll.Programs[name] = prog
 	}
-	if err := ms.holdPrograms(coll.Programs); err != nil {
+	if err := ms.settleLate(coll.Programs); err != nil {
 		return nil, err
 	}
 	if hasKconfig(p.spec) {
@@ -118,27 +118,35 @@ func loadOne(spec *ebpf.ProgramSpec, cache *btf.Cache, opts ebpf.ProgramOptions)
 	return coll.Programs[spec.Name], nil
 }
 
-// holdPrograms fills the program arrays, freezes those of class frozen and
-// reads them back. Nothing is attached yet, so no tail call is missed.
-func (ms *Maps) holdPrograms(programs map[string]*ebpf.Program) error {
+// settleLate fills the maps that hold programs, and freezes and reads back
+// what Freeze had to leave. Nothing is attached yet, so no tail call is missed
+// and no program has run with values that are not those of the plan.
+func (ms *Maps) settleLate(programs map[string]*ebpf.Program) error {
 	ms.programs = programs
 	defer func() { ms.programs = nil }()
 	for _, name := range ms.plan.order {
-		if ms.plan.spec.Maps[name].Type != ebpf.ProgramArray {
+		if !freezesLate(ms.plan.spec.Maps[name]) {
 			continue
 		}
-		for _, e := range ms.plan.maps[name].contents {
-			if err := ms.byName[name].Put(e.key, programs[e.ref]); err != nil {
-				return fmt.Errorf("map %q: slot %d: program %q: %w", name, binary.NativeEndian.Uint32(e.key), e.ref, explainTailCall(err))
-			}
-		}
-		if ms.plan.maps[name].class == manifest.ClassFrozen {
-			if err := ms.freeze(name); err != nil {
-				return fmt.Errorf("map %q: freeze: %w", name, err)
-			}
-		}
-		if err := ms.readBack(name); err != nil {
+		if err := ms.fillPrograms(name); err != nil {
 			return fmt.Errorf("map %q: %w", name, err)
+		}
+		if err := ms.settle(name, true); err != nil {
+			return fmt.Errorf("map %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// fillPrograms puts programs into a map that holds them, and does nothing for
+// others.
+func (ms *Maps) fillPrograms(name string) error {
+	if ms.plan.spec.Maps[name].Type != ebpf.ProgramArray {
+		return nil
+	}
+	for _, e := range ms.plan.maps[name].contents {
+		if err := ms.byName[name].Put(e.key, ms.programs[e.ref]); err != nil {
+			return fmt.Errorf("slot %d: program %q: %w", binary.NativeEndian.Uint32(e.key), e.ref, explainTailCall(err))
 		}
 	}
 	return nil

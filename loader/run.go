@@ -16,7 +16,7 @@ func RunTests(coll *ebpf.Collection, tests []manifest.Test) error {
 	for i, t := range tests {
 		prog, ok := coll.Programs[t.Program]
 		if !ok {
-			return fmt.Errorf("test %d: the object has no program %q", i, t.Program)
+			return remedy.With(fmt.Errorf("test %d: no program %q was loaded", i, t.Program), "name a program of the object")
 		}
 		got, err := prog.Run(runOptions(prog.Type(), t.Data))
 		if err != nil {

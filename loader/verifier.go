@@ -191,7 +191,7 @@ func lastSource(log []string) string {
 			continue
 		}
 		if i := strings.LastIndex(text, " @ "); i >= 0 {
-			return text[i+3:] + ": " + strings.TrimSpace(text[:i])
+			return strings.TrimSuffix(text[i+3:]+": "+strings.TrimSpace(text[:i]), ": ")
 		}
 		return text
 	}

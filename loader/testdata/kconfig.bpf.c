@@ -2,7 +2,7 @@
 /* Values that come from the running kernel, seen by two programs. */
 #include "fixture.h"
 
-extern __u32 LINUX_KERNEL_VERSION __kconfig;
+extern unsigned int LINUX_KERNEL_VERSION __kconfig;
 
 SEC("socket")
 int version(void *ctx)
