@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,7 +21,7 @@ import (
 
 // killSyscalls are those with which a load changes something outside the
 // process, or makes something durable.
-const killSyscalls = "bpf,mkdirat,renameat2,linkat,unlinkat,write,fdatasync,fallocate,perf_event_open,ioctl,setns,sendto"
+const killSyscalls = "bpf,mkdirat,renameat2,linkat,unlinkat,write,pwrite64,fdatasync,fallocate,perf_event_open,ioctl,setns,sendto"
 
 // tracer attaches strace to a running daemon and waits until it holds every
 // thread.
@@ -47,9 +49,15 @@ func tracer(t testing.TB, pid int, args ...string) *exec.Cmd {
 	return nil
 }
 
-// syscallsOfLoad counts the system calls of a whole load on the thread that
-// makes most of them, which is the owner's.
-func syscallsOfLoad(t testing.TB, h *testdaemon.Host) int {
+// killPoint is the n-th call of one system call in one thread, which is how
+// strace counts.
+type killPoint struct {
+	syscall string
+	n       int
+}
+
+// killPoints traces a whole load and unload and returns every point of it.
+func killPoints(t testing.TB, h *testdaemon.Host) []killPoint {
 	t.Helper()
 	trace := filepath.Join(h.Dir, "trace")
 	h.Start()
@@ -64,17 +72,24 @@ func syscallsOfLoad(t testing.TB, h *testdaemon.Host) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	perThread := make(map[string]int)
-	most := 0
+	perThread := make(map[string]int) // thread and system call
+	most := make(map[string]int)      // system call
 	for line := range strings.Lines(string(b)) {
-		tid, call, _ := strings.Cut(line, " ")
-		if !strings.Contains(call, "(") || strings.Contains(call, "resumed>") {
+		tid, rest, _ := strings.Cut(line, " ")
+		call, _, ok := strings.Cut(strings.TrimSpace(rest), "(")
+		if !ok || strings.ContainsAny(call, "<+- ") {
 			continue
 		}
-		perThread[tid]++
-		most = max(most, perThread[tid])
+		perThread[tid+call]++
+		most[call] = max(most[call], perThread[tid+call])
 	}
-	return most
+	var points []killPoint
+	for _, call := range slices.Sorted(maps.Keys(most)) {
+		for n := 1; n <= most[call]; n++ {
+			points = append(points, killPoint{call, n})
+		}
+	}
+	return points
 }
 
 // TestKilledAtEverySystemCall kills hornetd at each system call of a load and
@@ -87,42 +102,41 @@ func TestKilledAtEverySystemCall(t *testing.T) {
 	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
 	h.Manifest("xdp-drop", xdpDrop(pair))
 
-	points := syscallsOfLoad(t, h)
-	if points < 30 {
-		t.Fatalf("a load and an unload make only %d system calls: is the right thread traced?", points)
+	points := killPoints(t, h)
+	if len(points) < 40 {
+		t.Fatalf("a load and an unload make only %d system calls: %v", len(points), points)
 	}
-	step := 1
 	if testing.Short() {
-		step = 7
+		points = points[:10]
 	}
 	var whole, gone int
-	for i := 1; i <= points; i += step {
-		if killAt(t, h, pair, i) {
+	for _, p := range points {
+		if killAt(t, h, pair, p) {
 			whole++
 		} else {
 			gone++
 		}
 		if t.Failed() {
-			t.Fatalf("killed at system call %d of %d", i, points)
+			t.Fatalf("killed at call %d of %s", p.n, p.syscall)
 		}
 	}
-	t.Logf("%d points: %d times the collection was there after the kill, %d times not", points, whole, gone)
+	t.Logf("%d points: %d times the collection was there after the kill, %d times not", len(points), whole, gone)
 	if whole == 0 || gone == 0 {
-		t.Errorf("of %d kills %d left it whole and %d gone: the points do not span the load", points, whole, gone)
+		t.Errorf("of %d kills %d left it whole and %d gone: the points do not span the load", len(points), whole, gone)
 	}
 }
 
-// killAt kills at the n-th system call, checks what is left, and reports
+// killAt kills at a point, checks what is left, and reports
 // whether the collection survived.
-func killAt(t *testing.T, h *testdaemon.Host, pair testenv.Pair, n int) bool {
+func killAt(t *testing.T, h *testdaemon.Host, pair testenv.Pair, p killPoint) bool {
 	t.Helper()
 	h.Start()
-	cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", killSyscalls, n))
+	cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", p.syscall, p.n))
 	ctx := context.Background()
 	if _, err := h.Client().Load(ctx, "xdp-drop"); err == nil {
 		h.Client().Unload(ctx, "xdp-drop", api.UnloadRequest{})
 	}
-	h.Kill() // where the n-th call came after the answer
+	h.Kill() // where the point came after the answer
 	cmd.Wait()
 
 	committed := onBPFFS(t, h)
