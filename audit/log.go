@@ -26,34 +26,30 @@ var (
 	// ErrCorrupt is returned by Open and Read for a log with something else
 	// than records in it.
 	ErrCorrupt = errors.New("not a record")
-	// ErrBroken is returned by Append after an error that leaves open what is
-	// on disk. Only opening the log again tells.
-	ErrBroken = errors.New("not usable after an earlier error")
 )
 
 // fileName is the log's name in its directory.
 const fileName = "audit.jsonl"
 
-// Space that is kept for records that must not fail, and how much more is
-// allocated at once so that not every record has to ask.
-const (
-	defaultReserve = 16 << 20
-	slack          = 1 << 20
-)
+// space is how many bytes are kept for records that must not fail, and how many
+// more are allocated at once so that not every record has to ask.
+type space struct{ reserve, slack int64 }
+
+var defaultSpace = space{reserve: 16 << 20, slack: 1 << 20}
 
 // Log is an open log. Its methods may be called by several goroutines.
 type Log struct {
 	path     string // for messages
 	file     *os.File
-	reserve  int64
+	space    space
 	recovery Recovery
 
 	mu        sync.Mutex
 	next      uint64 // the next record's Seq
 	size      int64  // bytes of whole lines; what lies behind is not there
 	allocated int64  // the file has its blocks up to here
-	dirty     bool   // a failed write has left something behind size
-	broken    error  // what made the log unusable
+	dirty     bool   // a failed write may have left something behind size
+	closed    bool
 }
 
 // Recovery says what Open had to put right: bytes behind the last whole record,
@@ -66,10 +62,10 @@ type Recovery struct {
 // Open opens the log in dir for this process alone. The directory is made, with
 // mode 0700, if only its last component is missing. Open reads the end of the
 // file only. It returns ErrLocked, ErrUnsafe and ErrCorrupt.
-func Open(dir string) (*Log, error) { return open(dir, defaultReserve) }
+func Open(dir string) (*Log, error) { return open(dir, defaultSpace) }
 
-func open(dir string, reserve int64) (_ *Log, err error) {
-	l := &Log{path: filepath.Join(dir, fileName), reserve: reserve}
+func open(dir string, space space) (_ *Log, err error) {
+	l := &Log{path: filepath.Join(dir, fileName), space: space}
 	if l.file, err = openFile(dir); err != nil {
 		return nil, err
 	}
@@ -174,14 +170,14 @@ func (l *Log) lock() error {
 func (l *Log) Recovered() Recovery { return l.recovery }
 
 // Append writes r as the next record and returns it as it was written, when it
-// is on disk: one write, one fdatasync. On error nothing was recorded, and the
-// log can be appended to again unless the error is ErrBroken. It returns
-// ErrFull.
+// is on disk: one write, one fdatasync. On error nothing was recorded as far as
+// the log is concerned: what may have reached the disk is removed before the
+// next record is written, or that fails as well. It returns ErrFull.
 func (l *Log) Append(r Record) (Record, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.broken != nil {
-		return Record{}, fmt.Errorf("%s: %w: %w", l.path, ErrBroken, l.broken)
+	if l.closed {
+		return Record{}, fmt.Errorf("%s: %w", l.path, os.ErrClosed)
 	}
 	r.Seq = l.next
 	if r.Time.IsZero() {
@@ -209,24 +205,26 @@ func (l *Log) write(line []byte) (time.Duration, error) {
 			return 0, fmt.Errorf("undo an earlier write: %w", err)
 		}
 	}
-	if n, err := l.file.WriteAt(line, l.size); err != nil {
-		// Part of it may be there. Where it cannot be taken away now, that is
-		// tried again before the next record.
-		l.dirty = n > 0
-		if l.dirty {
-			l.undo()
-		}
+	if err := pwrite(l.file, line, l.size); err != nil {
+		l.fail()
 		return 0, full(err)
 	}
 	began := time.Now()
 	if err := fdatasync(l.file); err != nil {
-		// The kernel reports an error once and may then take the page for
-		// written: from here on only the disk knows what it has.
-		l.broken = err
-		l.undo()
-		return 0, fmt.Errorf("%w: %w", ErrBroken, err)
+		// The kernel tells of a failed write once and takes the pages for
+		// written. The next record writes the page again that it shares with the
+		// last good one; whole pages of the failed one go with the undo.
+		l.fail()
+		return 0, full(&os.PathError{Op: "sync", Path: l.file.Name(), Err: err})
 	}
 	return time.Since(began), nil
+}
+
+// fail notes that part of a record may be there, whatever the error said, and
+// removes it. Where that fails too, it is tried again before the next record.
+func (l *Log) fail() {
+	l.dirty = true
+	l.undo()
 }
 
 // undo removes what a failed write left, and takes the reserved space again,
@@ -239,6 +237,23 @@ func (l *Log) undo() error {
 	l.allocated = l.size
 	l.allocate(0)
 	return nil
+}
+
+// pwrite writes b in one system call. The file's own WriteAt would go on after
+// a short write, and does not tell how far it came.
+func pwrite(f *os.File, b []byte, off int64) error {
+	for {
+		n, err := unix.Pwrite(int(f.Fd()), b, off)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return &os.PathError{Op: "write", Path: f.Name(), Err: err}
+		case n < len(b):
+			return &os.PathError{Op: "write", Path: f.Name(), Err: unix.ENOSPC}
+		default:
+			return nil
+		}
+	}
 }
 
 func fdatasync(f *os.File) error {
@@ -257,5 +272,10 @@ func full(err error) error {
 	return err
 }
 
-// Close releases the log.
-func (l *Log) Close() error { return l.file.Close() }
+// Close releases the log. Append returns os.ErrClosed from then on.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	return l.file.Close()
+}

@@ -15,7 +15,7 @@ func (l *Log) makeRoom(r Record, n int64) error {
 	if r.reserved() {
 		return nil // the write itself tells
 	}
-	if l.size+n+l.reserve <= l.allocated {
+	if l.size+n+l.space.reserve <= l.allocated {
 		return nil
 	}
 	err := l.allocate(n)
@@ -23,7 +23,7 @@ func (l *Log) makeRoom(r Record, n int64) error {
 		err = l.roomOnDisk(n)
 	}
 	if err != nil {
-		err = fmt.Errorf("%w: the last %d bytes are kept for unloads and outcomes: %w", ErrFull, l.reserve, err)
+		err = fmt.Errorf("%w: the last %d bytes are kept for unloads and outcomes: %w", ErrFull, l.space.reserve, err)
 		return remedy.With(err, "free space on the file system of paths.state")
 	}
 	return nil
@@ -32,8 +32,8 @@ func (l *Log) makeRoom(r Record, n int64) error {
 // allocate gives the file its blocks for n bytes and the reserve, and for some
 // more where there is room. The file's size stays.
 func (l *Log) allocate(n int64) error {
-	want := n + l.reserve
-	err := l.fallocate(want + slack)
+	want := n + l.space.reserve
+	err := l.fallocate(want + l.space.slack)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		err = l.fallocate(want)
 	}
@@ -61,7 +61,7 @@ func (l *Log) roomOnDisk(n int64) error {
 	if err := unix.Fstatfs(int(l.file.Fd()), &st); err != nil {
 		return err
 	}
-	if int64(st.Bavail)*st.Bsize < n+l.reserve {
+	if int64(st.Bavail)*st.Bsize < n+l.space.reserve {
 		return unix.ENOSPC
 	}
 	return nil
