@@ -17,9 +17,6 @@ import (
 	"github.com/hornetd/hornetd/internal/testenv"
 )
 
-// changing are the system calls by which the store changes anything.
-const changing = "bpf,mkdirat,renameat2,linkat,unlinkat"
-
 func init() {
 	children["commit"] = func(args []string) error {
 		s, err := Open(args[0])
@@ -132,31 +129,48 @@ func TestFaultAtEverySystemCall(t *testing.T) {
 			},
 		} {
 			t.Run(fault+"/"+verb, func(t *testing.T) {
-				root := bpffs(t)
-				cgroup := testenv.Cgroup(t)
-				states := map[uint64]int{} // version found -> times
-				points := 0
-				trace := t.TempDir() + "/trace"
-				for done := false; !done; points++ {
-					before := prepare(t, root, verb, cgroup)
-					wrap := []string{"strace", "-f", "-qq", "-o", trace, "-e", "trace=" + changing,
-						"-e", fmt.Sprintf("inject=%s:%s:when=%d", changing, fault, points+1)}
-					err := child(verb, wrap, root).Run()
-					log, _ := os.ReadFile(trace)
-					done = err == nil && !bytes.Contains(log, []byte("INJECTED"))
-					version := settle(t, root, before, check)
-					states[version]++
-					if t.Failed() {
-						t.Fatalf("at system call %d", points+1)
+				f := faults{t: t, verb: verb, fault: fault, check: check, root: bpffs(t), cgroup: testenv.Cgroup(t), found: map[uint64]int{}}
+				// strace counts each system call by itself. These are all by which
+				// the store changes anything.
+				for _, call := range []string{"bpf", "mkdirat", "linkat", "renameat2", "unlinkat"} {
+					n := 1
+					for f.at(call, n) {
+						n++
 					}
+					t.Logf("%s: %d points, versions found so far: %v", call, n-1, f.found)
 				}
-				t.Logf("%d points, versions found: %v", points, states)
-				if len(states) != 2 || points < 8 {
-					t.Errorf("%d points and versions %v: the faults did not hit both sides of the commit", points, states)
+				if len(f.found) != 2 {
+					t.Errorf("versions %v: the faults did not hit both sides of the commit", f.found)
 				}
 			})
 		}
 	}
+}
+
+// faults is one verb that is run again and again, with a fault somewhere else
+// each time.
+type faults struct {
+	t            *testing.T
+	verb, fault  string
+	check        func(t *testing.T, before Record, after *Entry)
+	root, cgroup string
+	found        map[uint64]int // version -> times
+}
+
+// at runs the verb with a fault at the nth time it makes a system call, and
+// reports whether it came to that.
+func (f *faults) at(call string, n int) bool {
+	f.t.Helper()
+	trace := f.t.TempDir() + "/trace"
+	before := prepare(f.t, f.root, f.verb, f.cgroup)
+	err := child(f.verb, []string{"strace", "-f", "-qq", "-o", trace, "-e", "trace=" + call,
+		"-e", fmt.Sprintf("inject=%s:%s:when=%d", call, f.fault, n)}, f.root).Run()
+	log, _ := os.ReadFile(trace)
+	f.found[settle(f.t, f.root, before, f.check)]++
+	if f.t.Failed() {
+		f.t.Fatalf("at %s number %d:\n%s", call, n, log)
+	}
+	return err != nil || bytes.Contains(log, []byte("INJECTED"))
 }
 
 // attachCgroup attaches a program to a cgroup. Unlike the others, its link is
