@@ -128,7 +128,7 @@ func attachXDP(prog *ebpf.Program, t *Target) (link.Link, error) {
 	if t.Mode == "auto" {
 		modes = []string{"native", "generic"}
 	}
-	var errs []error
+	var refused error
 	for _, mode := range modes {
 		l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: t.Ifindex, Flags: xdpFlags[mode]})
 		if err == nil {
@@ -138,15 +138,21 @@ func attachXDP(prog *ebpf.Program, t *Target) (link.Link, error) {
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 			return nil, xdpTaken(t, err)
 		}
-		errs = append(errs, fmt.Errorf("%s mode: %w", mode, errnoOf(err)))
+		err = fmt.Errorf("%s mode: %w", mode, errnoOf(err))
+		if refused != nil {
+			err = fmt.Errorf("%w; %w", refused, err)
+		}
+		refused = err
 	}
-	return nil, remedy.With(errors.Join(errs...), "%s", xdpHint(modes))
+	if t.Mode == "native" {
+		return nil, remedy.With(refused, `write mode = "auto" or "generic": the driver has no XDP, or not for this program`)
+	}
+	return nil, remedy.With(refused, "look into the kernel's log for the reason; a large MTU and LRO are common ones")
 }
 
 var xdpFlags = map[string]link.XDPAttachFlags{
 	"native":  link.XDPDriverMode,
 	"generic": link.XDPGenericMode,
-	"offload": link.XDPOffloadMode,
 }
 
 func xdpTaken(t *Target, err error) error {
@@ -156,16 +162,6 @@ func xdpTaken(t *Target, err error) error {
 	}
 	return remedy.With(fmt.Errorf("%s runs there already, and an interface has one XDP program: %w", who, errnoOf(err)),
 		"find who attached it (bpftool net show, bpftool link show) and detach it, or ip link set dev %s xdp off", t.Interface)
-}
-
-func xdpHint(modes []string) string {
-	switch {
-	case slices.Contains(modes, "generic"):
-		return "look into the kernel's log for the reason; a large MTU or LRO is a common one"
-	case slices.Contains(modes, "offload"):
-		return `write mode = "native" or "auto": the network card does not run eBPF itself`
-	}
-	return `write mode = "generic" or "auto": the driver has no XDP, or not for this program`
 }
 
 func attachTCX(prog *ebpf.Program, t Target) (link.Link, error) {
@@ -183,7 +179,7 @@ func attachTCX(prog *ebpf.Program, t Target) (link.Link, error) {
 		Anchor:    at,
 	})
 	if errors.Is(err, unix.ERANGE) {
-		err = remedy.With(fmt.Errorf("64 programs are attached already, more the kernel does not take: %w", errnoOf(err)),
+		err = remedy.With(fmt.Errorf("as many programs as the kernel takes are attached already: %w", errnoOf(err)),
 			"detach some (bpftool net show)")
 	}
 	return l, explain(err)
@@ -250,7 +246,7 @@ func attachCgroup(prog *ebpf.Program, t Target) (link.Link, error) {
 		err = remedy.With(fmt.Errorf("a program that allows no other beside it is attached here or above: %w", errnoOf(err)),
 			"find it with bpftool cgroup tree and detach it; if there is none, run hornetd with CAP_NET_ADMIN")
 	case errors.Is(err, unix.E2BIG):
-		err = remedy.With(fmt.Errorf("64 programs are attached already, more the kernel does not take: %w", errnoOf(err)),
+		err = remedy.With(fmt.Errorf("as many programs as the kernel takes are attached already: %w", errnoOf(err)),
 			"detach some (bpftool cgroup show)")
 	}
 	return l, explain(err)

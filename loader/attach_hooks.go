@@ -207,7 +207,6 @@ func refusedType(p *ebpf.ProgramSpec, section string) error {
 		return noLink("load it with ir-keytable", "decodes infrared: the kernel has no link for it")
 	case ebpf.Syscall:
 		return noLink("remove this [[attach]]: [[test]] runs it", "is run on request, not attached")
-	case ebpf.CGroupSysctl, ebpf.StructOps, ebpf.Extension, ebpf.LSM, ebpf.PerfEvent:
 	}
 	word, _, _ := strings.Cut(section, "/")
 	return notYet(word)

@@ -27,7 +27,7 @@ type Target struct {
 	Ifindex    int    `json:"ifindex,omitempty"`
 	Netns      string `json:"netns,omitempty"`       // path; "" is hornetd's own
 	NetnsInode uint64 `json:"netns_inode,omitempty"` // of the namespace, own or not
-	Mode       string `json:"mode,omitempty"`        // xdp: auto, native, generic, offload; Attach replaces auto
+	Mode       string `json:"mode,omitempty"`        // xdp: auto, native, generic; Attach replaces auto
 	Position   string `json:"position,omitempty"`    // tcx: head, tail
 
 	Cgroup   string `json:"cgroup,omitempty"` // absolute path

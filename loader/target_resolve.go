@@ -173,6 +173,10 @@ func (r request) targets() ([]Target, error) {
 
 func (r request) interfaces(t Target) ([]Target, error) {
 	t.Netns, t.Position = r.Netns, r.Position
+	if r.Mode == "offload" {
+		return nil, r.refuse("mode", `write mode = "native"; the network card's processor is for programs that are loaded into it`,
+			"is offload, which hornetd cannot do")
+	}
 	if t.Kind == kindXDP {
 		t.Mode = cmp.Or(r.Mode, "auto")
 	} else {

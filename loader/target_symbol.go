@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -46,59 +47,61 @@ func (x executable) close() { x.file.Close() }
 
 // offset returns where in the file the byte `more` behind a function is.
 func (x executable) offset(symbol string, more uint64) (uint64, error) {
-	f, err := elf.NewFile(x.file)
-	if err != nil {
-		return 0, remedy.With(fmt.Errorf("%s is not an ELF file: %v", x.path, err),
-			"name the program or the library itself, not a script that starts it")
-	}
-	if f.Class != elf.ELFCLASS64 {
-		return 0, fmt.Errorf("%s is not a 64-bit ELF file", x.path)
-	}
-	sym, err := x.find(f, symbol)
+	info, err := x.file.Stat()
 	if err != nil {
 		return 0, err
 	}
-	if elf.ST_TYPE(sym.Info) != elf.STT_FUNC {
-		return 0, remedy.With(fmt.Errorf("%q in %s is no plain function", symbol, x.path),
-			"name one of its implementations, or give the offset in the file instead of the symbol")
+	n, err := symbolOffset(x.file, info.Size(), symbol, more)
+	if err != nil {
+		return 0, remedy.With(fmt.Errorf("%s: %w", x.path, err),
+			"name a function that `nm %s` or `nm -D %s` shows; or give its offset in the file and no symbol", x.path, x.path)
+	}
+	return n, nil
+}
+
+// symbolOffset finds a function in an ELF file of size bytes and returns where
+// in the file the byte `more` behind its start is.
+//
+// Whoever owns the file may not be root: nothing in it is believed. Only the
+// headers are left to debug/elf, which would decompress and list all symbols.
+func symbolOffset(r io.ReaderAt, size int64, symbol string, more uint64) (uint64, error) {
+	f, err := elf.NewFile(r)
+	if err != nil {
+		return 0, errors.New("not an ELF file")
+	}
+	if f.Class != elf.ELFCLASS64 || f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
+		return 0, errors.New("not a 64-bit program or library")
+	}
+	sym, err := findSymbol(f, r, size, symbol)
+	if err != nil {
+		return 0, err
+	}
+	switch elf.ST_TYPE(sym.Info) {
+	case elf.STT_FUNC:
+	case elf.STT_GNU_IFUNC:
+		return 0, fmt.Errorf("%q is an indirect function: what it calls is chosen when a program starts", symbol)
+	default:
+		return 0, fmt.Errorf("%q is no function", symbol)
 	}
 	if more != 0 && more >= sym.Size {
-		return 0, remedy.With(fmt.Errorf("offset %d is outside of %q, which is %d bytes long", more, symbol, sym.Size),
-			"write an offset that is smaller")
+		return 0, fmt.Errorf("%q is %d bytes long, offset %d is outside", symbol, sym.Size, more)
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_LOAD && p.Flags&elf.PF_X != 0 && p.Vaddr <= sym.Value && sym.Value-p.Vaddr < p.Filesz {
 			return sym.Value - p.Vaddr + p.Off + more, nil
 		}
 	}
-	return 0, fmt.Errorf("%q in %s is in no executable segment", symbol, x.path)
+	return 0, fmt.Errorf("%q is in no executable segment", symbol)
 }
 
-// find looks a symbol up in the symbol tables. Of several versions of a
+// findSymbol looks a symbol up in both symbol tables. Of several versions of a
 // dynamic symbol it takes the default one.
-func (x executable) find(f *elf.File, name string) (elf.Sym64, error) {
-	var hidden *elf.Sym64
+func findSymbol(f *elf.File, r io.ReaderAt, size int64, name string) (elf.Sym64, error) {
+	var old *elf.Sym64
 	for _, typ := range []elf.SectionType{elf.SHT_SYMTAB, elf.SHT_DYNSYM} {
-		table := f.SectionByType(typ)
-		if table == nil {
-			continue
-		}
-		if int(table.Link) >= len(f.Sections) {
-			return elf.Sym64{}, fmt.Errorf("%s: symbol table without names", x.path)
-		}
-		symbols, err := x.section(table)
+		symbols, names, versions, err := symbolTable(f, r, size, typ)
 		if err != nil {
 			return elf.Sym64{}, err
-		}
-		names, err := x.section(f.Sections[table.Link])
-		if err != nil {
-			return elf.Sym64{}, err
-		}
-		var versions []byte
-		if s := f.SectionByType(elf.SHT_GNU_VERSYM); s != nil && typ == elf.SHT_DYNSYM {
-			if versions, err = x.section(s); err != nil {
-				return elf.Sym64{}, err
-			}
 		}
 		for i := 0; (i+1)*elf.Sym64Size <= len(symbols); i++ {
 			sym := symbol64(f.ByteOrder, symbols[i*elf.Sym64Size:])
@@ -107,37 +110,57 @@ func (x executable) find(f *elf.File, name string) (elf.Sym64, error) {
 			}
 			const notDefault = 0x8000 // VERSYM_HIDDEN
 			if len(versions) >= 2*i+2 && f.ByteOrder.Uint16(versions[2*i:])&notDefault != 0 {
-				hidden = &sym
+				old = &sym
 				continue
 			}
 			return sym, nil
 		}
 	}
-	if hidden != nil {
-		return *hidden, nil
+	if old != nil {
+		return *old, nil
 	}
-	return elf.Sym64{}, remedy.With(fmt.Errorf("%s has no function %q", x.path, name),
-		"name one that `nm -D %s` or `nm %s` shows, or give the offset in the file instead of the symbol", x.path, x.path)
+	return elf.Sym64{}, fmt.Errorf("there is no function %q", name)
 }
 
-// section reads a section. Its size is what the file says, which somebody else
-// may have written: it is bounded, and never decompressed.
-func (x executable) section(s *elf.Section) ([]byte, error) {
+// symbolTable reads a symbol table with its names and, of dynamic symbols, the
+// versions. All are empty where there is none.
+func symbolTable(f *elf.File, r io.ReaderAt, size int64, typ elf.SectionType) (symbols, names, versions []byte, err error) {
+	table := f.SectionByType(typ)
+	if table == nil {
+		return nil, nil, nil, nil
+	}
+	if int(table.Link) >= len(f.Sections) {
+		return nil, nil, nil, errors.New("the symbols have no names")
+	}
+	if symbols, err = readSection(table, r, size); err != nil {
+		return nil, nil, nil, err
+	}
+	if names, err = readSection(f.Sections[table.Link], r, size); err != nil {
+		return nil, nil, nil, err
+	}
+	if s := f.SectionByType(elf.SHT_GNU_VERSYM); s != nil && typ == elf.SHT_DYNSYM {
+		versions, err = readSection(s, r, size)
+	}
+	return symbols, names, versions, err
+}
+
+// readSection reads a section that lies within the file and is not too large.
+func readSection(s *elf.Section, r io.ReaderAt, size int64) ([]byte, error) {
 	const largest = 128 << 20
-	if s.Flags&elf.SHF_COMPRESSED != 0 || s.Type == elf.SHT_NOBITS || s.FileSize > largest {
-		return nil, remedy.With(fmt.Errorf("%s: section %s is compressed, empty or larger than %d MiB", x.path, s.Name, largest>>20),
-			"give the offset in the file instead of the symbol")
-	}
-	info, err := x.file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if s.Offset > uint64(info.Size()) || s.FileSize > uint64(info.Size())-s.Offset {
-		return nil, fmt.Errorf("%s: section %s is not within the file", x.path, s.Name)
+	switch {
+	case s.Flags&elf.SHF_COMPRESSED != 0 || s.Type == elf.SHT_NOBITS:
+		return nil, fmt.Errorf("section %q is compressed or empty", s.Name)
+	case s.FileSize > largest:
+		return nil, fmt.Errorf("section %q is larger than %d MiB", s.Name, largest>>20)
+	case s.Offset > uint64(size) || s.FileSize > uint64(size)-s.Offset:
+		return nil, fmt.Errorf("section %q is not within the file", s.Name)
 	}
 	b := make([]byte, s.FileSize)
-	if _, err := x.file.ReadAt(b, int64(s.Offset)); err != nil {
-		return nil, fmt.Errorf("%s: section %s: %w", x.path, s.Name, err)
+	if len(b) == 0 {
+		return nil, nil
+	}
+	if _, err := r.ReadAt(b, int64(s.Offset)); err != nil {
+		return nil, fmt.Errorf("section %q: %w", s.Name, err)
 	}
 	return b, nil
 }

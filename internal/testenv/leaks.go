@@ -48,7 +48,7 @@ next:
 // on the same kernel at the same time. So an object that is new and does not go
 // away counts as ours unless somebody else accounts for it: another process
 // that is not our child holds it by descriptor, or it hangs on a bpffs that we
-// did not mount. What such an object uses (a link its program, a program its
+// did not mount (in any mount namespace). What such an object uses (a link its program, a program its
 // maps) is accounted for with it. Looking costs the others nothing while all
 // is well: ids are walked without taking a reference, and only what is left
 // after a second is looked at more closely.
@@ -156,18 +156,37 @@ func accounted() objects {
 			addFdinfo(held, string(info))
 		}
 	}
-	mounts, _ := mountPoints("bpf")
-	mine := fmt.Sprintf("%s%d-", bpffsPrefix, os.Getpid())
-	for _, m := range mounts {
-		// Not the host's own: there a forgotten pin of ours would hide.
-		if !strings.Contains(m, mine) && m != "/sys/fs/bpf" {
-			addPins(held, m)
-		}
+	for _, dir := range foreignBPFFS() {
+		addPins(held, dir)
 	}
 	for o := range held {
 		addUsed(held, o)
 	}
 	return held
+}
+
+// foreignBPFFS returns where there are bpffs that this process did not mount, in
+// any mount namespace. The host's own is none: a forgotten pin of ours would
+// hide there.
+func foreignBPFFS() []string {
+	var dirs []string
+	mine := fmt.Sprintf("%s%d-", bpffsPrefix, os.Getpid())
+	seen := map[string]bool{}
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range processes {
+		ns, err := os.Readlink(p + "/ns/mnt")
+		if err != nil || seen[ns] {
+			continue
+		}
+		seen[ns] = true
+		mounts, _ := mountsIn(p+"/mountinfo", "bpf")
+		for _, m := range mounts {
+			if !strings.Contains(m, mine) && m != "/sys/fs/bpf" {
+				dirs = append(dirs, p+"/root"+m)
+			}
+		}
+	}
+	return dirs
 }
 
 // ours says whether pid is this process or comes from it.

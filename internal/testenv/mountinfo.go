@@ -8,7 +8,11 @@ import (
 // mountPoints returns where filesystems of type fstype are mounted, whole (not
 // a bind mount of a part), in mount order.
 func mountPoints(fstype string) ([]string, error) {
-	b, err := os.ReadFile("/proc/thread-self/mountinfo")
+	return mountsIn("/proc/thread-self/mountinfo", fstype)
+}
+
+func mountsIn(mountinfo, fstype string) ([]string, error) {
+	b, err := os.ReadFile(mountinfo)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -235,6 +236,37 @@ func TestNoLeaks(t *testing.T) {
 		if len(in.errors) > 0 {
 			t.Error(in.errors)
 		}
+	})
+	t.Run("another namespace's", func(t *testing.T) {
+		dir, err := os.MkdirTemp("", "other-bpffs-*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Remove(dir) })
+		in := &inner{TB: t}
+		NoLeaks(in)
+		// A process with a bpffs that only its mount namespace has.
+		sh := exec.CommandContext(t.Context(), "sh", "-c", `mount -t bpf bpf "$1" && echo && exec sleep 1000`, "sh", dir)
+		sh.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+		out, err := sh.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := sh.Start(); err != nil {
+			t.Fatal(err)
+		}
+		out.Read(make([]byte, 1))
+		m := newMap(t)
+		if err := m.Pin(fmt.Sprintf("/proc/%d/root%s/theirs", sh.Process.Pid, dir)); err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+		in.end()
+		if len(in.errors) > 0 {
+			t.Error(in.errors)
+		}
+		sh.Process.Kill()
+		sh.Wait()
 	})
 	t.Run("another process's descriptor", func(t *testing.T) {
 		in := &inner{TB: t}

@@ -148,7 +148,7 @@ COUNTER("netfilter", nf_accept, 1)
 /* Sockets in a map. */
 
 COUNTER("sk_msg", msg_pass, 1)
-COUNTER("sk_msg", msg_drop, 0)
+COUNTER("sk_msg", msg_count, 1)
 COUNTER("sk_skb/stream_verdict", stream_verdict, 1)
 COUNTER("sk_skb/verdict", skb_verdict, 1)
 
@@ -205,6 +205,10 @@ COUNTER_OF_CGROUP("uprobe", on_entry)
 COUNTER_OF_CGROUP("uretprobe", on_return)
 COUNTER_OF_CGROUP("uprobe.s", on_entry_sleepable)
 COUNTER_OF_CGROUP("uprobe//bin/sh:main+0x10", on_section)
+
+/* Read behind what the tracepoint hands over, which shows when attaching. */
+SEC("raw_tp/sched_process_exec") int raw_wide(__u64 *ctx) { return ctx[11] == 1; }
+SEC("tp/sched/sched_process_exec") int tp_wide(__u64 *ctx) { return ctx[200] == 1; }
 
 /* Iterators. */
 
