@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/hornetd/hornetd/internal/testdaemon"
 	"github.com/hornetd/hornetd/internal/testenv"
 )
 
@@ -12,7 +13,7 @@ func TestMain(m *testing.M) {
 		attackMain()
 		return
 	}
-	os.Exit(m.Run())
+	testdaemon.Main(m)
 }
 
 // The race must be real: an attacker that never wins proves nothing about hornetd.
@@ -38,6 +39,35 @@ func TestBareLoadersLose(t *testing.T) {
 	}
 	if s.Written == 0 || s.Refused == 0 {
 		t.Errorf("attacker: %+v, want writes, and refusals by frozen maps", s)
+	}
+}
+
+// The same attacker, and the manifest as it is in the repository.
+func TestHornetdDoesNot(t *testing.T) {
+	testenv.NoLeaks(t)
+	text, err := os.ReadFile("toctou.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := testdaemon.New(t, "")
+	h.Object("toctou.bpf.o", object)
+	h.Manifest("toctou", string(text))
+	h.Start()
+	a := start(t)
+	o, err := raceHornetd(100, h.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v, attacker %+v", o, s)
+	if o.wrong != 0 {
+		t.Errorf("the attacker won %d times of %d", o.wrong, o.rounds())
+	}
+	if s.Refused == 0 {
+		t.Error("the attacker met no frozen map: it was not there")
 	}
 }
 
