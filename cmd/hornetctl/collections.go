@@ -88,7 +88,8 @@ func (c *ctl) showTables(x api.Collection) {
 	optional(head, "Why", x.Reason)
 	optional(head, "Hint", x.Hint)
 	optional(head, "About", x.Description)
-	head.row("Version", fmt.Sprintf("%d, starts at %s", x.Version, or(x.Start, "boot")))
+	head.row("Version", x.Version)
+	optional(head, "Starts", startText(x.Start))
 	head.row("Manifest", fileText(x.Manifest))
 	head.row("Object", fileText(x.Object))
 	optional(head, "Signed by", signatureText(x.Signature))
@@ -99,6 +100,16 @@ func (c *ctl) showTables(x api.Collection) {
 	c.programTable(x.Programs)
 	c.mapTable(x.Maps)
 	c.linkTable(x.Links)
+}
+
+func startText(start string) string {
+	switch start {
+	case "boot":
+		return "when hornetd starts"
+	case "request":
+		return "when somebody asks"
+	}
+	return start
 }
 
 func optional(t *table, name, value string) {
