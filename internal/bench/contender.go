@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 
 	"github.com/hornetd/hornetd/api"
 )
@@ -25,54 +27,66 @@ type contender struct {
 // with nothing decided and nothing recorded.
 func bare(l workload, target int) contender {
 	dir := filepath.Join(l.world.pins, "bare")
+	var links []link.Link
 	return contender{
 		name: "floor",
-		load: func() error { return loadBare(l, target, dir) },
-		undo: func() error { return os.RemoveAll(dir) },
+		load: func() (err error) {
+			links, err = loadBare(l, target, dir)
+			return err
+		},
+		undo: func() error {
+			err := os.RemoveAll(dir)
+			// Last of all: the kernel detaches at once where a descriptor is the
+			// last to go, and some time later where a pin is.
+			for _, made := range links {
+				made.Close()
+			}
+			return err
+		},
 	}
 }
 
-func loadBare(l workload, target int, dir string) error {
+// loadBare returns the links open. They are pinned, too.
+func loadBare(l workload, target int, dir string) ([]link.Link, error) {
 	object, err := os.ReadFile(l.object)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer coll.Close()
 	for _, sub := range []string{"", "maps", "programs", "links"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for name, m := range coll.Maps {
 		// bpffs takes no dots.
-		if err := m.Pin(filepath.Join(dir, "maps", string(bytes.ReplaceAll([]byte(name), []byte("."), []byte("_"))))); err != nil {
-			return err
+		if err := m.Pin(filepath.Join(dir, "maps", strings.ReplaceAll(name, ".", "_"))); err != nil {
+			return nil, err
 		}
 	}
 	for name, p := range coll.Programs {
 		if err := p.Pin(filepath.Join(dir, "programs", name)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	links, err := l.attach(coll, target)
 	if err != nil {
-		return err
+		return links, err
 	}
 	for i, made := range links {
 		if err := made.Pin(filepath.Join(dir, "links", l.attaches[i].program)); err != nil {
-			return err
+			return links, err
 		}
-		made.Close()
 	}
-	return nil
+	return links, nil
 }
 
 // daemon is hornetd over its socket.

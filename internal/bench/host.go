@@ -25,6 +25,7 @@ type host struct {
 	targets int           // and manifests; the last ones are the spares
 	notify  *net.UnixConn // where the daemon says READY=1
 	cmd     *exec.Cmd
+	ended   chan struct{} // closed when cmd has
 	said    bytes.Buffer
 	client  *api.Client
 }
@@ -55,6 +56,9 @@ func newHost(w *world, l workload, binary string, n int) (*host, error) {
 	}
 	for i := range n {
 		files["hornet.d/"+collectionName(i)+".toml"] = l.manifest(i)
+	}
+	if err := os.MkdirAll(filepath.Join(h.dir, "state"), 0o700); err != nil {
+		return nil, err
 	}
 	for name, b := range files {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(h.dir, name)), 0o755); err != nil {
@@ -100,6 +104,12 @@ func (h *host) start() (time.Duration, error) {
 	if err := h.cmd.Start(); err != nil {
 		return 0, err
 	}
+	h.ended = make(chan struct{})
+	go func(cmd *exec.Cmd, ended chan struct{}) {
+		cmd.Wait()
+		close(ended)
+		h.notify.SetReadDeadline(time.Now()) // there is nothing to wait for any more
+	}(h.cmd, h.ended)
 	for buf := make([]byte, 4096); ; {
 		n, err := h.notify.Read(buf)
 		if err != nil {
@@ -119,7 +129,7 @@ func (h *host) kill() {
 	}
 	h.client.Close()
 	h.cmd.Process.Kill()
-	h.cmd.Wait()
+	<-h.ended
 	h.cmd = nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -106,7 +107,15 @@ func starts(ctx context.Context, h *host, running, times int) (samples, error) {
 	return s, nil
 }
 
-// contest lets the contenders load in turns, each round another one first.
+// settle waits for an RCU grace period, so that what the kernel still has to
+// free is not the next contender's.
+func settle() {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL, membarrier(2)
+	unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)
+}
+
+// contest lets the contenders load in turns, in another order each round: one
+// must not always come behind the same other.
 func contest(ctx context.Context, h *host, l workload, running, rounds int) (p point, err error) {
 	p.running = running
 	fd, err := os.OpenFile(filepath.Join(h.dir, "state", "bench-sync"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -126,13 +135,14 @@ func contest(ctx context.Context, h *host, l workload, running, rounds int) (p p
 		{contender: durable(fd), load: &p.sync},
 	}
 	for round := range warmUp + rounds {
-		for i := range turns {
+		for _, i := range rand.Perm(len(turns)) {
 			if ctx.Err() != nil {
 				return p, ctx.Err()
 			}
-			if err := turns[(i+round)%len(turns)].take(round >= warmUp); err != nil {
+			if err := turns[i].take(round >= warmUp); err != nil {
 				return p, err
 			}
+			settle()
 		}
 	}
 	return p, nil

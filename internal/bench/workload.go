@@ -2,11 +2,11 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // workload is one object and what it is attached to. Target i is a cgroup or
@@ -81,9 +81,27 @@ func (l workload) attachOne(p *ebpf.Program, typ ebpf.AttachType, i int) (link.L
 	if l.onCgroup {
 		return link.AttachCgroup(link.CgroupOptions{Path: l.world.cgroup(i), Attach: typ, Program: p})
 	}
-	ifi, err := net.InterfaceByName(interfaceName(i))
+	index, err := interfaceIndex(interfaceName(i))
 	if err != nil {
 		return nil, err
 	}
-	return link.AttachXDP(link.XDPOptions{Program: p, Interface: ifi.Index})
+	return link.AttachXDP(link.XDPOptions{Program: p, Interface: index})
+}
+
+// interfaceIndex asks for one interface. Package net would list all of them
+// first, which is more work than all the rest with hundreds.
+func interfaceIndex(name string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req); err != nil {
+		return 0, fmt.Errorf("interface %s: %w", name, err)
+	}
+	return int(req.Uint32()), nil
 }
