@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 
 	"github.com/cilium/ebpf"
 )
@@ -129,13 +130,14 @@ func newestMap(from ebpf.MapID) (ebpf.MapID, error) {
 }
 
 // openTarget opens the map if it is one that is fought over, else returns nil.
+// It must be quick: the map is about to be frozen. So the name comes from
+// String, which the library knows by now, and not from another system call.
 func openTarget(id ebpf.MapID) *ebpf.Map {
 	m, err := ebpf.NewMapFromID(id)
 	if err != nil {
 		return nil // gone already
 	}
-	info, err := m.Info()
-	if err != nil || info.Name != mapName {
+	if !strings.Contains(m.String(), "("+mapName+")") {
 		m.Close()
 		return nil
 	}
