@@ -270,16 +270,16 @@ func (p *Plan) undeclared() error {
 			missing = append(missing, name)
 		}
 	}
-	var toml strings.Builder
+	var lines []string
 	for _, name := range missing {
 		class := manifest.ClassFrozen
 		if kinds[p.spec.Maps[name].Type].noFreeze != "" {
 			class = manifest.ClassMutable
 		}
-		fmt.Fprintf(&toml, "\n[maps.%s]\nclass = %q", name, class)
+		lines = append(lines, fmt.Sprintf("%s = { class = %q }", name, class))
 	}
 	return remedy.With(p.m.Errorf("maps", "not declared: %s", strings.Join(missing, ", ")),
-		"declare each map, frozen where only the manifest fills it, mutable where programs or people write it:%s", toml.String())
+		"declare each map, frozen where only the manifest fills it, mutable where programs or people write it; below [maps]: %s", strings.Join(lines, " and "))
 }
 
 // checkExtra refuses what is left of a map definition of another loader

@@ -32,8 +32,8 @@ func TestPlanRefuses(t *testing.T) {
 
 		// Classes.
 		{"maps", "[maps.networks]\nclass = 'frozen'\n", 1, "not declared: events, percpu, plain, rules, table",
-			"\n[maps.events]\nclass = \"mutable\"\n[maps.percpu]\nclass = \"frozen\""},
-		{"writes", "", 0, "not declared: counts, slots", "[maps.slots]"},
+			`below [maps]: events = { class = "mutable" } and percpu = { class = "frozen" }`},
+		{"writes", "", 0, "not declared: counts, slots", `slots = { class = "frozen" }`},
 		{"maps", "[maps.'*']\nclass = 'frozen'\n[maps.plain]\nmax_entries = 1", 1, "a RingBuf cannot be frozen: nobody could read it",
 			"below [maps.events] write class = \"mutable\""},
 		{"vars", "[maps.'.rodata']\nclass = 'mutable'", 1, ".rodata holds constants: it is always frozen", "remove"},

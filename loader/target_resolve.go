@@ -113,15 +113,18 @@ func (r request) checkKeys() error {
 		"map":        r.Map != "",
 	}
 	takes := slices.Concat(r.hook.needs, r.hook.takes)
-	for _, key := range keys("interface mode direction position netns cgroup tracepoint executable symbol offset family hook priority defrag map") {
-		switch {
-		case given[key] && !slices.Contains(takes, key):
+	all := keys("interface mode direction position netns cgroup tracepoint executable symbol offset family hook priority defrag map")
+	for _, key := range all { // what is there and wrong says more than what is missing
+		if given[key] && !slices.Contains(takes, key) {
 			hint := "remove it: the program takes no key"
 			if len(takes) > 0 {
 				hint = "remove it: the program takes " + strings.Join(takes, ", ")
 			}
 			return r.refuse(key, hint, "does not fit program %q, which is in section %q", r.Program, r.prog.SectionName)
-		case !given[key] && slices.Contains(r.hook.needs, key):
+		}
+	}
+	for _, key := range all {
+		if !given[key] && slices.Contains(r.hook.needs, key) {
 			return r.refuse(key, "write "+examples[key], "is missing: program %q in section %q needs it", r.Program, r.prog.SectionName)
 		}
 	}

@@ -115,15 +115,17 @@ func serve(ctx context.Context, cfg config.Config, log *zap.Logger, hangup <-cha
 		return err
 	}
 	defer d.Close()
-	if err := d.Start(); err != nil {
-		return err
-	}
-	// After Start, so that nobody is answered before what runs is known, and
-	// only with the lock on the bpffs root held: a stale socket is ours.
+	// With the lock on the bpffs root held, so that a stale socket is ours to
+	// replace, and before anything is loaded, so that a start which is refused
+	// has changed nothing. Who connects waits until Start is done.
 	if listener == nil {
 		if listener, err = daemon.Listen(cfg.API.Socket, cfg.API.Mode, cfg.API.Group); err != nil {
 			return err
 		}
+	}
+	defer listener.Close()
+	if err := d.Start(); err != nil {
+		return err
 	}
 	debug.FreeOSMemory() // kernel BTF and the parsed objects are not needed again
 

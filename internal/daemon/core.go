@@ -71,13 +71,13 @@ func (d *Daemon) Get(who Peer, name string) (api.Collection, error) {
 // Load brings the collection into the kernel. What runs already, unchanged,
 // is no error.
 func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
-	if err := d.known(who, name); err != nil {
+	if err := d.named(name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
 	err := d.owner.do(func() error {
 		src, err := d.find(name)
 		if err != nil {
-			return d.refuse(who, "load", name, err)
+			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
 		}
 		return d.load(who, src, false, btf.NewCache())
 	})
@@ -90,7 +90,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 // Unload takes the collection out of the kernel. force also ends one that is
 // quarantined.
 func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, error) {
-	if err := d.known(who, name); err != nil {
+	if err := d.named(name); err != nil {
 		return api.Collection{}, d.refuse(who, "unload", name, err)
 	}
 	last := d.view(name)
@@ -202,27 +202,24 @@ func rootOnly(who Peer, verb string) error {
 	return remedy.With(fmt.Errorf("%s: uid %d: %w", verb, who.UID, policy.ErrDenied), "only root may %s", verb)
 }
 
-// known refuses who names something that it may not even know of. A name that
-// nobody declared and one that is not allowed look the same to all but root.
-func (d *Daemon) known(who Peer, name string) error {
+// named refuses what cannot be the name of a collection or a quarantined
+// directory.
+func (d *Daemon) named(name string) error {
 	if err := manifest.ValidName(name); err != nil && !isHeld(name) {
-		return api.Errorf(api.KindBadRequest, "collection %q: %w", name, err)
-	}
-	if who.UID == 0 {
-		return nil
-	}
-	d.mu.RLock()
-	_, declared := d.declared[name]
-	d.mu.RUnlock()
-	if !declared {
-		return denied(who, name)
+		return remedy.With(api.Errorf(api.KindBadRequest, "%w", err), "%s", remedy.Of(err))
 	}
 	return nil
 }
 
-func denied(who Peer, name string) error {
-	return remedy.With(fmt.Errorf("collection %q: uid %d: %w", name, who.UID, policy.ErrDenied),
-		"an administrator can allow it with an [[allow]] entry in the manifest")
+// private keeps from all but root what they may not know: whether there is a
+// manifest of that name, and what is wrong with it. To them, what is not there
+// and what is not allowed look the same.
+func (d *Daemon) private(who Peer, verb policy.Verb, name string, err error) error {
+	if who.UID == 0 {
+		return err
+	}
+	_, denied := d.policy.Authorize(who.subject(), verb, manifest.Manifest{Name: name})
+	return denied
 }
 
 // may decides on the manifest as it was last read.
@@ -241,7 +238,7 @@ func (d *Daemon) mayLocked(who Peer, verb policy.Verb, name string) error {
 		return nil
 	}
 	if !ok || dc.err != nil {
-		return denied(who, name)
+		return d.private(who, verb, name, notFound(name))
 	}
 	_, err := d.policy.Authorize(who.subject(), verb, dc.manifest)
 	return err

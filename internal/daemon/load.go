@@ -29,7 +29,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 
 	m, err := readManifest(src)
 	if err != nil {
-		return err
+		return d.private(who, policy.Load, src.Name, err)
 	}
 	a.rec.Manifest = hexDigest(m.Digest)
 	grant, err := d.policy.Authorize(who.subject(), policy.Load, m)
@@ -52,7 +52,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	a.signed(verified)
 	spec, err := loader.OpenSpec(verified)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", m.Object.Path, err)
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
@@ -185,7 +185,7 @@ func (d *Daemon) examine(m manifest.Manifest) error {
 	}
 	spec, err := loader.OpenSpec(verified)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", m.Object.Path, err)
 	}
 	_, err = loader.NewPlan(spec, m)
 	return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"github.com/cilium/ebpf/btf"
 	"go.uber.org/zap"
@@ -23,10 +24,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	if err := d.reloadTrust(); err != nil {
 		return api.Plan{}, err
 	}
-	found, problems, err := d.scan()
-	if err != nil {
-		return api.Plan{}, err
-	}
+	found, problems, _ := d.scan()
 	d.proveAll(found)
 	changes := d.compare(found)
 	problems = append(problems, d.verifyAll(found, changes)...)
@@ -55,10 +53,7 @@ func nothingChanged(ps []api.Problem) error {
 
 // plan says what reload would do, reading and verifying as it would.
 func (d *Daemon) plan() (api.Plan, error) {
-	found, problems, err := d.scan()
-	if err != nil {
-		return api.Plan{}, err
-	}
+	found, problems, _ := d.scan()
 	d.proveAll(found)
 	changes := d.compare(found)
 	problems = append(problems, d.verifyAll(found, changes)...)
@@ -67,13 +62,14 @@ func (d *Daemon) plan() (api.Plan, error) {
 
 // converge is the start's reload: there is no last good state to stay with, so
 // each manifest stands for itself and one bad file does not keep the rest down.
+// What runs is not unloaded for want of a manifest that may only be unreadable.
 func (d *Daemon) converge() ([]api.Change, []api.Problem) {
-	found, problems, err := d.scan()
-	if err != nil {
-		return nil, []api.Problem{problem("", err)}
-	}
+	found, problems, certain := d.scan()
 	d.proveAll(found)
 	changes := d.compare(found)
+	if !certain {
+		changes = slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action == api.ActionUnload })
+	}
 	d.setDeclared(found)
 	d.apply(self(), found, changes)
 	return changes, problems
@@ -209,10 +205,7 @@ func Check(cfg config.Config) []api.Problem {
 		return []api.Problem{problem("", err)}
 	}
 	d := &Daemon{cfg: cfg, trust: trust, running: map[string]*collection{}}
-	found, problems, err := d.scan()
-	if err != nil {
-		return []api.Problem{problem("", err)}
-	}
+	found, problems, _ := d.scan()
 	for _, name := range sortedKeys(found) {
 		dc := found[name]
 		if dc.err != nil {

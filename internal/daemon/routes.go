@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
+	"net/url"
+	"path"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,8 +21,7 @@ const (
 // routes is the one table of what can be asked. Who may ask what is decided
 // behind Core, on the peer the kernel named.
 func routes(core Core) http.Handler {
-	mux := http.NewServeMux()
-	for pattern, h := range map[string]handler{
+	handlers := map[string]handler{
 		api.RouteList:    listCollections,
 		api.RouteGet:     getCollection,
 		api.RouteLoad:    loadCollection,
@@ -30,32 +31,48 @@ func routes(core Core) http.Handler {
 		api.RouteStatus:  status,
 		api.RouteEntries: entries,
 		api.RouteEvents:  events,
-	} {
-		mux.Handle(pattern, serve(core, h))
 	}
-	mux.Handle("/", serve(core, unknownRoute))
-	return mux
+	mux := http.NewServeMux()
+	for _, route := range api.Routes() {
+		mux.Handle(route.Pattern, serve(core, handlers[route.Pattern], route.Query))
+	}
+	unknown := serve(core, unknownRoute, nil)
+	mux.Handle("/", unknown)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The mux would answer a path that is not clean with a redirect.
+		if path.Clean(r.URL.Path) != r.URL.Path {
+			unknown.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // request is one decoded question: who asks, what, and where the answer goes.
 type request struct {
 	*http.Request
-	who Peer
-	w   http.ResponseWriter
+	who   Peer
+	query url.Values // only what the route takes, each once
+	w     http.ResponseWriter
 }
 
 // handler answers a request: with a value for a JSON body, or with nil where
 // it has written the answer itself.
 type handler func(core Core, r request) (any, error)
 
-func serve(core Core, h handler) http.Handler {
+func serve(core Core, h handler, takes []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, err := peerFrom(r.Context())
 		if err != nil {
 			writeError(w, api.Errorf(api.KindDenied, "%w", err))
 			return
 		}
-		answer, err := h(core, request{r, who, w})
+		values, err := query(r, takes)
+		if err != nil {
+			writeError(w, asAPIError(err))
+			return
+		}
+		answer, err := h(core, request{r, who, values, w})
 		switch {
 		case err != nil:
 			writeError(w, asAPIError(err))
@@ -123,11 +140,8 @@ func plan(core Core, r request) (any, error) {
 func status(core Core, r request) (any, error) { return core.Status(r.who) }
 
 func entries(core Core, r request) (any, error) {
-	page := Page{Limit: defaultPage, After: r.URL.Query().Get("after")}
-	if err := query(r, "limit", "after"); err != nil {
-		return nil, err
-	}
-	if s := r.URL.Query().Get("limit"); s != "" {
+	page := Page{Limit: defaultPage, After: r.query.Get("after")}
+	if s := r.query.Get("limit"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > maxPage {
 			return nil, api.Errorf(api.KindBadRequest, "limit %q: want a number from 1 to %d", s, maxPage)
@@ -138,11 +152,8 @@ func entries(core Core, r request) (any, error) {
 }
 
 func events(core Core, r request) (any, error) {
-	if err := query(r, "since", "follow"); err != nil {
-		return nil, err
-	}
 	var since uint64
-	if s := r.URL.Query().Get("since"); s != "" {
+	if s := r.query.Get("since"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
 			return nil, api.Errorf(api.KindBadRequest, "since %q: want the seq of an event", s)
@@ -150,7 +161,7 @@ func events(core Core, r request) (any, error) {
 		since = n
 	}
 	follow := false
-	if s := r.URL.Query().Get("follow"); s != "" {
+	if s := r.query.Get("follow"); s != "" {
 		b, err := strconv.ParseBool(s)
 		if err != nil {
 			return nil, api.Errorf(api.KindBadRequest, "follow %q: want true or false", s)
@@ -180,17 +191,17 @@ func events(core Core, r request) (any, error) {
 
 func decode(r request, v any) error { return api.DecodeRequest(r.Body, v) }
 
-// query refuses parameters that the route does not take.
-func query(r request, known ...string) error {
-next:
-	for name := range r.URL.Query() {
-		for _, k := range known {
-			if name == k {
-				continue next
-			}
-		}
-		return api.Errorf(api.KindBadRequest, "%s: unknown parameter %q", r.URL.Path, name).
-			WithHint("this route takes %s", fmt.Sprint(known))
+// query refuses parameters that the route does not take, and any given twice.
+func query(r *http.Request, takes []string) (url.Values, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, api.Errorf(api.KindBadRequest, "%s: query: %w", r.URL.Path, err)
 	}
-	return nil
+	for name, given := range values {
+		if !slices.Contains(takes, name) || len(given) > 1 {
+			return nil, api.Errorf(api.KindBadRequest, "%s: parameter %q: unknown, or given twice", r.URL.Path, name).
+				WithHint("this route takes %v, each once", takes)
+		}
+	}
+	return values, nil
 }

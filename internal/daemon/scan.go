@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/user"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,27 +26,38 @@ const (
 	maxSignature = 64 << 10
 )
 
-// scan reads the manifest directories. Problems are those of single manifests;
-// the error is one that leaves no answer at all.
-func (d *Daemon) scan() (map[string]declared, []api.Problem, error) {
+// scan reads the manifest directories. Where certain is false something is
+// wrong with a directory or a file's name: a manifest that is not in the
+// result may still be there.
+func (d *Daemon) scan() (found map[string]declared, problems []api.Problem, certain bool) {
 	sources, err := manifest.Find(d.cfg.Paths.Manifests)
-	if err != nil {
-		return nil, nil, err
+	for _, e := range parts(err) {
+		problems = append(problems, problem("", e))
 	}
 	read := make([]declared, len(sources))
 	each(len(sources), func(i int) {
 		m, err := readManifest(sources[i])
 		read[i] = declared{source: sources[i], manifest: m, err: err}
 	})
-	found := make(map[string]declared, len(read))
-	var problems []api.Problem
+	found = make(map[string]declared, len(read))
 	for _, dc := range read {
 		found[dc.source.Name] = dc
 		if dc.err != nil {
 			problems = append(problems, problem(dc.source.Name, dc.err))
 		}
 	}
-	return found, problems, nil
+	return found, problems, err == nil
+}
+
+// parts returns the errors that errors.Join made one of.
+func parts(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
 }
 
 // each runs fn for 0 <= i < n, on as many threads as there are processors.
@@ -68,15 +81,23 @@ func (d *Daemon) find(name string) (manifest.Source, error) {
 	dc, ok := d.declared[name]
 	d.mu.RUnlock()
 	if ok {
-		return dc.source, nil
+		if _, err := os.Lstat(dc.source.File); err == nil {
+			return dc.source, nil
+		}
 	}
 	sources, err := manifest.Find(d.cfg.Paths.Manifests)
-	if err != nil {
-		return manifest.Source{}, err
-	}
 	for _, s := range sources {
 		if s.Name == name {
 			return s, nil
+		}
+	}
+	for _, e := range parts(err) {
+		var me *manifest.Error
+		if !errors.As(e, &me) {
+			return manifest.Source{}, err // a directory: there is no answer
+		}
+		if n, nameErr := manifest.NameOf(strings.TrimSuffix(me.File, ".d")); nameErr == nil && n == name {
+			return manifest.Source{}, e
 		}
 	}
 	return manifest.Source{}, notFound(name)
@@ -100,14 +121,16 @@ func readManifest(src manifest.Source) (manifest.Manifest, error) {
 func (d *Daemon) verify(m manifest.Manifest) (signing.Verified, error) {
 	object, err := safefile.Read(m.Object.Path, maxObject)
 	if errors.Is(err, fs.ErrNotExist) {
-		return signing.Verified{}, m.Errorf("object.path", "object %s: no such file", m.Object.Path)
+		return signing.Verified{}, remedy.With(m.Errorf("object.path", "%s: no such file", m.Object.Path),
+			"put the object there, or correct the path; a relative one is taken beside the manifest")
 	}
 	if err != nil {
 		return signing.Verified{}, m.Errorf("object.path", "object: %w", err)
 	}
 	signature, err := safefile.Read(m.Object.Signature, maxSignature)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return signing.Verified{}, m.Errorf("object", "signature: %w", err)
+		return signing.Verified{}, remedy.With(&signing.Error{Verdict: signing.BadSignature, File: m.Object.Path, Reason: err.Error()},
+			"%s", remedy.Of(err))
 	}
 	d.mu.RLock()
 	trust := d.trust
