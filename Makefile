@@ -1,6 +1,8 @@
 # make          bin/hornetd and bin/hornetctl, static and reproducible; VERSION=1.2.3 for a release
 # make run      the demonstration: sets everything up, shows it, leaves nothing behind
 # make test     every test; PKG=./loader/... for some
+# make vm       tests in a guest: KERNEL=7.3 PKG=./loader RUN=TestX; vm-shell gives a shell there
+# make vm-matrix  the tests that need a kernel, on every kernel
 # make bench    the figures of docs/, side by side
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
@@ -13,7 +15,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))'
 
-.PHONY: build run test bench generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-matrix bench generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o bin/ ./cmd/hornetd ./cmd/hornetctl
@@ -23,6 +25,17 @@ run:
 
 test:
 	@scripts/test $(PKG)
+
+VM = scripts/vm-setup && go run ./internal/vmtest/cmd/vm
+
+vm:
+	@$(VM) -v $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(PKG)
+
+vm-shell:
+	@$(VM) -shell $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
+
+vm-matrix:
+	@$(VM) -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
 
 bench: build
 	@scripts/bench

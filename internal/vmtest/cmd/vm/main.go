@@ -1,0 +1,124 @@
+// Vm runs tests of this module in a guest with another kernel.
+//
+//	go run ./internal/vmtest/cmd/vm -kernel 7.3 -run TestX -v ./loader
+//	go run ./internal/vmtest/cmd/vm -kernel 6.1 -shell
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hornetd/hornetd/internal/vmtest"
+)
+
+type options struct {
+	kernel, run, cover, module string
+	verbose, shell             bool
+	timeout                    time.Duration
+	packages                   []string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.kernel, "kernel", vmtest.Kernels[len(vmtest.Kernels)-1], "kernel `version`: "+strings.Join(vmtest.Kernels, ", ")+", or what the archive has")
+	flag.StringVar(&o.run, "run", "", "run only tests that match the `pattern`")
+	flag.StringVar(&o.cover, "coverprofile", "", "write a coverage profile to `file`")
+	flag.BoolVar(&o.verbose, "v", false, "print every test")
+	flag.BoolVar(&o.shell, "shell", false, "a shell in the guest instead of tests; end it with exit")
+	flag.DurationVar(&o.timeout, "timeout", 5*time.Minute, "of the tests of one package")
+	flag.Parse()
+	o.packages = flag.Args()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := o.main(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		os.Exit(1)
+	}
+}
+
+func (o *options) main(ctx context.Context) error {
+	module, err := moduleDir()
+	if err != nil {
+		return err
+	}
+	o.module = module
+	k, err := vmtest.Find(o.kernel)
+	if err != nil {
+		return err
+	}
+	t := &vmtest.Tests{Packages: o.packages, Flags: o.flags(), Timeout: o.timeout, CI: os.Getenv("CI") == "true"}
+	if len(t.Packages) == 0 {
+		t.Packages = []string{"./loader"}
+	}
+	if o.cover != "" {
+		t.Cover = "./..."
+	}
+	dir, err := os.MkdirTemp("", "hornet-tests-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := t.Build(dir); err != nil {
+		return err
+	}
+	g, err := t.Guest(k, dir, o.module)
+	if err != nil {
+		return err
+	}
+	if o.shell {
+		g.Commands, g.Shell = nil, true
+		fmt.Printf("%s: test binaries are in /vm/bin, sources in /src; end with exit\n", k.Release)
+	}
+	start := time.Now()
+	r, err := g.Run(ctx, func(_ int, b []byte) { os.Stdout.Write(b) })
+	if r.Console != "" {
+		fmt.Printf("console of the guest: %s\n", r.Console)
+	}
+	if err == nil && !o.shell {
+		fmt.Printf("ok: %s in %.0f s\n", r.Release, time.Since(start).Seconds())
+	}
+	return errors.Join(err, o.profile(r))
+}
+
+func (o *options) flags() []string {
+	var flags []string
+	if o.run != "" {
+		flags = append(flags, "-test.run="+o.run)
+	}
+	if o.verbose {
+		flags = append(flags, "-test.v")
+	}
+	return flags
+}
+
+// profile joins the coverage profiles of the packages.
+func (o *options) profile(r *vmtest.Report) error {
+	if o.cover == "" {
+		return nil
+	}
+	joined := "mode: atomic\n"
+	for name, b := range r.Files {
+		if strings.HasPrefix(name, "cover/") {
+			_, blocks, _ := strings.Cut(string(b), "\n")
+			joined += blocks
+		}
+	}
+	return os.WriteFile(o.cover, []byte(joined), 0o644)
+}
+
+func moduleDir() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOMOD: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}

@@ -1,0 +1,251 @@
+package vmtest
+
+import (
+	"compress/gzip"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Path is the environment of everything that runs in a guest.
+const Path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Guest says what to boot and what to run there.
+type Guest struct {
+	Kernel   *Kernel
+	Modules  []string          // by name; what they depend on comes along
+	Programs []string          // of this machine, by name, with their libraries
+	Files    map[string]string // name in the guest: file or directory of this machine
+	Commands []Command
+	Shell    bool
+	CPUs     int           // 0 is 2
+	Memory   int           // MiB; 0 is 2048
+	Timeout  time.Duration // of the whole guest; 0 is 5 minutes
+	Console  string        // file for what the kernel prints; "" is one in the cache
+}
+
+// Run boots the guest, runs its commands, and waits until it is off. What the
+// commands print goes to out as it comes, with the command's index. The report
+// is complete as far as the guest came, also with an error. The console's log
+// is removed if all went well.
+func (g *Guest) Run(ctx context.Context, out func(command int, b []byte)) (*Report, error) {
+	r := &Report{Files: map[string][]byte{}, running: -1}
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return r, unavailable("guest: qemu-system-x86_64 is not installed: run scripts/vm-setup")
+	}
+	dir, err := os.MkdirTemp("", "hornet-vm-")
+	if err != nil {
+		return r, unavailable("guest: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	p := &Plan{Nonce: rand.Text(), Commands: g.Commands, Shell: g.Shell}
+	initrd := filepath.Join(dir, "initrd")
+	if err := g.initramfs(initrd, p); err != nil {
+		return r, err
+	}
+	console, err := g.consoleFile()
+	if err != nil {
+		return r, err
+	}
+
+	limit := g.Timeout
+	if limit == 0 {
+		limit = 5 * time.Minute
+	}
+	if g.Shell {
+		limit = 24 * time.Hour
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, qemu, g.arguments(initrd, console)...)
+	if err := g.follow(cmd, r, p, out); err != nil {
+		return r, err
+	}
+	text, _ := os.ReadFile(console)
+	err = r.verdict(p, string(text), ctx.Err() == context.DeadlineExceeded)
+	if err == nil && g.Console == "" {
+		os.Remove(console)
+		return r, nil
+	}
+	r.Console = console
+	return r, errors.Join(err, shorten(console))
+}
+
+// follow runs QEMU and reads the guest's second serial port until it is off.
+func (g *Guest) follow(cmd *exec.Cmd, r *Report, p *Plan, out func(int, []byte)) error {
+	var complaint strings.Builder
+	cmd.Stderr = &complaint
+	var port io.Reader
+	if g.Shell {
+		// The console is the person's; the second port is a descriptor.
+		pr, pw, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer pr.Close()
+		cmd.ExtraFiles = []*os.File{pw}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		defer func() { pw.Close() }()
+		if err := cmd.Start(); err != nil {
+			return unavailable("guest: %w", err)
+		}
+		pw.Close()
+		port = pr
+	} else {
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			return err
+		}
+		if err := cmd.Start(); err != nil {
+			return unavailable("guest: %w", err)
+		}
+		port = stdout
+	}
+	readErr := r.read(port, p, out)
+	if readErr != nil {
+		cmd.Process.Kill()
+	}
+	err := cmd.Wait()
+	if err != nil && r.Release == "" && complaint.Len() > 0 {
+		return fmt.Errorf("guest: qemu: %w: %s", err, strings.TrimSpace(complaint.String()))
+	}
+	return readErr
+}
+
+// arguments are QEMU's. There is no network and no disk; a panic ends it.
+func (g *Guest) arguments(initrd, console string) []string {
+	cpus, memory := g.CPUs, g.Memory
+	if cpus == 0 {
+		cpus = 2
+	}
+	if memory == 0 {
+		memory = 2048
+	}
+	// An oops must fail the test, and an emulated processor is slow enough to
+	// look stuck.
+	line := "console=ttyS0 loglevel=5 panic=-1 oops=panic nosoftlockup nowatchdog mitigations=off " +
+		"random.trust_cpu=on lsm=landlock,lockdown,yama,integrity,bpf"
+	args := []string{
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
+		"-display", "none", "-no-reboot", "-net", "none", "-nodefaults", "-no-user-config",
+		"-kernel", filepath.Join(g.Kernel.dir, "vmlinuz"), "-initrd", initrd, "-append", line,
+	}
+	if g.Shell {
+		return append(args, "-chardev", "stdio,id=con,mux=on,signal=off", "-serial", "chardev:con", "-mon", "chardev=con",
+			"-add-fd", "fd=3,set=1", "-serial", "file:/dev/fdset/1")
+	}
+	return append(args, "-serial", "file:"+console, "-chardev", "stdio,id=port,signal=off", "-serial", "chardev:port")
+}
+
+// initramfs writes the guest's first root.
+func (g *Guest) initramfs(name string, p *Plan) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return unavailable("guest: %w", err)
+	}
+	defer f.Close()
+	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	r := newRoot(z)
+	if err := g.fill(r, p); err != nil {
+		return fmt.Errorf("guest: initramfs: %w", err)
+	}
+	if err := errors.Join(r.close(), z.Close()); err != nil {
+		return unavailable("guest: initramfs: %w", err)
+	}
+	return nil
+}
+
+func (g *Guest) fill(r *root, p *Plan) error {
+	init, err := initBinary()
+	if err != nil {
+		return err
+	}
+	if err := r.system(); err != nil {
+		return err
+	}
+	r.file("/init", 0o755, init)
+	for name, src := range g.Files {
+		if err := r.tree(src, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range g.Programs {
+		if err := r.program(name); err != nil {
+			return unavailable("%w: run scripts/vm-setup", err)
+		}
+	}
+	if p.Modules, err = r.modules(g.Kernel, g.Modules); err != nil {
+		return err
+	}
+	if err := r.busybox(); err != nil {
+		return err
+	}
+	return r.plan(p)
+}
+
+// initBinary builds /init. The go command keeps what it has built.
+func initBinary() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "hornet-init-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "init")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", file, "github.com/hornetd/hornetd/internal/vmtest/init")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build /init: %w: %s", err, out)
+	}
+	return os.ReadFile(file)
+}
+
+// consoleFile returns a new file for the console in the cache, and removes the
+// oldest of them.
+func (g *Guest) consoleFile() (string, error) {
+	if g.Console != "" {
+		return g.Console, nil
+	}
+	cache, err := CacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "console")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", unavailable("guest: %w", err)
+	}
+	const keep = 20
+	old, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+	for len(old) >= keep { // names sort by time
+		os.Remove(old[0])
+		old = old[1:]
+	}
+	stamp := time.Now().UTC().Format("20060102-150405.000000")
+	return filepath.Join(dir, fmt.Sprintf("%s-%s.log", stamp, g.Kernel.Name)), nil
+}
+
+// Most of a console's log that is kept: its start and its end.
+const keepStart, keepEnd = 32 << 10, 96 << 10
+
+// shorten cuts the middle out of a long log.
+func shorten(name string) error {
+	b, err := os.ReadFile(name)
+	if err != nil || len(b) <= keepStart+keepEnd {
+		return nil
+	}
+	cut := len(b) - keepStart - keepEnd
+	short := fmt.Appendf(b[:keepStart:keepStart], "\n[%d bytes left out]\n", cut)
+	return os.WriteFile(name, append(short, b[len(b)-keepEnd:]...), 0o644)
+}

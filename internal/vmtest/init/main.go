@@ -1,0 +1,61 @@
+// Init is the first process of a guest: it mounts what a Debian host has
+// mounted, loads modules, runs the commands of the plan, sends back their
+// results on the second serial port, and switches the machine off.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/hornetd/hornetd/internal/vmtest"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Println("init:", err)
+	}
+	unix.Sync()
+	// The machine goes with it; nothing after this line runs.
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+func run() error {
+	b, err := os.ReadFile("/vm/plan.json")
+	if err != nil {
+		return err
+	}
+	var p vmtest.Plan
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	if err := mountAll(); err != nil {
+		return err
+	}
+	w, err := openPort("/dev/ttyS1", &p)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(loadModules(p.Modules), loopback()); err != nil {
+		w.mark("broken", err)
+		return err
+	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return err
+	}
+	w.mark("boot", unix.ByteSliceToString(u.Release[:]))
+	for i, c := range p.Commands {
+		w.mark("start", i)
+		status, how := command(c, w)
+		w.mark("exit", i, status, how)
+	}
+	w.sendFiles(vmtest.OutDir)
+	w.mark("end")
+	if p.Shell {
+		shell()
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package vmtest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Tests are the tests of some packages of this module, to be run in a guest.
+type Tests struct {
+	Packages []string // as for go test: "./loader"
+	Flags    []string // -test.* flags: "-test.v", "-test.run=X"
+	Timeout  time.Duration
+	Cover    string // package pattern to count coverage of, or ""
+	CI       bool   // what cannot run fails
+}
+
+// Build compiles the test binaries into dir, once for all kernels, static
+// because the guest has another userland or none.
+func (t *Tests) Build(dir string) error {
+	list := goCommand(append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}"}, t.Packages...)...)
+	out, err := list.Output()
+	if err != nil {
+		return fmt.Errorf("go list %s: %w: %s", strings.Join(t.Packages, " "), err, stderr(err))
+	}
+	paths := strings.Fields(string(out))
+	if len(paths) == 0 {
+		return fmt.Errorf("packages %s: there are no tests", strings.Join(t.Packages, " "))
+	}
+	t.Packages = paths
+	for _, p := range paths {
+		args := []string{"test", "-c", "-o", filepath.Join(dir, binaryName(p))}
+		if t.Cover != "" {
+			args = append(args, "-cover", "-covermode=atomic", "-coverpkg="+t.Cover)
+		}
+		if out, err := goCommand(append(args, p)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("build tests of %s: %w: %s", p, err, out)
+		}
+	}
+	return nil
+}
+
+func goCommand(args ...string) *exec.Cmd {
+	cmd := exec.Command("go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return cmd
+}
+
+func stderr(err error) string {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return string(exit.Stderr)
+	}
+	return ""
+}
+
+// Where the sources and the binaries are in a guest.
+const (
+	sourceDir = "/src"
+	binaryDir = "/vm/bin"
+)
+
+const modulePath = "github.com/hornetd/hornetd"
+
+func binaryName(importPath string) string {
+	return strings.ReplaceAll(strings.TrimPrefix(strings.TrimPrefix(importPath, modulePath), "/"), "/", "-") + ".test"
+}
+
+// DefaultModules are those that tests of this module need.
+var DefaultModules = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "nf_defrag_ipv4", "nf_defrag_ipv6"}
+
+// programs are what tests of this module run beside Go's.
+var programs = []string{
+	"sh", "bash", "cat", "true", "sleep", "setsid", "setpriv", "readlink", "mount", "umount", "mountpoint", "unshare",
+	"ip", "ping", "ss", "bpftool", "strace", "openssl", "curl", "jq", "ldd", "nm", "readelf", "prlimit",
+}
+
+// Guest returns a guest with the tests of t, which Build has put into dir.
+// module is the root of this module's sources on the host.
+func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
+	g := &Guest{
+		Kernel: k, Modules: DefaultModules, Programs: programs,
+		Files: map[string]string{binaryDir: dir},
+	}
+	entries, err := os.ReadDir(module)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		switch e.Name() {
+		case ".git", ".cache", "bin":
+		default:
+			g.Files[path.Join(sourceDir, e.Name())] = filepath.Join(module, e.Name())
+		}
+	}
+	for _, p := range t.Packages {
+		g.Commands = append(g.Commands, t.command(p))
+		g.Timeout += t.timeout() + 30*time.Second
+	}
+	g.Timeout += 2 * time.Minute // boot
+	return g, nil
+}
+
+func (t *Tests) timeout() time.Duration {
+	if t.Timeout == 0 {
+		return 5 * time.Minute
+	}
+	return t.Timeout
+}
+
+func (t *Tests) command(p string) Command {
+	args := append([]string{path.Join(binaryDir, binaryName(p)), "-test.paniconexit0"}, t.Flags...)
+	if t.timeout() > 10*time.Second {
+		// A little earlier than /init's, so that it says which test hangs.
+		args = append(args, fmt.Sprintf("-test.timeout=%s", t.timeout()-5*time.Second))
+	}
+	if t.Cover != "" {
+		args = append(args, "-test.coverprofile="+path.Join(OutDir, "cover", binaryName(p)))
+	}
+	env := []string{Path, "HOME=/root", "LC_ALL=C", "TERM=dumb", "HORNET_BIN=" + binaryDir, guestEnv + "=1"}
+	if t.CI {
+		env = append(env, "CI=true")
+	}
+	return Command{
+		Name: p, Dir: path.Join(sourceDir, strings.TrimPrefix(p, modulePath)),
+		Args: args, Env: env, Timeout: t.timeout(),
+	}
+}
+
+// guestEnv is set in the environment of what runs in a guest.
+const guestEnv = "HORNET_GUEST"
