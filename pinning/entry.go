@@ -31,40 +31,56 @@ type Entry struct {
 // ErrNewerRecord if a newer hornetd wrote it, and ErrCorrupt if it is not as
 // hornetd writes it, which a missing or foreign pin alone does not make it.
 func (s *Store) Load(n Name) (*Entry, error) {
-	e, err := s.load(n)
-	if err != nil {
-		return nil, fmt.Errorf("collection %q: %w", n, err)
+	for {
+		d, err := s.openCollection(n)
+		if err != nil {
+			return nil, fmt.Errorf("collection %q: %w", n, err)
+		}
+		e, err := readEntry(n, d)
+		if err == nil && len(e.Missing) == 0 {
+			return e, nil
+		}
+		if !s.leadsTo(n, d) {
+			d.close() // replaced or removed while it was read
+			continue
+		}
+		if err != nil {
+			d.close()
+			return nil, fmt.Errorf("collection %q: %w", n, err)
+		}
+		return e, nil
 	}
-	return e, nil
 }
 
-func (s *Store) load(n Name) (_ *Entry, err error) {
+func (s *Store) openCollection(n Name) (dir, error) {
 	if n.s == "" {
-		return nil, ErrNotExist
+		return dir{}, ErrNotExist
 	}
 	d, err := s.dir.open(n.s)
 	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("%w: a file or a symbolic link", ErrCorrupt)
+		err = fmt.Errorf("%w: a file or a symbolic link", ErrCorrupt)
 	}
+	return d, err
+}
+
+// leadsTo reports whether d is the directory that n names now.
+func (s *Store) leadsTo(n Name, d dir) bool {
+	var held, there unix.Stat_t
+	err := errors.Join(unix.Fstat(d.fd, &held), unix.Fstatat(s.dir.fd, n.s, &there, unix.AT_SYMLINK_NOFOLLOW))
+	return err == nil && held.Ino == there.Ino
+}
+
+// readEntry reads the collection in d, which is the caller's to close on error.
+func readEntry(n Name, d dir) (*Entry, error) {
+	r, err := readRecord(d)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			d.close()
-		}
-	}()
-	e := &Entry{Name: n, dir: d, pins: map[string]string{}}
-	if e.Record, err = readRecord(d); err != nil {
-		return nil, err
+	if r.Name != n.s {
+		return nil, fmt.Errorf("%w: record of %q", ErrCorrupt, r.Name)
 	}
-	if e.Record.Name != n.s {
-		return nil, fmt.Errorf("%w: record of %q", ErrCorrupt, e.Record.Name)
-	}
-	if err := e.compare(); err != nil {
-		return nil, err
-	}
-	return e, nil
+	e := &Entry{Name: n, Record: r, dir: d, pins: map[string]string{}}
+	return e, e.compare()
 }
 
 // compare lists the directory and finds what is missing and what is foreign. A

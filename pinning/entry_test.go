@@ -199,6 +199,58 @@ func TestEntryStaysItself(t *testing.T) {
 	must(t, s.RemoveQuarantined(dir))
 }
 
+// Readers need no lock: while a collection is replaced, removed and made again,
+// it is there whole or not at all.
+func TestLoadWhileItChanges(t *testing.T) {
+	root := bpffs(t)
+	s := open(t, root)
+	o := newObjects(t)
+	o.links["exec"].Close()
+	delete(o.links, "exec") // held by o, it would keep Remove waiting
+	n := name(t, "a")
+	done := make(chan error)
+	go func() {
+		var err error
+		for i := 0; i < 300 && err == nil; i++ {
+			var st *Stage
+			if st, err = s.Stage(n); err == nil {
+				err = errors.Join(stageAll(st, o), st.Commit())
+			}
+			if err != nil {
+				break
+			}
+			if st, err = s.Restage(n); err == nil {
+				err = errors.Join(stageAll(st, o), st.Replace(), s.Remove(n))
+			}
+		}
+		done <- err
+	}()
+	there := 0
+	for {
+		select {
+		case err := <-done:
+			must(t, err)
+			if there == 0 {
+				t.Error("it was never there")
+			}
+			return
+		default:
+		}
+		e, err := s.Load(n)
+		if err != nil {
+			if !errors.Is(err, ErrNotExist) || errors.Is(err, ErrCorrupt) {
+				t.Errorf("Load = %v", err)
+			}
+			continue
+		}
+		there++
+		if len(e.Missing)+len(e.Foreign) != 0 {
+			t.Errorf("missing %q, foreign %q", e.Missing, e.Foreign)
+		}
+		e.Close()
+	}
+}
+
 // Descriptors come back.
 func TestNoDescriptorLeaks(t *testing.T) {
 	root := bpffs(t)

@@ -117,7 +117,7 @@ func (s *Store) known(stage string) bool {
 	for _, e := range top {
 		switch {
 		case e.isPin() && e.name == recordPin:
-		case e.isDir() && slices.Contains(subdirs[:], e.name):
+		case slices.Contains(subdirs[:], e.name):
 			ents, err := d.list(e.name)
 			if err != nil || slices.ContainsFunc(ents, func(e dirent) bool { return !e.isPin() }) {
 				return false
@@ -157,8 +157,7 @@ func (s *Store) clear(name string, keep spared) (going []link.ID, err error) {
 	return going, s.dir.rmdir(name)
 }
 
-// spared are links that must not be detached: they are pinned elsewhere, as
-// another file.
+// spared are links that must not be detached: they are pinned elsewhere too.
 type spared struct {
 	ids    []link.ID
 	unsure bool // they could not all be found out
@@ -169,14 +168,14 @@ type spared struct {
 // work queue, after an RCU grace period before 6.18), and a hook that takes one
 // link, such as XDP, would be busy for the next load.
 //
-// A link is left alone if its file has another name (Stage.LinkExisting), if it
-// is in keep, or if that is not sure: the kernel counts, we only look.
+// A link is left alone if it is in keep, or if it is not sure what is: the
+// kernel counts names and descriptors, we only look.
 func detach(d dir, keep spared) (going []link.ID) {
 	if keep.unsure {
 		return nil
 	}
-	eachLink(d, func(st unix.Stat_t, id link.ID, l link.Link) {
-		if st.Nlink > 1 || slices.Contains(keep.ids, id) {
+	eachLink(d, func(id link.ID, l link.Link) {
+		if slices.Contains(keep.ids, id) {
 			return
 		}
 		if l.Detach() != nil { // tracing, perf events: not while it has a descriptor
@@ -194,7 +193,7 @@ func (s *Store) linksOf(names ...Name) (out spared) {
 			out.unsure = out.unsure || !errors.Is(err, unix.ENOENT)
 			continue
 		}
-		err = eachLink(d, func(_ unix.Stat_t, id link.ID, _ link.Link) { out.ids = append(out.ids, id) })
+		err = eachLink(d, func(id link.ID, _ link.Link) { out.ids = append(out.ids, id) })
 		out.unsure = out.unsure || err != nil
 		d.close()
 	}
@@ -203,7 +202,7 @@ func (s *Store) linksOf(names ...Name) (out spared) {
 
 // eachLink opens every link pinned in d and returns the first error, without
 // stopping there.
-func eachLink(d dir, f func(unix.Stat_t, link.ID, link.Link)) error {
+func eachLink(d dir, f func(link.ID, link.Link)) error {
 	ents, err := d.list(linksDir)
 	if errors.Is(err, unix.ENOENT) {
 		err = nil
@@ -219,11 +218,7 @@ func eachLink(d dir, f func(unix.Stat_t, link.ID, link.Link)) error {
 	return err
 }
 
-func withLink(d dir, pin string, f func(unix.Stat_t, link.ID, link.Link)) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(d.fd, linksDir+"/"+pin, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
+func withLink(d dir, pin string, f func(link.ID, link.Link)) error {
 	l, err := link.LoadPinnedLink(d.path(linksDir, pin), nil)
 	if err != nil {
 		return err
@@ -233,7 +228,7 @@ func withLink(d dir, pin string, f func(unix.Stat_t, link.ID, link.Link)) error 
 	if err != nil {
 		return err
 	}
-	f(st, info.ID, l)
+	f(info.ID, l)
 	return nil
 }
 

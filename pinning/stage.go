@@ -234,8 +234,8 @@ func (st *Stage) Replace() error {
 }
 
 func (st *Stage) swap(flags uint) error {
-	if st.done || !st.record {
-		return fmt.Errorf("collection %q: internal error: commit of a stage that is done or has no record", st.name)
+	if !st.record {
+		return fmt.Errorf("collection %q: internal error: commit of a stage without a record", st.name)
 	}
 	if err := st.store.dir.rename(st.id, st.name.s, flags); err != nil {
 		return fmt.Errorf("collection %q: commit: %w", st.name, err)

@@ -176,7 +176,7 @@ func TestStageRefuses(t *testing.T) {
 		do   func(st *Stage) error
 		want string
 	}{
-		"commit without a record": {func(st *Stage) error { return st.Commit() }, "no record"},
+		"commit without a record": {func(st *Stage) error { return st.Commit() }, "without a record"},
 		"two maps, one pin": {func(st *Stage) error {
 			return st.PinMaps(map[string]*ebpf.Map{".rodata": m, "_rodata": m})
 		}, `map "_rodata": pin "_rodata": file already exists, it is ".rodata"'s`},
