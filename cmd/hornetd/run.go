@@ -81,6 +81,10 @@ func readConfig(path string) (config.Config, error) {
 	if errors.Is(err, fs.ErrNotExist) && path == defaultConfig {
 		return config.Default(), nil
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return config.Config{}, remedy.With(fmt.Errorf("configuration %s: no such file", path),
+			"write it (hornetd.toml.example explains every key), or leave --config out for the defaults")
+	}
 	if err != nil {
 		return config.Config{}, fmt.Errorf("configuration: %w", err)
 	}

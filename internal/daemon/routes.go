@@ -40,7 +40,7 @@ func routes(core Core) http.Handler {
 	mux.Handle("/", unknown)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The mux would answer a path that is not clean with a redirect.
-		if path.Clean(r.URL.Path) != r.URL.Path {
+		if p := r.URL.EscapedPath(); path.Clean(p) != p {
 			unknown.ServeHTTP(w, r)
 			return
 		}

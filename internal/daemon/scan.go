@@ -111,7 +111,8 @@ func notFound(name string) error {
 func readManifest(src manifest.Source) (manifest.Manifest, error) {
 	b, err := safefile.Read(src.File, maxManifest)
 	if err != nil {
-		return manifest.Manifest{}, &manifest.Error{File: src.File, Err: err}
+		reason := strings.TrimPrefix(err.Error(), src.File+": ")
+		return manifest.Manifest{}, remedy.With(&manifest.Error{File: src.File, Err: errors.New(reason)}, "%s", remedy.Of(err))
 	}
 	return manifest.Parse(src.File, b)
 }
