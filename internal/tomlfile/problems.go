@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -41,11 +40,11 @@ func (p *Problems) OneOf(key, got string, allowed ...string) {
 // Printable checks that s, which stands at key, can be shown to people: that it
 // cannot forge a line, a colour or the direction of text.
 func (p *Problems) Printable(key, s string) bool {
-	ok := !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) })
-	if !ok {
+	if !isPrintable(s) {
 		p.Add(key, "write printable characters only", "%.60q contains a character that cannot be printed", s)
+		return false
 	}
-	return ok
+	return true
 }
 
 // First returns the problem nearest to the top of the file, an *Error with a

@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
 
@@ -46,11 +47,14 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // printable keeps names from forging lines or colours in a log or a terminal.
 func printable(s string) string {
-	q := strconv.Quote(s)
-	if q[1:len(q)-1] == s || !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+	if isPrintable(s) {
 		return s
 	}
-	return q
+	return strconv.Quote(s)
+}
+
+func isPrintable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) })
 }
 
 // Text is the text of a file that was decoded. It finds lines for messages.

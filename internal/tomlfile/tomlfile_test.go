@@ -140,6 +140,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{"\na = '''x\n\n", `f.toml:2: a: a string is not closed`, `three quotes`},
 		{"a = '''x''''''", `f.toml:1: a: a string ends with 6 quotes`, ``},
 		{"a = [\n1,\n2\n", `f.toml:1: a: is not closed`, `close it with ]`},
+		{"a = [1,", `f.toml:1: a: is not closed`, `close it with ]`},
+		{"a = 1\n# two\nb = '\x01'", `f.toml:3: contains a control character U+0001`, `plain UTF-8`},
 		{"a = [1 'x']", `f.toml:1: a: expected , or ], found '\''`, ``},
 		{"a = {b = 1", `f.toml:1: a: is not closed`, `close it with }`},
 		{"a = [,]", `f.toml:1: a[0]: expected a value, found ','`, ``},
@@ -236,6 +238,68 @@ func TestLine(t *testing.T) {
 	}
 }
 
+// The last size that is still allowed, and the first that is not.
+func TestBounds(t *testing.T) {
+	parts := func(n int) string { return strings.Repeat("a.", n-1) + "a = 1" }
+	deep := func(n int) string { return "a = " + strings.Repeat("[", n-1) + strings.Repeat("]", n-1) }
+	for name, text := range map[string][2]string{
+		"parts of a key":      {parts(maxParts), parts(maxParts + 1)},
+		"parts of a header":   {"[" + strings.TrimSuffix(parts(maxParts), " = 1") + "]", "[" + strings.TrimSuffix(parts(maxParts+1), " = 1") + "]"},
+		"depth":               {deep(maxDepth), deep(maxDepth + 1)},
+		"bytes of a part":     {strings.Repeat("k", maxPart) + " = 1", strings.Repeat("k", maxPart+1) + " = 1"},
+		"bytes of a quoted":   {"'" + strings.Repeat("k", maxPart) + "' = 1", "'" + strings.Repeat("k", maxPart+1) + "' = 1"},
+		"keys":                {lines(maxKeys, "k%d = 1"), lines(maxKeys+1, "k%d = 1")},
+		"inline tables":       {"a = [" + strings.Repeat("{},", maxKeys-1) + "]", "a = [" + strings.Repeat("{},", maxKeys) + "]"},
+		"depth below headers": {"[a.a.a.a]\n" + deep(maxDepth-4), "[a.a.a.a]\n" + deep(maxDepth-3)},
+	} {
+		if err := scan("f.toml", text[0], nil); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := scan("f.toml", text[1], nil); err == nil {
+			t.Errorf("%s: one more is not refused", name)
+		}
+	}
+	// Depth is that of one place, not of all before it.
+	if err := scan("f.toml", "a = ["+strings.Repeat("[[]],", 100)+"]\n[b.c.d]\ne = [[[[[[[]]]]]]]", nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	var v map[string]any
+	text, err := Decode("f.toml", []byte("a = 1\nb = 2\nc = 3\n"), &v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := text.Problems()
+	p.OneOf("c", "x", "x", "y")
+	if !p.Printable("c", "é ☃") || p.First() != nil {
+		t.Errorf("nothing is wrong, yet %v", p.First())
+	}
+	p.OneOf("c", "z", "x", "y")
+	if err := p.First(); err == nil || err.Error() != `f.toml:3: c: "z" is none of x, y` || remedy.Of(err) != "write one of: x, y" {
+		t.Errorf("%v, %s", err, remedy.Of(err))
+	}
+	for _, s := range []string{"a\nb", "\x1b[31m", "\u202e", "\u00a0", "\x7f", "\xff"} {
+		if p.Printable("b", s) {
+			t.Errorf("%q is said to be printable", s)
+		}
+	}
+	if err := p.First(); err == nil || !strings.HasPrefix(err.Error(), `f.toml:2: b: "a\nb" contains a character`) {
+		t.Errorf("%v", err)
+	}
+	p.Add("a", "no", "first line")
+	if err := p.First(); err.Error() != "f.toml:1: a: first line" {
+		t.Errorf("%v", err)
+	}
+	for range 100 {
+		p.Add("a", "no", "again")
+	}
+	if len(p.errs) != maxProblems {
+		t.Errorf("%d problems kept, want %d", len(p.errs), maxProblems)
+	}
+}
+
 func TestErrorfWithoutText(t *testing.T) {
 	var text *Text
 	if got := text.Errorf("a.b", "is %d", 1).Error(); got != ": a.b: is 1" {
@@ -245,8 +309,8 @@ func TestErrorfWithoutText(t *testing.T) {
 
 // An error must stay one line, whatever the file is called.
 func TestErrorCannotForgeALine(t *testing.T) {
-	e := &Error{File: "a\nb", Line: 1, Key: "c\x1b[31m", Err: errors.New("x")}
-	if got := e.Error(); got != `"a\nb":1: "c\x1b[31m": x` {
+	e := &Error{File: "a\nb\xff", Line: 1, Key: "c\x1b[31m", Err: errors.New("x")}
+	if got := e.Error(); got != `"a\nb\xff":1: "c\x1b[31m": x` {
 		t.Errorf("%s", got)
 	}
 }
@@ -284,6 +348,20 @@ func TestSuggest(t *testing.T) {
 	} {
 		if got := Suggest(word, known); got != want {
 			t.Errorf("%q: %s", word, got)
+		}
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"abc", "abc", 0}, {"abc", "abd", 1}, {"abc", "ab", 1}, {"ab", "abc", 1}, {"abc", "bac", 1},
+		{"abc", "acb", 1}, {"abcd", "badc", 2}, {"abc", "xyc", 2}, {"abc", "xyz", 3}, {"abcd", "cdab", 4}, {"a", "abcdef", 5},
+	} {
+		if got := distance(tt.a, tt.b, 5); got != tt.want {
+			t.Errorf("%q, %q: %d, want %d", tt.a, tt.b, got, tt.want)
 		}
 	}
 }
