@@ -2,12 +2,14 @@ package main_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -68,7 +70,11 @@ func kernelLinks(t testing.TB, c api.Collection) map[uint32]bool {
 			found[uint32(info.ID)] = true
 		}
 	}
-	if err := it.Err(); err != nil {
+	err := it.Err()
+	if errors.Is(err, unix.EAGAIN) {
+		return kernelLinks(t, c) // somebody's new link has an id and nothing else yet
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return found
