@@ -77,12 +77,16 @@ func (d dir) list(name string) ([]dirent, error) {
 		return nil, err
 	}
 	defer sub.close()
-	var out []dirent
+	return sub.read()
+}
+
+// read returns what d holds, once: it reads on from where the descriptor is.
+func (d dir) read() (out []dirent, err error) {
 	buf := make([]byte, 4096)
 	for {
 		n := 0
 		err := uninterrupted(func() (err error) {
-			n, err = unix.Getdents(sub.fd, buf)
+			n, err = unix.Getdents(d.fd, buf)
 			return err
 		})
 		if err != nil || n == 0 {

@@ -86,7 +86,7 @@ func readEntry(n Name, d dir) (*Entry, error) {
 // compare lists the directory and finds what is missing and what is foreign. A
 // pin that is none (a symbolic link leads anywhere) is both.
 func (e *Entry) compare() error {
-	top, err := e.dir.list(".")
+	top, err := e.dir.read() // just opened
 	if err != nil {
 		return err
 	}

@@ -59,11 +59,11 @@ func readRecordMap(d dir) ([]byte, error) {
 	if m.Type() != ebpf.Array || m.KeySize() != 4 || m.MaxEntries() != 1 || m.ValueSize() > maxRecord {
 		return nil, fmt.Errorf("%s of %d values of %d bytes", m.Type(), m.MaxEntries(), m.ValueSize())
 	}
-	frozen, err := bpfsys.Frozen(m.FD())
+	writable, err := bpfsys.Writable(m.FD())
 	if err != nil {
 		return nil, err
 	}
-	if !frozen {
+	if writable {
 		return nil, errors.New("the map is not frozen")
 	}
 	return m.LookupBytes(uint32(0))

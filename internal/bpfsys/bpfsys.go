@@ -22,6 +22,7 @@ import (
 // Commands of bpf(2), enum bpf_cmd.
 const (
 	cmdMapCreate    = 0
+	cmdMapUpdate    = 2
 	cmdObjPin       = 6
 	cmdObjGetInfoFD = 15
 )

@@ -119,6 +119,43 @@ func TestFrozenFollowsTheKernel(t *testing.T) {
 	}
 }
 
+// Asking changes nothing, whatever the map is.
+func TestWritable(t *testing.T) {
+	requireRoot(t)
+	for _, typ := range []ebpf.MapType{ebpf.Array, ebpf.Hash, ebpf.PerCPUArray, ebpf.LRUHash} {
+		a := array(8)
+		a.Type = uint32(typ)
+		m := create(t, a)
+		if w, err := Writable(m.FD()); err != nil || !w {
+			t.Errorf("%s: %v, %v", typ, w, err)
+		}
+		if typ == ebpf.Hash {
+			if n, err := countKeys(m); err != nil || n != 0 {
+				t.Errorf("%s: %d entries, %v", typ, n, err)
+			}
+		}
+		if err := m.Freeze(); err != nil {
+			t.Fatal(err)
+		}
+		if w, err := Writable(m.FD()); err != nil || w {
+			t.Errorf("%s, frozen: %v, %v", typ, w, err)
+		}
+	}
+	if _, err := Writable(1 << 20); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Writable of nothing = %v, want EBADF", err)
+	}
+}
+
+func countKeys(m *ebpf.Map) (n int, err error) {
+	var key uint32
+	var value []byte
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		n++
+	}
+	return n, it.Err()
+}
+
 func TestFrozenOfSomethingElse(t *testing.T) {
 	f, err := os.Open(os.DevNull)
 	if err != nil {

@@ -145,6 +145,28 @@ func Frozen(fd int) (bool, error) {
 	return bytes.HasPrefix(rest, []byte("1\n")), nil
 }
 
+// Writable reports whether user space can write the map behind fd: it is not
+// frozen and was not made read-only. It asks in one system call, where Frozen
+// needs three: the kernel refuses an update of a frozen map (EPERM) before it
+// looks for the key (EFAULT: there is none).
+func Writable(fd int) (bool, error) {
+	attr := struct {
+		fd, _             uint32
+		key, value, flags uint64
+	}{fd: uint32(fd)}
+	_, err := call(cmdMapUpdate, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	switch {
+	case errors.Is(err, unix.EFAULT):
+		return true, nil
+	case errors.Is(err, unix.EPERM):
+		return false, nil
+	case err == nil:
+		panic("bpfsys: internal error: the kernel took an update without a key")
+	default:
+		return false, fmt.Errorf("map update: %w", err)
+	}
+}
+
 // readProc reads a small file without the poller that os.ReadFile asks first.
 // One read is enough: the kernel fills the buffer in one go.
 func readProc(path string) ([]byte, error) {
