@@ -15,16 +15,17 @@ import (
 // written and frozen. Where the kernel can (6.18), it is made exclusive to the
 // record's own SHA-256, a digest no program has: it stays readable, but no
 // program and no map iterator can alter it, which freezing alone does not give.
-func newRecordMap(record []byte) (*ebpf.Map, error) {
+// create is bpfsys.CreateMap.
+func newRecordMap(record []byte, create func(bpfsys.MapAttr) (int, error)) (*ebpf.Map, error) {
 	digest := sha256.Sum256(record)
 	attr := bpfsys.MapAttr{
 		Type: uint32(ebpf.Array), KeySize: 4, ValueSize: uint32(len(record)), MaxEntries: 1,
 		Flags: unix.BPF_F_RDONLY_PROG, Name: "hornet_record", ExclProgHash: &digest,
 	}
-	fd, err := bpfsys.CreateMap(attr)
+	fd, err := create(attr)
 	if errors.Is(err, errors.ErrUnsupported) {
 		attr.ExclProgHash = nil
-		fd, err = bpfsys.CreateMap(attr)
+		fd, err = create(attr)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("map: %w", err)

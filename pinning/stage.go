@@ -180,7 +180,7 @@ func (st *Stage) PinRecord(r Record) error {
 	if err != nil {
 		return err
 	}
-	m, err := newRecordMap(b)
+	m, err := newRecordMap(b, bpfsys.CreateMap)
 	if err != nil {
 		return fmt.Errorf("record: %w", err)
 	}

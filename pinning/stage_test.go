@@ -1,8 +1,6 @@
 package pinning
 
 import (
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -285,51 +283,6 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// bpftool, which knows nothing of hornetd, reads the record.
-func TestRecordIsReadableWithBpftool(t *testing.T) {
-	if _, err := exec.LookPath("bpftool"); err != nil {
-		t.Skip("bpftool is not installed")
-	}
-	root := bpffs(t)
-	s := open(t, root)
-	commit(t, s, "a")
-	out, err := exec.Command("bpftool", "-j", "map", "dump", "pinned", root+"/a/record").Output()
-	must(t, err)
-	var dump []struct{ Value []string }
-	must(t, json.Unmarshal(out, &dump))
-	b, err := hex.DecodeString(strings.ReplaceAll(strings.Join(dump[0].Value, ""), "0x", ""))
-	must(t, err)
-	r, err := decodeRecord(b)
-	must(t, err)
-	if diff := cmp.Diff(load(t, s, "a").Record, r); diff != "" {
-		t.Error(diff)
-	}
-	if out, err := exec.Command("bpftool", "map", "show", "pinned", root+"/a/record").Output(); err != nil || !strings.Contains(string(out), "frozen") {
-		t.Errorf("bpftool says %s, %v", out, err)
-	}
-}
-
-// Neither user space nor a program can write the record.
-func TestRecordCannotBeWritten(t *testing.T) {
-	root := bpffs(t)
-	commit(t, open(t, root), "a")
-	m, err := ebpf.LoadPinnedMap(root+"/a/record", nil)
-	must(t, err)
-	defer m.Close()
-	if err := m.Put(uint32(0), make([]byte, m.ValueSize())); !errors.Is(err, unix.EPERM) {
-		t.Errorf("write = %v, want EPERM", err)
-	}
-	p, err := counter(m)
-	if err == nil {
-		p.Close()
-	}
-	if !errors.Is(err, unix.EACCES) {
-		t.Errorf("a program that writes it: %v, want EACCES", err)
-	}
-}
-
-// A root that can still write a record file by file cannot make Load follow it
-// to another place: see entry_test.go. Here: pins are root's alone.
 func TestPinsAreRootsAlone(t *testing.T) {
 	root := bpffs(t)
 	commit(t, open(t, root), "a")
