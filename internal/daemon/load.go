@@ -10,6 +10,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
@@ -27,7 +28,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	a := d.begin(who, "load", src.Name, api.EventLoaded)
 	defer func() { err = a.conclude(err) }()
 
-	m, err := readManifest(src)
+	var files safefile.Reader // one walk to the directory of manifest, object and signature
+	defer files.Close()
+	m, err := readManifest(&files, src)
 	if err != nil {
 		return d.private(who, policy.Load, src.Name, err)
 	}
@@ -45,7 +48,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
-	verified, err := d.verify(m)
+	verified, err := d.verify(&files, m)
 	if err != nil {
 		return err
 	}
@@ -178,8 +181,8 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 
 // examine does what a load does up to the first change: a dry run that needs
 // no rights.
-func (d *Daemon) examine(m manifest.Manifest) error {
-	verified, err := d.verify(m)
+func (d *Daemon) examine(files *safefile.Reader, m manifest.Manifest) error {
+	verified, err := d.verify(files, m)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/signing"
 )
@@ -18,8 +19,8 @@ func proven(v signing.Verified) proof {
 }
 
 // prove verifies the object of a manifest again, from disk.
-func (d *Daemon) prove(m manifest.Manifest) proof {
-	v, err := d.verify(m)
+func (d *Daemon) prove(files *safefile.Reader, m manifest.Manifest) proof {
+	v, err := d.verify(files, m)
 	if err == nil {
 		return proven(v)
 	}
@@ -36,9 +37,11 @@ func (d *Daemon) prove(m manifest.Manifest) proof {
 func (d *Daemon) proveAll(found map[string]declared) {
 	names := sortedKeys(d.running)
 	proofs := make([]proof, len(names))
+	var files safefile.Reader
+	defer files.Close()
 	each(len(names), func(i int) {
 		if dc, ok := found[names[i]]; ok && dc.err == nil {
-			proofs[i] = d.prove(dc.manifest)
+			proofs[i] = d.prove(&files, dc.manifest)
 		} else {
 			proofs[i] = proof{verdict: unproven, reason: "its manifest is gone"}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/signing"
 )
@@ -127,12 +128,14 @@ func decide(dc declared, isDeclared bool, c *collection, removed config.Removed)
 // at the objects of what is kept.
 func (d *Daemon) verifyAll(found map[string]declared, changes []api.Change) []api.Problem {
 	problems := make([]*api.Problem, len(changes))
+	var files safefile.Reader
+	defer files.Close()
 	each(len(changes), func(i int) {
 		c := changes[i]
 		if c.Action != api.ActionLoad && c.Action != api.ActionReplace {
 			return
 		}
-		if _, err := d.verify(found[c.Collection].manifest); err != nil {
+		if _, err := d.verify(&files, found[c.Collection].manifest); err != nil {
 			p := problem(c.Collection, err)
 			problems[i] = &p
 		}
@@ -206,12 +209,14 @@ func Check(cfg config.Config) []api.Problem {
 	}
 	d := &Daemon{cfg: cfg, trust: trust, running: map[string]*collection{}}
 	found, problems, _ := d.scan()
+	var files safefile.Reader
+	defer files.Close()
 	for _, name := range sortedKeys(found) {
 		dc := found[name]
 		if dc.err != nil {
 			continue // scan has told
 		}
-		if err := d.examine(dc.manifest); err != nil {
+		if err := d.examine(&files, dc.manifest); err != nil {
 			problems = append(problems, problem(name, err))
 		}
 	}

@@ -35,8 +35,10 @@ func (d *Daemon) scan() (found map[string]declared, problems []api.Problem, cert
 		problems = append(problems, problem("", e))
 	}
 	read := make([]declared, len(sources))
+	var files safefile.Reader
+	defer files.Close()
 	each(len(sources), func(i int) {
-		m, err := readManifest(sources[i])
+		m, err := readManifest(&files, sources[i])
 		read[i] = declared{source: sources[i], manifest: m, err: err}
 	})
 	found = make(map[string]declared, len(read))
@@ -108,8 +110,8 @@ func notFound(name string) error {
 		WithHint("hornetctl list shows what there is; a manifest is a file %s.toml in /etc/hornet.d", name)
 }
 
-func readManifest(src manifest.Source) (manifest.Manifest, error) {
-	b, err := safefile.Read(src.File, maxManifest)
+func readManifest(files *safefile.Reader, src manifest.Source) (manifest.Manifest, error) {
+	b, err := files.Read(src.File, maxManifest)
 	if err != nil {
 		reason := strings.TrimPrefix(err.Error(), src.File+": ")
 		return manifest.Manifest{}, remedy.With(&manifest.Error{File: src.File, Err: errors.New(reason)}, "%s", remedy.Of(err))
@@ -119,8 +121,8 @@ func readManifest(src manifest.Source) (manifest.Manifest, error) {
 
 // verify reads the object and its signature, once each, and proves that
 // somebody the manifest and the trust store name signed exactly these bytes.
-func (d *Daemon) verify(m manifest.Manifest) (signing.Verified, error) {
-	object, err := safefile.Read(m.Object.Path, maxObject)
+func (d *Daemon) verify(files *safefile.Reader, m manifest.Manifest) (signing.Verified, error) {
+	object, err := files.Read(m.Object.Path, maxObject)
 	if errors.Is(err, fs.ErrNotExist) {
 		return signing.Verified{}, remedy.With(m.Errorf("object.path", "%s: no such file", m.Object.Path),
 			"put the object there, or correct the path; a relative one is taken beside the manifest")
@@ -128,7 +130,7 @@ func (d *Daemon) verify(m manifest.Manifest) (signing.Verified, error) {
 	if err != nil {
 		return signing.Verified{}, m.Errorf("object.path", "object: %w", err)
 	}
-	signature, err := safefile.Read(m.Object.Signature, maxSignature)
+	signature, err := files.Read(m.Object.Signature, maxSignature)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return signing.Verified{}, remedy.With(&signing.Error{Verdict: signing.BadSignature, File: m.Object.Path, Reason: err.Error()},
 			"%s", remedy.Of(err))

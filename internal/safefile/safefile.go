@@ -11,10 +11,9 @@ package safefile
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,26 +40,67 @@ const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_N
 // directories, FIFOs, devices and sockets, none of which are opened;
 // ErrTooLarge, ErrEmpty, or the kernel's refusal as an *fs.PathError.
 func Read(path string, max int64) ([]byte, error) {
+	var r Reader
+	defer r.Close()
+	return r.Read(path, max)
+}
+
+// Reader reads many files of few directories: it walks to each directory once
+// and holds it. What Read promises of directories it promises of the moment
+// when the first file of each was read, so a Reader is for one batch. It may be
+// used by several goroutines at once; the zero value is ready.
+type Reader struct {
+	mu   sync.Mutex
+	dirs map[string]handle
+}
+
+// Close lets the directories go.
+func (r *Reader) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range r.dirs {
+		d.close()
+	}
+	r.dirs = nil
+}
+
+// Read is the function of that name.
+func (r *Reader) Read(path string, max int64) ([]byte, error) {
 	path, err := absolute(path)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := openDir(filepath.Dir(path))
+	dir, err := r.dir(filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-
 	f, err := openRegular(dir, path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.close()
 	size, err := checkFile(f, dir, max)
 	if err != nil {
 		return nil, err
 	}
 	return readAll(f, size)
+}
+
+func (r *Reader) dir(path string) (handle, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d, ok := r.dirs[path]; ok {
+		return d, nil
+	}
+	d, err := openDir(path)
+	if err != nil {
+		return handle{}, err
+	}
+	if r.dirs == nil {
+		r.dirs = make(map[string]handle)
+	}
+	r.dirs[path] = d
+	return d, nil
 }
 
 // ReadDir returns the entries of the directory at path sorted by name, at most
@@ -75,58 +115,57 @@ func ReadDir(path string, max int) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
+	defer dir.close()
 
 	f, err := openat(dir, ".", path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	return list(f, max)
 }
 
 // openRegular opens the last component of path in dir for reading. It looks
 // before it opens: opening a device can already do something.
-func openRegular(dir *os.File, path string) (*os.File, error) {
+func openRegular(dir handle, path string) (handle, error) {
 	name := filepath.Base(path)
 	look, err := openat(dir, name, path, unix.O_PATH)
 	if err != nil {
-		return nil, err
+		return handle{}, err
 	}
-	defer look.Close()
+	defer look.close()
 	var st unix.Stat_t
 	if err := fstat(look, &st); err != nil {
-		return nil, err
+		return handle{}, err
 	}
 	if err := checkKind(path, &st); err != nil {
-		return nil, err
+		return handle{}, err
 	}
 	// O_NONBLOCK: should the name have become a FIFO since, this must not wait.
 	return openat(dir, name, path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 }
 
 // checkFile checks f, which lies in dir, and returns its size in bytes.
-func checkFile(f, dir *os.File, max int64) (int64, error) {
+func checkFile(f, dir handle, max int64) (int64, error) {
 	var st, parent unix.Stat_t
 	if err := errors.Join(fstat(f, &st), fstat(dir, &parent)); err != nil {
 		return 0, err
 	}
-	if err := checkKind(f.Name(), &st); err != nil {
+	if err := checkKind(f.path, &st); err != nil {
 		return 0, err
 	}
-	if err := checkOwner(f.Name(), &st); err != nil {
+	if err := checkOwner(f.path, &st); err != nil {
 		return 0, err
 	}
 	// In /tmp anybody can give somebody else's file a second name.
 	if othersWrite(&parent) && st.Nlink != 1 {
-		return 0, refuse(ErrUnsafe, f.Name(), "copy the file to a directory that only root can write",
+		return 0, refuse(ErrUnsafe, f.path, "copy the file to a directory that only root can write",
 			"has %d names in a directory that everybody can write", st.Nlink)
 	}
 	switch {
 	case st.Size == 0:
-		return 0, refuse(ErrEmpty, f.Name(), "write the file again, it may have been cut off", "is empty")
+		return 0, refuse(ErrEmpty, f.path, "write the file again, it may have been cut off", "is empty")
 	case st.Size > max:
-		return 0, refuse(ErrTooLarge, f.Name(), fmt.Sprintf("make it at most %d bytes", max),
+		return 0, refuse(ErrTooLarge, f.path, fmt.Sprintf("make it at most %d bytes", max),
 			"has %d bytes, more than %d", st.Size, max)
 	}
 	return st.Size, nil
@@ -134,14 +173,24 @@ func checkFile(f, dir *os.File, max int64) (int64, error) {
 
 // readAll reads the size bytes that f had a moment ago, and fails if it has
 // become shorter or longer since.
-func readAll(f *os.File, size int64) ([]byte, error) {
+func readAll(f handle, size int64) ([]byte, error) {
 	b := make([]byte, size+1)
-	n, err := io.ReadFull(f, b)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return nil, err
+	n := 0
+	for n < len(b) {
+		m, err := unix.Read(f.fd, b[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, &fs.PathError{Op: "read", Path: f.path, Err: err}
+		}
+		if m == 0 {
+			break
+		}
+		n += m
 	}
 	if int64(n) != size {
-		return nil, refuse(ErrUnsafe, f.Name(), "replace files by renaming a complete new one over them",
+		return nil, refuse(ErrUnsafe, f.path, "replace files by renaming a complete new one over them",
 			"changed while it was read (%d bytes, then %d or more)", size, n)
 	}
 	return b[:size:size], nil

@@ -23,51 +23,60 @@ func absolute(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
+// handle is an open descriptor and what it is called in messages. An os.File
+// would ask the poller about each of the thousands that a start opens.
+type handle struct {
+	fd   int
+	path string
+}
+
+func (h handle) close() { unix.Close(h.fd) }
+
 // openDir walks from the root to the directory at path, which is absolute and
 // clean, and checks every directory it comes through. Each is opened relative
 // to the one checked before it, so none can be exchanged in between.
-func openDir(path string) (*os.File, error) {
+func openDir(path string) (handle, error) {
 	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: "/", Err: err}
+		return handle{}, &fs.PathError{Op: "open", Path: "/", Err: err}
 	}
-	dir := os.NewFile(uintptr(fd), "/")
+	dir := handle{fd, "/"}
 	if err := checkDir(dir); err != nil {
-		dir.Close()
-		return nil, err
+		dir.close()
+		return handle{}, err
 	}
 	for name := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
 		if name == "" { // the root itself
 			continue
 		}
-		next, err := openat(dir, name, filepath.Join(dir.Name(), name), unix.O_PATH|unix.O_DIRECTORY)
-		dir.Close()
+		next, err := openat(dir, name, filepath.Join(dir.path, name), unix.O_PATH|unix.O_DIRECTORY)
+		dir.close()
 		if err != nil {
-			return nil, err
+			return handle{}, err
 		}
 		dir = next
 		if err := checkDir(dir); err != nil {
-			dir.Close()
-			return nil, err
+			dir.close()
+			return handle{}, err
 		}
 	}
 	return dir, nil
 }
 
 // openat opens name in dir; path is what it is called in messages.
-func openat(dir *os.File, name, path string, flags uint64) (*os.File, error) {
+func openat(dir handle, name, path string, flags uint64) (handle, error) {
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve}
 	for {
-		fd, err := unix.Openat2(int(dir.Fd()), name, &how)
+		fd, err := unix.Openat2(dir.fd, name, &how)
 		switch {
 		case err == nil:
-			return os.NewFile(uintptr(fd), path), nil
+			return handle{fd, path}, nil
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ELOOP):
-			return nil, refuse(ErrUnsafe, path, withoutLinks(path), "is a symbolic link")
+			return handle{}, refuse(ErrUnsafe, path, withoutLinks(path), "is a symbolic link")
 		}
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		return handle{}, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 }
 
@@ -79,8 +88,11 @@ func withoutLinks(path string) string {
 	return "put the file itself there"
 }
 
-// list reads at most max entries of the directory f and sorts them by name.
-func list(f *os.File, max int) ([]fs.DirEntry, error) {
+// list reads at most max entries of the directory h, which it closes, and sorts
+// them by name.
+func list(h handle, max int) ([]fs.DirEntry, error) {
+	f := os.NewFile(uintptr(h.fd), h.path)
+	defer f.Close()
 	entries, err := f.ReadDir(max + 1)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -95,7 +107,7 @@ func list(f *os.File, max int) ([]fs.DirEntry, error) {
 // checkDir refuses a directory in which others could exchange what we open. A
 // sticky one is fine: there others can only touch what is theirs, and nothing
 // that is theirs gets past checkOwner.
-func checkDir(dir *os.File) error {
+func checkDir(dir handle) error {
 	var st unix.Stat_t
 	if err := fstat(dir, &st); err != nil {
 		return err
@@ -103,7 +115,7 @@ func checkDir(dir *os.File) error {
 	if othersWrite(&st) && st.Mode&unix.S_ISVTX != 0 {
 		st.Mode &^= unix.S_IWGRP | unix.S_IWOTH
 	}
-	return checkOwner(dir.Name(), &st)
+	return checkOwner(dir.path, &st)
 }
 
 // checkOwner refuses what belongs to, or can be written by, somebody else.
@@ -141,9 +153,9 @@ var kinds = map[uint32]string{
 }
 
 // fstat is fstat(2) on f, also where f is an O_PATH descriptor.
-func fstat(f *os.File, st *unix.Stat_t) error {
-	if err := unix.Fstat(int(f.Fd()), st); err != nil {
-		return &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
+func fstat(f handle, st *unix.Stat_t) error {
+	if err := unix.Fstat(f.fd, st); err != nil {
+		return &fs.PathError{Op: "stat", Path: f.path, Err: err}
 	}
 	return nil
 }
