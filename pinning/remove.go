@@ -5,19 +5,17 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
-
-	"github.com/hornetd/hornetd/internal/remedy"
 )
 
-// Remove takes a committed collection down: its links detach unless somebody
-// else holds or pins them. The rename to a stage is the point of no return; a
-// crash after it leaves a stage, which Sweep removes. Remove returns
-// ErrNotExist if there is no such collection, and ErrLeftBehind if it is
-// removed but something remains.
+// Remove takes a committed collection down. Its links are detached when it
+// returns. The rename to a stage is the point of no return; a crash after it
+// leaves a stage, which Sweep removes. Remove returns ErrNotExist if there is no
+// such collection, and ErrLeftBehind if it is removed but something remains: a
+// pin, or a link of a kind that the kernel cannot detach (tracing, perf events)
+// while somebody else holds it.
 func (s *Store) Remove(n Name) error {
 	if n.s == "" {
 		return fmt.Errorf("collection %q: %w", n, ErrNotExist)
@@ -127,183 +125,4 @@ func (s *Store) known(stage string) bool {
 		}
 	}
 	return true
-}
-
-// takeDown removes a stage. When it returns, its links are detached, but for
-// those that have a name elsewhere or are in keep.
-func (s *Store) takeDown(stage string, keep spared) error {
-	links, err := s.clear(stage, keep)
-	if err != nil {
-		err = fmt.Errorf("%s: %w: %w", stage, ErrLeftBehind, err)
-		err = remedy.With(err, "it is removed when hornetd starts the next time")
-	}
-	return errors.Join(err, waitGone(links))
-}
-
-// clear removes a directory and what is in it: links first, so that no program
-// is without its maps while it is attached, and the record last. It returns
-// the links that go only when the kernel lets go of them.
-func (s *Store) clear(name string, keep spared) (going []link.ID, err error) {
-	d, err := s.dir.open(name)
-	if err != nil {
-		return nil, err
-	}
-	going = detach(d, keep)
-	err = removeContents(d)
-	d.close()
-	if err != nil {
-		return going, err
-	}
-	return going, s.dir.rmdir(name)
-}
-
-// spared are links that must not be detached: they are pinned elsewhere too.
-type spared struct {
-	ids    []link.ID
-	unsure bool // they could not all be found out
-}
-
-// detach detaches the links in d at once where the kernel can, and returns the
-// ids of the others. Removing the last pin would do it too, but later (from a
-// work queue, after an RCU grace period before 6.18), and a hook that takes one
-// link, such as XDP, would be busy for the next load.
-//
-// A link is left alone if it is in keep, or if it is not sure what is: the
-// kernel counts names and descriptors, we only look.
-func detach(d dir, keep spared) (going []link.ID) {
-	if keep.unsure {
-		return nil
-	}
-	eachLink(d, func(id link.ID, l link.Link) {
-		if slices.Contains(keep.ids, id) {
-			return
-		}
-		if l.Detach() != nil { // tracing, perf events: not while it has a descriptor
-			going = append(going, id)
-		}
-	})
-	return going
-}
-
-// linksOf returns all links pinned in committed collections.
-func (s *Store) linksOf(names ...Name) (out spared) {
-	for _, n := range names {
-		d, err := s.dir.open(n.s)
-		if err != nil {
-			out.unsure = out.unsure || !errors.Is(err, unix.ENOENT)
-			continue
-		}
-		err = eachLink(d, func(id link.ID, _ link.Link) { out.ids = append(out.ids, id) })
-		out.unsure = out.unsure || err != nil
-		d.close()
-	}
-	return out
-}
-
-// eachLink opens every link pinned in d and returns the first error, without
-// stopping there.
-func eachLink(d dir, f func(link.ID, link.Link)) error {
-	ents, err := d.list(linksDir)
-	if errors.Is(err, unix.ENOENT) {
-		err = nil
-	}
-	for _, e := range ents {
-		if !e.isPin() {
-			continue
-		}
-		if lerr := withLink(d, e.name, f); err == nil {
-			err = lerr
-		}
-	}
-	return err
-}
-
-func withLink(d dir, pin string, f func(link.ID, link.Link)) error {
-	l, err := link.LoadPinnedLink(d.path(linksDir, pin), nil)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return err
-	}
-	f(info.ID, l)
-	return nil
-}
-
-// removeContents empties d: links, programs, maps, whatever else, the record.
-func removeContents(d dir) error {
-	ents, err := d.list(".")
-	if err != nil {
-		return err
-	}
-	rank := func(e dirent) int {
-		if e.name == recordPin {
-			return len(subdirs) + 1
-		}
-		if i := slices.Index(subdirs[:], e.name); i >= 0 {
-			return i
-		}
-		return len(subdirs)
-	}
-	slices.SortStableFunc(ents, func(a, b dirent) int { return rank(a) - rank(b) })
-	for _, e := range ents {
-		if err := remove(d, e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func remove(d dir, e dirent) error {
-	if !e.isDir() {
-		return named(e.name, d.unlink(e.name))
-	}
-	sub, err := d.open(e.name)
-	if err != nil {
-		return named(e.name, err)
-	}
-	err = removeContents(sub)
-	sub.close()
-	if err != nil {
-		return named(e.name, err)
-	}
-	return named(e.name, d.rmdir(e.name))
-}
-
-func named(name string, err error) error {
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
-// goneWait is how long a link whose last pin was removed may take to go.
-const goneWait = 500 * time.Millisecond
-
-// waitGone waits until the kernel has let go of links, so that "removed" means
-// "detached" for these as well.
-func waitGone(ids []link.ID) error {
-	ids = alive(ids)
-	for end := time.Now().Add(goneWait); len(ids) > 0 && time.Now().Before(end); ids = alive(ids) {
-		time.Sleep(time.Millisecond)
-	}
-	if len(ids) == 0 {
-		return nil
-	}
-	err := fmt.Errorf("link %d: %w: its pin is gone, but another process holds it", ids, ErrLeftBehind)
-	return remedy.With(err, "end the process that holds it (bpftool link show id %d)", ids[0])
-}
-
-// alive returns those of ids that the kernel still knows.
-func alive(ids []link.ID) []link.ID {
-	return slices.DeleteFunc(ids, func(id link.ID) bool {
-		l, err := link.NewFromID(id)
-		if err != nil {
-			return true // gone, or not to be asked
-		}
-		l.Close()
-		return false
-	})
 }
