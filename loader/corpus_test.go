@@ -51,7 +51,9 @@ func TestCorpus(t *testing.T) {
 			if got.Maps != want.Maps {
 				t.Errorf("%d maps, the library: %d", got.Maps, want.Maps)
 			}
-			if runsOn("6.18.") && got.Verdict != o.verdict {
+			if reason, ok := depends[o.file]; ok {
+				t.Logf("not compared with the index: %s", reason)
+			} else if runsOn("6.18.") && got.Verdict != o.verdict {
 				t.Errorf("%s (%v), the corpus says %s", got.Verdict, got.err, o.verdict)
 			}
 			if got.err != nil && strings.Contains(got.err.Error(), "MEMLOCK") {
@@ -60,6 +62,11 @@ func TestCorpus(t *testing.T) {
 		})
 	}
 	t.Logf("%d objects: %v", len(objects), count)
+}
+
+// depends are objects whose fate depends on more than the kernel.
+var depends = map[string]string{
+	"ebpf-8cd4ebd2.o": "LINUX_HAS_SYSCALL_WRAPPER is found through tracefs, which may be mounted or not",
 }
 
 type corpusObject struct{ file, verdict string }
@@ -125,7 +132,12 @@ func outcomeOf(t *testing.T, coll *ebpf.Collection, err error) outcome {
 		return outcome{Verdict: "loadfail", err: err}
 	}
 	defer coll.Close()
-	o := outcome{Verdict: "loaded", Tags: make(map[string]string), Maps: len(coll.Maps)}
+	o := outcome{Verdict: "loaded", Tags: make(map[string]string)}
+	for name := range coll.Maps {
+		if !strings.HasPrefix(name, kconfig) { // the library makes it, and forgets it
+			o.Maps++
+		}
+	}
 	for name, prog := range coll.Programs {
 		info, err := prog.Info()
 		if err != nil {

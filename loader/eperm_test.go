@@ -82,6 +82,20 @@ func TestRefusedType(t *testing.T) {
 	wantEPERM(t, err, "load a program of type Tracing", "the kernel forbids it to everybody")
 }
 
+// What the library cannot find in the kernel is named once, with a remedy.
+func TestMissingTarget(t *testing.T) {
+	requireKernel(t)
+	p := planFixture(t, "plain", "")
+	spec := p.spec.Programs["plain"].Copy()
+	spec.Type, spec.AttachType, spec.AttachTo = ebpf.Tracing, ebpf.AttachTraceRawTp, "no_such_tracepoint"
+	p.spec.Programs = map[string]*ebpf.ProgramSpec{"plain": spec}
+	_, _, err := tryLoad(p)
+	wantError(t, err, `program "plain": load: attach `, "no_such_tracepoint")
+	if strings.Count(err.Error(), "program ") != 1 {
+		t.Errorf("error %q", err)
+	}
+}
+
 // The kernel is asked which capability each type wants.
 func TestProgramCapabilities(t *testing.T) {
 	requireKernel(t)

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -573,6 +575,29 @@ func TestOwnership(t *testing.T) {
 	}
 	if run(t, coll.Programs["plain"]) != 2 {
 		t.Error("the program does not run")
+	}
+}
+
+// A program without relocations costs no decoding of the kernel's types, which
+// takes megabytes.
+func TestNoKernelTypesWithoutNeed(t *testing.T) {
+	requireKernel(t)
+	loadFixture(t, "tail", "[maps.jumps]\nclass = \"frozen\"\n") // the library's probes
+	allocated := func(fn func()) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		fn()
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	n := allocated(func() { loadFixture(t, "tail", "[maps.jumps]\nclass = \"frozen\"\n") })
+	kernel := allocated(func() {
+		if _, err := btf.NewCache().Kernel(); err != nil {
+			t.Skipf("needs the kernel's type information: %v", err)
+		}
+	})
+	if n > kernel/2 {
+		t.Errorf("a load allocated %d bytes; decoding the kernel's types takes %d", n, kernel)
 	}
 }
 

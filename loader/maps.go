@@ -87,7 +87,10 @@ func (p *Plan) createMap(name string) (*ebpf.Map, error) {
 		return nil, remedy.With(fmt.Errorf("create: %w: %d entries of %d bytes", unwrapAll(err), spec.MaxEntries, spec.KeySize+spec.ValueSize),
 			"lower max_entries below [maps.%s]", name)
 	case err != nil:
-		return nil, errors.Unwrap(err) // without "creating map"
+		if inner := errors.Unwrap(err); inner != nil {
+			err = inner // without "creating map: "
+		}
+		return nil, remedy.With(err, "compare its definition in the object with what a %s takes on this kernel", spec.Type)
 	}
 	return m, nil
 }

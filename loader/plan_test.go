@@ -137,6 +137,19 @@ func TestPlanSpec(t *testing.T) {
 	}
 }
 
+// Two plans of one object have nothing in common, nor has the object changed.
+func TestPlanLeavesContentsAlone(t *testing.T) {
+	spec, untouched := openFixture(t, "vars"), openFixture(t, "vars")
+	if _, err := NewPlan(spec, parseManifest(t, allVariables())); err != nil {
+		t.Fatal(err)
+	}
+	for name, ms := range untouched.Maps {
+		if diff := cmp.Diff(ms.Contents, spec.Maps[name].Contents); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+	}
+}
+
 func TestPlanObjectErrors(t *testing.T) {
 	m := parseManifest(t, allMutable)
 	for _, c := range []struct {

@@ -34,8 +34,8 @@ type ProgramState struct {
 // more, maps.States is up to date. On error nothing is loaded and maps stays
 // as it was.
 //
-// cache amortises kernel BTF over a batch of loads; it is not touched for
-// programs that need none. The error is a *VerifierError where the verifier
+// cache amortises kernel BTF over a batch of loads and may be nil; it is not
+// touched for programs that need none. The error is a *VerifierError where the verifier
 // gave a reason.
 func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache) (_ *ebpf.Collection, err error) {
 	coll := &ebpf.Collection{
@@ -47,6 +47,9 @@ func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache) (_ *ebpf.Collection, err 
 			coll.Close()
 		}
 	}()
+	if cache == nil {
+		cache = btf.NewCache()
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.spec.Programs)) {
 		spec := p.spec.Programs[name]
 		if spec.Type == ebpf.UnspecifiedProgram {

@@ -60,7 +60,7 @@ func loadProgram(p *Plan, spec *ebpf.ProgramSpec, cache *btf.Cache) (*ebpf.Progr
 	}
 	var rejected *ebpf.VerifierError
 	if !errors.As(err, &rejected) {
-		return nil, explainUnloaded(errors.Unwrap(err)) // without the library's "program NAME"
+		return nil, explainUnloaded(withoutName(err, spec))
 	}
 	prog, err = loadOne(spec, cache, ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats, LogSizeStart: logBuffer})
 	if err == nil {
@@ -70,13 +70,14 @@ func loadProgram(p *Plan, spec *ebpf.ProgramSpec, cache *btf.Cache) (*ebpf.Progr
 		if errors.Is(err, unix.EPERM) {
 			return nil, explainEPERM(fmt.Sprintf("load a program of type %s", spec.Type), programCapabilities(spec.Type), err)
 		}
-		return nil, explainUnloaded(errors.Unwrap(err))
+		return nil, explainUnloaded(withoutName(err, spec))
 	}
 	if len(rejected.Log) == 0 {
 		if errors.Is(err, unix.EPERM) {
 			return nil, explainEPERM(fmt.Sprintf("load a program of type %s", spec.Type), programCapabilities(spec.Type), err)
 		}
-		return nil, fmt.Errorf("load: %w: the kernel gives no reason", rejected.Cause)
+		return nil, remedy.With(fmt.Errorf("load: %w: the kernel gives no reason", rejected.Cause),
+			"check that this kernel has programs of type %s, attach type %s", spec.Type, spec.AttachType)
 	}
 	return nil, explainRejected(p, spec, rejected, walk(spec, cache, rejected.Log))
 }
@@ -150,13 +151,18 @@ func hintFrozen(p *Plan, spec *ebpf.ProgramSpec, e *VerifierError) error {
 		strings.Join(frozen, " or "), frozen[0])
 }
 
-// explainUnloaded shapes what failed before the kernel saw the program.
+// explainUnloaded shapes what failed before the kernel saw the program: a
+// relocation, a kernel function or an attach target that is not there.
 func explainUnloaded(err error) error {
-	switch {
-	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, btf.ErrNotFound):
-		return remedy.With(fmt.Errorf("load: %w", err), "this kernel does not have what the program needs: see what it names")
+	return remedy.With(fmt.Errorf("load: %w", err), "this kernel lacks what the program asks for: see what is named, and /sys/kernel/btf/vmlinux")
+}
+
+// withoutName takes the library's "program NAME: " off an error.
+func withoutName(err error, spec *ebpf.ProgramSpec) error {
+	if inner := errors.Unwrap(err); inner != nil && strings.HasPrefix(err.Error(), "program "+spec.Name+": ") {
+		return inner
 	}
-	return fmt.Errorf("load: %w", err)
+	return err
 }
 
 // lastWords returns the message at the end of a log without a walk: its last
