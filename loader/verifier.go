@@ -172,7 +172,8 @@ func lastWords(log []string) string {
 	for _, line := range log {
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "processed ") || strings.HasPrefix(line, "verification time ") ||
-			strings.HasPrefix(line, "stack depth ") || strings.HasPrefix(line, "(the walk ") {
+			strings.HasPrefix(line, "stack depth ") || strings.HasPrefix(line, "(the walk ") ||
+			strings.HasPrefix(line, "subprog ") && strings.Contains(line, " insns_self ") { // Linux 7.3
 			continue
 		}
 		said = append(said, line)

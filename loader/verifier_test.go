@@ -71,6 +71,8 @@ func TestLastWords(t *testing.T) {
 	for _, c := range []struct{ log, want string }{
 		{"invalid access to packet, off=0 size=1\nR1 offset is outside of the packet\nprocessed 3 insns (limit 1000000)", "invalid access to packet, off=0 size=1: R1 offset is outside of the packet"},
 		{"write into map forbidden, value_size=8 off=0 size=8\nverification time 9 usec\nstack depth 8\nprocessed 9 insns", "write into map forbidden, value_size=8 off=0 size=8"},
+		{"invalid access to packet\nR2 min value is outside of the allowed memory range\nverification time 9 usec\nstack depth max 0\nsubprog 0 (overread) main insns_self 2 insns_total 2 stack 0\nprocessed 2 insns",
+			"invalid access to packet: R2 min value is outside of the allowed memory range"},
 		{"R0 !read_ok", "R0 !read_ok"},
 		{"Return value\nRead-only", "Read-only"},
 		{"processed 1 insns", "no reason given"},
