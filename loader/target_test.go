@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -29,6 +31,7 @@ func TestResolve(t *testing.T) {
 	testenv.Tracefs(t)
 	p, cgroup, lib := testenv.Veth(t), testenv.Cgroup(t), libc(t)
 	testenv.IP(t, p.B.Netns, "link", "add", "veth1.5", "type", "veth", "peer", "name", "veth2")
+	testenv.IP(t, p.B.Netns, "link", "add", "veth1.4", "type", "veth", "peer", "name", "veth3")
 	m := attachManifest(t, fmt.Sprintf(`
 [[attach]]
 program = "xdp_drop"
@@ -43,9 +46,16 @@ netns = %[1]q
 program = "connect4"
 cgroup = %[2]q
 [[attach]]
+program = "skb_any"
+cgroup = %[2]q
+direction = "egress"
+[[attach]]
 program = "redirect"
 [[attach]]
 program = "raw_exec"
+[[attach]]
+program = "raw_exec"
+tracepoint = "sched_switch"
 [[attach]]
 program = "btf_exec"
 [[attach]]
@@ -80,14 +90,17 @@ map = "sockets"
 		t.Fatalf("%v (%s)", err, remedy.Of(err))
 	}
 	ns, own := inode(t, p.B.Netns), inode(t, "/proc/thread-self/ns/net")
-	exit := nmOffset(t, lib, "exit")
+	exit := symbolsOf(t, lib)["exit"][0] + codeOf(t, lib)
 	want := []Target{
 		{Program: "xdp_drop", Kind: "xdp", AttachType: "xdp", Interface: "veth0", Ifindex: p.B.Ifindex, Netns: p.B.Netns, NetnsInode: ns, Mode: "auto"},
+		{Program: "xdp_drop", Kind: "xdp", AttachType: "xdp", Interface: "veth1.4", Ifindex: indexOf(t, p.B.Netns, "veth1.4"), Netns: p.B.Netns, NetnsInode: ns, Mode: "auto"},
 		{Program: "xdp_drop", Kind: "xdp", AttachType: "xdp", Interface: "veth1.5", Ifindex: indexOf(t, p.B.Netns, "veth1.5"), Netns: p.B.Netns, NetnsInode: ns, Mode: "auto"},
 		{Program: "tcx_any", Kind: "tcx", AttachType: "tcx_egress", Interface: "veth2", Ifindex: indexOf(t, p.B.Netns, "veth2"), Netns: p.B.Netns, NetnsInode: ns, Position: "tail"},
 		{Program: "connect4", Kind: "cgroup", AttachType: "cgroup_inet4_connect", Cgroup: cgroup, CgroupID: inode(t, cgroup)},
+		{Program: "skb_any", Kind: "cgroup", AttachType: "cgroup_inet_egress", Cgroup: cgroup, CgroupID: inode(t, cgroup)},
 		{Program: "redirect", Kind: "netns", AttachType: "sk_lookup", NetnsInode: own},
 		{Program: "raw_exec", Kind: "raw_tracepoint", AttachType: "trace_raw_tp", Tracepoint: "sched_process_exec"},
+		{Program: "raw_exec", Kind: "raw_tracepoint", AttachType: "trace_raw_tp", Tracepoint: "sched_switch"},
 		{Program: "btf_exec", Kind: "raw_tracepoint", AttachType: "trace_raw_tp", Tracepoint: "sched_process_exec"},
 		{Program: "tp_exec", Kind: "perf_event", AttachType: "tracepoint", Tracepoint: "sched/sched_process_exec"},
 		{Program: "on_entry", Kind: "perf_event", AttachType: "uprobe", Executable: lib, Inode: inode(t, lib), Symbol: "exit", Offset: exit},
@@ -126,20 +139,39 @@ func indexOf(t testing.TB, ns, name string) (index int) {
 	return index
 }
 
-// nmOffset asks nm(1) and readelf(1) where in a file a function is.
-func nmOffset(t testing.TB, file, symbol string) uint64 {
+// symbolsOf asks nm(1) for the dynamic functions of a file: the address of each
+// version, that of the default version (@@) last.
+func symbolsOf(t testing.TB, file string) map[string][]uint64 {
 	t.Helper()
 	out, err := exec.Command("nm", "-D", file).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var addr uint64
+	all := map[string][]uint64{}
 	for line := range strings.Lines(string(out)) {
-		if f := strings.Fields(line); len(f) == 3 && strings.HasPrefix(f[2], symbol+"@@") {
-			addr, _ = strconv.ParseUint(f[0], 16, 64)
+		f := strings.Fields(line)
+		if len(f) != 3 || f[1] != "T" {
+			continue
+		}
+		addr, err := strconv.ParseUint(f[0], 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, version, _ := strings.Cut(f[2], "@")
+		if strings.HasPrefix(version, "@") {
+			all[name] = append(all[name], addr)
+		} else {
+			all[name] = append([]uint64{addr}, all[name]...)
 		}
 	}
-	out, err = exec.Command("readelf", "-lW", file).Output()
+	return all
+}
+
+// codeOf asks readelf(1) what to add to an address in the code to get where it
+// is in the file.
+func codeOf(t testing.TB, file string) (add uint64) {
+	t.Helper()
+	out, err := exec.Command("readelf", "-lW", file).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,15 +180,64 @@ func nmOffset(t testing.TB, file, symbol string) uint64 {
 		if len(f) < 7 || f[0] != "LOAD" || !strings.Contains(line, " E ") {
 			continue
 		}
-		off, _ := strconv.ParseUint(f[1], 0, 64)
-		vaddr, _ := strconv.ParseUint(f[2], 0, 64)
-		size, _ := strconv.ParseUint(f[4], 0, 64)
-		if addr >= vaddr && addr < vaddr+size {
-			return addr - vaddr + off
+		off, err1 := strconv.ParseUint(f[1], 0, 64)
+		vaddr, err2 := strconv.ParseUint(f[2], 0, 64)
+		if err1 != nil || err2 != nil {
+			t.Fatal(line)
+		}
+		return off - vaddr
+	}
+	t.Fatalf("readelf shows no code in %s", file)
+	return 0
+}
+
+// TestSymbolVersion looks up every function of the C library that has several
+// versions. The linker takes the one that nm(1) writes with @@.
+func TestSymbolVersion(t *testing.T) {
+	lib := libc(t)
+	x, err := openExecutable(lib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
+	different, add := 0, codeOf(t, lib)
+	for name, addrs := range symbolsOf(t, lib) {
+		last := addrs[len(addrs)-1]
+		if last == addrs[0] {
+			continue
+		}
+		different++
+		if got, err := x.offset(name, 0); err != nil || got != last+add {
+			t.Errorf("%s: %#x, %v; want %#x", name, got, err, last+add)
 		}
 	}
-	t.Fatalf("nm and readelf do not know %q", symbol)
-	return 0
+	if different == 0 {
+		t.Error("no function has versions at different addresses")
+	}
+}
+
+// TestAttachTypeNames compares the names with the kernel's own, from its BTF.
+func TestAttachTypeNames(t *testing.T) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Skipf("needs the kernel's BTF: %v", err)
+	}
+	var enum *btf.Enum
+	if err := kernel.TypeByName("bpf_attach_type", &enum); err != nil {
+		t.Fatal(err)
+	}
+	names := map[ebpf.AttachType]string{}
+	for _, v := range enum.Values {
+		names[ebpf.AttachType(v.Value)] = strings.ToLower(strings.TrimPrefix(v.Name, "BPF_"))
+	}
+	for typ, name := range attachTypes {
+		if names[typ] != name {
+			t.Errorf("attach type %d is %q here and %q in the kernel", typ, name, names[typ])
+		}
+		if attachTypeOf(name) != typ {
+			t.Errorf("%q becomes %d, not %d", name, attachTypeOf(name), typ)
+		}
+	}
 }
 
 func TestTargetName(t *testing.T) {
