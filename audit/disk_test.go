@@ -184,6 +184,52 @@ func TestReserveIsAllocated(t *testing.T) {
 	}
 }
 
+// What is taken away after a failed write takes the blocks behind it along:
+// they are kept again.
+func TestReserveIsKeptAfterAFailure(t *testing.T) {
+	mnt, _ := ext4(t, 32<<20)
+	l := openLog(t, mnt+"/audit")
+	appendN(t, l, 1)
+	l.fail()
+	var st unix.Stat_t
+	must(t, unix.Fstat(int(l.file.Fd()), &st))
+	if got := st.Blocks * 512; got < l.size+defaultSpace.reserve || l.dirty {
+		t.Errorf("%d bytes allocated, dirty: %v", got, l.dirty)
+	}
+}
+
+// A write fails half done, and so does taking its half away. That is made up
+// for before the next record, which is shorter.
+func TestUndoIsTriedAgain(t *testing.T) {
+	dir := logDir(t)
+	l := openLog(t, dir)
+	appendN(t, l, 1)
+	file := l.file
+	readOnly, err := os.Open(file.Name())
+	must(t, err)
+	defer readOnly.Close()
+
+	l.file = readOnly
+	if _, err := l.Append(Record{Phase: Outcome, Verb: "load"}); err == nil {
+		t.Fatal("written to a file that cannot be written")
+	}
+	l.file = file
+	_, err = file.WriteAt(make([]byte, 4000), l.size) // the half
+	must(t, err)
+	appendN(t, l, 1)
+	if fi, err := os.Stat(file.Name()); err != nil || fi.Size() != l.size {
+		t.Errorf("%d bytes, want %d, %v", fi.Size(), l.size, err)
+	}
+	must(t, l.Close())
+	l = openLog(t, dir)
+	if (l.Recovered() != Recovery{}) {
+		t.Errorf("recovered %+v", l.Recovered())
+	}
+	if diff := cmp.Diff(upTo(2), seqs(t, l, 1)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // Where the file system cannot allocate, free space is looked at instead.
 func TestReserveWithoutAllocation(t *testing.T) {
 	l, err := open(tmpfs(t, "size=1m")+"/audit", space{reserve: 256 << 10})

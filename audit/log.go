@@ -234,7 +234,6 @@ func (l *Log) undo() error {
 		return err
 	}
 	l.dirty = false
-	l.allocated = l.size
 	l.allocate(0)
 	return nil
 }

@@ -32,6 +32,7 @@ func (l *Log) makeRoom(r Record, n int64) error {
 // allocate gives the file its blocks for n bytes and the reserve, and for some
 // more where there is room. The file's size stays.
 func (l *Log) allocate(n int64) error {
+	l.allocated = l.size // nothing is sure until the kernel says so
 	want := n + l.space.reserve
 	err := l.fallocate(want + l.space.slack)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
