@@ -72,6 +72,7 @@ var bombs = map[string]string{
 	"binary without digits":       "a = 0b",
 	"bad escape":                  `a = "\q"`,
 	"escape at the end":           `a = "\`,
+	"escape at the end of lines":  `a = """\`,
 	"empty quoted key":            `"" = 1`,
 	"dot at the end of a key":     "a. = 1",
 }

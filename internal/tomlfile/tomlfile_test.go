@@ -52,6 +52,8 @@ func TestDecode(t *testing.T) {
 		{`maybe = 0`, file{Maybe: ptr(uint32(0))}},
 		{`size = 4096`, file{Size: 4096}},
 		{`size = "64MiB"`, file{Size: 64 << 20}},
+		{"any = '''x'''", file{Any: "x"}},
+		{`any = """"x"""""`, file{Any: `"x""`}},
 		{`names = ["a", 'b', ]`, file{Names: []string{"a", "b"}}},
 		{`sub.interface = "eth0"`, file{Sub: sub{Interface: "eth0"}}},
 		{"sub = {\n interface = \"eth0\", # first\n direction = \"ingress\",\n}", file{Sub: sub{"eth0", "ingress"}}},
