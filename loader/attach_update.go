@@ -19,6 +19,11 @@ func Updatable(kind string) bool {
 	return slices.Contains([]string{kindXDP, kindTCX, kindCgroup, kindNetns, kindIter, kindSockmap}, kind)
 }
 
+// Updatable says whether an upgrade can keep the link of t and replace only its
+// program. A link that belongs to a map of the collection cannot be kept: the
+// new program would see the old collection's map.
+func (t Target) Updatable() bool { return t.Map == "" && Updatable(t.Kind) }
+
 // ErrOtherProgram is returned by Update for a link that does not run the
 // program that it should.
 var ErrOtherProgram = errors.New("link runs another program")

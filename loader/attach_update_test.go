@@ -145,6 +145,21 @@ func programID(t testing.TB, p *ebpf.Program) ebpf.ProgramID {
 	return id
 }
 
+func TestTargetUpdatable(t *testing.T) {
+	tests := map[Target]bool{
+		{Kind: "xdp"}:                 true,
+		{Kind: "iter"}:                true,
+		{Kind: "iter", Map: "walked"}: false,
+		{Kind: "sockmap", Map: "m"}:   false,
+		{Kind: "netfilter"}:           false,
+	}
+	for target, want := range tests {
+		if got := target.Updatable(); got != want {
+			t.Errorf("%+v: %t, want %t", target, got, want)
+		}
+	}
+}
+
 // TestUpdateRefused asks the kernel about each kind that is said not to be
 // updatable.
 func TestUpdateRefused(t *testing.T) {

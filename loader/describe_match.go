@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"strings"
@@ -59,7 +60,7 @@ func (s LinkState) matchesInterface(t Target) error {
 	}
 	defer ns.close()
 	if ns.inode != t.NetnsInode {
-		return fmt.Errorf("link %d: %s is another network namespace now", s.ID, t.Netns)
+		return otherNetns(s, t, t.NetnsInode, ns)
 	}
 	return ns.do(func() error {
 		now, err := ifindex(t.Interface)
@@ -82,9 +83,13 @@ func (s LinkState) matchesNetns(t Target, inode uint64) error {
 	}
 	defer ns.close()
 	if inode != t.NetnsInode || ns.inode != t.NetnsInode {
-		return fmt.Errorf("link %d is in another network namespace%s", s.ID, ns)
+		return otherNetns(s, t, inode, ns)
 	}
 	return nil
+}
+
+func otherNetns(s LinkState, t Target, inode uint64, now netns) error {
+	return fmt.Errorf("link %d is in network namespace %d, but %s is %d now", s.ID, inode, cmp.Or(t.Netns, "hornetd's own"), now.inode)
 }
 
 func (s LinkState) matchesCgroup(t Target) error {

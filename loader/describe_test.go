@@ -55,8 +55,8 @@ func TestMatchesTarget(t *testing.T) {
 		"cgroup":      {fmt.Sprintf("program = \"connect4\"\ncgroup = %q", cgroup), func(t *Target) { t.CgroupID++ }, fmt.Sprintf("link N is at cgroup %d, but %s is %d now", inode(t, cgroup), cgroup, inode(t, cgroup))},
 		"ifindex":     {fmt.Sprintf("program = \"xdp_pass\"\ninterface = \"veth0\"\nnetns = %q", p.B.Netns), func(t *Target) { t.Ifindex++ }, fmt.Sprintf("link N is at interface number %d, not %d (veth0)", p.B.Ifindex, p.B.Ifindex+1)},
 		"direction":   {fmt.Sprintf("program = \"tcx_in\"\ninterface = \"veth0\"\nnetns = %q", p.B.Netns), func(t *Target) { t.AttachType = "tcx_egress" }, "link N has attach type tcx_ingress, not tcx_egress"},
-		"namespace":   {fmt.Sprintf("program = \"xdp_pass\"\ninterface = \"veth0\"\nnetns = %q", p.B.Netns), func(t *Target) { t.NetnsInode++ }, "link N: " + p.B.Netns + " is another network namespace now"},
-		"sk_lookup":   {fmt.Sprintf("program = \"redirect\"\nnetns = %q", p.B.Netns), func(t *Target) { t.NetnsInode++ }, "link N is in another network namespace in " + p.B.Netns},
+		"namespace":   {fmt.Sprintf("program = \"xdp_pass\"\ninterface = \"veth0\"\nnetns = %q", p.B.Netns), func(t *Target) { t.NetnsInode++ }, fmt.Sprintf("link N is in network namespace %d, but %s is %d now", inode(t, p.B.Netns)+1, p.B.Netns, inode(t, p.B.Netns))},
+		"sk_lookup":   {fmt.Sprintf("program = \"redirect\"\nnetns = %q", p.B.Netns), func(t *Target) { t.NetnsInode++ }, fmt.Sprintf("link N is in network namespace %d, but %s is %d now", inode(t, p.B.Netns), p.B.Netns, inode(t, p.B.Netns))},
 		"priority":    {fmt.Sprintf("program = \"nf_accept\"\nfamily = \"ipv6\"\nhook = \"output\"\npriority = 5\nnetns = %q", p.B.Netns), func(t *Target) { t.Priority = 6 }, "link N is at ipv6 output priority 5 (defrag false), not at ipv6 output priority 6 (defrag false)"},
 		"hook":        {fmt.Sprintf("program = \"nf_accept\"\nfamily = \"ipv4\"\nhook = \"forward\"\ndefrag = true\nnetns = %q", p.B.Netns), func(t *Target) { t.Hook = "input" }, "link N is at ipv4 forward priority 0 (defrag true), not at ipv4 input priority 0 (defrag true)"},
 		"defrag":      {fmt.Sprintf("program = \"nf_accept\"\nfamily = \"ipv4\"\nhook = \"forward\"\ndefrag = true\nnetns = %q", p.B.Netns), func(t *Target) { t.Defrag = false }, "link N is at ipv4 forward priority 0 (defrag true), not at ipv4 forward priority 0 (defrag false)"},
@@ -79,6 +79,14 @@ func TestMatchesTarget(t *testing.T) {
 			expect(t, r.matches(t, changed), tt.want)
 		})
 	}
+}
+
+// TestMatchesOwn has a daemon that was started in another network namespace.
+func TestMatchesOwn(t *testing.T) {
+	own := inode(t, "/proc/thread-self/ns/net")
+	s := LinkState{ID: 3, Kind: "netns", AttachType: "sk_lookup", NetnsInode: 7}
+	expect(t, s.Matches(Target{Kind: "netns", AttachType: "sk_lookup", NetnsInode: 7}),
+		fmt.Sprintf("link 3 is in network namespace 7, but hornetd's own is %d now", own))
 }
 
 // TestMatchesHost changes the host instead.
@@ -178,5 +186,34 @@ func TestDescribeUnknown(t *testing.T) {
 	defer func() { linkKinds[link.UprobeMultiType] = "uprobe_multi" }()
 	if s, err := Describe(l); err != nil || s.Kind != "type-12" {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// BenchmarkMatches is what adopting a link costs beside opening its pin.
+func BenchmarkMatches(b *testing.B) {
+	p, cgroup := testenv.Veth(b), testenv.Cgroup(b)
+	for name, toml := range map[string]string{
+		"cgroup":           fmt.Sprintf("program = \"connect4\"\ncgroup = %q", cgroup),
+		"xdp in namespace": fmt.Sprintf("program = \"xdp_pass\"\ninterface = \"veth0\"\nnetns = %q", p.B.Netns),
+		"raw_tp":           `program = "raw_exec"`,
+		"iter":             `program = "tasks"`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			r := pinned(b, "[[attach]]\n"+toml+"\n", 0)
+			l, err := link.LoadPinnedLink(r.pin(r.targets[0].Link), nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer l.Close()
+			for b.Loop() {
+				s, err := Describe(l)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := s.Matches(r.targets[0]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
