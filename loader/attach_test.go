@@ -176,13 +176,13 @@ func TestAttachInterface(t *testing.T) {
 		passes  bool
 		mode    string
 	}{
-		"xdp":            {`program = "xdp_drop"`, "xdp_drop", false, "native"},
-		"xdp generic":    {`program = "xdp_drop"` + "\n" + `mode = "generic"`, "xdp_drop", false, "generic"},
-		"xdp native":     {`program = "xdp_drop"` + "\n" + `mode = "native"`, "xdp_drop", false, "native"},
-		"tcx ingress":    {`program = "tcx_drop"`, "tcx_drop", false, ""},
-		"tc ingress":     {`program = "tcx_any"` + "\n" + `direction = "ingress"`, "tcx_any", true, ""},
-		"classifier":     {`program = "tcx_classifier"` + "\n" + `direction = "ingress"`, "tcx_classifier", true, ""},
-		"tcx ingress hd": {`program = "tcx_in"` + "\n" + `position = "head"`, "tcx_in", true, ""},
+		"xdp":             {`program = "xdp_drop"`, "xdp_drop", false, "native"},
+		"xdp generic":     {`program = "xdp_drop"` + "\n" + `mode = "generic"`, "xdp_drop", false, "generic"},
+		"xdp native":      {`program = "xdp_drop"` + "\n" + `mode = "native"`, "xdp_drop", false, "native"},
+		"tcx ingress":     {`program = "tcx_drop"`, "tcx_drop", false, ""},
+		"tc ingress":      {`program = "tcx_any"` + "\n" + `direction = "ingress"`, "tcx_any", true, ""},
+		"classifier":      {`program = "tcx_classifier"` + "\n" + `direction = "ingress"`, "tcx_classifier", true, ""},
+		"tcx at the head": {`program = "tcx_in"` + "\n" + `position = "head"`, "tcx_in", true, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
