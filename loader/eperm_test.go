@@ -42,7 +42,7 @@ func withCapabilities(t *testing.T, caps []int, fn func()) {
 func TestMissingCapabilityIsNamed(t *testing.T) {
 	requireKernel(t)
 	p := planFixture(t, "plain", "")
-	ms, err := p.CreateMaps()
+	ms, err := p.CreateMaps(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestMissingCapabilityIsNamed(t *testing.T) {
 		wantEPERM(t, err, `program "plain": load a program of type XDP`, "lacks CAP_NET_ADMIN")
 	})
 	withCapabilities(t, nil, func() {
-		_, err := planFixture(t, "maps", goodEntries).CreateMaps()
+		_, err := planFixture(t, "maps", goodEntries).CreateMaps(nil)
 		wantEPERM(t, err, `map "events": create a RingBuf`, "lacks CAP_BPF")
 	})
 }

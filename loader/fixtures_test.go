@@ -76,7 +76,7 @@ func loadPlan(t testing.TB, p *Plan) (*ebpf.Collection, *Maps) {
 }
 
 func tryLoad(p *Plan) (*ebpf.Collection, *Maps, error) {
-	ms, err := p.CreateMaps()
+	ms, err := p.CreateMaps(nil)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -459,7 +459,7 @@ func TestReadBackFindsForeignWrites(t *testing.T) {
 		{"table", []byte{1, 0, 0, 0}, true},
 	} {
 		p := planFixture(t, "maps", goodEntries)
-		ms, err := p.CreateMaps()
+		ms, err := p.CreateMaps(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -486,7 +486,7 @@ func TestReadBackFindsForeignWrites(t *testing.T) {
 func TestFreezeWaitsForWriters(t *testing.T) {
 	requireKernel(t)
 	p := planFixture(t, "writes", "[maps.'*']\nclass = 'mutable'\n[maps.'.bss']\nclass = 'frozen'\nprogram_writes = true\n")
-	ms, err := p.CreateMaps()
+	ms, err := p.CreateMaps(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -549,7 +549,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	p = planFixture(t, "maps", goodEntries)
 	p.spec.Maps["table"].ValueSize = 1 << 30 // no memory for it, after others exist
 	p.spec.Maps["table"].MaxEntries = 1 << 30
-	_, err := p.CreateMaps()
+	_, err := p.CreateMaps(nil)
 	wantError(t, err, `map "table": create:`)
 }
 
@@ -557,7 +557,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 func TestOwnership(t *testing.T) {
 	requireKernel(t)
 	p := planFixture(t, "plain", "")
-	ms, err := p.CreateMaps()
+	ms, err := p.CreateMaps(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

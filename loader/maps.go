@@ -44,7 +44,12 @@ type MapState struct {
 // CreateMaps creates the plan's maps and fills them, those that other maps
 // hold first. No program exists yet, and nothing is pinned: on error, and on
 // Close, they are gone.
-func (p *Plan) CreateMaps() (_ *Maps, err error) {
+//
+// kept are the maps of the collection that this one replaces, by name. Of
+// those, a map whose manifest says keep = true is taken over as it is, with its
+// contents and without writing anything to it, if its definition is the same;
+// else the error says what differs. CreateMaps does not close kept.
+func (p *Plan) CreateMaps(kept map[string]*ebpf.Map) (_ *Maps, err error) {
 	ms := &Maps{plan: p, byName: make(map[string]*ebpf.Map, len(p.order)), states: make(map[string]MapState)}
 	defer func() {
 		if err != nil {
@@ -52,6 +57,12 @@ func (p *Plan) CreateMaps() (_ *Maps, err error) {
 		}
 	}()
 	for _, name := range p.order {
+		if old, ok := kept[name]; ok && p.m.Maps[name].Keep {
+			if ms.byName[name], err = p.takeOver(name, old); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		m, err := p.createMap(name)
 		if err != nil {
 			return nil, fmt.Errorf("map %q: %w", name, err)
@@ -93,6 +104,19 @@ func (p *Plan) createMap(name string) (*ebpf.Map, error) {
 		return nil, remedy.With(err, "compare its definition in the object with what a %s takes on this kernel", spec.Type)
 	}
 	return m, nil
+}
+
+// takeOver returns a second descriptor of a map that the replaced collection
+// has under the same name.
+func (p *Plan) takeOver(name string, old *ebpf.Map) (*ebpf.Map, error) {
+	if t := p.spec.Maps[name].Type; isOuter(t) || t == ebpf.ProgramArray {
+		return nil, remedy.With(p.m.Errorf("maps."+name+".keep", "a %s refers to what is replaced", t), "remove keep = true")
+	}
+	if err := p.spec.Maps[name].Compatible(old); err != nil {
+		return nil, remedy.With(p.m.Errorf("maps."+name+".keep", "the map has another definition now: %w", err),
+			"remove keep = true to begin with an empty map, or go back to the old definition")
+	}
+	return old.Clone()
 }
 
 // kernelName names a map for bpftool. A data section is prefixed with its

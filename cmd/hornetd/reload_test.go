@@ -95,6 +95,40 @@ func TestReloadReplacesInPlace(t *testing.T) {
 	}
 }
 
+// TestReloadKeepsWhatAManifestKeeps: counters go on over a replacement, and a
+// definition that changed is refused instead of losing them.
+func TestReloadKeepsWhatAManifestKeeps(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	keep := func(network, more string) string {
+		return strings.Replace(blocking(pair, network, ""), "[maps.hits]", "[maps.hits]\nkeep = true\n"+more, 1)
+	}
+	h.Manifest("xdp-drop", keep("10.77.0.0/24", ""))
+	h.Start()
+	pair.Ping(t, 1)
+	if got := hits(t, h); got != `{"packets":1,"bytes":98}` {
+		t.Fatalf("hits = %s", got)
+	}
+	h.Manifest("xdp-drop", keep("10.77.0.0/16", ""))
+	if plan, err := reload(t, h); err != nil || !plan.Changes[0].Done {
+		t.Fatalf("reload = %+v, %v", plan, err)
+	}
+	pair.Ping(t, 1)
+	if got := hits(t, h); got != `{"packets":2,"bytes":196}` {
+		t.Errorf("hits = %s after the replacement and one more ping", got)
+	}
+	h.Manifest("xdp-drop", keep("10.77.0.0/16", "max_entries = 7\n"))
+	plan, err := reload(t, h)
+	if err != nil || plan.Changes[0].Error == nil || !strings.Contains(plan.Changes[0].Error.Message, "maps.hits.keep") {
+		t.Errorf("reload with another size = %+v, %v", plan, err)
+	}
+	if got := hits(t, h); got != `{"packets":2,"bytes":196}` {
+		t.Errorf("hits = %s after the refusal", got)
+	}
+}
+
 // TestReloadThatFailsChangesNothing covers both halves: what is found before
 // anything is changed, and what the kernel or a [[test]] says in the middle.
 func TestReloadThatFailsChangesNothing(t *testing.T) {

@@ -52,8 +52,11 @@ func kindOfError(err error) api.Kind {
 func asAPIError(err error) *api.Error {
 	out := &api.Error{Kind: kindOfError(err), Message: err.Error(), Hint: remedy.Of(err)}
 	var apiErr *api.Error
-	if errors.As(err, &apiErr) && out.Hint == "" {
-		out.Hint = apiErr.Hint
+	if errors.As(err, &apiErr) {
+		out.Detail = apiErr.Detail
+		if out.Hint == "" {
+			out.Hint = apiErr.Hint
+		}
 	}
 	var rejected *loader.VerifierError
 	if errors.As(err, &rejected) {

@@ -77,7 +77,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	defer stage.Discard() // no effect after the commit
-	maps, err := plan.CreateMaps()
+	kept, err := d.kept(old, m)
+	if err != nil {
+		return err
+	}
+	defer closeMaps(kept)
+	maps, err := plan.CreateMaps(kept)
 	if err != nil {
 		return err
 	}
@@ -137,6 +142,40 @@ func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, func() 
 	}
 	st, err := d.store.Restage(name)
 	return st, func() error { return d.settled(st.Replace()) }, err
+}
+
+// kept opens the maps of the replaced collection whose contents the manifest
+// wants to keep.
+func (d *Daemon) kept(old *collection, m manifest.Manifest) (_ map[string]*ebpf.Map, err error) {
+	kept := make(map[string]*ebpf.Map)
+	if old == nil {
+		return kept, nil
+	}
+	defer func() {
+		if err != nil {
+			closeMaps(kept)
+		}
+	}()
+	entry, err := d.open(m.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer entry.Close()
+	for _, r := range old.record.Maps {
+		if !m.Maps[r.Name].Keep {
+			continue
+		}
+		if kept[r.Name], err = entry.Map(r.Name); err != nil {
+			return nil, err
+		}
+	}
+	return kept, nil
+}
+
+func closeMaps(ms map[string]*ebpf.Map) {
+	for _, m := range ms {
+		m.Close()
+	}
 }
 
 // settled passes over what is left behind by a change that is in force: it is

@@ -44,12 +44,12 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 
 // nothingChanged is the error of a reload that stopped before it began.
 func nothingChanged(ps []api.Problem) error {
-	p := ps[0]
-	message := p.Message
+	first := ps[0]
+	e := &api.Error{Kind: first.Kind, Message: "reload: nothing changed: " + first.Message, Hint: first.Hint}
 	if more := len(ps) - 1; more > 0 {
-		message = fmt.Sprintf("%s (and %d more)", message, more)
+		e.Message += fmt.Sprintf(" (and %d more: hornetctl plan shows all)", more)
 	}
-	return &api.Error{Kind: p.Kind, Message: "reload: nothing changed: " + message, Hint: p.Hint}
+	return e
 }
 
 // plan says what reload would do, reading and verifying as it would.

@@ -101,7 +101,7 @@ func (p Pair) ping(t testing.TB, from End, to netip.Addr, n int) int {
 }
 
 // Send sends n UDP datagrams from A to port 7777 of B and returns how many a
-// socket there received. It waits for missing ones for half a second.
+// socket there received. It waits for missing ones for two seconds.
 func (p Pair) Send(t testing.TB, n int) int {
 	t.Helper()
 	to := netip.AddrPortFrom(p.B.Addr, 7777)
@@ -128,7 +128,7 @@ func (p Pair) Send(t testing.TB, n int) int {
 	}
 	got := 0
 	for buf := make([]byte, 64); got < n; got++ {
-		in.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		in.SetReadDeadline(time.Now().Add(2 * time.Second))
 		if _, err := in.Read(buf); errors.Is(err, os.ErrDeadlineExceeded) {
 			break
 		} else if err != nil {
