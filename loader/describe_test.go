@@ -72,6 +72,9 @@ func TestMatchesTarget(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := pinned(t, "[[attach]]\n"+tt.toml+"\n", 0)
 			changed := r.targets[0]
+			if changed.Kind == "perf_event" { // else it does not say what it is attached to
+				testenv.RequireEnum(t, "bpf_perf_event_type", "BPF_PERF_EVENT_UPROBE")
+			}
 			if err := r.matches(t, changed); err != nil {
 				t.Errorf("unchanged: %v", err)
 			}
@@ -164,6 +167,7 @@ func TestMatchesHost(t *testing.T) {
 // TestDescribeUnknown describes links that hornetd does not make.
 func TestDescribeUnknown(t *testing.T) {
 	testenv.NoLeaks(t)
+	testenv.RequireEnum(t, "bpf_attach_type", "BPF_TRACE_UPROBE_MULTI")
 	spec := attachSpec(t, "attach")
 	m := attachManifest(t, "[[attach]]\nprogram = \"on_entry\"\n")
 	spec.Programs["on_entry"].AttachType = 48 // BPF_TRACE_UPROBE_MULTI

@@ -220,14 +220,16 @@ func (ms *Maps) freeze(name string) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, unix.EBUSY):
-			time.Sleep(freezeWait << try)
-		case errors.Is(err, unix.EPERM):
-			// Also the answer where it is frozen already.
+		case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EPERM):
+			// Either is also the answer where it is frozen already: EBUSY on
+			// Linux 6.1, EPERM on 6.12.
 			if frozen, ferr := bpfsys.Frozen(m.FD()); ferr == nil && frozen {
 				return nil
 			}
-			return explainEPERM("freeze it", nil, err)
+			if errors.Is(err, unix.EPERM) {
+				return explainEPERM("freeze it", nil, err)
+			}
+			time.Sleep(freezeWait << try)
 		case errors.Is(err, unix.Errno(524)): // ENOTSUPP, which user space has no name for
 			return remedy.With(errors.New("the kernel does not freeze maps with locks, timers or kernel pointers in their values"),
 				"below [maps.%s] write class = \"mutable\"", name)

@@ -231,6 +231,9 @@ func TestAttachTypeNames(t *testing.T) {
 		names[ebpf.AttachType(v.Value)] = strings.ToLower(strings.TrimPrefix(v.Name, "BPF_"))
 	}
 	for typ, name := range attachTypes {
+		if int(typ) >= len(enum.Values)-1 {
+			continue // this kernel's list ends before
+		}
 		if names[typ] != name {
 			t.Errorf("attach type %d is %q here and %q in the kernel", typ, name, names[typ])
 		}

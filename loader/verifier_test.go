@@ -40,10 +40,12 @@ func TestRejectedProgram(t *testing.T) {
 	if !strings.HasPrefix(ve.Reason, "invalid access to packet, off=0 size=1") || strings.ContainsAny(ve.Error(), "\n\t") {
 		t.Errorf("reason %q in %q", ve.Reason, ve)
 	}
-	if !strings.Contains(ve.Source, "reject.bpf.c:10") {
+	// Before Linux 6.9 the log quotes the text of the line and not its place,
+	// and committed objects have no text.
+	if !strings.Contains(ve.Source, "reject.bpf.c:10") && strings.Contains(ve.Log(), " @ ") {
 		t.Errorf("source %q", ve.Source)
 	}
-	for _, says := range []string{"\n0: ", "R1=ctx()", "processed "} {
+	for _, says := range []string{"\n0: ", "R1=ctx(", "processed "} {
 		if !strings.Contains(ve.Log(), says) {
 			t.Errorf("the log does not say %q:\n%s", says, ve.Log())
 		}
