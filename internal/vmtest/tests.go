@@ -98,6 +98,11 @@ func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
 			g.Files[path.Join(sourceDir, e.Name())] = filepath.Join(module, e.Name())
 		}
 	}
+	// Objects that Debian ships, which tests load.
+	objects, _ := filepath.Glob("/usr/lib/*/bpf")
+	for _, dir := range objects {
+		g.Files[dir] = dir
+	}
 	for _, p := range t.Packages {
 		g.Commands = append(g.Commands, t.command(p))
 		g.Timeout += t.timeout() + 30*time.Second
@@ -114,7 +119,7 @@ func (t *Tests) timeout() time.Duration {
 }
 
 func (t *Tests) command(p string) Command {
-	args := append([]string{path.Join(binaryDir, binaryName(p)), "-test.paniconexit0"}, t.Flags...)
+	args := append([]string{path.Join(binaryDir, binaryName(p)), "-test.paniconexit0", "-test.short"}, t.Flags...)
 	if t.timeout() > 10*time.Second {
 		// A little earlier than /init's, so that it says which test hangs.
 		args = append(args, fmt.Sprintf("-test.timeout=%s", t.timeout()-5*time.Second))

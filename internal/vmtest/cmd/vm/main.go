@@ -21,18 +21,21 @@ import (
 
 type options struct {
 	kernel, run, cover, module string
-	verbose, shell             bool
+	verbose, shell, matrix     bool
+	guests                     int
 	timeout                    time.Duration
 	packages                   []string
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.kernel, "kernel", vmtest.Kernels[len(vmtest.Kernels)-1], "kernel `version`: "+strings.Join(vmtest.Kernels, ", ")+", or what the archive has")
+	flag.StringVar(&o.kernel, "kernel", "", "kernel `version`: "+strings.Join(vmtest.Kernels, ", ")+", or what the archive has; with -matrix, several with commas")
 	flag.StringVar(&o.run, "run", "", "run only tests that match the `pattern`")
 	flag.StringVar(&o.cover, "coverprofile", "", "write a coverage profile to `file`")
 	flag.BoolVar(&o.verbose, "v", false, "print every test")
 	flag.BoolVar(&o.shell, "shell", false, "a shell in the guest instead of tests; end it with exit")
+	flag.BoolVar(&o.matrix, "matrix", false, "the tests that need a kernel, on every kernel")
+	flag.IntVar(&o.guests, "guests", 0, "at most so many guests at once; 0 is what fits")
 	flag.DurationVar(&o.timeout, "timeout", 5*time.Minute, "of the tests of one package")
 	flag.Parse()
 	o.packages = flag.Args()
@@ -51,6 +54,12 @@ func (o *options) main(ctx context.Context) error {
 		return err
 	}
 	o.module = module
+	if o.matrix {
+		return o.runMatrix(ctx)
+	}
+	if o.kernel == "" {
+		o.kernel = vmtest.Kernels[len(vmtest.Kernels)-1]
+	}
 	k, err := vmtest.Find(o.kernel)
 	if err != nil {
 		return err
@@ -89,11 +98,44 @@ func (o *options) main(ctx context.Context) error {
 	return errors.Join(err, o.profile(r))
 }
 
-func (o *options) flags() []string {
-	var flags []string
-	if o.run != "" {
-		flags = append(flags, "-test.run="+o.run)
+// runMatrix ends with "N passed, N failed, N skipped". A run of everything also
+// writes the table in the README.
+func (o *options) runMatrix(ctx context.Context) error {
+	m := vmtest.Matrix{
+		Kernels: vmtest.Kernels, Module: o.module, Guests: o.guests, Log: os.Stdout,
+		Tests: vmtest.Tests{Packages: vmtest.MatrixPackages, Flags: o.runFlag(), Timeout: o.timeout, CI: os.Getenv("CI") == "true"},
 	}
+	whole := o.kernel == "" && len(o.packages) == 0 && o.run == ""
+	if o.kernel != "" {
+		m.Kernels = strings.Split(o.kernel, ",")
+	}
+	if len(o.packages) > 0 {
+		m.Tests.Packages = o.packages
+	}
+	results, err := m.Run(ctx)
+	if err != nil {
+		return err
+	}
+	if whole {
+		if err := vmtest.WriteTable(filepath.Join(o.module, "internal/vmtest/README.md"), vmtest.Table(m.Kernels, results)); err != nil {
+			return err
+		}
+	}
+	if failed := vmtest.Summary(os.Stdout, results); failed > 0 {
+		return fmt.Errorf("%d failed", failed)
+	}
+	return nil
+}
+
+func (o *options) runFlag() []string {
+	if o.run == "" {
+		return nil
+	}
+	return []string{"-test.run=" + o.run}
+}
+
+func (o *options) flags() []string {
+	flags := o.runFlag()
 	if o.verbose {
 		flags = append(flags, "-test.v")
 	}

@@ -1,0 +1,52 @@
+package vmtest
+
+import (
+	"fmt"
+	"regexp"
+)
+
+// skipRule says which reason a test may give on which kernels.
+type skipRule struct {
+	reason *regexp.Regexp
+	before string // kernels from this version on have the feature; "" is all
+}
+
+// skipRules are all reasons that count. What the kernel lacks is found by asking
+// it; the version here only says on which kernel the answer cannot be true.
+var skipRules = []skipRule{
+	{regexp.MustCompile(`no exclusive maps`), "6.18"},
+	{regexp.MustCompile(`no map hash`), "6.18"},
+	{regexp.MustCompile(`\btcx\b`), "6.6"},
+	{regexp.MustCompile(`\bnetfilter links?\b`), "6.4"},
+	{regexp.MustCompile(`\bdefrag`), "6.6"},
+	{regexp.MustCompile(`\bsockmap links?\b`), "6.10"},
+	{regexp.MustCompile(`\bunix socket hooks?\b`), "6.7"},
+	{regexp.MustCompile(`this kernel loads fentry programs`), ""}, // about what others refuse
+	{regexp.MustCompile(`not part of the repository`), ""},
+	{regexp.MustCompile(`^is run by other tests`), ""},
+	{regexp.MustCompile(`too slow in an emulated guest`), ""},
+}
+
+// judge turns skips without a reason that counts into failures.
+func judge(results []Result) {
+	for i := range results {
+		if r := &results[i]; r.Action == "skip" {
+			if why := refuse(*r); why != "" {
+				r.Action, r.Reason = "fail", why
+			}
+		}
+	}
+}
+
+func refuse(r Result) string {
+	for _, rule := range skipRules {
+		if !rule.reason.MatchString(r.Reason) {
+			continue
+		}
+		if rule.before != "" && !versionLess(r.Kernel, rule.before) {
+			return fmt.Sprintf("skipped (%s), but Linux has it since %s", r.Reason, rule.before)
+		}
+		return ""
+	}
+	return fmt.Sprintf("skipped (%s), and no rule in internal/vmtest/skips.go says that this may be", r.Reason)
+}

@@ -1,0 +1,106 @@
+package vmtest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// attachRow is an attach type and the tests of package loader that prove it:
+// with a real effect, on a real kernel.
+type attachRow struct {
+	name string
+	test *regexp.Regexp
+}
+
+func row(name, test string) attachRow {
+	return attachRow{name, regexp.MustCompile("^(" + test + ")$")}
+}
+
+var attachRows = []attachRow{
+	row("xdp", `TestAttachInterface/xdp`),
+	row("xdp, native", `TestAttachInterface/xdp_native`),
+	row("xdp, generic", `TestAttachInterface/xdp_generic`),
+	row("tcx ingress", `TestAttachInterface/tcx_ingress`),
+	row("tcx egress", `TestAttachInterface/tcx_egress`),
+	row("cgroup", `TestAttachCgroup(/[^/]+)?`),
+	row("cgroup, denied", `TestAttachCgroupDeny(/.+)?`),
+	row("sk_lookup", `TestAttachSkLookup`),
+	row("flow_dissector", `TestAttachFlowDissector`),
+	row("netfilter", `TestAttachNetfilter`),
+	row("netfilter, defrag", `TestAttachNetfilterDefrag`),
+	row("raw_tp", `TestAttachTracing/raw_tp.*`),
+	row("tp_btf", `TestAttachTracing/tp_btf`),
+	row("tracepoint", `TestAttachTracing/(tracepoint|tp_by_manifest)`),
+	row("uprobe", `TestAttachTracing/(uprobe.*|sleepable_uprobe)`),
+	row("uretprobe", `TestAttachTracing/uretprobe`),
+	row("iter", `TestAttachIter(/.+)?`),
+	row("sk_msg", `TestAttachSockmap/sk_msg`),
+	row("sk_skb", `TestAttachSockmap/(stream_.*|verdict)`),
+}
+
+// Table returns the Markdown table of attach types and kernels.
+func Table(kernels []string, results []Result) string {
+	var b, notes strings.Builder
+	fmt.Fprintf(&b, "| Attach type | Linux %s |\n|---|%s\n", strings.Join(kernels, " | "), strings.Repeat("---|", len(kernels)))
+	for _, row := range attachRows {
+		fmt.Fprintf(&b, "| %s |", row.name)
+		for _, k := range kernels {
+			fmt.Fprintf(&b, " %s |", cell(row, k, results))
+		}
+		b.WriteByte('\n')
+	}
+	for _, k := range kernels {
+		passed, failed, skipped := count(of(k, results))
+		fmt.Fprintf(&notes, "- Linux %s: %d passed, %d failed, %d skipped\n", k, passed, failed, skipped)
+	}
+	return b.String() + "\nAll tests of the run:\n\n" + notes.String()
+}
+
+func of(kernel string, results []Result) []Result {
+	return slices.DeleteFunc(slices.Clone(results), func(r Result) bool { return r.Kernel != kernel })
+}
+
+func cell(row attachRow, kernel string, results []Result) string {
+	passed, reason := 0, ""
+	for _, r := range results {
+		if r.Kernel != kernel || short(r.Package) != "loader" || !row.test.MatchString(r.Test) {
+			continue
+		}
+		switch r.Action {
+		case "pass":
+			passed++
+		case "skip":
+			reason = r.Reason
+		default:
+			return "**failed**"
+		}
+	}
+	switch {
+	case reason != "":
+		return "skipped: " + strings.ReplaceAll(reason, "|", "/")
+	case passed > 0:
+		return "passed"
+	default:
+		return "**no test**"
+	}
+}
+
+const tableBegin, tableEnd = "<!-- make vm-matrix writes this -->\n", "<!-- end -->\n"
+
+// WriteTable puts a table into a file, between its markers.
+func WriteTable(file, table string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := bytes.Cut(b, []byte(tableBegin))
+	_, after, ok2 := bytes.Cut(rest, []byte(tableEnd))
+	if !ok || !ok2 {
+		return fmt.Errorf("%s: has no markers for the table", file)
+	}
+	return os.WriteFile(file, slices.Concat(before, []byte(tableBegin), []byte(table), []byte(tableEnd), after), 0o644)
+}
