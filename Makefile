@@ -7,7 +7,7 @@
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
 # make examples the examples, signed with a new development key, in bin/examples
-# make install  DESTDIR= PREFIX=/usr
+# make install  what make has built; DESTDIR= PREFIX=/usr
 
 PREFIX ?= /usr
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -53,7 +53,9 @@ lint:
 examples: build
 	@scripts/stage-examples bin/examples
 
-install: build
+# sudo often finds no go, so this installs what `make` has built.
+install:
+	@test -x bin/hornetd -a -x bin/hornetctl || { echo "make install: run make first" >&2; exit 1; }
 	install -D -m 0755 bin/hornetd $(DESTDIR)$(PREFIX)/sbin/hornetd
 	install -D -m 0755 bin/hornetctl $(DESTDIR)$(PREFIX)/bin/hornetctl
 	install -D -m 0644 hornetd.toml.example $(DESTDIR)$(PREFIX)/share/doc/hornetd/hornetd.toml.example

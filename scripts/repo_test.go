@@ -138,7 +138,9 @@ func TestBuildsRepeat(t *testing.T) {
 
 func TestInstall(t *testing.T) {
 	dest := t.TempDir()
-	command(t, checkout(t), "make", "install", "DESTDIR="+dest, "PREFIX=/usr/local")
+	dir := checkout(t)
+	command(t, dir, "make", "build")
+	command(t, dir, "make", "install", "DESTDIR="+dest, "PREFIX=/usr/local")
 	got := map[string]string{}
 	filepath.WalkDir(dest, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
