@@ -69,7 +69,7 @@ func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collec
 	defer entry.Close()
 	for _, t := range targets {
 		was, mode, ok := samePlace(old.record.Links, t)
-		if !ok || !loader.Updatable(t.Kind) {
+		if !ok || !t.Updatable() {
 			rest = append(rest, t)
 			continue
 		}
