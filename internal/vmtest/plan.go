@@ -11,6 +11,8 @@ const (
 	planFile = "/vm/plan.json"
 	// OutDir holds what goes back to the host when the commands have ended.
 	OutDir = "/vm/out"
+
+	coverDir = OutDir + "/cover"
 )
 
 // Plan is what /init does, as JSON in the guest's first root.

@@ -80,28 +80,39 @@ func parseEvents(kernel, pkg string, in io.Reader, ended error) ([]Result, error
 
 // settle ends a test that had no time to do it itself, and finds the reason.
 func (r *Result) settle(ended error) {
-	if r.Action == "" || r.Action == "run" {
-		r.Action, r.Reason = "fail", "did not end"
-		if ended != nil {
-			r.Reason = ended.Error()
-		}
-		return
-	}
 	if r.Action == "pass" {
 		return
 	}
+	said := r.said()
+	switch {
+	case r.Action == "" && len(said) == 0 && ended != nil:
+		said = []string{ended.Error()}
+	case r.Action == "" && len(said) == 0:
+		said = []string{"did not end"}
+	}
+	if r.Action == "" {
+		r.Action = "fail"
+	}
+	switch {
+	case len(said) == 0:
+	case r.Action == "skip": // says why at its end
+		r.Reason = said[len(said)-1]
+	default:
+		r.Reason = said[0]
+	}
+}
+
+// said returns the lines that a test logged or panicked with.
+func (r *Result) said() []string {
 	var said []string
 	for line := range strings.Lines(r.Output) {
 		if m := logged.FindStringSubmatch(line); m != nil {
-			said = append(said, m[1])
+			said = append(said, strings.TrimSpace(m[1]))
+		} else if strings.HasPrefix(line, "panic: ") {
+			return []string{strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(line), " [recovered, repanicked]"))}
 		}
 	}
-	if len(said) > 0 {
-		r.Reason = strings.TrimSpace(said[0])
-		if r.Action == "skip" {
-			r.Reason = strings.TrimSpace(said[len(said)-1])
-		}
-	}
+	return said
 }
 
 // logged is a line of t.Log and its like: "    file_test.go:12: text".

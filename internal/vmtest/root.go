@@ -46,7 +46,12 @@ func (r *root) host(name string) error {
 		return err
 	}
 	r.file(real, info.Mode().Perm(), b)
-	needed, err := r.needs(real)
+	return r.libraries(real)
+}
+
+// libraries adds what a program needs to start.
+func (r *root) libraries(name string) error {
+	needed, err := r.needs(name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -229,6 +234,9 @@ func (r *root) as(src, dst string) error {
 			return err
 		}
 		r.file(dst, info.Mode().Perm(), b)
+		if info.Mode()&0o111 != 0 {
+			return r.libraries(src)
+		}
 	}
 	return r.err
 }
@@ -246,7 +254,7 @@ func (r *root) system() error {
 	r.file("/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n"))
 	r.dir("/root", 0o700)
 	r.dir("/etc", 0o755)
-	for _, d := range []string{"/proc", "/sys", "/dev", "/run", "/var/lib", "/tmp", OutDir} {
+	for _, d := range []string{"/proc", "/sys", "/dev", "/run", "/var/lib", "/tmp", coverDir} {
 		r.dir(d, 0o755)
 	}
 	return r.err

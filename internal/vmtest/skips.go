@@ -16,11 +16,12 @@ type skipRule struct {
 var skipRules = []skipRule{
 	{regexp.MustCompile(`no exclusive maps`), "6.18"},
 	{regexp.MustCompile(`no map hash`), "6.18"},
-	{regexp.MustCompile(`\btcx\b`), "6.6"},
-	{regexp.MustCompile(`\bnetfilter links?\b`), "6.4"},
-	{regexp.MustCompile(`\bdefrag`), "6.6"},
-	{regexp.MustCompile(`\bsockmap links?\b`), "6.10"},
-	{regexp.MustCompile(`\bunix socket hooks?\b`), "6.7"},
+	{regexp.MustCompile(`no BPF_TCX_`), "6.6"},
+	{regexp.MustCompile(`no BPF_NETFILTER`), "6.4"},
+	{regexp.MustCompile(`no BPF_PERF_EVENT_`), "6.6"},
+	{regexp.MustCompile(`no BPF_TRACE_UPROBE_MULTI`), "6.6"},
+	{regexp.MustCompile(`no BPF_CGROUP_UNIX_`), "6.7"},
+	{regexp.MustCompile(`no BPF_LINK_TYPE_SOCKMAP`), "6.10"},
 	{regexp.MustCompile(`this kernel loads fentry programs`), ""}, // about what others refuse
 	{regexp.MustCompile(`not part of the repository`), ""},
 	{regexp.MustCompile(`^is run by other tests`), ""},

@@ -125,7 +125,7 @@ func (t *Tests) command(p string) Command {
 		args = append(args, fmt.Sprintf("-test.timeout=%s", t.timeout()-5*time.Second))
 	}
 	if t.Cover != "" {
-		args = append(args, "-test.coverprofile="+path.Join(OutDir, "cover", binaryName(p)))
+		args = append(args, "-test.coverprofile="+path.Join(coverDir, binaryName(p)))
 	}
 	env := []string{Path, "HOME=/root", "LC_ALL=C", "TERM=dumb", "HORNET_BIN=" + binaryDir, guestEnv + "=1"}
 	if t.CI {
