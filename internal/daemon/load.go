@@ -30,7 +30,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 
 	var files safefile.Reader // one walk to the directory of manifest, object and signature
 	defer files.Close()
-	m, err := readManifest(&files, src)
+	m, err := d.readManifest(&files, src)
 	if err != nil {
 		return d.private(who, policy.Load, src.Name, err)
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,7 +39,7 @@ func (d *Daemon) scan() (found map[string]declared, problems []api.Problem, cert
 	var files safefile.Reader
 	defer files.Close()
 	each(len(sources), func(i int) {
-		m, err := readManifest(&files, sources[i])
+		m, err := d.readManifest(&files, sources[i])
 		read[i] = declared{source: sources[i], manifest: m, err: err}
 	})
 	found = make(map[string]declared, len(read))
@@ -110,11 +111,19 @@ func notFound(name string) error {
 		WithHint("hornetctl list shows what there is; a manifest is a file %s.toml in /etc/hornet.d", name)
 }
 
-func readManifest(files *safefile.Reader, src manifest.Source) (manifest.Manifest, error) {
+// readManifest reads one manifest. Bytes that were parsed before are not
+// parsed again.
+func (d *Daemon) readManifest(files *safefile.Reader, src manifest.Source) (manifest.Manifest, error) {
 	b, err := files.Read(src.File, maxManifest)
 	if err != nil {
 		reason := strings.TrimPrefix(err.Error(), src.File+": ")
 		return manifest.Manifest{}, remedy.With(&manifest.Error{File: src.File, Err: errors.New(reason)}, "%s", remedy.Of(err))
+	}
+	d.mu.RLock()
+	last, ok := d.declared[src.Name]
+	d.mu.RUnlock()
+	if ok && last.err == nil && last.manifest.File == src.File && last.manifest.Digest == sha256.Sum256(b) {
+		return last.manifest, nil
 	}
 	return manifest.Parse(src.File, b)
 }
