@@ -215,7 +215,7 @@ func prepare(t *testing.T, root, verb, cgroup string) Record {
 	o := newObjects(t)
 	defer o.close()
 	var err error
-	o.links["old"], err = attach(o.programs["count"])
+	o.links["old"], err = attachTo(o.programs["count"], "sched_process_exit")
 	must(t, err)
 	o.links["skb"], err = attachCgroup(cgroup)
 	must(t, err)

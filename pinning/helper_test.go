@@ -79,8 +79,12 @@ func counter(m *ebpf.Map) (*ebpf.Program, error) {
 	})
 }
 
-func attach(p *ebpf.Program) (link.Link, error) {
-	return link.AttachRawTracepoint(link.RawTracepointOptions{Name: "sched_process_exec", Program: p})
+func attach(p *ebpf.Program) (link.Link, error) { return attachTo(p, "sched_process_exec") }
+
+// attachTo attaches to a raw tracepoint; on Linux 6.1 a program can be only
+// once at each.
+func attachTo(p *ebpf.Program, tracepoint string) (link.Link, error) {
+	return link.AttachRawTracepoint(link.RawTracepointOptions{Name: tracepoint, Program: p})
 }
 
 func newObjects(t testing.TB) objects {
@@ -102,7 +106,9 @@ func (o objects) close() {
 		p.Close()
 	}
 	for _, l := range o.links {
-		l.Close()
+		if l != nil {
+			l.Close()
+		}
 	}
 }
 

@@ -231,7 +231,7 @@ func TestReplace(t *testing.T) {
 	root := bpffs(t)
 	s := open(t, root)
 	o := newObjects(t)
-	extra, err := attach(o.programs["count"])
+	extra, err := attachTo(o.programs["count"], "sched_process_exit")
 	must(t, err)
 	o.links["extra"] = extra
 	must(t, newStage(t, s, "a", o).Commit())
