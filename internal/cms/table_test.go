@@ -3,7 +3,7 @@ package cms
 import (
 	"bytes"
 	"crypto"
-	"crypto/dsa" //nolint:staticcheck // a kind of key that must be refused
+	"crypto/dsa" //lint:ignore SA1019 a kind of key that must be refused
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
