@@ -72,12 +72,12 @@ func binaryName(importPath string) string {
 }
 
 // DefaultModules are those that tests of this module need.
-var DefaultModules = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "nf_defrag_ipv4", "nf_defrag_ipv6"}
+var DefaultModules = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "nf_defrag_ipv4", "nf_defrag_ipv6", "loop"}
 
 // programs are what tests of this module run beside Go's.
 var programs = []string{
 	"sh", "bash", "cat", "true", "sleep", "setsid", "setpriv", "readlink", "mount", "umount", "mountpoint", "unshare",
-	"ip", "ping", "ss", "bpftool", "strace", "openssl", "curl", "jq", "ldd", "nm", "readelf", "prlimit",
+	"ip", "ping", "ss", "bpftool", "strace", "openssl", "curl", "jq", "ldd", "nm", "readelf", "prlimit", "mkfs.ext4",
 }
 
 // Guest returns a guest with the tests of t, which Build has put into dir.
