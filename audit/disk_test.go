@@ -170,6 +170,14 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	}
 }
 
+// Room for the reserve but not for more at once is room enough.
+func TestReserveWithoutSlack(t *testing.T) {
+	l, err := open(tmpfs(t, "size=1m")+"/audit", space{reserve: 256 << 10, slack: 4 << 20})
+	must(t, err)
+	defer l.Close()
+	appendN(t, l, 3)
+}
+
 // The reserve is kept on disk, by blocks behind the end of the file.
 func TestReserveIsAllocated(t *testing.T) {
 	mnt, _ := ext4(t, 32<<20)

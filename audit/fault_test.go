@@ -24,7 +24,7 @@ func requireStrace(t *testing.T) {
 func TestOneWriteAndOneSyncPerRecord(t *testing.T) {
 	requireStrace(t)
 	trace := t.TempDir() + "/trace"
-	out, err := child([]string{"strace", "-f", "-y", "-o", trace, "-e", "trace=write,pwrite64,fdatasync,fsync,ftruncate"}, logDir(t), "5").CombinedOutput()
+	out, err := child([]string{"strace", "-f", "-y", "-o", trace, "-e", "trace=write,pwrite64,fdatasync,fsync,ftruncate,fallocate"}, logDir(t), "5").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -35,7 +35,7 @@ func TestOneWriteAndOneSyncPerRecord(t *testing.T) {
 	for _, m := range call.FindAllSubmatch(log, -1) {
 		got = append(got, string(m[1]))
 	}
-	want := []string{"fsync"} // the file that Open made
+	want := []string{"fsync", "fallocate"} // the file that Open made, and its reserve
 	for range 5 {
 		want = append(want, "pwrite64", "fdatasync")
 	}

@@ -102,7 +102,7 @@ func openFile(dir string) (*os.File, error) {
 	if err := safe(d, unix.S_IFDIR); err != nil {
 		return nil, err
 	}
-	f, err := openAt(d, fileName, unix.O_RDWR|unix.O_CREAT|unix.O_NONBLOCK)
+	f, err := openAt(d, fileName, unix.O_RDWR|unix.O_CREAT)
 	if err != nil {
 		return nil, err
 	}

@@ -281,13 +281,13 @@ func FuzzLastLine(f *testing.F) {
 	must(f, err)
 	_, two, err := Record{Seq: 2, Time: time.Unix(1, 0), Phase: Note, Verb: "x"}.encode()
 	must(f, err)
-	f.Add([]byte("{\"seq\":3,"), true)
-	f.Add([]byte("\n\n\x00"), false)
-	f.Add(bytes.Clone(two[:len(two)-1]), true)
-	f.Add([]byte(`{"seq":9,"phase":"note"}`+"\n"), true)
-	f.Fuzz(func(t *testing.T, tail []byte, whole bool) {
+	f.Add([]byte("{\"seq\":3,"))
+	f.Add([]byte("\n\n\x00"))
+	f.Add(bytes.Clone(two[:len(two)-1]))
+	f.Add([]byte(`{"seq":9,"phase":"note"}` + "\n"))
+	f.Fuzz(func(t *testing.T, tail []byte) {
 		b := append(append(bytes.Clone(one), two...), tail...)
-		end, seq := lastLine(b, whole)
+		end, seq := lastLine(b)
 		if end < len(one)+len(two) || b[end-1] != '\n' {
 			t.Fatalf("end %d of %d", end, len(b))
 		}
@@ -320,6 +320,13 @@ func TestReadFrom(t *testing.T) {
 		}
 	}
 	stop := errors.New("enough")
+	for from := uint64(1); from <= n; from += 7 {
+		var first uint64
+		err := l.Read(from, func(r Record, leaf []byte) error { first = r.Seq; return stop })
+		if err != stop || first != from {
+			t.Fatalf("from %d the first is %d, %v", from, first, err)
+		}
+	}
 	calls := 0
 	err := l.Read(1, func(Record, []byte) error { calls++; return stop })
 	if err != stop || calls != 1 {

@@ -38,7 +38,7 @@ func TestLineIsWhatItWas(t *testing.T) {
 	if diff := cmp.Diff(want, string(line)); diff != "" {
 		t.Error(diff)
 	}
-	_, line, err = Record{Seq: 1, Time: time.Unix(0, 0), Phase: Note, Verb: "start"}.encode()
+	_, line, err = Record{Seq: 1, Time: time.Unix(0, 0).In(time.FixedZone("", 3600)), Phase: Note, Verb: "start"}.encode()
 	if err != nil {
 		t.Fatal(err)
 	}

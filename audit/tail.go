@@ -58,7 +58,7 @@ func (l *Log) lastRecord(size int64) (end int64, seq uint64, err error) {
 		if _, err := l.file.ReadAt(buf, from); err != nil && err != io.EOF {
 			return 0, 0, err
 		}
-		if n, seq := lastLine(buf, from == 0); seq > 0 {
+		if n, seq := lastLine(buf); seq > 0 {
 			return from + int64(n), seq, nil
 		}
 		if from == 0 {
@@ -70,13 +70,11 @@ func (l *Log) lastRecord(size int64) (end int64, seq uint64, err error) {
 }
 
 // lastLine returns the end of the last line of b that is a record, and its
-// sequence number. Unless whole is true, b begins somewhere in a line.
-func lastLine(b []byte, whole bool) (end int, seq uint64) {
+// sequence number. b may begin in the middle of a line: the rest of one is no
+// record, since quotes in it are escaped.
+func lastLine(b []byte) (end int, seq uint64) {
 	for end = bytes.LastIndexByte(b, '\n'); end >= 0; {
 		begin := bytes.LastIndexByte(b[:end], '\n')
-		if begin < 0 && !whole {
-			return 0, 0
-		}
 		if r, err := parse(b[begin+1 : end]); err == nil {
 			return end + 1, r.Seq
 		}
