@@ -130,7 +130,7 @@ func (s *seen) addMap(e *pinning.Entry, r pinning.RecordMap) {
 		s.differ("map %q: %v", r.Name, err)
 		return
 	}
-	frozen, err := bpfsys.Frozen(m.FD())
+	frozen, err := isFrozen(m.FD())
 	if err != nil {
 		s.differ("map %q: %v", r.Name, err)
 		return
@@ -141,6 +141,15 @@ func (s *seen) addMap(e *pinning.Entry, r pinning.RecordMap) {
 	v := viewMap(r)
 	v.ID, v.Frozen = info.ID, frozen
 	s.maps = append(s.maps, v)
+}
+
+// isFrozen asks the cheap way, and the sure way where a type of map has no
+// answer to that.
+func isFrozen(fd int) (bool, error) {
+	if writable, err := bpfsys.Writable(fd); err == nil {
+		return !writable, nil
+	}
+	return bpfsys.Frozen(fd)
 }
 
 func (s *seen) addProgram(e *pinning.Entry, r pinning.RecordProgram) {
