@@ -10,9 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Path is the environment of everything that runs in a guest.
@@ -82,6 +85,11 @@ func (g *Guest) Run(ctx context.Context, out func(command int, b []byte)) (*Repo
 
 // follow runs QEMU and reads the guest's second serial port until it is off.
 func (g *Guest) follow(cmd *exec.Cmd, r *Report, p *Plan, out func(int, []byte)) error {
+	// QEMU goes when this process does, however it does. The signal comes when
+	// the thread that started it ends, so that is kept.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	var complaint strings.Builder
 	cmd.Stderr = &complaint
 	var port io.Reader

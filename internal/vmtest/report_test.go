@@ -81,7 +81,7 @@ func TestReportRefuses(t *testing.T) {
 // Files are bytes of any kind, and long lines are not torn.
 func TestReportFiles(t *testing.T) {
 	body := "\x00\n" + marker("N") + "end\nx"
-	long := strings.Repeat("y", 200<<10)
+	long := strings.Repeat("y", 64<<10) // what is read at once: the marker starts the rest
 	r, p := &Report{running: -1, Files: map[string][]byte{}}, twoCommands()
 	var out strings.Builder
 	said := stream("@boot 7.3", "@start 0", long+marker("N")+"end", "@exit 0 0 exited", "@file "+"18"+" a b", body, "@start 1", "@exit 1 0 exited", "@end")

@@ -33,6 +33,11 @@ func (t *Tests) Build(dir string) error {
 		return fmt.Errorf("packages %s: there are no tests", strings.Join(t.Packages, " "))
 	}
 	t.Packages = paths
+	// What package testdaemon starts.
+	build := goCommand("build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir+"/", modulePath+"/cmd/hornetd", modulePath+"/cmd/hornetctl")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w: %s", err, out)
+	}
 	for _, p := range paths {
 		args := []string{"test", "-c", "-o", filepath.Join(dir, binaryName(p))}
 		if t.Cover != "" {
