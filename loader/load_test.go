@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -547,6 +548,9 @@ func TestContentHash(t *testing.T) {
 func TestNothingIsLeftBehind(t *testing.T) {
 	requireKernel(t)
 	p := planFixture(t, "reject", "")
+	p.spec.Programs["before"] = &ebpf.ProgramSpec{ // loaded first, and well
+		Name: "before", Type: ebpf.SocketFilter, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	}
 	if _, _, err := tryLoad(p); err == nil {
 		t.Error("a program the verifier rejects loads")
 	}

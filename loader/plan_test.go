@@ -202,6 +202,7 @@ func TestSuggest(t *testing.T) {
 		{"x", nil, ": there is none"},
 		{"zzzz", []string{"aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh"}, ": there is aa, bb, cc, dd, ee, ff and 2 more"},
 		{"abc", []string{"abd", "abe"}, `: did you mean "abd"`},
+		{"ab", []string{"zz", "ac"}, `: did you mean "ac"`}, // one letter replaced counts once
 		{"x", []string{"\x1b[2J"}, ": there is \uFFFD[2J"},
 	} {
 		if got := suggest(c.name, c.known); got != c.want {
