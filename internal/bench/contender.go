@@ -18,9 +18,10 @@ import (
 // contender is one way of getting a program to run. load is timed: from the
 // file on disk to a live attachment that outlives whoever made it. undo is not.
 type contender struct {
-	name string
-	load func() error
-	undo func() error
+	name   string
+	load   func() error
+	undo   func() error
+	client bool // only talks: it need not run in our namespaces
 }
 
 // bare is the floor: parse, load, pin, attach, pin the links, in this process,
@@ -93,7 +94,8 @@ func loadBare(l workload, target int, dir string) ([]link.Link, error) {
 func daemon(c *api.Client, target int) contender {
 	ctx, name := context.Background(), collectionName(target)
 	return contender{
-		name: "hornetd",
+		name:   "hornetd",
+		client: true,
 		load: func() error {
 			_, err := c.Load(ctx, name)
 			return err
