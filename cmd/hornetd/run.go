@@ -128,7 +128,17 @@ func serve(ctx context.Context, cfg config.Config, log *zap.Logger, hangup <-cha
 		}
 	}
 	defer listener.Close()
-	if err := d.Start(); err != nil {
+	started := make(chan struct{})
+	go func() { // a long start ends soon after a signal
+		select {
+		case <-ctx.Done():
+			d.Interrupt()
+		case <-started:
+		}
+	}()
+	err = d.Start()
+	close(started)
+	if err != nil && ctx.Err() == nil {
 		return err
 	}
 	debug.FreeOSMemory() // kernel BTF and the parsed objects are not needed again
@@ -162,17 +172,20 @@ func attend(ctx context.Context, d *daemon.Daemon, log *zap.Logger, hangup <-cha
 		defer t.Stop()
 		tick = t.C
 	}
+	var last uint64
 	for {
 		select {
 		case <-ctx.Done():
+			d.Interrupt()
 			return <-stopped
 		case err := <-stopped:
 			return err
 		case <-hangup:
-			reload(d, log)
+			go reload(d, log) // the watchdog is fed meanwhile
 		case <-tick:
-			if err := d.Ping(); err != nil {
-				return err
+			var beats bool
+			if last, beats = d.Heart(last); !beats {
+				continue // a change that hangs: the watchdog shall see it
 			}
 			if err := systemd.Alive(); err != nil {
 				log.Warn("watchdog", zap.Error(err))

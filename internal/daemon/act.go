@@ -21,6 +21,8 @@ type act struct {
 	began time.Time
 	done  api.EventKind // what the event says when it works
 	quiet bool          // nothing changed: neither record nor event
+
+	partial string // what of it failed, where the rest was done
 }
 
 func (d *Daemon) begin(who Peer, verb, collection string, done api.EventKind) *act {
@@ -53,6 +55,7 @@ func (a *act) conclude(err error) error {
 		a.rec.Phase = audit.Refusal
 	}
 	a.rec.DurationUS = time.Since(a.began).Microseconds()
+	a.rec.Error = a.partial
 	if err != nil {
 		a.rec.Error, a.rec.Kind = err.Error(), string(kindOfError(err))
 		var se *signing.Error
@@ -77,8 +80,11 @@ func (a *act) tell(err error) {
 		zap.Uint32("uid", a.rec.Caller.UID), zap.Int64("us", a.rec.DurationUS)}
 	event := api.Event{Time: a.began, Kind: a.done, Collection: a.rec.Collection, Message: a.rec.Verb + " done",
 		Caller: &api.Caller{UID: a.rec.Caller.UID, GID: a.rec.Caller.GID, PID: a.rec.Caller.PID}}
+	if a.partial != "" {
+		event.Message = a.rec.Verb + ": " + a.partial
+	}
 	if err == nil {
-		a.d.log.Info(a.rec.Verb, fields...)
+		a.d.log.Info(a.rec.Verb, append(fields, zap.String("failed", a.partial))...)
 	} else {
 		e := asAPIError(err)
 		event.Kind, event.Message, event.Hint = api.EventFailed, e.Message, e.Hint

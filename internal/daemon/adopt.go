@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/internal/bpfsys"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/pinning"
@@ -18,19 +20,15 @@ import (
 // are what their record says are adopted without touching anything; the rest
 // is quarantined and reported, never guessed at.
 func (d *Daemon) adopt() error {
-	swept, err := d.store.Sweep()
-	if err != nil {
-		return fmt.Errorf("sweep: %w", err)
+	if err := d.recover(); err != nil {
+		return err
 	}
-	if len(swept) > 0 {
-		d.log.Info("swept", zap.Strings("stages", swept))
-	}
-	held, err := d.store.Quarantined()
+	aside, err := d.store.Quarantined()
 	if err != nil {
 		return err
 	}
-	for _, q := range held {
-		d.held[q.Dir] = "was " + q.Name + ", quarantined by an earlier hornetd"
+	for _, q := range aside {
+		d.held[q.Dir] = held{q.Name, "was " + q.Name + ", quarantined by an earlier hornetd"}
 	}
 	names, err := d.store.Entries()
 	if err != nil {
@@ -67,11 +65,88 @@ func (d *Daemon) adoptOne(name pinning.Name) (*collection, error) {
 	return &collection{record: entry.Record, adopted: true, drift: seen.drift}, nil
 }
 
+// recover ends what a crash interrupted: links of a replacement that did not
+// come to its commit go back to their old programs, then the stages go.
+func (d *Daemon) recover() (err error) {
+	stages, err := d.store.Stages()
+	if err != nil || len(stages) == 0 {
+		return err
+	}
+	a := d.begin(self(), audit.VerbRepair, "", api.EventRepaired)
+	defer func() { err = a.conclude(err) }()
+	if err := a.intend(); err != nil {
+		return err
+	}
+	if err := d.switchBack(); err != nil {
+		return err
+	}
+	swept, err := d.store.Sweep()
+	d.log.Info("swept", zap.Strings("stages", swept))
+	return d.settled(err)
+}
+
+// switchBack exchanges the programs of committed links that run what is only
+// staged. The old programs are still pinned: they are until the commit.
+func (d *Daemon) switchBack() error {
+	staged, err := d.store.StagedPrograms()
+	if err != nil || len(staged) == 0 {
+		return err
+	}
+	names, err := d.store.Entries()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		entry, err := d.store.Load(name)
+		if err != nil {
+			continue // adopt tells what is wrong with it
+		}
+		for _, r := range entry.Record.Links {
+			if err = switchLinkBack(entry, r, staged); err != nil {
+				break
+			}
+		}
+		entry.Close()
+		if err != nil {
+			return fmt.Errorf("collection %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func switchLinkBack(entry *pinning.Entry, r pinning.RecordLink, staged map[ebpf.ProgramID]bool) error {
+	l, err := entry.Link(r.Name)
+	if err != nil {
+		return nil // a missing pin is adopt's to tell
+	}
+	defer l.Close()
+	state, err := loader.Describe(l)
+	if err != nil || uint32(state.ProgramID) == r.ProgramID || !staged[state.ProgramID] {
+		return nil
+	}
+	newProg, err := ebpf.NewProgramFromID(state.ProgramID)
+	if err != nil {
+		return fmt.Errorf("link %q: %w", r.Name, err)
+	}
+	defer newProg.Close()
+	oldProg, err := entry.Program(r.Program)
+	if err != nil {
+		return fmt.Errorf("link %q: %w", r.Name, err)
+	}
+	defer oldProg.Close()
+	if err := loader.Update(l, newProg, oldProg); err != nil {
+		return fmt.Errorf("link %q: switch back: %w", r.Name, err)
+	}
+	return nil
+}
+
 // quarantine sets a directory aside whole. Its links go on running. One whose
 // record a newer hornetd wrote stays where it is: it is not broken.
 func (d *Daemon) quarantine(name pinning.Name, why error) (err error) {
 	if errors.Is(why, pinning.ErrNewerRecord) {
-		return fmt.Errorf("collection %q: %w", name, why)
+		d.held[name.String()] = held{name.String(), why.Error()}
+		d.log.Warn("left alone", zap.String("collection", name.String()), zap.Error(why))
+		return nil
 	}
 	a := d.begin(self(), "quarantine", name.String(), api.EventQuarantined)
 	defer func() { err = a.conclude(err) }()
@@ -82,7 +157,7 @@ func (d *Daemon) quarantine(name pinning.Name, why error) (err error) {
 	if err != nil {
 		return fmt.Errorf("collection %q: quarantine: %w", name, err)
 	}
-	d.held[dir] = fmt.Sprintf("was %s: %v", name, why)
+	d.held[dir] = held{name.String(), fmt.Sprintf("was %s: %v", name, why)}
 	d.log.Warn("quarantined", zap.String("collection", name.String()), zap.String("directory", dir), zap.Error(why))
 	return nil
 }
@@ -118,10 +193,20 @@ func (s *seen) differ(format string, args ...any) {
 	s.differs = append(s.differs, fmt.Sprintf(format, args...))
 }
 
+// missing tells of a pin that cannot be opened. One that is gone is drift: what
+// it held may still run, and the rest of the collection does.
+func (s *seen) missing(err error) {
+	if errors.Is(err, pinning.ErrNotExist) {
+		s.drift = append(s.drift, err.Error())
+		return
+	}
+	s.differ("%v", err)
+}
+
 func (s *seen) addMap(e *pinning.Entry, r pinning.RecordMap) {
 	m, err := e.Map(r.Name)
 	if err != nil {
-		s.differ("%v", err)
+		s.missing(err)
 		return
 	}
 	defer m.Close()
@@ -155,7 +240,7 @@ func isFrozen(fd int) (bool, error) {
 func (s *seen) addProgram(e *pinning.Entry, r pinning.RecordProgram) {
 	p, err := e.Program(r.Name)
 	if err != nil {
-		s.differ("%v", err)
+		s.missing(err)
 		return
 	}
 	defer p.Close()
@@ -173,7 +258,7 @@ func (s *seen) addProgram(e *pinning.Entry, r pinning.RecordProgram) {
 func (s *seen) addLink(e *pinning.Entry, r pinning.RecordLink) {
 	l, err := e.Link(r.Name)
 	if err != nil {
-		s.differ("%v", err)
+		s.missing(err)
 		return
 	}
 	defer l.Close()

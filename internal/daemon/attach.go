@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -67,12 +68,14 @@ func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collec
 		return nil, err
 	}
 	defer entry.Close()
+	taken := make(map[string]bool) // links of old that a target has already
 	for _, t := range targets {
-		was, mode, ok := samePlace(old.record.Links, t)
+		was, mode, ok := samePlace(old.record.Links, t, targets, taken)
 		if !ok || !t.Updatable() {
 			rest = append(rest, t)
 			continue
 		}
+		taken[was.Name] = true
 		l, err := entry.Link(was.Name)
 		if err != nil {
 			return nil, fmt.Errorf("link %s: %w", was.Name, err)
@@ -98,24 +101,40 @@ func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collec
 	return rest, nil
 }
 
-// samePlace finds the link that sits where t wants to be, whatever program it
-// runs, and the mode it was attached in.
-func samePlace(links []pinning.RecordLink, t loader.Target) (_ pinning.RecordLink, mode string, ok bool) {
-	for _, l := range links {
-		var was loader.Target
-		if json.Unmarshal(l.Target, &was) != nil {
+// samePlace finds the link of old that t takes over, and the mode it was
+// attached in: the one of the same name, else one in the same place that runs
+// a program nobody wants any more. Several programs may share a place.
+func samePlace(old []pinning.RecordLink, t loader.Target, targets []loader.Target, taken map[string]bool) (_ pinning.RecordLink, mode string, ok bool) {
+	for _, l := range old {
+		if l.Name == t.Link {
+			mode, ok = sits(l, t)
+			return l, mode, ok
+		}
+	}
+	for _, l := range old {
+		wanted := slices.ContainsFunc(targets, func(t loader.Target) bool { return t.Link == l.Name })
+		if taken[l.Name] || wanted {
 			continue
 		}
-		mode := was.Mode
-		if t.Mode == "auto" {
-			was.Mode = t.Mode // auto takes what it gets
-		}
-		was.Link, was.Program = t.Link, t.Program
-		if was == t {
+		if mode, ok := sits(l, t); ok {
 			return l, mode, true
 		}
 	}
 	return pinning.RecordLink{}, "", false
+}
+
+// sits reports whether l is where t wants to be, whatever program it runs.
+func sits(l pinning.RecordLink, t loader.Target) (mode string, ok bool) {
+	var was loader.Target
+	if json.Unmarshal(l.Target, &was) != nil {
+		return "", false
+	}
+	mode = was.Mode
+	if t.Mode == "auto" {
+		was.Mode = t.Mode // auto takes what it gets
+	}
+	was.Link, was.Program = t.Link, t.Program
+	return mode, was == t
 }
 
 // keep makes the switch-overs final.

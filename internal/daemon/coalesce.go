@@ -14,8 +14,8 @@ import (
 // instead of written one by one.
 const coalesceFor = time.Minute
 
-// coalesceKeys bounds how many counts are kept; beyond it every refusal is
-// written.
+// coalesceKeys bounds how many counts are kept; beyond it all callers share
+// one.
 const coalesceKeys = 4096
 
 // coalescer keeps a caller who is refused over and over from filling the
@@ -31,6 +31,7 @@ type coalescer struct {
 type refusalKey struct {
 	uid        uint32
 	verb, kind string
+	mapName    string // of a read
 }
 
 type refusals struct {
@@ -48,17 +49,26 @@ func (c *coalescer) first(rec audit.Record) bool {
 	if rec.Caller.UID == 0 {
 		return true // root is not held back from its own disk
 	}
-	key := refusalKey{rec.Caller.UID, rec.Verb, rec.Kind}
+	return c.count(refusalKey{rec.Caller.UID, rec.Verb, rec.Kind, ""}, rec)
+}
+
+// firstRead is first for handing out the contents of a map, to root too.
+func (c *coalescer) firstRead(rec audit.Record, mapName string) bool {
+	return c.count(refusalKey{rec.Caller.UID, rec.Verb, rec.Collection, mapName}, rec)
+}
+
+func (c *coalescer) count(key refusalKey, rec audit.Record) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if _, ok := c.counts[key]; !ok && len(c.counts) >= coalesceKeys {
+		key = refusalKey{verb: "many"}
+	}
 	if r, ok := c.counts[key]; ok {
 		r.last = rec
 		r.more++
 		return false
 	}
-	if len(c.counts) < coalesceKeys {
-		c.counts[key] = &refusals{timer: time.AfterFunc(coalesceFor, func() { c.flush(key) })}
-	}
+	c.counts[key] = &refusals{timer: time.AfterFunc(coalesceFor, func() { c.flush(key) })}
 	return true
 }
 
@@ -72,7 +82,10 @@ func (c *coalescer) flush(key refusalKey) {
 		return
 	}
 	rec := r.last
-	rec.Error = fmt.Sprintf("%d more refusals of this kind within a minute; the last: %s", r.more, rec.Error)
+	if rec.Error == "" {
+		rec.Error = "none"
+	}
+	rec.Error = fmt.Sprintf("%d more of this kind within a minute; the error of the last: %s", r.more, rec.Error)
 	if _, err := c.d.audit.Append(rec); err != nil {
 		c.d.log.Error("audit record", zap.Error(err))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/policy"
 )
@@ -72,6 +73,10 @@ func (d *Daemon) Get(who Peer, name string) (api.Collection, error) {
 // is no error.
 func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 	if err := d.named(name); err != nil {
+		return api.Collection{}, d.refuse(who, "load", name, err)
+	}
+	// Whoever may not is sent away here, not in the queue of those who may.
+	if err := d.mayLoad(who, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
 	err := d.owner.do(func() error {
@@ -162,7 +167,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	}
 	for _, dir := range sortedKeys(d.held) {
 		s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: dir,
-			Message: "quarantined: " + d.held[dir], Hint: "look at it, then hornetctl unload --force " + dir})
+			Message: "quarantined: " + d.held[dir].reason, Hint: "look at it, then hornetctl unload --force " + dir})
 	}
 	return s, nil
 }
@@ -202,6 +207,26 @@ func rootOnly(who Peer, verb string) error {
 	return remedy.With(fmt.Errorf("%s: uid %d: %w", verb, who.UID, policy.ErrDenied), "only root may %s", verb)
 }
 
+// mayLoad decides for all but root on the manifest as it is on disk, which may
+// be newer than the last reload.
+func (d *Daemon) mayLoad(who Peer, name string) error {
+	if who.UID == 0 {
+		return nil
+	}
+	src, err := d.find(name)
+	if err != nil {
+		return d.private(who, policy.Load, name, err)
+	}
+	var files safefile.Reader
+	defer files.Close()
+	m, err := d.readManifest(&files, src)
+	if err != nil {
+		return d.private(who, policy.Load, name, err)
+	}
+	_, err = d.policy.Authorize(who.subject(), policy.Load, m)
+	return err
+}
+
 // named refuses what cannot be the name of a collection or a quarantined
 // directory.
 func (d *Daemon) named(name string) error {
@@ -232,13 +257,13 @@ func (d *Daemon) may(who Peer, verb policy.Verb, name string) error {
 func (d *Daemon) mayLocked(who Peer, verb policy.Verb, name string) error {
 	dc, ok := d.declared[name]
 	if who.UID == 0 {
-		if _, runs := d.running[name]; !ok && !runs && d.held[name] == "" {
-			return notFound(name)
+		if _, runs := d.running[name]; !ok && !runs && d.held[name].reason == "" {
+			return d.notFound(name)
 		}
 		return nil
 	}
 	if !ok || dc.err != nil {
-		return d.private(who, verb, name, notFound(name))
+		return d.private(who, verb, name, d.notFound(name))
 	}
 	_, err := d.policy.Authorize(who.subject(), verb, dc.manifest)
 	return err

@@ -44,7 +44,7 @@ type Daemon struct {
 	trust    *signing.Trust
 	declared map[string]declared    // what the directories said when last read
 	running  map[string]*collection // what the kernel runs
-	held     map[string]string      // quarantined directory -> reason
+	held     map[string]held        // by quarantined directory
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
 }
@@ -72,6 +72,13 @@ type proof struct {
 	reason  string
 }
 
+// held is a directory that is left alone: its programs run, and nothing here
+// answers for them.
+type held struct {
+	name   string // of the collection it was
+	reason string
+}
+
 // failure is why a collection that should run does not.
 type failure struct {
 	err  error
@@ -87,7 +94,7 @@ func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err er
 		policy:   policy.New(cfg.Limits.Policy(), names{}),
 		events:   newStream(time.Now()),
 		declared: map[string]declared{}, running: map[string]*collection{},
-		held: map[string]string{}, failed: map[string]failure{},
+		held: map[string]held{}, failed: map[string]failure{},
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
@@ -127,10 +134,23 @@ func (d *Daemon) Start() error {
 		}
 		changes, problems := d.converge()
 		d.setProblems(problems)
+		if d.owner.stopping() {
+			return errStopped
+		}
 		var closed []error
+		strict := d.anyClosed()
 		for _, c := range changes {
-			if dc, ok := d.declared[c.Collection]; ok && c.Error != nil && dc.manifest.Fail == manifest.FailClosed {
+			dc := d.declared[c.Collection]
+			switch {
+			case c.Error != nil && dc.manifest.Fail == manifest.FailClosed:
 				closed = append(closed, fmt.Errorf("collection %q: %w", c.Collection, c.Error))
+			case dc.err != nil && strict:
+				closed = append(closed, dc.err)
+			}
+		}
+		for _, p := range problems {
+			if p.Collection == "" && strict { // a directory or a name: who knows what it hides
+				closed = append(closed, errors.New(p.Message))
 			}
 		}
 		if len(closed) > 0 {
@@ -145,9 +165,29 @@ func (d *Daemon) Start() error {
 	})
 }
 
-// Ping waits until the owner's thread has time, which is what the watchdog
-// asks: that changes can still be made.
-func (d *Daemon) Ping() error { return d.owner.do(func() error { return nil }) }
+// anyClosed reports whether a manifest says fail = "closed". Where one does,
+// what cannot be read may say so too.
+func (d *Daemon) anyClosed() bool {
+	for _, dc := range d.declared {
+		if dc.manifest.Fail == manifest.FailClosed {
+			return true
+		}
+	}
+	return false
+}
+
+// Interrupt keeps the daemon from beginning another change, so that a long
+// start or reload ends soon.
+func (d *Daemon) Interrupt() { d.owner.interrupt() }
+
+// Heart answers what the watchdog asks: whether changes can still be made. It
+// beats while nothing is to be done and with every change that is; since is
+// what it answered last.
+func (d *Daemon) Heart(since uint64) (now uint64, beats bool) {
+	busy := d.owner.busy.Load()
+	now = d.owner.beats.Load()
+	return now, !busy || now != since
+}
 
 // Close stops taking changes, waits for the one in progress, and lets go. The
 // programs go on running: their pins hold them.

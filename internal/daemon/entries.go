@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/pinning"
@@ -34,6 +35,9 @@ func (d *Daemon) Entries(who Peer, name, mapName string, page Page) (api.Entries
 	if err != nil {
 		return api.Entries{}, err
 	}
+	if err := d.recordRead(who, name, mapName); err != nil {
+		return api.Entries{}, err
+	}
 	out := api.Entries{Map: mapName, Type: m.Type().String(), MaxEntries: m.MaxEntries()}
 	next, err := loader.DumpEntries(m, dump, func(e loader.Entry) error {
 		key, err := json.Marshal(e.Key)
@@ -57,7 +61,15 @@ func (p Page) dump(m *ebpf.Map) (loader.Dump, error) {
 	if err != nil {
 		return loader.Dump{}, err
 	}
-	d := loader.Dump{Key: key, Value: value, Limit: p.Limit}
+	size, err := entrySize(m)
+	if err != nil {
+		return loader.Dump{}, err
+	}
+	if size > pageBytes {
+		return loader.Dump{}, api.Errorf(api.KindLimit, "an entry has %d bytes, more than %d", size, pageBytes).
+			WithHint("read it as root: bpftool map dump")
+	}
+	d := loader.Dump{Key: key, Value: value, Limit: max(1, min(p.Limit, pageBytes/size))}
 	if p.After == "" {
 		return d, nil
 	}
@@ -65,6 +77,38 @@ func (p Page) dump(m *ebpf.Map) (loader.Dump, error) {
 		return d, api.Errorf(api.KindBadRequest, "after %.80q: not what an earlier page gave as next", p.After)
 	}
 	return d, nil
+}
+
+// pageBytes bounds what one page takes from the kernel. As JSON it is some ten
+// times as much.
+const pageBytes = 256 << 10
+
+// entrySize is what one entry takes, on all CPUs.
+func entrySize(m *ebpf.Map) (int, error) {
+	size := int(m.ValueSize())
+	switch m.Type() {
+	case ebpf.PerCPUHash, ebpf.PerCPUArray, ebpf.LRUCPUHash, ebpf.PerCPUCGroupStorage:
+		cpus, err := ebpf.PossibleCPU()
+		if err != nil {
+			return 0, err
+		}
+		size *= cpus
+	}
+	return int(m.KeySize()) + size + 1, nil
+}
+
+// recordRead puts on record that contents are handed out: the first time, and
+// then once a minute with a count. No record, no contents.
+func (d *Daemon) recordRead(who Peer, name, mapName string) error {
+	a := d.begin(who, "read", name, "")
+	a.rec.Phase, a.rec.Kind = audit.Outcome, "map "+mapName
+	if !d.refused.firstRead(a.rec, mapName) {
+		return nil
+	}
+	if _, err := d.audit.Append(a.rec); err != nil {
+		return unrecorded{err}
+	}
+	return nil
 }
 
 // open opens what is committed under name.

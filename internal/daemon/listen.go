@@ -138,6 +138,9 @@ func newLimiter(l *net.UnixListener, refused func(Peer, error)) *limiter {
 	return &limiter{UnixListener: l, refused: refused, uids: make(map[uint32]int)}
 }
 
+// overflowID is the kernel's own number for users it cannot name.
+const overflowID = 65534
+
 var errTooMany = errors.New("too many connections")
 
 // Accept waits for the next connection that may be served.
@@ -148,7 +151,9 @@ func (l *limiter) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		peer, err := peerOf(conn)
-		if err == nil {
+		if err != nil {
+			peer = Peer{UID: overflowID, GID: overflowID} // nobody, and never root
+		} else {
 			err = l.take(peer.UID)
 		}
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/policy"
+	"github.com/hornetd/hornetd/signing"
 )
 
 // load brings one manifest into the kernel: for the first time, or in place of
@@ -39,6 +40,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
+	if err := d.unheld(m.Name); err != nil {
+		return err
+	}
 	old := d.collection(m.Name)
 	if old != nil && !replace {
 		a.quiet = true
@@ -48,7 +52,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
-	verified, err := d.verify(&files, m)
+	verified, err := d.verify(&files, d.trusted(), m)
 	if err != nil {
 		return err
 	}
@@ -82,6 +86,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	defer closeMaps(kept)
+	if len(kept) > 0 {
+		if err := rehearse(plan, m, cache); err != nil {
+			return err
+		}
+	}
 	maps, err := plan.CreateMaps(kept)
 	if err != nil {
 		return err
@@ -95,8 +104,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	defer coll.Close() // from the commit on the pins hold them
-	if err := loader.RunTests(coll, m.Tests); err != nil {
-		return err
+	if len(kept) == 0 {
+		if err := loader.RunTests(coll, m.Tests); err != nil {
+			return err
+		}
 	}
 	if err := stage.PinMaps(coll.Maps); err != nil {
 		return err
@@ -172,6 +183,28 @@ func (d *Daemon) kept(old *collection, m manifest.Manifest) (_ map[string]*ebpf.
 	return kept, nil
 }
 
+// rehearse runs the manifest's tests on maps of their own, which go away
+// again: those that are kept belong to what runs now.
+func rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache) error {
+	if len(m.Tests) == 0 {
+		return nil
+	}
+	maps, err := plan.CreateMaps(nil)
+	if err != nil {
+		return err
+	}
+	defer maps.Close()
+	if _, err := maps.Freeze(); err != nil {
+		return err
+	}
+	coll, err := loader.LoadPrograms(plan, maps, cache)
+	if err != nil {
+		return err
+	}
+	defer coll.Close()
+	return loader.RunTests(coll, m.Tests)
+}
+
 func closeMaps(ms map[string]*ebpf.Map) {
 	for _, m := range ms {
 		m.Close()
@@ -218,10 +251,9 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 	return nil
 }
 
-// examine does what a load does up to the first change: a dry run that needs
-// no rights.
-func (d *Daemon) examine(files *safefile.Reader, m manifest.Manifest) error {
-	verified, err := d.verify(files, m)
+// examine does what a load does up to the first change.
+func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) error {
+	verified, err := d.verify(files, trust, m)
 	if err != nil {
 		return err
 	}
@@ -229,6 +261,17 @@ func (d *Daemon) examine(files *safefile.Reader, m manifest.Manifest) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.Object.Path, err)
 	}
-	_, err = loader.NewPlan(spec, m)
+	plan, err := loader.NewPlan(spec, m)
+	if err != nil {
+		return err
+	}
+	grant, err := d.policy.Authorize(self().subject(), policy.Load, m)
+	if err != nil {
+		return err
+	}
+	if err := grant.Check(m, plan.Spec()); err != nil {
+		return err
+	}
+	_, err = loader.Resolve(spec, m)
 	return err
 }

@@ -19,8 +19,8 @@ func proven(v signing.Verified) proof {
 }
 
 // prove verifies the object of a manifest again, from disk.
-func (d *Daemon) prove(files *safefile.Reader, m manifest.Manifest) proof {
-	v, err := d.verify(files, m)
+func (d *Daemon) prove(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) proof {
+	v, err := d.verify(files, trust, m)
 	if err == nil {
 		return proven(v)
 	}
@@ -32,27 +32,44 @@ func (d *Daemon) prove(files *safefile.Reader, m manifest.Manifest) proof {
 	return p
 }
 
-// proveAll verifies again what runs and is declared unchanged. An object that
-// changed makes a change of its own (decide).
-func (d *Daemon) proveAll(found map[string]declared) {
+// proveAll verifies again, from disk, what runs. An object that changed makes
+// a change of its own (decide).
+func (d *Daemon) proveAll(found map[string]declared, trust *signing.Trust) map[string]proof {
 	names := sortedKeys(d.running)
 	proofs := make([]proof, len(names))
 	var files safefile.Reader
 	defer files.Close()
 	each(len(names), func(i int) {
 		if dc, ok := found[names[i]]; ok && dc.err == nil {
-			proofs[i] = d.prove(&files, dc.manifest)
+			proofs[i] = d.prove(&files, trust, dc.manifest)
 		} else {
 			proofs[i] = proof{verdict: unproven, reason: "its manifest is gone"}
 		}
 	})
+	byName := make(map[string]proof, len(names))
+	for i, name := range names {
+		byName[name] = proofs[i]
+	}
+	return byName
+}
+
+// setProofs makes proofs what the status shows.
+func (d *Daemon) setProofs(proofs map[string]proof) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for i, name := range names {
+	for name, p := range proofs {
 		c := *d.running[name]
-		c.proof = proofs[i]
+		c.proof = p
 		d.running[name] = &c
 	}
+}
+
+// warning is what there is to say of a proof that is not ok.
+func (p proof) warning() string {
+	if p.verdict == string(signing.OK) || p.verdict == "" {
+		return ""
+	}
+	return "would not load again: " + p.reason
 }
 
 // changedObject reports whether the object on disk is a good one and not the
@@ -64,10 +81,11 @@ func (c *collection) changedObject() bool {
 // proofProblem is what the status shows of a running collection that would
 // not load again.
 func proofProblem(name string, c *collection) (api.Problem, bool) {
-	if c.proof.verdict == string(signing.OK) {
+	warning := c.proof.warning()
+	if warning == "" {
 		return api.Problem{}, false
 	}
 	return api.Problem{Kind: api.KindSignature, Collection: name, File: c.record.ObjectFile,
-		Message: "runs, but would not load again: " + c.proof.reason,
-		Hint:    "put the signed object back, or hornetctl unload " + name}, true
+		Message: "runs, but " + warning,
+		Hint:    "put back what is missing (object, signature or key), or hornetctl unload " + name}, true
 }

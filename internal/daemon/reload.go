@@ -4,15 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf/btf"
 	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -22,13 +24,14 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	a := d.begin(who, "reload", "", api.EventReloaded)
 	defer func() { err = a.conclude(err) }()
 
-	if err := d.reloadTrust(); err != nil {
+	trust, err := d.readTrust()
+	if err != nil {
 		return api.Plan{}, err
 	}
-	found, problems, _ := d.scan()
-	d.proveAll(found)
-	changes := d.compare(found)
-	problems = append(problems, d.verifyAll(found, changes)...)
+	found, problems, certain := d.scan()
+	proofs := d.proveAll(found, trust)
+	changes := d.compare(found, proofs, certain)
+	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	if len(problems) > 0 {
 		d.setProblems(problems)
 		return api.Plan{Problems: problems}, nothingChanged(problems)
@@ -36,10 +39,49 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	if err := a.intend(); err != nil {
 		return api.Plan{}, err
 	}
+	d.mu.Lock()
+	d.trust = trust // on record, and only together with everything else
+	d.mu.Unlock()
+	d.setProofs(proofs)
 	d.setDeclared(found)
 	d.setProblems(nil)
 	d.apply(who, found, changes)
+	a.partial = failures(changes)
 	return api.Plan{Changes: changes}, nil
+}
+
+// failures counts the changes that the kernel, or a [[test]], refused. What
+// could be known before stopped the reload as a whole.
+func failures(changes []api.Change) string {
+	var names []string
+	for _, c := range changes {
+		if c.Error != nil {
+			names = append(names, c.Collection)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d changes failed: %s", len(names), len(changes), strings.Join(names, ", "))
+}
+
+// readTrust reads the trust store as it is now on disk.
+func (d *Daemon) readTrust() (*signing.Trust, error) {
+	trust, err := signing.LoadTrust(d.cfg.Paths.Trust)
+	if err != nil && remedy.Of(err) == "" {
+		err = remedy.With(err, "mend or remove the file the message names")
+	}
+	if err != nil {
+		return nil, remedy.With(fmt.Errorf("trust store: %w", err), "%s", remedy.Of(err))
+	}
+	return trust, nil
+}
+
+// trusted is the trust store in force.
+func (d *Daemon) trusted() *signing.Trust {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.trust
 }
 
 // nothingChanged is the error of a reload that stopped before it began.
@@ -54,10 +96,13 @@ func nothingChanged(ps []api.Problem) error {
 
 // plan says what reload would do, reading and verifying as it would.
 func (d *Daemon) plan() (api.Plan, error) {
-	found, problems, _ := d.scan()
-	d.proveAll(found)
-	changes := d.compare(found)
-	problems = append(problems, d.verifyAll(found, changes)...)
+	trust, err := d.readTrust()
+	if err != nil {
+		return api.Plan{}, err
+	}
+	found, problems, certain := d.scan()
+	changes := d.compare(found, d.proveAll(found, trust), certain)
+	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	return api.Plan{Changes: changes, Problems: problems}, nil
 }
 
@@ -66,19 +111,18 @@ func (d *Daemon) plan() (api.Plan, error) {
 // What runs is not unloaded for want of a manifest that may only be unreadable.
 func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 	found, problems, certain := d.scan()
-	d.proveAll(found)
-	changes := d.compare(found)
-	if !certain {
-		changes = slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action == api.ActionUnload })
-	}
+	proofs := d.proveAll(found, d.trusted())
+	d.setProofs(proofs)
+	changes := d.compare(found, proofs, certain)
 	d.setDeclared(found)
 	d.apply(self(), found, changes)
 	return changes, problems
 }
 
 // compare decides what is to be done with each collection. It changes nothing
-// and needs no file but those read already.
-func (d *Daemon) compare(found map[string]declared) []api.Change {
+// and needs no file but those read already. Where the scan is not certain
+// nothing is unloaded: the manifest may be there and unreadable.
+func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, certain bool) []api.Change {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	all := make(map[string]bool, len(found))
@@ -92,7 +136,15 @@ func (d *Daemon) compare(found map[string]declared) []api.Change {
 	for _, name := range sortedKeys(all) {
 		dc, isDeclared := found[name]
 		c := d.running[name]
+		if c != nil {
+			now := *c
+			now.proof = proofs[name]
+			c = &now
+		}
 		if change, ok := decide(dc, isDeclared, c, d.cfg.Manifests.Removed); ok {
+			if change.Action == api.ActionUnload && !certain {
+				continue
+			}
 			change.Collection = name
 			changes = append(changes, change)
 		}
@@ -104,7 +156,7 @@ func (d *Daemon) compare(found map[string]declared) []api.Change {
 func decide(dc declared, isDeclared bool, c *collection, removed config.Removed) (api.Change, bool) {
 	switch {
 	case isDeclared && dc.err != nil:
-		return api.Change{Action: api.ActionRefuse, Reason: "the manifest cannot be read", Error: asAPIError(dc.err)}, true
+		return api.Change{Action: api.ActionRefuse, Reason: "the manifest cannot be read"}, true // the problems say why
 	case !isDeclared && removed == config.RemovedKeep:
 		return api.Change{Action: api.ActionKeep, Reason: `its manifest is gone, [manifests] removed = "keep"`, FromVersion: c.record.Version}, true
 	case !isDeclared:
@@ -120,13 +172,13 @@ func decide(dc declared, isDeclared bool, c *collection, removed config.Removed)
 		return api.Change{Action: api.ActionReplace, Reason: "its object changed",
 			FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
 	default:
-		return api.Change{Action: api.ActionKeep, FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
+		return api.Change{Action: api.ActionKeep, Reason: c.proof.warning(), FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
 	}
 }
 
-// verifyAll reads and verifies what the changes would load, and looks again
-// at the objects of what is kept.
-func (d *Daemon) verifyAll(found map[string]declared, changes []api.Change) []api.Problem {
+// verifyAll reads and verifies what the changes would load, and decides all
+// that can be decided before the kernel is asked.
+func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, changes []api.Change) []api.Problem {
 	problems := make([]*api.Problem, len(changes))
 	var files safefile.Reader
 	defer files.Close()
@@ -135,7 +187,7 @@ func (d *Daemon) verifyAll(found map[string]declared, changes []api.Change) []ap
 		if c.Action != api.ActionLoad && c.Action != api.ActionReplace {
 			return
 		}
-		if _, err := d.verify(&files, found[c.Collection].manifest); err != nil {
+		if err := d.examine(&files, trust, found[c.Collection].manifest); err != nil {
 			p := problem(c.Collection, err)
 			problems[i] = &p
 		}
@@ -160,6 +212,11 @@ func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change
 			if c.Action != action {
 				continue
 			}
+			if d.owner.stopping() {
+				c.Error = asAPIError(errStopped)
+				continue
+			}
+			d.owner.beat()
 			var err error
 			if action == api.ActionUnload {
 				err = d.unload(who, c.Collection, false)
@@ -207,8 +264,11 @@ func Check(cfg config.Config) []api.Problem {
 	if err != nil {
 		return []api.Problem{problem("", err)}
 	}
-	d := &Daemon{cfg: cfg, trust: trust, running: map[string]*collection{}}
+	d := &Daemon{cfg: cfg, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{})}
 	found, problems, _ := d.scan()
+	if _, err := groupID(cfg.API.Group); err != nil {
+		problems = append(problems, problem("", err))
+	}
 	var files safefile.Reader
 	defer files.Close()
 	for _, name := range sortedKeys(found) {
@@ -216,7 +276,7 @@ func Check(cfg config.Config) []api.Problem {
 		if dc.err != nil {
 			continue // scan has told
 		}
-		if err := d.examine(&files, dc.manifest); err != nil {
+		if err := d.examine(&files, trust, dc.manifest); err != nil {
 			problems = append(problems, problem(name, err))
 		}
 	}

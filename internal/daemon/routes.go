@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"path"
@@ -172,7 +173,7 @@ func events(core Core, r request) (any, error) {
 	r.w.WriteHeader(http.StatusOK)
 	flush := http.NewResponseController(r.w)
 	// The server's time-out for reading a request would end the stream.
-	if err := flush.SetReadDeadline(time.Time{}); err != nil {
+	if err := errors.Join(flush.SetReadDeadline(time.Time{}), flush.SetWriteDeadline(time.Time{})); err != nil {
 		return nil, err
 	}
 	if err := flush.Flush(); err != nil {
@@ -181,6 +182,9 @@ func events(core Core, r request) (any, error) {
 	// The stream ends when the client goes or the daemon stops; neither can be
 	// told to anybody any more.
 	_ = core.Events(r.Context(), r.who, since, follow, func(e api.Event) error {
+		if err := flush.SetWriteDeadline(time.Now().Add(eventTimeout)); err != nil {
+			return err
+		}
 		if err := api.WriteEvent(r.w, e); err != nil {
 			return err
 		}

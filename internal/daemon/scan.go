@@ -3,7 +3,6 @@ package daemon
 import (
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
@@ -103,12 +102,12 @@ func (d *Daemon) find(name string) (manifest.Source, error) {
 			return manifest.Source{}, e
 		}
 	}
-	return manifest.Source{}, notFound(name)
+	return manifest.Source{}, d.notFound(name)
 }
 
-func notFound(name string) error {
+func (d *Daemon) notFound(name string) error {
 	return api.Errorf(api.KindNotFound, "collection %q: no such manifest", name).
-		WithHint("hornetctl list shows what there is; a manifest is a file %s.toml in /etc/hornet.d", name)
+		WithHint("hornetctl list shows what there is; a manifest is a file %s.toml in %s", name, d.cfg.Paths.Manifests[0])
 }
 
 // readManifest reads one manifest. Bytes that were parsed before are not
@@ -130,7 +129,7 @@ func (d *Daemon) readManifest(files *safefile.Reader, src manifest.Source) (mani
 
 // verify reads the object and its signature, once each, and proves that
 // somebody the manifest and the trust store name signed exactly these bytes.
-func (d *Daemon) verify(files *safefile.Reader, m manifest.Manifest) (signing.Verified, error) {
+func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) (signing.Verified, error) {
 	object, err := files.Read(m.Object.Path, maxObject)
 	if errors.Is(err, fs.ErrNotExist) {
 		return signing.Verified{}, remedy.With(m.Errorf("object.path", "%s: no such file", m.Object.Path),
@@ -144,9 +143,6 @@ func (d *Daemon) verify(files *safefile.Reader, m manifest.Manifest) (signing.Ve
 		return signing.Verified{}, remedy.With(&signing.Error{Verdict: signing.BadSignature, File: m.Object.Path, Reason: err.Error()},
 			"%s", remedy.Of(err))
 	}
-	d.mu.RLock()
-	trust := d.trust
-	d.mu.RUnlock()
 	return trust.Verify(signing.Bundle{
 		Object: object, Signature: signature, SHA256: m.Object.SHA256,
 		ObjectFile: m.Object.Path, SignatureFile: m.Object.Signature,
@@ -175,16 +171,4 @@ func (names) GroupID(name string) (uint32, bool) {
 func id(s string) (uint32, bool) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	return uint32(n), err == nil
-}
-
-// reloadTrust reads the trust store again. The old one stays on error.
-func (d *Daemon) reloadTrust() error {
-	trust, err := signing.LoadTrust(d.cfg.Paths.Trust)
-	if err != nil {
-		return remedy.With(fmt.Errorf("trust store: %w", err), "mend or remove the file the message names")
-	}
-	d.mu.Lock()
-	d.trust = trust
-	d.mu.Unlock()
-	return nil
 }

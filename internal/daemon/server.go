@@ -18,6 +18,8 @@ const (
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
+	answerTimeout = 2 * time.Minute  // from the request to the end of the answer
+	eventTimeout  = 10 * time.Second // for one event
 	maxHeader     = 16 << 10
 )
 
@@ -33,6 +35,7 @@ func Serve(ctx context.Context, core Core, l *net.UnixListener, log *zap.Logger)
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       bodyTimeout,
 		IdleTimeout:       idleTimeout,
+		WriteTimeout:      answerTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          zap.NewStdLog(log.Named("http")),
 	}

@@ -3,6 +3,8 @@ package daemon
 import (
 	"errors"
 	"runtime"
+	"sync"
+	"sync/atomic"
 )
 
 // errStopped is what the owner's queue answers once the daemon goes down.
@@ -16,6 +18,10 @@ type owner struct {
 	jobs chan func()
 	quit chan struct{}
 	done chan struct{}
+
+	busy  atomic.Bool
+	beats atomic.Uint64 // of a long job's progress
+	once  sync.Once
 }
 
 func newOwner() *owner {
@@ -30,7 +36,10 @@ func (o *owner) run() {
 	for {
 		select {
 		case job := <-o.jobs:
+			o.busy.Store(true)
 			job()
+			o.beat()
+			o.busy.Store(false)
 		case <-o.quit:
 			return
 		}
@@ -48,8 +57,23 @@ func (o *owner) do(job func() error) error {
 	}
 }
 
+// beat says that a long job gets on.
+func (o *owner) beat() { o.beats.Add(1) }
+
+// interrupt takes no more jobs. One that runs ends at its next change.
+func (o *owner) interrupt() { o.once.Do(func() { close(o.quit) }) }
+
+func (o *owner) stopping() bool {
+	select {
+	case <-o.quit:
+		return true
+	default:
+		return false
+	}
+}
+
 // stop waits for the running job and takes no more.
 func (o *owner) stop() {
-	close(o.quit)
+	o.interrupt()
 	<-o.done
 }

@@ -65,8 +65,22 @@ func (d *Daemon) endQuarantine(a *act, dir string, force bool) error {
 	return nil
 }
 
+// unheld refuses to load beside a quarantined collection of the same name:
+// what that one has attached still runs, and everything would run twice.
+func (d *Daemon) unheld(name string) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, dir := range sortedKeys(d.held) {
+		if h := d.held[dir]; h.name == name {
+			return remedy.With(api.Errorf(api.KindConflict, "collection %q: %s still runs what it was: %s", name, dir, h.reason),
+				"look at it, then end it with hornetctl unload --force %s and load again", dir)
+		}
+	}
+	return nil
+}
+
 func (d *Daemon) heldFor(dir string) string {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return d.held[dir]
+	return d.held[dir].reason
 }

@@ -55,11 +55,16 @@ func (d *Daemon) reasonLocked(name string) error {
 // viewRunning fills in what the record says.
 func viewRunning(out *api.Collection, c *collection) {
 	r := c.record
-	out.State, out.Adopted, out.Reason = api.StateRunning, c.adopted, strings.Join(c.drift, "; ")
+	out.State, out.Adopted = api.StateRunning, c.adopted
+	reasons := c.drift
+	if w := c.proof.warning(); w != "" {
+		reasons = append([]string{w}, reasons...)
+	}
+	out.Reason = strings.Join(reasons, "; ")
 	out.Description, out.Version, out.Start = r.Description, r.Version, r.Start
 	out.Manifest = api.File{File: r.ManifestFile, SHA256: r.ManifestDigest}
 	out.Object = api.File{File: r.ObjectFile, SHA256: r.ObjectDigest}
-	out.Signature = api.Signature{Verdict: c.proof.verdict, Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
+	out.Signature = api.Signature{Verdict: string(signing.OK), Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
 		Signer: api.Signer{Name: r.Signer.Name, Subject: r.Signer.Subject, KeyID: r.Signer.KeyID,
 			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
 	out.LoadedAt = r.LoadedAt
@@ -96,7 +101,7 @@ func viewSigner(s signing.Signer) api.Signer {
 func (d *Daemon) quarantinedLocked() []api.Collection {
 	var out []api.Collection
 	for _, dir := range sortedKeys(d.held) {
-		out = append(out, api.Collection{Name: dir, State: api.StateQuarantined, Reason: d.held[dir],
+		out = append(out, api.Collection{Name: dir, State: api.StateQuarantined, Reason: d.held[dir].reason,
 			Hint: "hornetctl unload --force " + dir + " ends its programs"})
 	}
 	return out
