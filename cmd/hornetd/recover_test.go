@@ -1,0 +1,260 @@
+package main_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/testdaemon"
+	"github.com/hornetd/hornetd/internal/testenv"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// TestKilledAtEverySystemCallOfAReplacement: whenever it dies, the interface is
+// never without a program, the link stays the same one, and the next daemon
+// ends with the new manifest, adopted or replaced, and nothing in quarantine.
+func TestKilledAtEverySystemCallOfAReplacement(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	networks := []string{"10.77.0.0/24", "192.0.2.0/24"}
+	h.Manifest("xdp-drop", blocking(pair, networks[0], ""))
+	h.Start()
+	id := get(t, h, "xdp-drop").Links[0].ID
+
+	// Every point of a replacement is a bpf, rename, mkdir, unlink, link or
+	// sync call; those of the start are not traced.
+	rounds := 0
+	for _, syscall := range []string{"bpf", "renameat2", "mkdirat", "linkat", "unlinkat", "fdatasync"} {
+		for n := 1; ; n++ {
+			if testing.Short() && n > 2 {
+				break
+			}
+			rounds++
+			h.Manifest("xdp-drop", blocking(pair, networks[rounds%2], ""))
+			cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", syscall, n))
+			_, err := reload(t, h)
+			survived := err == nil
+			if survived {
+				h.Kill()
+			} else {
+				h.Wait()
+			}
+			cmd.Wait()
+			if show := testenv.IP(t, pair.B.Netns, "link", "show", "dev", pair.B.Name); !strings.Contains(show, "xdp") {
+				t.Fatalf("%s %d: no program on the interface after the kill", syscall, n)
+			}
+			h.Start()
+			c := get(t, h, "xdp-drop")
+			if c.State != api.StateRunning || c.Links[0].ID != id || c.Reason != "" {
+				t.Fatalf("%s %d: %s %q with link %d, before %d\n%s", syscall, n, c.State, c.Reason, c.Links[0].ID, id, h.Log())
+			}
+			if got := kernelLinks(t, c); !got[id] {
+				t.Fatalf("%s %d: the link does not run the program of the answer: %v", syscall, n, got)
+			}
+			if left := onBPFFS(t, h); len(left) != 1 {
+				t.Fatalf("%s %d: on bpffs: %v", syscall, n, left)
+			}
+			if survived {
+				break // there are fewer than n such calls
+			}
+		}
+	}
+	if !testing.Short() && rounds < 40 {
+		t.Errorf("only %d kills", rounds)
+	}
+}
+
+// two is a collection with two programs on the same hook of the same cgroup,
+// and maps of which one is kept.
+func two(cgroup, more string) string {
+	return fmt.Sprintf(`
+[object]
+path = "conn_count.bpf.o"
+[maps.connects]
+class = "mutable"
+keep = true
+[[attach]]
+program = "connect4"
+cgroup = %q
+[[attach]]
+program = "connect6"
+cgroup = %q
+`, cgroup, cgroup) + more
+}
+
+func TestMissingPinIsDrift(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "")
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	h.Manifest("two", two(testenv.Cgroup(t), ""))
+	h.Start()
+	before := get(t, h, "two")
+	h.Kill()
+	if err := os.Remove(filepath.Join(h.BPFFS, "two/maps/connects")); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	after := get(t, h, "two")
+	if after.State != api.StateRunning || !after.Adopted || !strings.Contains(after.Reason, "connects") {
+		t.Errorf("%s, adopted %t: %q", after.State, after.Adopted, after.Reason)
+	}
+	if got := kernelLinks(t, before); len(got) != 2 {
+		t.Errorf("links: %v", got)
+	}
+}
+
+// TestQuarantineNeverRunsTwice: what does not match its record keeps running
+// where it is, and its manifest does not attach everything a second time.
+func TestQuarantineNeverRunsTwice(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "")
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	cgroup := testenv.Cgroup(t)
+	h.Manifest("two", two(cgroup, ""))
+	h.Start()
+	before := get(t, h, "two")
+	h.Kill()
+	// Something of nobody's in a directory of ours.
+	if err := os.Mkdir(filepath.Join(h.BPFFS, "two/links/foreign"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	list, err := h.Client().List(context.Background())
+	if err != nil || len(list) != 2 {
+		t.Fatalf("list = %+v, %v", list, err)
+	}
+	var dir string
+	for _, c := range list {
+		switch {
+		case c.State == api.StateQuarantined:
+			dir = c.Name
+		case c.State != api.StateFailed || !strings.Contains(c.Reason, "quarantine-"):
+			t.Errorf("%s: %s %q", c.Name, c.State, c.Reason)
+		}
+	}
+	show, _, _ := h.RunAs(0, "bpftool", "cgroup", "show", cgroup)
+	if n := strings.Count(show, "connect4"); n != 1 {
+		t.Errorf("connect4 is attached %d times:\n%s", n, show)
+	}
+	_, err = h.Client().Load(context.Background(), "two")
+	var e *api.Error
+	if !errors.As(err, &e) || e.Kind != api.KindConflict || !strings.Contains(e.Hint, dir) {
+		t.Errorf("load beside the quarantine: %#v", err)
+	}
+	if _, err := h.Client().Unload(context.Background(), dir, api.UnloadRequest{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if got := kernelLinks(t, before); len(got) != 0 {
+		t.Errorf("links after unload --force: %v", got)
+	}
+	if c := load(t, h, "two"); c.State != api.StateRunning {
+		t.Errorf("load after it: %+v", c)
+	}
+}
+
+// TestSeveralProgramsOnOneHook: each keeps its own link over a replacement.
+func TestSeveralProgramsOnOneHook(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("attach.bpf.o", example(t, "../loader/testdata/attach.bpf.o"))
+	text := func(version int) string {
+		s := fmt.Sprintf("version = %d\n[object]\npath = \"attach.bpf.o\"\n[maps.\"*\"]\nclass = \"mutable\"\n", version)
+		for _, program := range []string{"tcx_in", "tcx_any"} {
+			s += fmt.Sprintf("[[attach]]\nprogram = %q\ninterface = %q\nnetns = %q\n", program, pair.B.Name, pair.B.Netns)
+		}
+		return s + "direction = \"ingress\"\n" // of tcx_any: its section says none
+	}
+	h.Manifest("tcx", text(1))
+	h.Start()
+	ids := func() map[string]uint32 {
+		out := make(map[string]uint32)
+		for _, l := range get(t, h, "tcx").Links {
+			out[l.Program] = l.ID
+		}
+		return out
+	}
+	before := ids()
+	if len(before) != 2 {
+		t.Fatalf("links: %v", before)
+	}
+	for version := 2; version < 4; version++ {
+		h.Manifest("tcx", text(version))
+		if plan, err := reload(t, h); err != nil || !plan.Changes[0].Done {
+			t.Fatalf("reload = %+v, %v", plan, err)
+		}
+		if after := ids(); fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Errorf("links %v became %v", before, after)
+		}
+	}
+}
+
+// TestFailingTestLeavesKeptMapsAlone: a test of what is to come must not write
+// into what runs.
+func TestFailingTestLeavesKeptMapsAlone(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	keep := func(more string) string {
+		return strings.Replace(blocking(pair, "10.77.0.0/24", more), "[maps.hits]", "[maps.hits]\nkeep = true\n", 1)
+	}
+	h.Manifest("xdp-drop", keep(""))
+	h.Start()
+	pair.Ping(t, 1)
+	h.Manifest("xdp-drop", keep(`
+[[test]]
+program = "xdp_drop"
+data = "02000000000102000000000208004500001400000000400100000a4d00020a4d0001"
+returns = "XDP_PASS"
+`))
+	plan, err := reload(t, h)
+	if err != nil || plan.Changes[0].Error == nil || !strings.Contains(plan.Changes[0].Error.Message, "XDP_DROP") {
+		t.Errorf("reload = %+v, %v", plan, err)
+	}
+	if got := hits(t, h); got != `{"packets":1,"bytes":98}` {
+		t.Errorf("hits = %s: the test wrote into the live map", got)
+	}
+}
+
+// TestRefusedReloadLeavesTrustAlone: whom to trust changes with everything else
+// or not at all.
+func TestRefusedReloadLeavesTrustAlone(t *testing.T) {
+	h := testdaemon.New(t, "")
+	h.Start()
+	_, cert, err := signing.Keygen("newcomer", "ecdsa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Write("trust.d/newcomer.pem", cert)
+	broken := h.Manifest("broken", "nonsense = true\n")
+	signers := func() int {
+		s, err := h.Client().Status(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(s.Signers)
+	}
+	if _, err := reload(t, h); err == nil {
+		t.Fatal("the broken manifest was accepted")
+	}
+	if n := signers(); n != 1 {
+		t.Errorf("%d signers after a refused reload", n)
+	}
+	if err := os.Remove(broken); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	if n := signers(); n != 2 {
+		t.Errorf("%d signers after a reload", n)
+	}
+}
