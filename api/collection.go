@@ -74,16 +74,17 @@ type Program struct {
 
 // Map is a map in the kernel.
 type Map struct {
-	Name       string `json:"name"`
-	Type       string `json:"type"`
-	ID         uint32 `json:"id"`
-	Class      string `json:"class"`  // frozen or mutable, as declared
-	Frozen     bool   `json:"frozen"` // as the kernel says
-	KeySize    uint32 `json:"key_size"`
-	ValueSize  uint32 `json:"value_size"`
-	MaxEntries uint32 `json:"max_entries"`
-	SHA256     string `json:"sha256,omitempty"`  // of a frozen map's contents
-	HashBy     string `json:"hash_by,omitempty"` // kernel or read
+	Name          string `json:"name"`
+	Type          string `json:"type"`
+	ID            uint32 `json:"id"`
+	Class         string `json:"class"`                    // frozen or mutable, as declared
+	Frozen        bool   `json:"frozen"`                   // as the kernel says
+	ProgramWrites bool   `json:"program_writes,omitempty"` // frozen for user space, programs may write it
+	KeySize       uint32 `json:"key_size"`
+	ValueSize     uint32 `json:"value_size"`
+	MaxEntries    uint32 `json:"max_entries"`
+	SHA256        string `json:"sha256,omitempty"`  // of a frozen map's contents
+	HashBy        string `json:"hash_by,omitempty"` // kernel or read
 }
 
 // Link is an attachment in the kernel.

@@ -34,6 +34,7 @@ type MapState struct {
 	ID         uint32
 	Class      manifest.Class
 	Frozen     bool
+	Writes     bool   // frozen, but programs may write it: the manifest's program_writes
 	KeySize    uint32 // bytes
 	ValueSize  uint32 // bytes
 	MaxEntries uint32
@@ -249,6 +250,7 @@ func (ms *Maps) readBack(name string, now bool) error {
 	if err != nil {
 		return err
 	}
+	s.Writes = planned.programWrites
 	ms.states[name] = s
 	if planned.class != manifest.ClassFrozen || !now {
 		return nil

@@ -133,6 +133,16 @@ func (p *Plan) checkNames(spec *ebpf.CollectionSpec) error {
 		return remedy.With(p.m.Errorf("maps."+name, "the object has no map %q%s", name, suggest(name, slices.Collect(maps.Keys(spec.Maps)))),
 			"write the name as it stands in the C source")
 	}
+	for i, a := range p.m.Allow {
+		for _, right := range a.May {
+			name, reads := strings.CutPrefix(string(right), "read:")
+			if _, ok := spec.Maps[name]; !reads || ok || name == "*" || strings.HasPrefix(name, kconfig) {
+				continue
+			}
+			return remedy.With(p.m.Errorf(fmt.Sprintf("allow[%d].may", i), "%q: the object has no map %q%s", right, name, suggest(name, slices.Collect(maps.Keys(spec.Maps)))),
+				"write the name as it stands in the C source, or read:*")
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.m.Variables)) {
 		if _, ok := spec.Variables[name]; ok {
 			continue

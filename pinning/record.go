@@ -69,8 +69,11 @@ type RecordMap struct {
 	ID     uint32 `json:"id"`
 	Class  string `json:"class"` // "frozen", "mutable"
 	Frozen bool   `json:"frozen"`
-	SHA256 string `json:"sha256,omitempty"` // of a frozen map's contents
-	HashBy string `json:"hash_by,omitempty"`
+	// ProgramWrites is set where the manifest gave up that programs cannot write
+	// a frozen map.
+	ProgramWrites bool   `json:"program_writes,omitempty"`
+	SHA256        string `json:"sha256,omitempty"` // of a frozen map's contents
+	HashBy        string `json:"hash_by,omitempty"`
 
 	KeySize    uint32 `json:"key_size"`
 	ValueSize  uint32 `json:"value_size"`

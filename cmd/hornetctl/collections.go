@@ -176,6 +176,8 @@ func classCell(m api.Map) cell {
 	switch {
 	case m.Class == "frozen" && !m.Frozen:
 		return cell{"NOT FROZEN", bad}
+	case m.Frozen && m.ProgramWrites:
+		return cell{"frozen, programs write", plain}
 	case m.Frozen:
 		return cell{"frozen", good}
 	}

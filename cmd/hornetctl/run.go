@@ -55,8 +55,9 @@ func run(ctx context.Context, e env, args []string) int {
 
 func (c *ctl) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "hornetctl",
-		Short: "See and steer what hornetd runs, make keys and signatures, check manifests",
+		Use:     "hornetctl",
+		Version: version,
+		Short:   "See and steer what hornetd runs, make keys and signatures, check manifests",
 		Long: `hornetctl asks hornetd over its socket, and does what needs no daemon:
 keys, signatures and checking manifests.
 

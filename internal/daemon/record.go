@@ -40,7 +40,7 @@ func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.Col
 	}
 	for _, s := range maps {
 		r.Maps = append(r.Maps, pinning.RecordMap{Name: s.Name, Type: s.Type, ID: s.ID, Class: string(s.Class),
-			Frozen: s.Frozen, SHA256: s.SHA256, HashBy: s.HashBy,
+			Frozen: s.Frozen, ProgramWrites: s.Writes, SHA256: s.SHA256, HashBy: s.HashBy,
 			KeySize: s.KeySize, ValueSize: s.ValueSize, MaxEntries: s.MaxEntries})
 	}
 	for _, s := range programs {

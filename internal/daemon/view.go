@@ -81,7 +81,7 @@ func viewRunning(out *api.Collection, c *collection) {
 }
 
 func viewMap(m pinning.RecordMap) api.Map {
-	return api.Map{Name: m.Name, Type: m.Type, ID: m.ID, Class: m.Class, Frozen: m.Frozen, KeySize: m.KeySize,
+	return api.Map{Name: m.Name, Type: m.Type, ID: m.ID, Class: m.Class, Frozen: m.Frozen, ProgramWrites: m.ProgramWrites, KeySize: m.KeySize,
 		ValueSize: m.ValueSize, MaxEntries: m.MaxEntries, SHA256: m.SHA256, HashBy: m.HashBy}
 }
 
