@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -26,6 +27,11 @@ func newTestWorld(t *testing.T) *world {
 	t.Cleanup(func() {
 		if err := w.close(); err != nil {
 			t.Error(err)
+		}
+		for _, dir := range []string{w.dir, w.cgroups} {
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s is left: %v", dir, err)
+			}
 		}
 	})
 	return w

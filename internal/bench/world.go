@@ -129,10 +129,11 @@ func (w *world) close() error {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", dir, err))
 		}
 	}
+	stillMounted := len(errs) > 0
 	if w.cgroups != "" {
 		errs = append(errs, removeCgroups(w.cgroups))
 	}
-	if w.dir != "" && len(errs) == 0 {
+	if w.dir != "" && !stillMounted {
 		errs = append(errs, os.RemoveAll(w.dir))
 	}
 	return errors.Join(errs...)
