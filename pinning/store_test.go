@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,11 +20,14 @@ import (
 func init() {
 	// open-and-wait opens a store, says so and waits to be killed.
 	children["open-and-wait"] = func(args []string) error {
-		if _, err := Open(args[0]); err != nil {
+		s, err := Open(args[0])
+		if err != nil {
 			return err
 		}
+		defer s.Close()
 		fmt.Println("open")
-		select {}
+		time.Sleep(time.Hour) // where nothing else is to come, Go ends "select {}" as a deadlock
+		return nil
 	}
 }
 
