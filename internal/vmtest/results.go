@@ -12,14 +12,15 @@ import (
 	"strings"
 )
 
-// Result is how one test ended on one kernel. A test that has subtests is not a
-// result of its own unless it failed by itself.
+// Result is how one test ended on one kernel. A test that failed because of a
+// subtest is none.
 type Result struct {
 	Kernel, Package string
 	Test            string // "" where the package as a whole failed
 	Action          string // "pass", "fail", "skip"
 	Reason          string // of a skip or of a failure, a line
 	Output          string
+	Parent          bool // passed, and has subtests that count in its place
 }
 
 // event is a line of test2json (go doc test2json).
@@ -66,11 +67,17 @@ func parseEvents(kernel, pkg string, in io.Reader, ended error) ([]Result, error
 		r := tests[name]
 		r.settle(ended)
 		failed = failed || r.Action == "fail"
-		if !parents[name] || r.Action == "fail" && !slices.ContainsFunc(order, func(n string) bool {
+	}
+	for _, name := range order {
+		r := tests[name]
+		below := slices.ContainsFunc(order, func(n string) bool {
 			return strings.HasPrefix(n, name+"/") && tests[n].Action == "fail"
-		}) {
-			all = append(all, *r)
+		})
+		if parents[name] && r.Action == "fail" && below {
+			continue // because of a subtest
 		}
+		r.Parent = parents[name] && r.Action == "pass"
+		all = append(all, *r)
 	}
 	if ended != nil && !failed {
 		all = append(all, Result{Kernel: kernel, Package: pkg, Action: "fail", Reason: ended.Error(), Output: loose.String()})
@@ -121,10 +128,11 @@ var logged = regexp.MustCompile(`^\s+\S+_test\.go:\d+: (.*)`)
 // count is "N passed, N failed, N skipped".
 func count(results []Result) (passed, failed, skipped int) {
 	for _, r := range results {
-		switch r.Action {
-		case "pass":
+		switch {
+		case r.Parent:
+		case r.Action == "pass":
 			passed++
-		case "skip":
+		case r.Action == "skip":
 			skipped++
 		default:
 			failed++

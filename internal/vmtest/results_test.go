@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,7 +47,12 @@ func TestResults(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
+	var parents []string
 	for _, r := range results {
+		if r.Parent {
+			parents = append(parents, r.Test)
+			continue
+		}
 		got[r.Test] = strings.TrimSuffix(r.Action+" "+r.Reason, " ")
 	}
 	want := map[string]string{
@@ -55,6 +61,10 @@ func TestResults(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	passed, failed, skipped := count(results)
+	if passed != 2 || failed != 3 || skipped != 1 || !slices.Equal(parents, []string{"TestGood"}) {
+		t.Errorf("%d passed, %d failed, %d skipped; parents %q", passed, failed, skipped, parents)
 	}
 }
 
