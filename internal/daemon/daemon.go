@@ -128,41 +128,47 @@ func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err er
 // that says fail = "closed" did not load. Everything else is a problem in the
 // status.
 func (d *Daemon) Start() error {
-	return d.owner.do(func() error {
-		if err := d.adopt(); err != nil {
-			return err
+	if err := d.owner.do(d.start); err != nil {
+		return err
+	}
+	go d.owner.do(d.reprove) // an error means that the daemon stops
+	return nil
+}
+
+func (d *Daemon) start() error {
+	if err := d.adopt(); err != nil {
+		return err
+	}
+	changes, problems := d.converge()
+	d.setProblems(problems)
+	if d.owner.stopping() {
+		return errStopped
+	}
+	var closed []error
+	strict := d.anyClosed()
+	for _, c := range changes {
+		dc := d.declared[c.Collection]
+		switch {
+		case c.Error != nil && dc.manifest.Fail == manifest.FailClosed:
+			closed = append(closed, fmt.Errorf("collection %q: %w", c.Collection, c.Error))
+		case dc.err != nil && strict:
+			closed = append(closed, dc.err)
 		}
-		changes, problems := d.converge()
-		d.setProblems(problems)
-		if d.owner.stopping() {
-			return errStopped
+	}
+	for _, p := range problems {
+		if p.Collection == "" && strict { // a directory or a name: who knows what it hides
+			closed = append(closed, errors.New(p.Message))
 		}
-		var closed []error
-		strict := d.anyClosed()
-		for _, c := range changes {
-			dc := d.declared[c.Collection]
-			switch {
-			case c.Error != nil && dc.manifest.Fail == manifest.FailClosed:
-				closed = append(closed, fmt.Errorf("collection %q: %w", c.Collection, c.Error))
-			case dc.err != nil && strict:
-				closed = append(closed, dc.err)
-			}
-		}
-		for _, p := range problems {
-			if p.Collection == "" && strict { // a directory or a name: who knows what it hides
-				closed = append(closed, errors.New(p.Message))
-			}
-		}
-		if len(closed) > 0 {
-			return remedy.With(fmt.Errorf(`not ready, fail = "closed": %w`, errors.Join(closed...)),
-				"mend what the message names, or say fail = \"open\" in the manifest")
-		}
-		d.mu.Lock()
-		d.ready = time.Now()
-		d.mu.Unlock()
-		d.note(api.EventStarted, "", fmt.Sprintf("%d collections running", len(d.running)))
-		return nil
-	})
+	}
+	if len(closed) > 0 {
+		return remedy.With(fmt.Errorf(`not ready, fail = "closed": %w`, errors.Join(closed...)),
+			"mend what the message names, or say fail = \"open\" in the manifest")
+	}
+	d.mu.Lock()
+	d.ready = time.Now()
+	d.mu.Unlock()
+	d.note(api.EventStarted, "", fmt.Sprintf("%d collections running", len(d.running)))
+	return nil
 }
 
 // anyClosed reports whether a manifest says fail = "closed". Where one does,

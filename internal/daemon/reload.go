@@ -3,7 +3,9 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf/btf"
@@ -111,12 +113,23 @@ func (d *Daemon) plan() (api.Plan, error) {
 // What runs is not unloaded for want of a manifest that may only be unreadable.
 func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 	found, problems, certain := d.scan()
-	proofs := d.proveAll(found, d.trusted())
-	d.setProofs(proofs)
-	changes := d.compare(found, proofs, certain)
+	changes := d.compare(found, nil, certain)
 	d.setDeclared(found)
 	d.apply(self(), found, changes)
 	return changes, problems
+}
+
+// reprove verifies again, from disk, what runs, and replaces what has another
+// good object now. A start does it behind READY: reading and verifying every
+// object is most of what a start with hundreds of collections would do, and
+// none of it changes what runs now.
+func (d *Daemon) reprove() error {
+	found := maps.Clone(d.declared)
+	proofs := d.proveAll(found, d.trusted())
+	d.setProofs(proofs)
+	changes := d.compare(found, proofs, false)
+	d.apply(self(), found, slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action != api.ActionReplace }))
+	return nil
 }
 
 // compare decides what is to be done with each collection. It changes nothing

@@ -319,7 +319,7 @@ func TestReadWhileTheFileGrows(t *testing.T) {
 	for size, want := range map[int64]error{9: ErrUnsafe, 10: nil, 11: ErrUnsafe} {
 		_, err := f.Seek(0, 0)
 		must(t, err)
-		if _, err := readAll(handle{int(f.Fd()), f.Name()}, size); !errors.Is(err, want) {
+		if _, err := readAll(handle{fd: int(f.Fd()), path: f.Name()}, size); !errors.Is(err, want) {
 			t.Errorf("readAll of 10 bytes, %d expected: %v", size, err)
 		}
 	}

@@ -26,8 +26,9 @@ func absolute(path string) (string, error) {
 // handle is an open descriptor and what it is called in messages. An os.File
 // would ask the poller about each of the thousands that a start opens.
 type handle struct {
-	fd   int
-	path string
+	fd     int
+	path   string
+	shared bool // a directory that others can write too, such as /tmp
 }
 
 func (h handle) close() { unix.Close(h.fd) }
@@ -40,8 +41,8 @@ func openDir(path string) (handle, error) {
 	if err != nil {
 		return handle{}, &fs.PathError{Op: "open", Path: "/", Err: err}
 	}
-	dir := handle{fd, "/"}
-	if err := checkDir(dir); err != nil {
+	dir := handle{fd: fd, path: "/"}
+	if err := checkDir(&dir); err != nil {
 		dir.close()
 		return handle{}, err
 	}
@@ -55,7 +56,7 @@ func openDir(path string) (handle, error) {
 			return handle{}, err
 		}
 		dir = next
-		if err := checkDir(dir); err != nil {
+		if err := checkDir(&dir); err != nil {
 			dir.close()
 			return handle{}, err
 		}
@@ -70,7 +71,7 @@ func openat(dir handle, name, path string, flags uint64) (handle, error) {
 		fd, err := unix.Openat2(dir.fd, name, &how)
 		switch {
 		case err == nil:
-			return handle{fd, path}, nil
+			return handle{fd: fd, path: path}, nil
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ELOOP):
@@ -107,12 +108,13 @@ func list(h handle, max int) ([]fs.DirEntry, error) {
 // checkDir refuses a directory in which others could exchange what we open. A
 // sticky one is fine: there others can only touch what is theirs, and nothing
 // that is theirs gets past checkOwner.
-func checkDir(dir handle) error {
+func checkDir(dir *handle) error {
 	var st unix.Stat_t
-	if err := fstat(dir, &st); err != nil {
+	if err := fstat(*dir, &st); err != nil {
 		return err
 	}
-	if othersWrite(&st) && st.Mode&unix.S_ISVTX != 0 {
+	dir.shared = othersWrite(&st)
+	if dir.shared && st.Mode&unix.S_ISVTX != 0 {
 		st.Mode &^= unix.S_IWGRP | unix.S_IWOTH
 	}
 	return checkOwner(dir.path, &st)
