@@ -55,7 +55,6 @@ func TestSocketActivation(t *testing.T) {
 		testdaemon.Binary(t, "hornetd"), "--config", h.Config)
 	var said strings.Builder
 	cmd.Stderr = &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -129,13 +130,24 @@ func (h *Host) TryStart(wrapper ...string) error {
 	h.log = &logBuffer{}
 	h.cmd.Stdout, h.cmd.Stderr = h.log, h.log
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := h.cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
+	started, ended := make(chan error, 1), make(chan error, 1)
 	cmd := h.cmd
 	h.wait = sync.OnceValue(func() error { return <-ended })
-	go func() { ended <- cmd.Wait() }()
+	go func() {
+		// Pdeathsig looks at the thread that started the process. This one
+		// stays until the process ends; another could end with a test's
+		// network namespace.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		select {
 		case err := <-ended:
