@@ -138,7 +138,10 @@ func serve(ctx context.Context, cfg config.Config, log *zap.Logger, hangup <-cha
 	}()
 	err = d.Start()
 	close(started)
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() != nil {
+		return nil // told to stop before it was ready: what is loaded stays
+	}
+	if err != nil {
 		return err
 	}
 	debug.FreeOSMemory() // kernel BTF and the parsed objects are not needed again
