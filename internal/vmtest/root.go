@@ -63,6 +63,16 @@ func (r *root) libraries(name string) error {
 	return nil
 }
 
+// all adds a file or every file of a directory, as host does.
+func (r *root) all(name string) error {
+	return filepath.WalkDir(name, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return r.host(name)
+	})
+}
+
 // links follows name component by component, adds the symbolic links it meets,
 // and returns where it ends.
 func (r *root) links(name string) (string, error) {

@@ -33,6 +33,10 @@ func (t *Tests) Build(dir string) error {
 		return fmt.Errorf("packages %s: there are no tests", strings.Join(t.Packages, " "))
 	}
 	t.Packages = paths
+	// Unprivileged users of the guest run what is in it.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
 	// What package testdaemon starts.
 	build := goCommand("build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir+"/", modulePath+"/cmd/hornetd", modulePath+"/cmd/hornetctl")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -82,7 +86,7 @@ var DefaultModules = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "nf_def
 // programs are what tests of this module run beside Go's.
 var programs = []string{
 	"sh", "bash", "cat", "true", "sleep", "setsid", "setpriv", "readlink", "mount", "umount", "mountpoint", "unshare",
-	"ip", "ping", "ss", "bpftool", "strace", "openssl", "curl", "jq", "ldd", "nm", "readelf", "prlimit", "mkfs.ext4",
+	"ip", "ping", "ss", "bpftool", "strace", "openssl", "curl", "jq", "ldd", "nm", "readelf", "prlimit", "mkfs.ext4", "systemd-socket-activate",
 }
 
 // Guest returns a guest with the tests of t, which Build has put into dir.
@@ -103,11 +107,10 @@ func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
 			g.Files[path.Join(sourceDir, e.Name())] = filepath.Join(module, e.Name())
 		}
 	}
-	// Objects that Debian ships, which tests load.
+	// Objects that Debian ships, which tests load, and what openssl wants.
 	objects, _ := filepath.Glob("/usr/lib/*/bpf")
-	for _, dir := range objects {
-		g.Files[dir] = dir
-	}
+	config, _ := filepath.Glob("/usr/lib/ssl/openssl.cnf")
+	g.Host = append(objects, config...)
 	for _, p := range t.Packages {
 		g.Commands = append(g.Commands, t.command(p))
 		g.Timeout += t.timeout() + 30*time.Second
