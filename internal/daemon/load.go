@@ -80,7 +80,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
-	defer stage.Discard() // no effect after the commit
+	defer func() { d.tell("discard", stage.Discard()) }() // no effect after the commit
 	kept, err := d.kept(old, m)
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
-	defer links.Close() // detaches what no pin holds, switches back what was switched
+	defer func() { d.tell("links", links.Close()) }() // detaches what no pin holds, switches back what was switched
 	programs, err := plan.ProgramStates(coll)
 	if err != nil {
 		return err
@@ -208,6 +208,14 @@ func rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache) error {
 func closeMaps(ms map[string]*ebpf.Map) {
 	for _, m := range ms {
 		m.Close()
+	}
+}
+
+// tell logs an error that has come too late to be returned: the load failed for
+// another reason, and this is what undoing it could not do.
+func (d *Daemon) tell(what string, err error) {
+	if err != nil {
+		d.log.Error("undo", zap.String("step", what), zap.Error(err))
 	}
 }
 
