@@ -68,7 +68,7 @@ func run(t *testing.T, g *Guest) (*Report, []string, error) {
 // What happens to a test in the guest is what happens to it on the host.
 func TestGuest(t *testing.T) {
 	g := small(t, "TestGood", "TestFails", "TestPanics", "TestHangs")
-	g.Commands[3].Timeout = 3 * time.Second
+	g.Commands[3].Timeout = 10 * time.Second // long enough for Go to have begun
 	g.Programs = []string{"ip"}
 	g.Commands = append(g.Commands, Command{Name: "ip", Dir: "/", Env: []string{Path},
 		Args: []string{"/bin/sh", "-c", "ip link add veth-a type veth peer name veth-b && ip -o link show lo && stat -f -c %T /sys/fs/bpf /sys/fs/cgroup; id -u; nosuch"}, Timeout: time.Minute})
