@@ -106,8 +106,8 @@ func TestKilledAtEverySystemCall(t *testing.T) {
 	if len(points) < 40 {
 		t.Fatalf("a load and an unload make only %d system calls: %v", len(points), points)
 	}
-	if testing.Short() {
-		points = points[:10]
+	if testing.Short() { // some of each, over the whole of it
+		points = slices.DeleteFunc(points, func(p killPoint) bool { return p.n > 2 && p.n%5 != 0 })
 	}
 	var whole, gone int
 	for _, p := range points {
