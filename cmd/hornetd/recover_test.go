@@ -196,9 +196,9 @@ func TestSeveralProgramsOnOneHook(t *testing.T) {
 	}
 }
 
-// TestFailingTestLeavesKeptMapsAlone: a test of what is to come must not write
-// into what runs.
-func TestFailingTestLeavesKeptMapsAlone(t *testing.T) {
+// TestTestsLeaveKeptMapsAlone: a test of what is to come must not write into
+// what runs, whether it fails or passes.
+func TestTestsLeaveKeptMapsAlone(t *testing.T) {
 	testenv.NoLeaks(t)
 	pair := testenv.Veth(t)
 	h := testdaemon.New(t, "")
@@ -221,6 +221,18 @@ returns = "XDP_PASS"
 	}
 	if got := hits(t, h); got != `{"packets":1,"bytes":98}` {
 		t.Errorf("hits = %s: the test wrote into the live map", got)
+	}
+	h.Manifest("xdp-drop", keep(`
+[[test]]
+program = "xdp_drop"
+data = "02000000000102000000000208004500001400000000400100000a4d00020a4d0001"
+returns = "XDP_DROP"
+`))
+	if plan, err := reload(t, h); err != nil || !plan.Changes[0].Done {
+		t.Errorf("reload = %+v, %v", plan, err)
+	}
+	if got := hits(t, h); got != `{"packets":1,"bytes":98}` {
+		t.Errorf("hits = %s: a test that passes wrote into the live map too", got)
 	}
 }
 
