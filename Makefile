@@ -2,7 +2,6 @@
 # make run      the demonstration: sets everything up, shows it, leaves nothing behind
 # make test     every test; PKG=./loader/... for some
 # make vm       tests in a guest: KERNEL=7.3 PKG=./loader RUN=TestX; vm-shell gives a shell there
-# make vm-test  the tests of the guest itself, which boot some
 # make vm-matrix  the tests that need a kernel, on every kernel
 # make bench    the figures of docs/, side by side
 # make generate compiles the BPF objects again (clang-19)
@@ -16,7 +15,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))'
 
-.PHONY: build run test vm vm-shell vm-test vm-matrix bench generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-matrix bench generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o bin/ ./cmd/hornetd ./cmd/hornetctl
@@ -34,9 +33,6 @@ vm:
 
 vm-shell:
 	@$(VM) -shell $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
-
-vm-test:
-	@VM_TESTS=1 scripts/test ./internal/vmtest
 
 vm-matrix:
 	@$(VM) -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)

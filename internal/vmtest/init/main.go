@@ -1,6 +1,6 @@
 // Init is the first process of a guest: it mounts what a Debian host has
 // mounted, loads modules, runs the commands of the plan, sends back their
-// results on the second serial port, and switches the machine off.
+// results over a virtio port, and switches the machine off.
 package main
 
 import (
@@ -34,7 +34,10 @@ func run() error {
 	if err := mountAll(); err != nil {
 		return err
 	}
-	w, err := openPort("/dev/ttyS1", &p)
+	if err := loadModules(p.Port); err != nil {
+		return err
+	}
+	w, err := openPort(&p)
 	if err != nil {
 		return err
 	}
@@ -49,7 +52,7 @@ func run() error {
 	w.mark("boot", unix.ByteSliceToString(u.Release[:]))
 	for i, c := range p.Commands {
 		w.mark("start", i)
-		status, how := command(c, w)
+		status, how := command(c, w.f)
 		w.mark("exit", i, status, how)
 	}
 	w.sendFiles(vmtest.OutDir)
