@@ -3,6 +3,7 @@
 # make test     every test; PKG=./loader/... for some
 # make vm       tests in a guest: KERNEL=7.3 PKG=./loader RUN=TestX; vm-shell gives a shell there
 # make vm-matrix  the tests that need a kernel, on every kernel
+# make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
 # make bench    the figures of docs/, side by side
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
@@ -15,7 +16,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))'
 
-.PHONY: build run test vm vm-shell vm-matrix bench generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-matrix vm-arm64 bench generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o bin/ ./cmd/hornetd ./cmd/hornetctl
@@ -36,6 +37,10 @@ vm-shell:
 
 vm-matrix:
 	@$(VM) -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
+
+# Asked for by name: what cannot run has failed.
+vm-arm64:
+	@scripts/vm-setup arm64 && CI=true go run ./internal/vmtest/cmd/vm -arch arm64 -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 bench: build
 	@scripts/bench

@@ -33,11 +33,12 @@ var suites = []string{"bookworm", "trixie", "trixie-backports"}
 // apt reads packages from the machine's own mirror, with a state of its own: it
 // needs no privileges and changes nothing outside dir.
 type apt struct {
-	dir string // lists, cache and the sources file
-	etc string // /etc/apt
+	dir  string // lists, cache and the sources file
+	etc  string // /etc/apt
+	arch string // of the packages
 }
 
-// mirror is a line of sources.list without its suite.
+// mirror is a line of sources.list without its suite and its architecture.
 type mirror struct{ uri, options string }
 
 // findMirror returns the first Debian mirror in the machine's configuration.
@@ -87,7 +88,7 @@ func stanzaMirror(stanza string) (mirror, bool) {
 	// A key may also stand in the stanza itself, over several lines: then
 	// apt's own trusted keys must do.
 	if by := fields["signed-by"]; strings.HasPrefix(by, "/") {
-		m.options = "[signed-by=" + by + "]"
+		m.options = "signed-by=" + by
 	}
 	return m, true
 }
@@ -100,11 +101,13 @@ func lineMirror(line string) (mirror, bool) {
 	}
 	var m mirror
 	if rest = strings.TrimSpace(rest); strings.HasPrefix(rest, "[") {
-		options, after, ok := strings.Cut(rest, "]")
+		options, after, ok := strings.Cut(rest[1:], "]")
 		if !ok {
 			return mirror{}, false
 		}
-		m.options, rest = options+"]", after
+		// Which architecture is said elsewhere.
+		words := slices.DeleteFunc(strings.Fields(options), func(o string) bool { return strings.HasPrefix(o, "arch") })
+		m.options, rest = strings.Join(words, " "), after
 	}
 	f := strings.Fields(rest)
 	if len(f) < 3 || !isDebian(f[1:2]) || !slices.Contains(f[2:], "main") {
@@ -129,7 +132,8 @@ func (a *apt) update() error {
 	}
 	var lines strings.Builder
 	for _, s := range suites {
-		fmt.Fprintln(&lines, strings.Join(strings.Fields("deb "+m.options+" "+m.uri+" "+s+" main"), " "))
+		options := strings.TrimSpace("arch=" + a.arch + " " + m.options)
+		fmt.Fprintf(&lines, "deb [%s] %s %s main\n", options, m.uri, s)
 	}
 	for _, d := range []string{"lists/partial", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
@@ -160,6 +164,22 @@ func (a *apt) names(prefix string) ([]string, error) {
 	return strings.Fields(string(out)), nil
 }
 
+// closure returns packages and what they depend on, where nothing is installed.
+func (a *apt) closure(packages []string) ([]string, error) {
+	args := append([]string{"-q", "-s", "-y", "--no-install-recommends", "install"}, packages...)
+	out, err := a.run("apt-get", args...)
+	if err != nil {
+		return nil, fmt.Errorf("apt-get install %s: %w: %s", strings.Join(packages, " "), err, lastLine(out))
+	}
+	var all []string
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "Inst" {
+			all = append(all, f[1])
+		}
+	}
+	return all, nil
+}
+
 // download puts packages into dir and returns their files.
 func (a *apt) download(dir string, packages []string) ([]string, error) {
 	cmd := a.command("apt-get", append([]string{"-q", "download"}, packages...)...)
@@ -179,7 +199,10 @@ func (a *apt) command(name string, args ...string) *exec.Cmd {
 		"-o", "Dir::Etc::sourcelist=" + filepath.Join(a.dir, "sources.list"),
 		"-o", "Dir::Etc::sourceparts=-",
 		"-o", "Dir::State::Lists=" + filepath.Join(a.dir, "lists"),
+		"-o", "Dir::State::status=/dev/null", // nothing is installed
 		"-o", "Dir::Cache=" + filepath.Join(a.dir, "cache"),
+		"-o", "APT::Architecture=" + a.arch,
+		"-o", "APT::Architectures=" + a.arch,
 		"-o", "Acquire::Languages=none",
 		"-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
 		"-o", "Acquire::Retries=3",

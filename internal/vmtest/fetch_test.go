@@ -14,7 +14,7 @@ import (
 // returns an empty store whose machine has a mirror.
 func archive(t *testing.T, aptGet, aptCache string) *store {
 	t.Helper()
-	bin, s := t.TempDir(), &store{dir: t.TempDir(), etc: t.TempDir()}
+	bin, s := t.TempDir(), &store{arch: AMD64, dir: t.TempDir(), etc: t.TempDir()}
 	for name, script := range map[string]string{"apt-get": aptGet, "apt-cache": aptCache} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
 			t.Fatal(err)
@@ -31,7 +31,7 @@ func archive(t *testing.T, aptGet, aptCache string) *store {
 func TestFetchRefused(t *testing.T) {
 	const listed = "echo linux-image-6.1.0-50-cloud-amd64\n"
 	for name, tt := range map[string]struct{ get, cache, want string }{
-		"kernel gone":    {"exit 0", listed, "guest kernel 5.4: no package of the suites bookworm, trixie, trixie-backports holds one: it has left the archive"},
+		"kernel gone":    {"exit 0", listed, "guest kernel 5.4: no package of the suites bookworm, trixie, trixie-backports holds one for amd64: it has left the archive"},
 		"mirror silent":  {"echo 'E: Could not resolve mirror.example'; exit 100", listed, "guest kernels: http://mirror.example/debian: apt-get update: exit status 100: E: Could not resolve mirror.example"},
 		"package gone":   {`case "$*" in *download*) echo 'E: 404  Not Found'; exit 100; esac`, "echo linux-image-5.4.0-1-cloud-amd64\n", "apt-get download linux-image-5.4.0-1-cloud-amd64: exit status 100: E: 404  Not Found"},
 		"nothing inside": {"exit 0", "echo linux-image-5.4.0-1-cloud-amd64\n", "packages hold 0 trees of modules"},

@@ -80,7 +80,7 @@ func available() int {
 
 // one boots one kernel.
 func (m *Matrix) one(ctx context.Context, name, dir string) ([]Result, error) {
-	k, err := Find(name)
+	k, err := m.Tests.Arch.Find(name)
 	if err != nil {
 		return m.missing(name, err)
 	}

@@ -28,7 +28,8 @@ type Plan struct {
 	Port     []string // files of modules to load before the port is there, in this order
 	Modules  []string // files to load then, in this order
 	Commands []Command
-	Shell    bool // after the commands, a shell on the console
+	Shell    bool   // after the commands, a shell on the console
+	Console  string // its device
 }
 
 // Command is a program that runs in the guest as root, alone.

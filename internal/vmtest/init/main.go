@@ -58,7 +58,7 @@ func run() error {
 	w.sendFiles(vmtest.OutDir)
 	w.mark("end")
 	if p.Shell {
-		shell()
+		shell(p.Console)
 	}
 	return nil
 }
