@@ -88,7 +88,7 @@ func stanzaMirror(stanza string) (mirror, bool) {
 	// A key may also stand in the stanza itself, over several lines: then
 	// apt's own trusted keys must do.
 	if by := fields["signed-by"]; strings.HasPrefix(by, "/") {
-		m.options = "signed-by=" + by
+		m.options = "[signed-by=" + by + "]"
 	}
 	return m, true
 }
@@ -105,9 +105,11 @@ func lineMirror(line string) (mirror, bool) {
 		if !ok {
 			return mirror{}, false
 		}
-		// Which architecture is said elsewhere.
+		// For which architecture is said to apt in another place.
 		words := slices.DeleteFunc(strings.Fields(options), func(o string) bool { return strings.HasPrefix(o, "arch") })
-		m.options, rest = strings.Join(words, " "), after
+		if rest = after; len(words) > 0 {
+			m.options = "[" + strings.Join(words, " ") + "]"
+		}
 	}
 	f := strings.Fields(rest)
 	if len(f) < 3 || !isDebian(f[1:2]) || !slices.Contains(f[2:], "main") {
@@ -132,8 +134,7 @@ func (a *apt) update() error {
 	}
 	var lines strings.Builder
 	for _, s := range suites {
-		options := strings.TrimSpace("arch=" + a.arch + " " + m.options)
-		fmt.Fprintf(&lines, "deb [%s] %s %s main\n", options, m.uri, s)
+		fmt.Fprintln(&lines, strings.Join(strings.Fields("deb "+m.options+" "+m.uri+" "+s+" main"), " "))
 	}
 	for _, d := range []string{"lists/partial", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
@@ -143,11 +144,16 @@ func (a *apt) update() error {
 	if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), []byte(lines.String()), 0o644); err != nil {
 		return err
 	}
-	// One suite may be gone: whether the kernel is there shows later.
-	if out, err := a.run("apt-get", "-q", "update"); err != nil && !a.hasLists() {
-		return unavailable("guest kernels: %s: apt-get update: %w: %s", m.uri, err, lastLine(out))
+	// One suite may be gone: whether the kernel is there shows later. A mirror
+	// that cannot be reached is none of apt's errors.
+	out, err := a.run("apt-get", "-q", "update")
+	if a.hasLists() {
+		return nil
 	}
-	return nil
+	if err == nil {
+		err = errors.New("it gave no lists of packages")
+	}
+	return unavailable("guest kernels: %s: apt-get update: %w: %s: make it work on this machine", m.uri, err, lastLine(out))
 }
 
 func (a *apt) hasLists() bool {
@@ -216,9 +222,11 @@ func (a *apt) command(name string, args ...string) *exec.Cmd {
 // lastLine returns the first complaint of apt, or else its last line.
 func lastLine(out []byte) string {
 	lines := strings.Split(strings.TrimSpace(string(bytes.ToValidUTF8(out, nil))), "\n")
-	for _, l := range lines {
-		if strings.HasPrefix(l, "E: ") || strings.HasPrefix(l, "Err:") {
-			return l
+	for _, complaint := range []string{"E: ", "W: Failed to fetch ", "Err:"} {
+		for _, l := range lines {
+			if strings.HasPrefix(l, complaint) {
+				return l
+			}
 		}
 	}
 	return lines[len(lines)-1]

@@ -23,9 +23,9 @@ var AMD64 = &Arch{
 	cache: "kernels", programs: programs,
 }
 
-// ARM64 guests run programs from Debian's archive. Their processor has branch
-// targets and pointer authentication, so that the kernel compiles BPF with them;
-// QEMU's own authentication algorithm costs a fifth of the architecture's.
+// ARM64 guests run programs from Debian's archive. Their processor has pointer
+// authentication, so that the kernel compiles BPF with it; QEMU's own algorithm
+// costs a third of the architecture's.
 var ARM64 = &Arch{
 	Name: "arm64", Matrix: Kernels[len(Kernels)-1:], Packages: []string{"./examples/..."}, qemu: "qemu-system-aarch64", setup: "scripts/vm-setup arm64",
 	machine: []string{"-machine", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on"}, console: "ttyAMA0",

@@ -25,10 +25,10 @@ const Path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 type Guest struct {
 	Kernel   *Kernel
 	Modules  []string          // by name; what they depend on comes along
-	Userland string            // directory that Programs and Host are in; "" is this machine's root
+	Sysroot  string            // directory that Programs and Host are in; "" is this machine's root
 	Programs []string          // by name, with their libraries
 	Files    map[string]string // name in the guest: file or directory of this machine
-	Host     []string          // files and directories of the userland, under the same name
+	Host     []string          // files and directories of the sysroot, under the same name
 	Commands []Command
 	Shell    bool
 	CPUs     int           // 0 is 2
@@ -180,7 +180,7 @@ func (g *Guest) initramfs(name string, p *Plan) error {
 	defer f.Close()
 	// Not compressed: unpacking costs an emulated processor more than reading.
 	w := bufio.NewWriterSize(f, 1<<20)
-	r := newRoot(w, g.Userland)
+	r := newRoot(w, g.Sysroot)
 	if err := g.fill(r, p); err != nil {
 		return fmt.Errorf("guest: initramfs: %w", err)
 	}

@@ -125,10 +125,11 @@ func TestFindMirror(t *testing.T) {
 		want       mirror
 	}{
 		"stanza": {"sources.list.d/debian.sources", "# c\nTypes: deb deb-src\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\nSigned-By: /k.gpg\n",
-			mirror{"http://mirror.example/debian", "signed-by=/k.gpg"}},
+			mirror{"http://mirror.example/debian", "[signed-by=/k.gpg]"}},
 		"second stanza": {"sources.list.d/a.sources", "Types: deb\nURIs: http://x.example\nSuites: nodistro\nComponents: main\n\nTypes: deb\nURIs: http://y.example\nSuites: trixie\nComponents: main\n",
 			mirror{"http://y.example", ""}},
-		"line":             {"sources.list", "# deb http://no.example bookworm main\ndeb [ arch=amd64 signed-by=/k lang=none ] http://mirror.example/d trixie main contrib\n", mirror{"http://mirror.example/d", "signed-by=/k lang=none"}},
+		"line":             {"sources.list", "# deb http://no.example bookworm main\ndeb [ arch=amd64 signed-by=/k lang=none ] http://mirror.example/d trixie main contrib\n", mirror{"http://mirror.example/d", "[signed-by=/k lang=none]"}},
+		"for itself alone": {"sources.list", "deb [arch=amd64] http://mirror.example trixie main\n", mirror{"http://mirror.example", ""}},
 		"list":             {"sources.list.d/x.list", "deb http://cloud.example sdk-bookworm main\ndeb http://mirror.example bookworm main\n", mirror{"http://mirror.example", ""}},
 		"security only":    {"sources.list", "deb http://s.example bookworm-security main\n", mirror{}},
 		"switched off":     {"sources.list.d/a.sources", "Types: deb\nEnabled: no\nURIs: http://x.example\nSuites: trixie\nComponents: main\n", mirror{}},

@@ -94,12 +94,12 @@ var programs = []string{
 // Guest returns a guest with the tests of t, which Build has put into dir.
 // module is the root of this module's sources on the host.
 func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
-	userland, err := k.Arch.userland()
+	sysroot, err := k.Arch.sysroot()
 	if err != nil {
 		return nil, err
 	}
 	g := &Guest{
-		Kernel: k, Modules: DefaultModules, Userland: userland, Programs: k.Arch.programs,
+		Kernel: k, Modules: DefaultModules, Sysroot: sysroot, Programs: k.Arch.programs,
 		Files: map[string]string{binaryDir: dir},
 	}
 	entries, err := os.ReadDir(module)
@@ -115,9 +115,9 @@ func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
 	}
 	// Objects that Debian ships, which tests load, and what openssl wants.
 	for _, pattern := range []string{"/usr/lib/*/bpf", "/usr/lib/ssl/openssl.cnf"} {
-		found, _ := filepath.Glob(filepath.Join(userland, pattern))
+		found, _ := filepath.Glob(filepath.Join(sysroot, pattern))
 		for _, name := range found {
-			g.Host = append(g.Host, strings.TrimPrefix(name, userland))
+			g.Host = append(g.Host, strings.TrimPrefix(name, sysroot))
 		}
 	}
 	for _, p := range t.Packages {

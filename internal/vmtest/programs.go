@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// userland returns the directory whose programs the guests run: "" is this
+// sysroot returns the directory whose programs the guests run: "" is this
 // machine's root, others are unpacked from packages and kept as kernels are.
 // Errors are ErrUnavailable.
-func (a *Arch) userland() (string, error) {
+func (a *Arch) sysroot() (string, error) {
 	if a.packages == nil {
 		return "", nil
 	}
@@ -19,16 +19,16 @@ func (a *Arch) userland() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return s.userland(a.packages)
+	return s.sysroot(a.packages)
 }
 
-func (s *store) userland(packages []string) (string, error) {
+func (s *store) sysroot(packages []string) (string, error) {
 	const name = "programs"
 	err := s.keep(item{
 		what: "guest programs for " + s.arch.Name, name: name,
-		open:    func(dir string) error { return openUserland(dir, packages) },
+		open:    func(dir string) error { return openSysroot(dir, packages) },
 		resolve: func(a *apt) ([]string, error) { return s.programPackages(a, packages) },
-		unpack:  func(dir string, debs []string) error { return unpackUserland(dir, packages, debs) },
+		unpack:  func(dir string, debs []string) error { return unpackSysroot(dir, packages, debs) },
 	})
 	return filepath.Join(s.dir, name), err
 }
@@ -52,11 +52,11 @@ func (s *store) programPackages(a *apt, packages []string) ([]string, error) {
 	return all, nil
 }
 
-// packagesFile says what a userland was made of.
+// packagesFile says what it was made of.
 const packagesFile = "PACKAGES"
 
-// openUserland holds every file against its checksum: all of them may be used.
-func openUserland(dir string, packages []string) error {
+// openSysroot holds every file against its checksum: all of them may be used.
+func openSysroot(dir string, packages []string) error {
 	b, err := os.ReadFile(filepath.Join(dir, sumsFile))
 	if err != nil {
 		return err
@@ -77,9 +77,9 @@ func openUserland(dir string, packages []string) error {
 	return nil
 }
 
-// unpackUserland makes dir from packages. Since Debian 13 all their files are in
+// unpackSysroot makes dir from packages. Since Debian 13 all their files are in
 // /usr; the links that lead there come with base-files, if that is one of them.
-func unpackUserland(dir string, packages, debs []string) error {
+func unpackSysroot(dir string, packages, debs []string) error {
 	if err := extract(dir, debs); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func mirrorOf(t *testing.T) (*store, string) {
 	s := archive(t, `case "$*" in
 		*"APT::Architecture=arm64"*" -s "*tool*) echo "Inst tool (1 t [arm64])" ;;
 		*"APT::Architecture=arm64"*" download tool") echo >>`+asked+`; cp `+dir+`/tool.deb . ;;
-		*" update") ;;
+		*" update") : >$lists ;;
 		*) echo "E: Unable to locate package"; exit 100 ;;
 		esac`, "exit 1")
 	s.arch = ARM64
@@ -46,7 +46,7 @@ func writeFile(t *testing.T, name, text string) {
 }
 
 // Programs are fetched once, and again when they are not what was fetched.
-func TestUserland(t *testing.T) {
+func TestSysroot(t *testing.T) {
 	s, asked := mirrorOf(t)
 	fetched := 0
 	for _, tt := range []struct {
@@ -66,7 +66,7 @@ func TestUserland(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		dir, err := s.userland(strings.Fields(tt.packages))
+		dir, err := s.sysroot(strings.Fields(tt.packages))
 		if err != nil {
 			t.Fatalf("%s: %v", tt.what, err)
 		}
@@ -82,24 +82,24 @@ func TestUserland(t *testing.T) {
 	}
 }
 
-func TestUserlandRefused(t *testing.T) {
+func TestSysrootRefused(t *testing.T) {
 	s, _ := mirrorOf(t)
 	want := "guest programs for arm64: apt-get install nosuch: exit status 100: E: Unable to locate package"
-	if _, err := s.userland([]string{"nosuch"}); !errors.Is(err, ErrUnavailable) || err.Error() != want {
+	if _, err := s.sysroot([]string{"nosuch"}); !errors.Is(err, ErrUnavailable) || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
 	s.etc = t.TempDir()
 	if err := os.RemoveAll(filepath.Join(s.dir, ".apt")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.userland([]string{"tool"}); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "names no Debian mirror") {
+	if _, err := s.sysroot([]string{"tool"}); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "names no Debian mirror") {
 		t.Errorf("error %v", err)
 	}
 }
 
-// A program of another userland comes with that one's libraries, and never with
+// A program of another root comes with that one's libraries, and never with
 // this machine's.
-func TestRootOfUserland(t *testing.T) {
+func TestRootOfSysroot(t *testing.T) {
 	program, err := exec.LookPath("true")
 	if err != nil {
 		t.Fatal(err)
