@@ -18,7 +18,8 @@ type Arch struct {
 
 // AMD64 guests run programs of this machine.
 var AMD64 = &Arch{
-	Name: "amd64", Matrix: Kernels, Packages: MatrixPackages, qemu: "qemu-system-x86_64", setup: "scripts/vm-setup",
+	Name: "amd64", Matrix: Kernels, Packages: MatrixPackages,
+	qemu: "qemu-system-x86_64", setup: "scripts/vm-setup",
 	machine: []string{"-machine", "q35", "-cpu", "max"}, console: "ttyS0",
 	cache: "kernels", programs: programs,
 }
@@ -27,10 +28,14 @@ var AMD64 = &Arch{
 // authentication, so that the kernel compiles BPF with it; QEMU's own algorithm
 // costs a third of the architecture's.
 var ARM64 = &Arch{
-	Name: "arm64", Matrix: Kernels[len(Kernels)-1:], Packages: []string{"./examples/..."}, qemu: "qemu-system-aarch64", setup: "scripts/vm-setup arm64",
+	Name: "arm64", Matrix: Kernels[len(Kernels)-1:], Packages: []string{"./examples/..."},
+	qemu: "qemu-system-aarch64", setup: "scripts/vm-setup arm64",
 	machine: []string{"-machine", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on"}, console: "ttyAMA0",
-	cache: "arm64", programs: []string{"bash", "true", "ip", "ping", "setpriv", "curl", "bpftool", "ldd", "nm", "readelf"},
-	packages: []string{"bash", "binutils", "bpftool", "busybox-static", "coreutils", "curl", "iproute2", "iputils-ping", "libc-bin", "libxdp1", "util-linux"},
+	cache: "arm64",
+	programs: []string{"bash", "true", "setsid", "setpriv", "unshare", "nsenter", "prlimit", "mountpoint",
+		"ip", "ping", "curl", "bpftool", "ldd", "nm", "readelf"},
+	packages: []string{"bash", "binutils", "bpftool", "busybox-static", "coreutils", "curl", "iproute2", "iputils-ping",
+		"libc-bin", "libxdp1", "util-linux"},
 }
 
 // ArchNamed returns an architecture by its name.
