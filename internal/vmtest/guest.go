@@ -94,7 +94,7 @@ func (g *Guest) Run(ctx context.Context, out func(command int, b []byte)) (*Repo
 }
 
 // One boot in a hundred under emulation, more on a busy machine, stops for ever
-// a second after it began, while the kernel switches clocks. Nothing has run
+// in its first seconds, before /init, which nothing has explained yet. Nothing has run
 // then, so the guest is started again.
 const (
 	bootLimit = time.Minute // it takes about 4 s

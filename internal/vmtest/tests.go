@@ -87,7 +87,7 @@ var DefaultModules = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "nf_def
 
 // programs are what tests of this module run beside Go's.
 var programs = []string{
-	"sh", "bash", "cat", "true", "sleep", "setsid", "setpriv", "readlink", "mount", "umount", "mountpoint", "unshare",
+	"sh", "bash", "cat", "true", "sleep", "setsid", "setpriv", "readlink", "mount", "umount", "mountpoint", "unshare", "nsenter",
 	"ip", "ping", "ss", "bpftool", "strace", "openssl", "curl", "jq", "ldd", "nm", "readelf", "prlimit", "mkfs.ext4", "systemd-socket-activate",
 }
 
