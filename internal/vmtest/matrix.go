@@ -85,7 +85,7 @@ func available() int {
 
 // one boots one kernel.
 func (m *Matrix) one(ctx context.Context, name, dir string) ([]Result, error) {
-	k, err := m.Tests.Arch.Find(name)
+	k, err := m.Tests.arch().Find(name)
 	if err != nil {
 		return m.missing(name, err)
 	}

@@ -13,7 +13,7 @@ import (
 
 // Tests are the tests of some packages of this module, to be run in a guest.
 type Tests struct {
-	Arch     *Arch    // of the guest
+	Arch     *Arch    // of the guest; nil is AMD64
 	Packages []string // as for go test: "./loader"
 	Flags    []string // -test.* flags: "-test.v", "-test.run=X"
 	Timeout  time.Duration
@@ -24,7 +24,7 @@ type Tests struct {
 // Build compiles the test binaries into dir, once for all kernels, static
 // because the guest has another userland or none.
 func (t *Tests) Build(dir string) error {
-	list := t.Arch.goCommand(append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}"}, t.Packages...)...)
+	list := t.arch().goCommand(append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}"}, t.Packages...)...)
 	out, err := list.Output()
 	if err != nil {
 		return fmt.Errorf("go list %s: %w: %s", strings.Join(t.Packages, " "), err, stderr(err))
@@ -39,7 +39,7 @@ func (t *Tests) Build(dir string) error {
 		return err
 	}
 	// What package testdaemon starts.
-	build := t.Arch.goCommand("build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir+"/", modulePath+"/cmd/hornetd", modulePath+"/cmd/hornetctl")
+	build := t.arch().goCommand("build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir+"/", modulePath+"/cmd/hornetd", modulePath+"/cmd/hornetctl")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w: %s", err, out)
 	}
@@ -48,11 +48,18 @@ func (t *Tests) Build(dir string) error {
 		if t.Cover != "" {
 			args = append(args, "-cover", "-covermode=atomic", "-coverpkg="+t.Cover)
 		}
-		if out, err := t.Arch.goCommand(append(args, p)...).CombinedOutput(); err != nil {
+		if out, err := t.arch().goCommand(append(args, p)...).CombinedOutput(); err != nil {
 			return fmt.Errorf("build tests of %s: %w: %s", p, err, out)
 		}
 	}
 	return nil
+}
+
+func (t *Tests) arch() *Arch {
+	if t.Arch == nil {
+		return AMD64
+	}
+	return t.Arch
 }
 
 // goCommand builds for the architecture.
