@@ -146,16 +146,21 @@ func programID(t testing.TB, p *ebpf.Program) ebpf.ProgramID {
 }
 
 func TestTargetUpdatable(t *testing.T) {
-	tests := map[Target]bool{
-		{Kind: "xdp"}:                 true,
-		{Kind: "iter"}:                true,
-		{Kind: "iter", Map: "walked"}: false,
-		{Kind: "sockmap", Map: "m"}:   false,
-		{Kind: "netfilter"}:           false,
+	tests := []struct {
+		target Target
+		want   bool
+	}{
+		{Target{Kind: "xdp"}, true},
+		{Target{Kind: "iter"}, true},
+		{Target{Kind: "iter", Map: "walked"}, false},
+		{Target{Kind: "sockmap", Map: "m"}, false},
+		{Target{Kind: "struct_ops", Map: "m"}, false},
+		{Target{Kind: "netfilter"}, false},
+		{Target{Kind: "tracing"}, false},
 	}
-	for target, want := range tests {
-		if got := target.Updatable(); got != want {
-			t.Errorf("%+v: %t, want %t", target, got, want)
+	for _, tt := range tests {
+		if got := tt.target.Updatable(); got != tt.want {
+			t.Errorf("%+v: %t, want %t", tt.target, got, tt.want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -134,7 +135,7 @@ func sits(l pinning.RecordLink, t loader.Target) (mode string, ok bool) {
 		was.Mode = t.Mode // auto takes what it gets
 	}
 	was.Link, was.Program = t.Link, t.Program
-	return mode, was == t
+	return mode, reflect.DeepEqual(was, t)
 }
 
 // keep makes the switch-overs final.
