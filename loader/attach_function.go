@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -63,8 +64,12 @@ func attachKprobes(prog *ebpf.Program, t Target) (link.Link, error) {
 		attach = link.KretprobeMulti
 	}
 	l, err := attach(prog, opts)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+	switch {
+	case errors.Is(err, unix.ESRCH), errors.Is(err, fs.ErrNotExist):
 		err = changed("a function")
+	case errors.Is(err, link.ErrNotSupported):
+		err = remedy.With(errors.New("this kernel has no links to several functions"),
+			"use a kernel with CONFIG_FPROBE and of 6.10 for kprobe.session; or write kprobe, for one function each")
 	}
 	return l, explain(err)
 }
