@@ -291,11 +291,13 @@ func TestAttachReplace(t *testing.T) {
 	}
 }
 
+const opsManifest = "[maps.\"*\"]\nclass = \"mutable\"\n[[attach]]\nmap = \"steady\"\n"
+
 // TestAttachStructOps lets a connection use a congestion control made of programs.
 func TestAttachStructOps(t *testing.T) {
 	testenv.NoLeaks(t)
 	testenv.RequireEnum(t, "bpf_attach_type", "BPF_STRUCT_OPS")
-	spec, m := openFixture(t, "attach_ops"), parseManifest(t, "[maps.\"*\"]\nclass = \"mutable\"\n[[attach]]\nmap = \"steady\"\n")
+	spec, m := openFixture(t, "attach_ops"), parseManifest(t, opsManifest)
 	coll := loadKernel(t, spec, m)
 	targets, err := Resolve(spec, m)
 	if err != nil {

@@ -28,7 +28,7 @@ func (p *Plan) planStructOps(name string) error {
 	ops := opsType(p.spec.Maps[name])
 	for _, other := range p.structOps() {
 		if other != name && opsType(p.spec.Maps[other]) == ops {
-			return remedy.With(&ObjectError{fmt.Errorf("maps %q and %q are both a struct %s, and it does not show whose a program is", other, name, ops)},
+			return remedy.With(&ObjectError{fmt.Errorf("maps %q and %q are both a struct %s, and it does not show whose a program is", name, other, ops)},
 				"put each into an object of its own")
 		}
 	}

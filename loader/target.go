@@ -91,7 +91,9 @@ func (t Target) place() string {
 		return t.function()
 	case kindNetfilter:
 		return fmt.Sprintf("netfilter %s %s priority %d", t.Family, t.Hook, t.Priority)
-	case kindIter, kindSockmap, kindStructOps:
+	case kindStructOps:
+		return "struct_ops " + t.Map
+	case kindIter, kindSockmap:
 		if t.Map != "" {
 			return "map " + t.Map
 		}
@@ -135,8 +137,11 @@ const longestLink = 128
 func (t Target) named() Target {
 	netns := strings.TrimPrefix(t.Netns, "/run/netns/")
 	words := []string{t.Program, path.Base("/" + netns), t.Interface, path.Base("/" + t.Cgroup),
-		t.Tracepoint, path.Base("/" + t.Executable), t.Symbol, t.Function, t.Map}
-	whole := []string{t.Program, netns, t.Interface, t.Cgroup, t.Tracepoint, t.Executable, t.Symbol, t.Function, t.Map}
+		t.Tracepoint, path.Base("/" + t.Executable), t.Symbol, t.Map}
+	whole := []string{t.Program, netns, t.Interface, t.Cgroup, t.Tracepoint, t.Executable, t.Symbol, t.Map}
+	if t.Function != "" { // not among the others: their hashes are names already
+		words, whole = append(words, t.Function), append(whole, t.Function)
+	}
 	exact := true
 	var b strings.Builder
 	for i, w := range words {

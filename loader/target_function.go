@@ -196,8 +196,8 @@ func traceable(patterns []string) ([]string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, remedy.With(errors.New("this kernel does not trace functions"), "use a kernel with CONFIG_FUNCTION_TRACER and CONFIG_FPROBE")
 	}
-	if err != nil {
-		return nil, err
+	if err != nil { // EPERM where the kernel is locked down
+		return nil, remedy.With(err, "run hornetd as root, and on a kernel that is not locked down for confidentiality")
 	}
 	defer f.Close()
 	times := map[string]int{} // how many functions have a name
