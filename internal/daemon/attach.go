@@ -40,21 +40,35 @@ func (d *Daemon) attach(stage *pinning.Stage, coll *ebpf.Collection, targets []l
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	fresh := targets
+	// Resolve has put first what replaces a function of another program: it is
+	// there before that one runs, also where it is switched over to.
+	n := 0
+	for n < len(targets) && targets[n].Replaces != "" {
+		n++
+	}
+	if err := a.anew(stage, coll, targets[:n]); err != nil {
+		return nil, err
+	}
+	rest := targets[n:]
 	if old != nil {
-		if fresh, err = d.switchOver(a, stage, coll, targets, old); err != nil {
+		if rest, err = d.switchOver(a, stage, coll, rest, old); err != nil {
 			return nil, err
 		}
 	}
-	links, err := loader.Attach(coll, fresh) // and settles fresh's open choices
+	return a, a.anew(stage, coll, rest)
+}
+
+// anew makes and pins links to targets, and settles their open choices.
+func (a *attached) anew(stage *pinning.Stage, coll *ebpf.Collection, targets []loader.Target) error {
+	links, err := loader.Attach(coll, targets)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	a.targets = append(a.targets, fresh...)
+	a.targets = append(a.targets, targets...)
 	for name, l := range links {
 		a.links[name] = l
 	}
-	return a, stage.PinLinks(links)
+	return stage.PinLinks(links)
 }
 
 // switchOver updates the links that old and the new collection have in common

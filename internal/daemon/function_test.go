@@ -1,0 +1,228 @@
+package daemon_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/testdaemon"
+	"github.com/hornetd/hornetd/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testdaemon.Main(m) }
+
+// object puts an object of package loader's tests beside the manifests.
+func object(t testing.TB, h *testdaemon.Host, name string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("../../loader/testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Object(name, b)
+}
+
+// linkIDs returns the links of a collection that runs, as the daemon says.
+func linkIDs(t testing.TB, h *testdaemon.Host, name string) map[string]uint32 {
+	t.Helper()
+	c, err := h.Client().Get(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.State != api.StateRunning {
+		t.Errorf("%s is %s: %s", name, c.State, c.Reason)
+	}
+	ids := map[string]uint32{}
+	for _, l := range c.Links {
+		ids[l.Program+l.Target] = l.ID
+	}
+	return ids
+}
+
+// exists asks the kernel for a link.
+func exists(t testing.TB, id uint32) bool {
+	t.Helper()
+	l, err := link.NewFromID(link.ID(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	return true
+}
+
+// eventually waits for what the kernel does in a work queue.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for range 200 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("not so: %s", what)
+}
+
+// watch is a manifest of attach_daemon.bpf.c.
+func watch(version int, deny bool, cgroup string, pair testenv.Pair, t testing.TB) string {
+	var st unix.Stat_t
+	if err := unix.Stat(cgroup, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`version = %d
+object = { path = "attach_daemon.bpf.o" }
+variables = { cgroup = %d, deny = %t }
+[[attach]]
+program = "on_exec"
+[[attach]]
+program = "on_probe"
+[[attach]]
+program = "guard_exec"
+[[attach]]
+program = "guarded"
+interface = "veth0"
+netns = %q
+[[attach]]
+program = "drop"
+replaces = "guarded"
+`, version, st.Ino, deny, pair.B.Netns)
+}
+
+// counter reads a variable of the object from its pin.
+func counter(t testing.TB, h *testdaemon.Host, collection string, offset int) uint64 {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(h.BPFFS, collection, "maps/_bss"), &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	b, err := m.LookupBytes(uint32(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary.NativeEndian.Uint64(b[offset:])
+}
+
+// Programs at functions of the kernel and of another program live through the
+// death of the daemon, are adopted as they are, replaced, and taken out again.
+func TestFunctionsEndToEnd(t *testing.T) {
+	testenv.NoLeaks(t)
+	testenv.RequirePrograms(t, ebpf.Tracing, ebpf.LSM)
+	pair, cgroup := testenv.Veth(t), testenv.Cgroup(t)
+	exec := func() error { return testenv.CgroupCommand(t, cgroup, "/bin/true").Run() }
+	h := testdaemon.New(t, "")
+	object(t, h, "attach_daemon.bpf.o")
+	h.Manifest("watch", watch(1, true, cgroup, pair, t))
+	h.Start()
+
+	before := linkIDs(t, h, "watch")
+	if len(before) != 5 {
+		t.Fatalf("links %v", before)
+	}
+	works := func(when string, denied bool) {
+		t.Helper()
+		execs, probed := counter(t, h, "watch", 0), counter(t, h, "watch", 8)
+		if err := exec(); errors.Is(err, unix.EPERM) != denied {
+			t.Errorf("%s: exec: %v; denied should be %t", when, err, denied)
+		}
+		if counter(t, h, "watch", 0) == execs || counter(t, h, "watch", 8) == probed {
+			t.Errorf("%s: the exec was not counted", when)
+		}
+		if got := pair.Ping(t, 1); got != 0 {
+			t.Errorf("%s: a packet passed", when)
+		}
+	}
+	works("loaded", true)
+
+	h.Kill()
+	works("daemon dead", true)
+	h.Start()
+	if after := linkIDs(t, h, "watch"); !maps.Equal(before, after) {
+		t.Errorf("links %v were adopted as %v", before, after)
+	}
+	if c, err := h.Client().Get(t.Context(), "watch"); err != nil || !c.Adopted || c.Reason != "" {
+		t.Errorf("adopted %t, %q, %v", c.Adopted, c.Reason, err)
+	}
+
+	h.Manifest("watch", watch(2, false, cgroup, pair, t))
+	plan, err := h.Client().Reload(t.Context())
+	if err != nil || len(plan.Changes) != 1 || !plan.Changes[0].Done {
+		t.Fatalf("reload %+v, %v", plan, err)
+	}
+	after := linkIDs(t, h, "watch")
+	for place, id := range before {
+		kept := place == "guardedinterface veth0 in "+pair.B.Netns // the kernel can exchange this one's program
+		if kept != (after[place] == id) {
+			t.Errorf("link %s was %d and is %d", place, id, after[place])
+		}
+		if !kept {
+			eventually(t, "the old link is gone: "+place, func() bool { return !exists(t, id) })
+		}
+	}
+	works("replaced", false)
+
+	if _, err := h.Client().Unload(t.Context(), "watch", api.UnloadRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "packets pass", func() bool { return pair.Ping(t, 1) == 1 })
+	for place, id := range after {
+		eventually(t, "the link is gone: "+place, func() bool { return !exists(t, id) })
+	}
+}
+
+// A congestion control made of programs lives through the death of the daemon.
+// A second one of its name is refused, and the first stays.
+func TestStructOpsEndToEnd(t *testing.T) {
+	testenv.NoLeaks(t)
+	testenv.RequireEnum(t, "bpf_attach_type", "BPF_STRUCT_OPS")
+	h := testdaemon.New(t, "")
+	object(t, h, "attach_ops.bpf.o")
+	const manifest = "object = { path = \"attach_ops.bpf.o\" }\nmaps = { \"*\" = { class = \"mutable\" } }\nattach = [ { map = \"steady\" } ]\n"
+	h.Manifest("steady", manifest)
+	h.Start()
+	before := linkIDs(t, h, "steady")
+	usable := func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "hornet_steady")
+	}
+	h.Kill()
+	if err := usable(); err != nil {
+		t.Errorf("daemon dead: %v", err)
+	}
+	h.Start()
+	if after := linkIDs(t, h, "steady"); len(before) != 1 || !maps.Equal(before, after) {
+		t.Errorf("links %v were adopted as %v", before, after)
+	}
+
+	h.Manifest("steady", "version = 2\n"+manifest)
+	plan, err := h.Client().Reload(t.Context())
+	if err != nil || len(plan.Changes) != 1 || plan.Changes[0].Error == nil || !strings.Contains(plan.Changes[0].Error.Message, "another one has its name") {
+		t.Errorf("reload %+v, %v", plan, err)
+	}
+	if after := linkIDs(t, h, "steady"); !maps.Equal(before, after) {
+		t.Errorf("links %v became %v", before, after)
+	}
+	if err := usable(); err != nil {
+		t.Errorf("after the refused reload: %v", err)
+	}
+	if _, err := h.Client().Unload(t.Context(), "steady", api.UnloadRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the congestion control is gone", func() bool { return errors.Is(usable(), unix.ENOENT) })
+}
