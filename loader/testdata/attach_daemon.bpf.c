@@ -8,14 +8,14 @@ volatile const __u64 cgroup;
 volatile const _Bool deny;
 __u64 execs, probed;
 
-SEC("fentry/begin_new_exec") int on_exec(void *ctx)
+SEC("fentry/security_bprm_creds_for_exec") int on_exec(void *ctx)
 {
 	if (bpf_get_current_cgroup_id() == cgroup)
 		__sync_fetch_and_add(&execs, 1);
 	return 0;
 }
 
-SEC("kprobe/begin_new_exec") int on_probe(void *ctx)
+SEC("kprobe/security_bprm_creds_for_exec") int on_probe(void *ctx)
 {
 	if (bpf_get_current_cgroup_id() == cgroup)
 		__sync_fetch_and_add(&probed, 1);
