@@ -65,7 +65,7 @@ func (c checker) attach(key string, a Attach) {
 		c.identifier(key+".replaces", a.Replaces)
 	}
 	c.patterns(key+".functions", a.Functions, functions.MatchString)
-	c.patterns(key+".symbols", a.Symbols, func(s string) bool { return s != "" && !strings.ContainsFunc(s, notPrintable) })
+	c.patterns(key+".symbols", a.Symbols, func(s string) bool { return !strings.ContainsFunc(s, notPrintable) })
 	if a.Map != "" && !mapName.MatchString(a.Map) {
 		c.Add(key+".map", "write the map's name as it stands in the C source", "%.80q is not the name of a map", a.Map)
 	}
