@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -148,7 +149,10 @@ func TestFunctionsEndToEnd(t *testing.T) {
 
 	h.Kill()
 	works("daemon dead", true)
-	h.Start()
+	trace := filepath.Join(t.TempDir(), "trace")
+	if err := h.TryStart("strace", "-D", "-f", "-qq", "-o", trace, "-e", "trace=bpf"); err != nil {
+		t.Fatalf("%v\n%s", err, h.Log())
+	}
 	if after := linkIDs(t, h, "watch"); !maps.Equal(before, after) {
 		t.Errorf("links %v were adopted as %v", before, after)
 	}
@@ -172,6 +176,14 @@ func TestFunctionsEndToEnd(t *testing.T) {
 		}
 	}
 	works("replaced", false)
+	calls, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, updated := bytes.Index(calls, []byte("BPF_LINK_CREATE")), bytes.Index(calls, []byte("BPF_LINK_UPDATE"))
+	if made < 0 || updated < made {
+		t.Errorf("the first link was made at %d of the trace and the first updated at %d: packets met a function that nothing replaced", made, updated)
+	}
 
 	if _, err := h.Client().Unload(t.Context(), "watch", api.UnloadRequest{}); err != nil {
 		t.Fatal(err)
