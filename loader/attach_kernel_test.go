@@ -234,16 +234,21 @@ func (r running) program(t testing.TB, i int) *ebpf.Program {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	s, err := Describe(l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := ebpf.NewProgramFromID(s.ProgramID)
+	p, err := ebpf.NewProgramFromID(described(t, l).ProgramID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Close() })
 	return p
+}
+
+func described(t testing.TB, l link.Link) LinkState {
+	t.Helper()
+	s, err := Describe(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // TestAttachModifyReturn lets the kernel call a function whose result a program
@@ -310,6 +315,13 @@ func TestAttachStructOps(t *testing.T) {
 	r := running{counted{coll, spec.Variables}, targets, testenv.BPFFS(t)}
 	if err := links["steady"].Pin(r.pin("steady")); err != nil {
 		t.Fatal(err)
+	}
+	info, err := coll.Maps["steady"].Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := info.ID(); described(t, links["steady"]).MapID != id {
+		t.Errorf("link %+v, want one of map %d", described(t, links["steady"]), id)
 	}
 	links.Close()
 	for _, p := range coll.Programs {
