@@ -67,6 +67,8 @@ func attachKprobes(prog *ebpf.Program, t Target) (link.Link, error) {
 	switch {
 	case errors.Is(err, unix.ESRCH), errors.Is(err, fs.ErrNotExist):
 		err = changed("a function")
+	case errors.Is(err, unix.EINVAL):
+		err = remedy.With(fmt.Errorf("the kernel does not take all of them: %w", errnoOf(err)), "name fewer functions, and find the one")
 	case errors.Is(err, link.ErrNotSupported):
 		err = remedy.With(errors.New("this kernel has no links to several functions"),
 			"use a kernel with CONFIG_FPROBE and of 6.10 for kprobe.session; or write kprobe, for one function each")
