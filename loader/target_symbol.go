@@ -269,12 +269,20 @@ func isName(table []byte, at uint32, name string) bool {
 	return bytes.HasPrefix(rest, []byte(name)) && rest[len(name)] == 0
 }
 
+// longestSymbol bounds the names that a pattern is compared with: the names of
+// all symbols may be one and the same, as long as the file.
+const longestSymbol = 1 << 10
+
 // nameAt returns the NUL-terminated string at an offset of table, "" where there
-// is none.
+// is none or a longer one.
 func nameAt(table []byte, at uint32) string {
 	if uint64(at) >= uint64(len(table)) {
 		return ""
 	}
-	name, _, _ := bytes.Cut(table[at:], []byte{0})
+	rest := table[at:]
+	name, _, ok := bytes.Cut(rest[:min(len(rest), longestSymbol)], []byte{0})
+	if !ok {
+		return ""
+	}
 	return string(name)
 }

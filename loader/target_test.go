@@ -637,8 +637,10 @@ func TestSymbolOffset(t *testing.T) {
 func FuzzSymbolOffset(f *testing.F) {
 	f.Add(smallELF(f), "f", uint64(3))
 	f.Add([]byte("\x7fELF\x02\x01\x01"), "", uint64(0))
+	f.Add(smallELF(f), "?*", uint64(0))
 	f.Fuzz(func(t *testing.T, b []byte, symbol string, more uint64) {
 		symbolOffset(bytes.NewReader(b), int64(len(b)), symbol, more)
+		symbolOffsets(bytes.NewReader(b), int64(len(b)), symbol)
 	})
 }
 

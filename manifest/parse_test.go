@@ -301,6 +301,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[[attach]]\nprogram = 'x'\nfunctions = ['a',\n'a/b']", `5: attach[0].functions[1]: "a/b" is not the name of a function or a pattern`, "* stands for"},
 		{"[[attach]]\nprogram = 'x'\nfunctions = ['a*',\n'a*']", `5: attach[0].functions[1]: "a*" stands there twice`, "remove one"},
 		{`[[attach]]` + "\nprogram = 'x'\n" + `symbols = ["a\u001b"]`, `4: attach[0].symbols[0]: "a\x1b" is not the name`, ""},
+		{"[[attach]]\nprogram = 'x'\nsymbols = ['" + strings.Repeat("f", 257) + "']", "4: attach[0].symbols[0]: \"ffff", ""},
 		{"[[attach]]\nprogram = 'x'\nsymbols = ['']", "4: attach[0].symbols[0]: is empty", ""},
 		{"[[attach]]\nprogram = 'x'\nreplaces = 'other/x'", `4: attach[0].replaces: "other/x" is not a name in C`, ""},
 
