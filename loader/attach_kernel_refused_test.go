@@ -414,3 +414,13 @@ func TestUpdateFunctionRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestNameAt has a table in which all names could be one long one.
+func TestNameAt(t *testing.T) {
+	table := []byte("\x00f\x00" + strings.Repeat("g", longestSymbol) + "\x00h")
+	for at, want := range map[uint32]string{0: "", 1: "f", 3: "", 4: strings.Repeat("g", longestSymbol-1), uint32(len(table) - 1): "", uint32(len(table)): ""} {
+		if got := nameAt(table, at); got != want {
+			t.Errorf("at %d: %q, want %q", at, got, want)
+		}
+	}
+}
