@@ -196,6 +196,51 @@ func TestAttachFunction(t *testing.T) {
 	}
 }
 
+// TestAttachModule traces a function of a module (or a driver that is built in).
+func TestAttachModule(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := pinnedKernel(t, "attach_kernel", "[[attach]]\nprogram = \"fentry_any\"\nfunction = \"veth_open\"\n", 0)
+	testenv.Veth(t)
+	if hits(t, r.coll, "fentry_any") < 2 {
+		t.Errorf("ran %d times for the two ends of a veth pair", hits(t, r.coll, "fentry_any"))
+	}
+	r.check(t)
+}
+
+// TestAttachOffset probes the second instruction of a function.
+func TestAttachOffset(t *testing.T) {
+	testenv.NoLeaks(t)
+	requireProbes(t, "kprobe_any")
+	cgroup := testenv.Cgroup(t)
+	spec := openFixture(t, "attach_kernel")
+	m := kernelManifest(t, "[[attach]]\nprogram = \"kprobe_any\"\nfunction = \"begin_new_exec\"\noffset = 1\n", inode(t, cgroup))
+	only(spec, m)
+	coll := loadKernel(t, spec, m)
+	targets, err := Resolve(spec, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var links Links
+	for ; targets[0].Offset < 16; targets[0].Offset++ { // how long the first is depends on the kernel
+		if links, err = Attach(coll, targets); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer links.Close()
+	if err := testenv.CgroupCommand(t, cgroup, "/bin/true").Run(); err != nil {
+		t.Fatal(err)
+	}
+	if got := hits(t, counted{coll, spec.Variables}, "kprobe_any"); got != 1 {
+		t.Errorf("ran %d times", got)
+	}
+	if err := described(t, links[targets[0].Link]).Matches(targets[0]); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestAttachSleepable has programs that the kernel lets sleep only at functions
 // which it lists.
 func TestAttachSleepable(t *testing.T) {
