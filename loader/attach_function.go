@@ -108,7 +108,7 @@ func attachStructOps(coll *ebpf.Collection, t Target) (link.Link, error) {
 	switch {
 	case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY):
 		err = remedy.With(fmt.Errorf("another one has its name: %w", errnoOf(err)),
-			"give it another name in the object, also when it takes the place of its old version")
+			"give it another name in the object, or find who has this one (bpftool struct_ops show)")
 	case errors.Is(err, unix.EINVAL):
 		err = remedy.With(fmt.Errorf("the kernel does not take it: %w", errnoOf(err)),
 			"use a kernel of 6.4 or later, and fill in all that its subsystem asks for")

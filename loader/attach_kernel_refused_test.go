@@ -1,6 +1,8 @@
 package loader
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -9,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 
@@ -295,7 +298,7 @@ func TestAttachStructOpsTaken(t *testing.T) {
 	defer links.Close()
 	_, err = Attach(loadKernel(t, spec, m), targets)
 	refused(t, err, "attach struct_ops steady: another one has its name: file exists",
-		"give it another name in the object, also when it takes the place of its old version")
+		"give it another name in the object, or find who has this one (bpftool struct_ops show)")
 }
 
 // TestAttachReplaceTaken replaces one function twice.
@@ -422,5 +425,48 @@ func TestNameAt(t *testing.T) {
 		if got := nameAt(table, at); got != want {
 			t.Errorf("at %d: %q, want %q", at, got, want)
 		}
+	}
+}
+
+// TestUpdateStructOps replaces the map of a link, and tries what the kernel
+// refuses.
+func TestUpdateStructOps(t *testing.T) {
+	testenv.NoLeaks(t)
+	testenv.RequireEnum(t, "bpf_attach_type", "BPF_STRUCT_OPS")
+	m := parseManifest(t, opsManifest)
+	load := func(name string) (*ebpf.Map, *ebpf.Collection) {
+		spec := openFixture(t, "attach_ops")
+		value := spec.Maps["steady"].Contents[0].Value.([]byte)
+		copy(value[bytes.Index(value, []byte("hornet_steady")):], name)
+		coll := loadKernel(t, spec, m)
+		return coll.Maps["steady"], coll
+	}
+	old, coll := load("hornet_steady")
+	targets, err := Resolve(openFixture(t, "attach_ops"), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, err := Attach(coll, targets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer links.Close()
+	l := links["steady"]
+	new, _ := load("hornet_steady")
+	renamed, _ := load("hornet_stead2")
+	if err := UpdateMap(l, new, new); !errors.Is(err, ErrOtherProgram) {
+		t.Errorf("update of a map that it does not have: %v", err)
+	}
+	refused(t, UpdateMap(l, old, renamed), fmt.Sprintf("link %d: the kernel does not put it in the place of the old one: invalid argument", described(t, l).ID),
+		"leave the name that it has for the kernel; or give both that and the variable in the object a new name, to attach it beside the old one")
+	if err := UpdateMap(l, old, new); err != nil {
+		t.Error(err)
+	}
+	info, err := new.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := info.ID(); described(t, l).MapID != id {
+		t.Errorf("link %+v, want one of map %d", described(t, l), id)
 	}
 }

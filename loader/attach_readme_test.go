@@ -67,6 +67,9 @@ func TestREADME(t *testing.T) {
 			t.Errorf("%s: the table says updatable %t, the code %t", section, got, Updatable(h.kind))
 		}
 	}
+	if ops := rows[structOpsSection]; ops == nil || strings.TrimSpace(ops[3]) != kindStructOps || strings.HasPrefix(strings.TrimSpace(ops[5]), "yes") != Updatable(kindStructOps) {
+		t.Errorf("%s: the table says %q", structOpsSection, ops)
+	}
 	for _, p := range attachSpec(t, "attach_refused").Programs {
 		word, _, _ := strings.Cut(p.SectionName, "/")
 		if p.Type != ebpf.UnspecifiedProgram && word != "sk_skb" && word != "xdp" && !strings.Contains(refused, "`"+word) {

@@ -154,7 +154,7 @@ func TestTargetUpdatable(t *testing.T) {
 		{Target{Kind: "iter"}, true},
 		{Target{Kind: "iter", Map: "walked"}, false},
 		{Target{Kind: "sockmap", Map: "m"}, false},
-		{Target{Kind: "struct_ops", Map: "m"}, false},
+		{Target{Kind: "struct_ops", Map: "m"}, true},
 		{Target{Kind: "netfilter"}, false},
 		{Target{Kind: "tracing"}, false},
 	}

@@ -64,6 +64,28 @@ func exists(t testing.TB, id uint32) bool {
 	return true
 }
 
+// mapOf asks the kernel for the map of a struct_ops link.
+func mapOf(t testing.TB, id uint32) ebpf.MapID {
+	t.Helper()
+	l, err := link.NewFromID(link.ID(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", l.(interface{ FD() int }).FD()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var m ebpf.MapID
+		if n, _ := fmt.Sscanf(line, "map_id: %d", &m); n == 1 {
+			return m
+		}
+	}
+	t.Fatalf("link %d: no map in %q", id, b)
+	return 0
+}
+
 // eventually waits for what the kernel does in a work queue.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -194,8 +216,9 @@ func TestFunctionsEndToEnd(t *testing.T) {
 	}
 }
 
-// A congestion control made of programs lives through the death of the daemon.
-// A second one of its name is refused, and the first stays.
+// A congestion control made of programs lives through the death of the daemon,
+// and its new version takes its place in the same link, or does not, wherever the
+// daemon dies.
 func TestStructOpsEndToEnd(t *testing.T) {
 	testenv.NoLeaks(t)
 	testenv.RequireEnum(t, "bpf_attach_type", "BPF_STRUCT_OPS")
@@ -222,16 +245,46 @@ func TestStructOpsEndToEnd(t *testing.T) {
 		t.Errorf("links %v were adopted as %v", before, after)
 	}
 
+	var id uint32
+	for _, id = range before {
+	}
+	first := mapOf(t, id)
 	h.Manifest("steady", "version = 2\n"+manifest)
 	plan, err := h.Client().Reload(t.Context())
-	if err != nil || len(plan.Changes) != 1 || plan.Changes[0].Error == nil || !strings.Contains(plan.Changes[0].Error.Message, "another one has its name") {
-		t.Errorf("reload %+v, %v", plan, err)
+	if err != nil || len(plan.Changes) != 1 || !plan.Changes[0].Done {
+		t.Fatalf("reload %+v, %v", plan, err)
+	}
+	second := mapOf(t, id)
+	if after := linkIDs(t, h, "steady"); !maps.Equal(before, after) || second == first {
+		t.Errorf("links %v became %v, map %d map %d", before, after, first, second)
+	}
+	if err := usable(); err != nil {
+		t.Errorf("replaced: %v", err)
+	}
+
+	// Killed at the commit: the link has the new map already.
+	h.Kill()
+	if err := h.TryStart("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2", "-e", "inject=renameat2:signal=KILL"); err != nil {
+		t.Fatalf("%v\n%s", err, h.Log())
+	}
+	h.Manifest("steady", "version = 3\n"+manifest)
+	if _, err := h.Client().Reload(t.Context()); err == nil {
+		t.Fatal("was not killed")
+	}
+	h.Wait()
+	if third := mapOf(t, id); third == second {
+		t.Fatalf("killed before the link had map %d", third)
+	}
+	h.Manifest("steady", "version = 2\n"+manifest)
+	h.Start()
+	if got := mapOf(t, id); got != second {
+		t.Errorf("the link has map %d after the crash, not %d again", got, second)
 	}
 	if after := linkIDs(t, h, "steady"); !maps.Equal(before, after) {
 		t.Errorf("links %v became %v", before, after)
 	}
 	if err := usable(); err != nil {
-		t.Errorf("after the refused reload: %v", err)
+		t.Errorf("after the crash: %v", err)
 	}
 	if _, err := h.Client().Unload(t.Context(), "steady", api.UnloadRequest{}); err != nil {
 		t.Fatal(err)
