@@ -108,6 +108,28 @@ func TestResolveFunctionErrors(t *testing.T) {
 	}
 }
 
+// TestResolveOffset has a section with an offset, as libbpf reads it.
+func TestResolveOffset(t *testing.T) {
+	spec := openFixture(t, "attach_kernel")
+	for _, tt := range []struct {
+		section, toml, function string
+		offset                  uint64
+	}{
+		{"do_exit+0x4", "", "do_exit", 4},
+		{"do_exit+0x4", "offset = 8", "do_exit", 8},
+		{"do_exit+0x4", `function = "do_fork"`, "do_fork", 0},
+	} {
+		spec.Programs["on_kprobe"].AttachTo = tt.section
+		got, err := Resolve(spec, attachManifest(t, "[[attach]]\nprogram = \"on_kprobe\"\n"+tt.toml+"\n"))
+		if err != nil || got[0].Function != tt.function || got[0].Offset != tt.offset {
+			t.Errorf("%s, %s: %+v, %v", tt.section, tt.toml, got, err)
+		}
+	}
+	spec.Programs["on_kprobe"].AttachTo = "do_exit+4x"
+	_, err := Resolve(spec, attachManifest(t, "[[attach]]\nprogram = \"on_kprobe\"\n"))
+	refused(t, err, `/etc/hornet.d/demo.toml:3: attach[0].offset: "4x" in the section of "on_kprobe" is not a number`, "write offset = N")
+}
+
 func TestResolveStructOpsErrors(t *testing.T) {
 	spec := openFixture(t, "attach_ops")
 	for _, tt := range []struct{ toml, want, hint string }{

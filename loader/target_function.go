@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -150,12 +151,14 @@ func (r request) kprobe(t Target) (_ Target, err error) {
 	if t.Function, err = r.function(example); err != nil {
 		return t, err
 	}
-	t.Offset = r.Offset
 	if name, plus, ok := strings.Cut(t.Function, "+"); ok && r.Function == "" { // of the section
 		t.Function = name
-		if _, err := fmt.Sscan(plus, &t.Offset); err != nil {
+		if t.Offset, err = strconv.ParseUint(plus, 0, 64); err != nil {
 			return t, r.refuse("offset", "write offset = N", "%q in the section of %q is not a number", plus, r.Program)
 		}
+	}
+	if r.Offset != 0 {
+		t.Offset = r.Offset
 	}
 	if r.hook.syscall {
 		t.Function = syscallPrefix() + t.Function

@@ -42,11 +42,11 @@ func Resolve(spec *ebpf.CollectionSpec, m manifest.Manifest) ([]Target, error) {
 		all = append(all, targets...)
 	}
 	// What replaces a function is in place before the function runs.
-	slices.SortStableFunc(all, func(a, b Target) int { return cmp.Compare(late(a), late(b)) })
+	slices.SortStableFunc(all, func(a, b Target) int { return cmp.Compare(rank(a), rank(b)) })
 	return all, nil
 }
 
-func late(t Target) int {
+func rank(t Target) int {
 	if t.Replaces != "" {
 		return 0
 	}
