@@ -13,6 +13,9 @@ const (
 	OutDir = "/vm/out"
 
 	coverDir = OutDir + "/cover"
+
+	// LayDir, in the first root, is laid over a disk before it is booted.
+	LayDir = "/lay"
 )
 
 // Plan is what /init does, as JSON in the guest's first root.
@@ -21,6 +24,8 @@ type Plan struct {
 	Modules  []string // files to load, in this order
 	Commands []Command
 	Shell    bool // after the commands, a shell on the console
+	Disk     bool // boot the disk; the commands run as a service there
+	Reboot   bool // and end with a reboot instead of switching off
 }
 
 // Command is a program that runs in the guest as root, alone.

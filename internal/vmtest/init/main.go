@@ -13,7 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// portFile is the line to the host.
+const portFile = "/dev/ttyS1"
+
 func main() {
+	if os.Getpid() != 1 {
+		if err := agent(); err != nil {
+			fmt.Println("init:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(); err != nil {
 		fmt.Println("init:", err)
 	}
@@ -22,19 +32,27 @@ func main() {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
-func run() error {
+func readPlan() (*vmtest.Plan, error) {
 	b, err := os.ReadFile("/vm/plan.json")
+	if err != nil {
+		return nil, err
+	}
+	var p vmtest.Plan
+	return &p, json.Unmarshal(b, &p)
+}
+
+func run() error {
+	p, err := readPlan()
 	if err != nil {
 		return err
 	}
-	var p vmtest.Plan
-	if err := json.Unmarshal(b, &p); err != nil {
-		return err
+	if p.Disk {
+		return bootDisk(p)
 	}
 	if err := mountAll(); err != nil {
 		return err
 	}
-	w, err := openPort("/dev/ttyS1", &p)
+	w, err := openPort(portFile, p)
 	if err != nil {
 		return err
 	}
@@ -42,6 +60,17 @@ func run() error {
 		w.mark("broken", err)
 		return err
 	}
+	if err := runCommands(p, w); err != nil {
+		return err
+	}
+	if p.Shell {
+		shell()
+	}
+	return nil
+}
+
+// runCommands runs the commands of the plan and sends back what came of them.
+func runCommands(p *vmtest.Plan, w *port) error {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return err
@@ -54,8 +83,5 @@ func run() error {
 	}
 	w.sendFiles(vmtest.OutDir)
 	w.mark("end")
-	if p.Shell {
-		shell()
-	}
 	return nil
 }
