@@ -214,10 +214,10 @@ func (g *Guest) fill(r *root, p *Plan) error {
 	}
 	modules := g.Modules
 	if g.Disk != "" {
-		modules = append(slices.Clip(modules), "virtio_blk", "ext4")
+		modules = append(slices.Clip(modules), "virtio_pci", "virtio_blk", "ext4")
 	}
 	if g.Networks > 0 {
-		modules = append(slices.Clip(modules), "virtio_net")
+		modules = append(slices.Clip(modules), "virtio_pci", "virtio_net")
 	}
 	if p.Modules, err = r.modules(g.Kernel, modules); err != nil {
 		return err
