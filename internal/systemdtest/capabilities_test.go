@@ -42,10 +42,18 @@ func capabilities(t *testing.T) {
 			}
 		})
 	}
-	t.Run("smaller", func(t *testing.T) {
-		broken := without(t, []string{"cap_bpf", "cap_perfmon", "cap_net_admin"})
-		t.Logf("%v", broken)
-	})
+}
+
+// smaller is the set of capabilities that the unit offers to hosts which do
+// without network namespaces, uprobes and tracepoints.
+func smaller(t *testing.T) {
+	loaded.reach(t)
+	makeNetns(t)
+	broken := without(t, []string{"cap_bpf", "cap_perfmon", "cap_net_admin"})
+	want := []string{"elsewhere", "kinds", "probe"}
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(broken))); diff != "" {
+		t.Errorf("what breaks (-want +got):\n%s\n%v", diff, broken)
+	}
 }
 
 // without starts hornetd, where nothing runs, with some capabilities only, and

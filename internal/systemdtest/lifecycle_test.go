@@ -44,11 +44,19 @@ func restart(t *testing.T) {
 	same(t, before)
 }
 
+// Killed, also again and again, it comes back.
 func kill(t *testing.T) {
 	before, pid := stateOf(t)
 	signal(t, pid, syscall.SIGKILL)
 	effects(t)
-	active(t, pid)
+	pid = active(t, pid)
+	same(t, before)
+
+	dropIn(t, "RestartSec=0")
+	for range 6 { // the limit would be 5 in 10 s
+		signal(t, pid, syscall.SIGKILL)
+		pid = active(t, pid)
+	}
 	same(t, before)
 }
 
@@ -110,5 +118,23 @@ func stop(t *testing.T) {
 	if got := run(t, "stat", "-c", "%U:%G %a %F", sock); got != "root:hornet 660 socket" {
 		t.Errorf("%s: %s", sock, got)
 	}
+	same(t, before)
+}
+
+// A manifest that says fail = "closed" and cannot be loaded makes the unit fail,
+// and ends nothing that runs.
+func closed(t *testing.T) {
+	before, _ := stateOf(t)
+	const file = "/etc/hornet.d/closed.toml"
+	put(t, file, "fail = \"closed\"\n"+hooks("frame", `interface = "none0"`))
+	if out, err := try("systemctl", "restart", "hornetd"); err == nil {
+		t.Errorf("hornetd is ready: %s", out)
+	}
+	if got := property(t, "hornetd", "ActiveState"); got == "active" {
+		t.Error("hornetd is active")
+	}
+	same(t, before)
+	run(t, "rm", file)
+	active(t, "0")
 	same(t, before)
 }

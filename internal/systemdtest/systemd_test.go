@@ -37,7 +37,9 @@ var steps = []step{
 	{"kill", 1, kill},
 	{"watchdog", 1, watchdog},
 	{"stop", 1, stop},
+	{"closed", 1, closed},
 	{"namespace", 1, namespace},
+	{"smaller", 1, smaller},
 	{"reboot", 2, reboot},
 }
 
