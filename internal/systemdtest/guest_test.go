@@ -149,29 +149,48 @@ func collections(links map[string]string) map[string]bool {
 	return names
 }
 
-// total adds up every number in the values of a map, read by bpftool from its pin.
+// total adds up every number in the values of a map.
 func total(t *testing.T, collection, name string) int {
 	t.Helper()
-	out := run(t, "bpftool", "-j", "map", "dump", "pinned", pins+collection+"/maps/"+name)
-	var entries []struct {
-		Formatted struct {
-			Value  any `json:"value"`
-			Values []struct {
-				Value any `json:"value"`
-			} `json:"values"`
-		} `json:"formatted"`
+	return totals(t, []counter{{collection, name}})[0]
+}
+
+// counter is a map that only grows.
+type counter struct{ collection, name string }
+
+// totals reads maps with bpftool from their pins, and adds up every number in
+// the values of each.
+func totals(t *testing.T, counters []counter) []int {
+	t.Helper()
+	var batch strings.Builder
+	for _, c := range counters {
+		fmt.Fprintf(&batch, "map dump pinned %s%s/maps/%s\n", pins, c.collection, c.name)
 	}
-	if err := json.Unmarshal([]byte(out), &entries); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	sum := 0
-	for _, e := range entries {
-		sum += numbers(e.Formatted.Value)
-		for _, v := range e.Formatted.Values {
-			sum += numbers(v.Value)
+	const file = "/run/bpftool"
+	put(t, file, batch.String())
+	out := run(t, "bpftool", "-j", "batch", "file", file)
+	type formatted struct{ Value any }
+	var dumps []struct {
+		Output []struct {
+			Formatted struct {
+				formatted
+				Values []formatted // one for each processor
+			}
 		}
 	}
-	return sum
+	if err := json.Unmarshal([]byte(out), &dumps); err != nil || len(dumps) != len(counters) {
+		t.Fatalf("%v: %s", err, out)
+	}
+	sums := make([]int, len(counters))
+	for i, d := range dumps {
+		for _, e := range d.Output {
+			sums[i] += numbers(e.Formatted.Value)
+			for _, v := range e.Formatted.Values {
+				sums[i] += numbers(v.Value)
+			}
+		}
+	}
+	return sums
 }
 
 func numbers(v any) int {

@@ -77,7 +77,7 @@ func watchdog(t *testing.T) {
 	dropIn(t, "WatchdogSec=3s")
 	run(t, "systemctl", "restart", "hornetd")
 	pid := active(t, "")
-	time.Sleep(6 * time.Second) // it is fed
+	time.Sleep(5 * time.Second) // it is fed
 	if got := active(t, ""); got != pid {
 		t.Fatalf("process %s became %s without a reason", pid, got)
 	}

@@ -98,7 +98,7 @@ func order(t *testing.T) {
 		t.Errorf("there is an ordering cycle:\n%s", journal)
 	}
 	after := strings.Fields(property(t, "hornetd.service", "After"))
-	for _, unit := range []string{"sys-fs-bpf.mount", "sys-kernel-tracing.mount", "systemd-tmpfiles-setup.service", "systemd-sysusers.service"} {
+	for _, unit := range []string{"sys-kernel-tracing.mount", "systemd-tmpfiles-setup.service", "systemd-sysusers.service"} {
 		if !slices.Contains(after, unit) {
 			t.Errorf("hornetd does not wait for %s, only for %v", unit, after)
 		}

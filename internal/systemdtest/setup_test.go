@@ -210,15 +210,11 @@ func network(t *testing.T) {
 // effects sees every example at work, whether or not hornetd runs.
 func effects(t *testing.T) {
 	t.Helper()
-	type counter struct{ collection, name string }
 	counters := []counter{{"exec-count", "execs"}, {"conn-count", "connects"}, {"xdp-drop", "hits"}, {"xdp-filter", "xdp_stats_map"}, {"packets", "calls"}, {"probe", "calls"}}
 	if !floor {
 		counters = append(counters, counter{"tcx-count", "traffic"}, counter{"kinds", "calls"})
 	}
-	before := make([]int, len(counters))
-	for i, c := range counters {
-		before[i] = total(t, c.collection, c.name)
-	}
+	before := totals(t, counters)
 	if out, err := try("ping", "-q", "-c1", "-W1", blocked); err == nil {
 		t.Errorf("%s answers, and should be blocked\n%s", blocked, out)
 	}
@@ -227,9 +223,9 @@ func effects(t *testing.T) {
 	}
 	try("curl", "-s", "http://127.0.0.1:1234/")                                // nobody listens
 	run(t, "env", "LD_LIBRARY_PATH="+filepath.Dir(library), "bash", "-c", ":") // which calls setlocale
-	for i, c := range counters {
-		if after := total(t, c.collection, c.name); after <= before[i] {
-			t.Errorf("%s: %s was %d and is %d", c.collection, c.name, before[i], after)
+	for i, after := range totals(t, counters) {
+		if after <= before[i] {
+			t.Errorf("%v was %d and is %d", counters[i], before[i], after)
 		}
 	}
 }
