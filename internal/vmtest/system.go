@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -38,6 +39,9 @@ func Boot() int {
 // Where no guest can run, t is skipped with the reason, and fails with CI=true.
 func (s *System) Run(t *testing.T) []Result {
 	t.Helper()
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		giveUp(t, unavailable("guest: qemu-system-x86_64 is not installed: run scripts/vm-setup"))
+	}
 	k, err := Find(s.Kernel)
 	if err != nil {
 		giveUp(t, err)

@@ -18,11 +18,8 @@ const portFile = "/dev/ttyS1"
 
 func main() {
 	if os.Getpid() != 1 {
-		if err := agent(); err != nil {
-			fmt.Println("init:", err)
-			os.Exit(1)
-		}
-		return
+		fmt.Println("init:", agent())
+		os.Exit(1)
 	}
 	if err := run(); err != nil {
 		fmt.Println("init:", err)

@@ -38,13 +38,11 @@ func bootDisk(p *vmtest.Plan) error {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
 	}
-	if err := switchRoot(p); err != nil {
-		if w, e := openPort(portFile, p); e == nil {
-			w.mark("broken", err)
-		}
-		return err
+	err := switchRoot(p)
+	if w, e := openPort(portFile, p); e == nil {
+		w.mark("broken", err)
 	}
-	return nil
+	return err
 }
 
 func switchRoot(p *vmtest.Plan) error {
@@ -131,7 +129,7 @@ func copyFile(from, to string, mode fs.FileMode) error {
 }
 
 // agent runs the commands under the disk's first process, and then has that end
-// the machine.
+// the machine. It returns only with an error.
 func agent() error {
 	p, err := readPlan()
 	if err != nil {
