@@ -2,7 +2,6 @@
 # make run      the demonstration: sets everything up, shows it, leaves nothing behind
 # make test     every test; PKG=./loader/... for some
 # make vm       tests in a guest: KERNEL=7.3 PKG=./loader RUN=TestX; vm-shell gives a shell there
-# make vm-test  the tests of the guest itself, which boot some
 # make vm-systemd the unit and its daemon in a Debian with systemd: RUN=TestSystemd/kill
 # make vm-matrix  the tests that need a kernel, on every kernel
 # make bench    the figures of docs/, side by side
@@ -18,7 +17,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))'
 
-.PHONY: build run test vm vm-shell vm-test vm-systemd vm-matrix bench generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-matrix bench generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
@@ -36,9 +35,6 @@ vm:
 
 vm-shell:
 	@$(VM) -shell $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
-
-vm-test:
-	@VM_TESTS=1 scripts/test ./internal/vmtest
 
 vm-systemd:
 	@scripts/vm-setup && go test -count=1 -v -exec "$(CURDIR)/scripts/as-root" $(if $(RUN),-run '$(RUN)') ./internal/systemdtest

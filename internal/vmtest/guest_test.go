@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,6 @@ func TestKernelPanics(t *testing.T) {
 // small returns a guest of the newest kernel that runs tests of m.
 func small(t *testing.T, tests ...string) *Guest {
 	t.Helper()
-	boots(t)
 	k, err := Find(Kernels[len(Kernels)-1])
 	if err == nil {
 		_, err = exec.LookPath("qemu-system-x86_64")
@@ -42,16 +42,6 @@ func small(t *testing.T, tests ...string) *Guest {
 		g.Commands = append(g.Commands, Command{Name: name, Dir: "/", Args: []string{"/m.test", "-test.v", "-test.run=^" + name + "$"}, Env: []string{Path}, Timeout: 30 * time.Second})
 	}
 	return g
-}
-
-// boots skips t unless guests are wanted. Under emulation a boot now and then
-// hangs before it reaches /init, on a busy machine more often: that is not for
-// every run of every test.
-func boots(t *testing.T) {
-	t.Helper()
-	if os.Getenv("VM_TESTS") == "" && os.Getenv(guestEnv) == "" {
-		t.Skip("boots a guest: make vm-test")
-	}
 }
 
 // run boots g and returns its report, the output of each command, and its error.
@@ -124,9 +114,31 @@ func TestGuestTimeout(t *testing.T) {
 	}
 }
 
+// A boot that hangs is tried again, and one that always does is given up.
+func TestGuestBootHangs(t *testing.T) {
+	g := small(t, "TestGood")
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	script := "#!/bin/sh\n[ -e " + dir + "/hung ] && exec " + qemu + " \"$@\"\n: >" + dir + "/hung\nexec sleep 600\n"
+	if err := os.WriteFile(filepath.Join(dir, "qemu-system-x86_64"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	g.bootLimit = 20 * time.Second
+	if r, _, err := run(t, g); err != nil || r.Boots < 2 || len(r.Exits) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	g.bootLimit = 100 * time.Millisecond
+	if r, _, err := run(t, g); err == nil || !strings.Contains(err.Error(), "time-out before /init ran, 3 times") {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // TestIn is itself a test of a guest.
 func TestIn(t *testing.T) {
-	boots(t)
 	if !In(t, "7.3") {
 		return
 	}

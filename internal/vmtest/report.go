@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 // Report is what a guest said.
 type Report struct {
 	Release string // of the kernel; "" if /init never ran
+	Boots   int    // how often it was started; all but the last hung before /init
 	Exits   []Exit // of the commands that ended, in order
 	Files   map[string][]byte
 	Console string // path of the console's log, kept if the guest failed
@@ -19,6 +21,11 @@ type Report struct {
 	running int // index of the command that runs, or -1
 	broken  string
 	ended   bool
+	onBoot  func()
+}
+
+func newReport() *Report {
+	return &Report{Files: map[string][]byte{}, running: -1, onBoot: func() {}}
 }
 
 // Exit is how a command ended. Status is -1 if it was killed.
@@ -35,23 +42,30 @@ func (e Exit) OK() bool { return e.Status == 0 && e.How == "exited" }
 const maxFile = 64 << 20
 
 // read follows the stream of a guest with the plan p until it ends. What the
-// commands print goes to out.
+// commands print goes to out, byte for byte: a newline is held back until it is
+// known not to be that of a marker.
 func (r *Report) read(in io.Reader, p *Plan, out func(command int, b []byte)) error {
 	lines := bufio.NewReaderSize(in, 64<<10)
 	mark := marker(p.Nonce)
+	held := ""
 	for start := true; ; {
 		line, err := lines.ReadSlice('\n')
 		words, isMark := strings.CutPrefix(string(line), mark)
-		switch {
-		case len(line) == 0:
-		case start && isMark && err == nil:
+		if start && isMark && err == nil {
+			held = ""
 			if err := r.marker(strings.TrimSuffix(words, "\n"), p, lines); err != nil {
 				return err
 			}
-		case r.running >= 0:
-			out(r.running, line)
+			continue
 		}
-		start = err == nil
+		text, whole := bytes.CutSuffix(line, []byte("\n"))
+		if said := held + string(text); said != "" && r.running >= 0 {
+			out(r.running, []byte(said))
+		}
+		held = ""
+		if start = err == nil; whole {
+			held = "\n"
+		}
 		switch err {
 		case nil, bufio.ErrBufferFull: // the rest of a long line follows
 		case io.EOF:
@@ -67,6 +81,7 @@ func (r *Report) marker(line string, p *Plan, body io.Reader) error {
 	switch word {
 	case "boot":
 		r.Release = rest
+		r.onBoot()
 	case "start":
 		i, err := strconv.Atoi(rest)
 		if err != nil || i < 0 || i >= len(p.Commands) {
@@ -104,11 +119,11 @@ func (r *Report) file(line, rest string, body io.Reader) error {
 	if !ok || err != nil || n < 0 || n > maxFile {
 		return fmt.Errorf("guest: marker %q", line)
 	}
-	b := make([]byte, n+1) // with the newline
+	b := make([]byte, n)
 	if _, err := io.ReadFull(body, b); err != nil {
 		return fmt.Errorf("guest: file %s: %w", name, err)
 	}
-	r.Files[name] = b[:n]
+	r.Files[name] = b
 	return nil
 }
 
@@ -125,7 +140,7 @@ func (r *Report) verdict(p *Plan, console string, timedOut bool) error {
 	case r.broken != "":
 		return fmt.Errorf("guest: %s", r.broken)
 	case timedOut && r.Release == "":
-		return errors.New("guest: time-out before /init ran")
+		return fmt.Errorf("guest: time-out before /init ran, %d times", r.Boots)
 	case timedOut && r.running >= 0:
 		return fmt.Errorf("guest: time-out while %s ran", p.Commands[r.running].Name)
 	case timedOut:

@@ -18,7 +18,7 @@ func stream(lines ...string) string {
 	var b strings.Builder
 	for _, l := range lines {
 		if rest, ok := strings.CutPrefix(l, "@"); ok {
-			l = marker("N") + rest
+			l = "\n" + marker("N") + rest
 		}
 		b.WriteString(l + "\n")
 	}
@@ -34,11 +34,12 @@ func TestReport(t *testing.T) {
 		out      string
 		err      string
 	}{
-		"well":     {stream("noise", "@boot 7.3", "@start 0", "hello", "@exit 0 0 exited", "@start 1", "@exit 1 0 exited", "@end"), "", false, "0:hello\n", ""},
-		"failed":   {stream("@boot 7.3", "@start 0", "FAIL", "@exit 0 1 exited", "@start 1", "@exit 1 0 exited", "@end"), "", false, "0:FAIL\n", "one: exit status 1"},
+		"well":     {stream("noise", "@boot 7.3", "@start 0", "hello", "@exit 0 0 exited", "@start 1", "@exit 1 0 exited", "@end"), "", false, "hello\n", ""},
+		"failed":   {stream("@boot 7.3", "@start 0", "FAIL", "@exit 0 1 exited", "@start 1", "@exit 1 0 exited", "@end"), "", false, "FAIL\n", "one: exit status 1"},
 		"killed":   {stream("@boot 7.3", "@start 0", "@exit 0 -1 SIGSEGV", "@start 1", "@exit 1 0 exited", "@end"), "", false, "", "one: SIGSEGV"},
+		"no line":  {stream("@boot 7.3", "@start 0") + "a\n\nb" + stream("@exit 0 0 exited", "@start 1", "@exit 1 0 exited", "@end"), "", false, "a\n\nb", ""},
 		"hung":     {stream("@boot 7.3", "@start 0", "@exit 0 0 exited", "@start 1", "@exit 1 -1 timeout", "@end"), "", false, "", "two: timeout"},
-		"panic":    {stream("@boot 7.3", "@start 0", "half a li"), dead, false, "0:half a li\n", "guest: died while one ran: [    3.1] Kernel panic - not syncing: sysrq triggered crash"},
+		"panic":    {stream("@boot 7.3", "@start 0", "half a li"), dead, false, "half a li\n", "guest: died while one ran: [    3.1] Kernel panic - not syncing: sysrq triggered crash"},
 		"vanished": {stream("@boot 7.3", "@start 0", "@exit 0 0 exited"), "", false, "", "guest: died after 1 of 2 commands: the guest ended and did not say why"},
 		"no end":   {stream("@boot 7.3", "@start 0", "@exit 0 0 exited", "@start 1", "@exit 1 0 exited"), "", false, "", "guest: died after 2 of 2 commands"},
 		"time-out": {stream("@boot 7.3", "@start 0"), "", true, "", "guest: time-out while one ran"},
@@ -46,15 +47,15 @@ func TestReport(t *testing.T) {
 		"slow":     {"", "", true, "", "guest: time-out before /init ran"},
 		"broken":   {stream("@broken module veth: no such file"), "", false, "", "guest: module veth: no such file"},
 		"forged": {stream("@boot 7.3", "@start 0", "\x1dM exit 0 0 exited", "x "+marker("N")+"end", "@exit 0 3 exited", "@start 1", "@exit 1 0 exited", "@end"), "", false,
-			"0:\x1dM exit 0 0 exited\n0:x " + marker("N") + "end\n", "one: exit status 3"},
+			"\x1dM exit 0 0 exited\nx " + marker("N") + "end\n", "one: exit status 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, p := &Report{running: -1, Files: map[string][]byte{}}, twoCommands()
-			out := ""
-			if err := r.read(strings.NewReader(tt.said), p, func(i int, b []byte) { out += string(rune('0'+i)) + ":" + string(b) }); err != nil {
+			r, p := newReport(), twoCommands()
+			var out [2]string
+			if err := r.read(strings.NewReader(tt.said), p, func(i int, b []byte) { out[i] += string(b) }); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tt.out, out); diff != "" {
+			if diff := cmp.Diff([2]string{tt.out}, out); diff != "" {
 				t.Error(diff)
 			}
 			err := r.verdict(p, tt.console, tt.timedOut)
@@ -71,7 +72,7 @@ func TestReport(t *testing.T) {
 
 func TestReportRefuses(t *testing.T) {
 	for _, line := range []string{"@exit 0 0 exited", "@start 2", "@start -1", "@start x", "@file 99999999999 a", "@file -1 a", "@file 10 a", "@nonsense"} {
-		r := &Report{running: -1, Files: map[string][]byte{}}
+		r := newReport()
 		if err := r.read(strings.NewReader(stream(line)), twoCommands(), func(int, []byte) {}); err == nil {
 			t.Errorf("%s: no error", line)
 		}
@@ -82,10 +83,10 @@ func TestReportRefuses(t *testing.T) {
 func TestReportFiles(t *testing.T) {
 	body := "\x00\n" + marker("N") + "end\nx"
 	long := strings.Repeat("y", 64<<10) // what is read at once: the marker starts the rest
-	r, p := &Report{running: -1, Files: map[string][]byte{}}, twoCommands()
+	r, p := newReport(), twoCommands()
 	var out strings.Builder
-	said := stream("@boot 7.3", "@start 0", long+marker("N")+"end", "@exit 0 0 exited", "@file "+"18"+" a b", body, "@start 1", "@exit 1 0 exited", "@end")
-	said = strings.Replace(said, "file 18", "file "+strconv.Itoa(len(body)), 1)
+	said := stream("@boot 7.3", "@start 0", long+marker("N")+"end", "@exit 0 0 exited", "@file "+strconv.Itoa(len(body))+" a b") + body +
+		stream("@start 1", "@exit 1 0 exited", "@end")
 	if err := r.read(strings.NewReader(said), p, func(_ int, b []byte) { out.Write(b) }); err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +106,7 @@ func FuzzReport(f *testing.F) {
 	f.Add(stream("@boot 7.3", "@start 0", "hello", "@exit 0 0 exited", "@file 1 a", "b", "@end"))
 	f.Add(stream("@file 3 a", "b"))
 	f.Fuzz(func(t *testing.T, said string) {
-		r, p := &Report{running: -1, Files: map[string][]byte{}}, twoCommands()
+		r, p := newReport(), twoCommands()
 		if r.read(strings.NewReader(said), p, func(int, []byte) {}) == nil {
 			_ = r.verdict(p, said, false)
 		}

@@ -1,6 +1,6 @@
 // Init is the first process of a guest: it mounts what a Debian host has
 // mounted, loads modules, runs the commands of the plan, sends back their
-// results on the second serial port, and switches the machine off.
+// results over a virtio port, and switches the machine off.
 package main
 
 import (
@@ -12,9 +12,6 @@ import (
 	"github.com/hornetd/hornetd/internal/vmtest"
 	"golang.org/x/sys/unix"
 )
-
-// portFile is the line to the host.
-const portFile = "/dev/ttyS1"
 
 func main() {
 	if os.Getpid() != 1 {
@@ -49,7 +46,10 @@ func run() error {
 	if err := mountAll(); err != nil {
 		return err
 	}
-	w, err := openPort(portFile, p)
+	if err := loadModules(p.Port); err != nil {
+		return err
+	}
+	w, err := openPort(p)
 	if err != nil {
 		return err
 	}
@@ -68,17 +68,24 @@ func run() error {
 
 // runCommands runs the commands of the plan and sends back what came of them.
 func runCommands(p *vmtest.Plan, w *port) error {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
+	if err := w.markBoot(); err != nil {
 		return err
 	}
-	w.mark("boot", unix.ByteSliceToString(u.Release[:]))
 	for i, c := range p.Commands {
 		w.mark("start", i)
-		status, how := command(c, w)
+		status, how := command(c, w.f)
 		w.mark("exit", i, status, how)
 	}
 	w.sendFiles(vmtest.OutDir)
 	w.mark("end")
+	return nil
+}
+
+func (p *port) markBoot() error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return err
+	}
+	p.mark("boot", unix.ByteSliceToString(u.Release[:]))
 	return nil
 }

@@ -5,58 +5,40 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
+	"strings"
 
 	"github.com/hornetd/hornetd/internal/vmtest"
 	"golang.org/x/sys/unix"
 )
 
-// port is the serial line to the host. Output and markers go over it; a marker
-// always starts a line.
+// port is the line to the host. Markers go over it, and what commands print,
+// which have it as their output: nobody stands between them and the host, so
+// that what they said counts even if the kernel dies with the next instruction.
 type port struct {
 	plan *vmtest.Plan
-	mu   sync.Mutex
 	f    *os.File
-	mid  bool // in the middle of a line
 }
 
-func openPort(path string, p *vmtest.Plan) (*port, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, err
+func openPort(p *vmtest.Plan) (*port, error) {
+	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+	for _, file := range names {
+		b, err := os.ReadFile(file)
+		if err != nil || strings.TrimSpace(string(b)) != vmtest.PortName {
+			continue
+		}
+		dev := "/dev/" + filepath.Base(filepath.Dir(file))
+		// Not os.OpenFile: that makes the description non-blocking, also for
+		// the commands that inherit it.
+		fd, err := unix.Open(dev, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", dev, err)
+		}
+		return &port{plan: p, f: os.NewFile(uintptr(fd), dev)}, nil
 	}
-	t, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	// Bytes pass as they are: files go this way too.
-	t.Oflag &^= unix.OPOST
-	t.Lflag &^= unix.ECHO | unix.ICANON | unix.ISIG
-	t.Iflag &^= unix.IXON | unix.ICRNL
-	if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, t); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return &port{plan: p, f: f}, nil
+	return nil, fmt.Errorf("no virtio port has the name %q", vmtest.PortName)
 }
 
-func (p *port) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(b) > 0 {
-		p.mid = b[len(b)-1] != '\n'
-	}
-	return p.f.Write(b)
-}
-
-func (p *port) mark(words ...any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mid {
-		p.f.WriteString("\n")
-		p.mid = false
-	}
-	p.f.WriteString(p.plan.Mark(words...))
-}
+func (p *port) mark(words ...any) { p.f.WriteString(p.plan.Mark(words...)) }
 
 // sendFiles sends every regular file below dir, named by its path from there.
 func (p *port) sendFiles(dir string) {
@@ -70,7 +52,7 @@ func (p *port) sendFiles(dir string) {
 		}
 		name, _ := filepath.Rel(dir, path)
 		p.mark("file", len(b), name)
-		p.f.Write(append(b, '\n'))
+		p.f.Write(b)
 		return nil
 	})
 }

@@ -38,10 +38,17 @@ func bootDisk(p *vmtest.Plan) error {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
 	}
-	err := switchRoot(p)
-	if w, e := openPort(portFile, p); e == nil {
-		w.mark("broken", err)
+	if err := loadModules(p.Port); err != nil {
+		return err
 	}
+	w, err := openPort(p)
+	if err != nil {
+		return err
+	}
+	if err = w.markBoot(); err == nil {
+		err = switchRoot(p)
+	}
+	w.mark("broken", err)
 	return err
 }
 
@@ -135,7 +142,7 @@ func agent() error {
 	if err != nil {
 		return err
 	}
-	w, err := openPort(portFile, p)
+	w, err := openPort(p)
 	if err != nil {
 		return err
 	}
