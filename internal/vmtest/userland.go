@@ -2,9 +2,11 @@ package vmtest
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -30,8 +32,8 @@ const (
 )
 
 // Userland returns the disk image of a Debian with systemd, from the cache or
-// else made from the machine's mirror: no boot of it has changed anything, so a
-// guest needs a copy (CopyDisk). Errors are ErrUnavailable.
+// else made from the machine's mirror. It has never been booted: a guest needs a
+// copy (CopyDisk). Errors are ErrUnavailable.
 func Userland(ctx context.Context) (disk string, err error) {
 	cache, err := CacheDir()
 	if err != nil {
@@ -44,12 +46,20 @@ func Userland(ctx context.Context) (disk string, err error) {
 type userlands struct{ dir, etc string }
 
 func (s *userlands) find(ctx context.Context) (disk string, err error) {
+	disk, err = s.findOrMake(ctx)
+	if err != nil && !errors.Is(err, ErrUnavailable) {
+		err = unavailable("guest userland: %w", err)
+	}
+	return disk, err
+}
+
+func (s *userlands) findOrMake(ctx context.Context) (disk string, err error) {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		return "", unavailable("guest userland: %w", err)
+		return "", err
 	}
 	unlock, err := lock(filepath.Join(s.dir, ".lock"))
 	if err != nil {
-		return "", unavailable("guest userland: %w", err)
+		return "", err
 	}
 	defer unlock()
 	dir := filepath.Join(s.dir, userlandKey())
@@ -61,13 +71,10 @@ func (s *userlands) find(ctx context.Context) (disk string, err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		// Damaged. What was made can be made again.
 		if err := os.RemoveAll(dir); err != nil {
-			return "", unavailable("guest userland: %w", err)
+			return "", err
 		}
 	}
-	if err := s.make(ctx, dir); err != nil {
-		return "", err
-	}
-	return disk, nil
+	return disk, s.make(ctx, dir)
 }
 
 // userlandKey names a userland. Whatever changes what is made changes it; the
@@ -79,39 +86,40 @@ func userlandKey() string {
 
 // checkSum holds a file against the checksums beside it.
 func checkSum(dir, name string) error {
-	sums, err := os.ReadFile(filepath.Join(dir, sumsFile))
+	want, err := os.ReadFile(filepath.Join(dir, sumsFile))
 	if err != nil {
 		return err
 	}
-	b, err := os.ReadFile(filepath.Join(dir, name))
+	got, err := sumLine(dir, name)
+	if err == nil && got != string(want) {
+		err = fmt.Errorf("%s has changed since it was made", filepath.Join(dir, name))
+	}
+	return err
+}
+
+// sumLine is the line of a file in the format of sha256sum(1). It is read piece
+// by piece: a disk is large.
+func sumLine(dir, name string) (string, error) {
+	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {
-		return err
+		return "", err
 	}
-	if want := fmt.Sprintf("%x  %s\n", sum(b), name); string(sums) != want {
-		return fmt.Errorf("%s has changed since it was made", filepath.Join(dir, name))
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
 	}
-	return nil
+	return fmt.Sprintf("%x  %s\n", h.Sum(nil), name), nil
 }
 
 // make makes a userland; the rename at its end makes it valid.
 func (s *userlands) make(ctx context.Context, dir string) error {
-	if os.Geteuid() != 0 {
-		return unavailable("guest userland: made by root only, who can give files to others: run the tests as root")
-	}
-	for _, tool := range []string{"mmdebstrap", "mkfs.ext4"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return unavailable("guest userland: %s is not installed: run scripts/vm-setup", tool)
-		}
-	}
-	const need = 1 << 30
-	var fsys unix.Statfs_t
-	if err := unix.Statfs(s.dir, &fsys); err == nil && fsys.Bavail*uint64(fsys.Bsize) < need {
-		return unavailable("guest userland: %s has %d MB left, %d are needed: make room or set XDG_CACHE_HOME",
-			s.dir, fsys.Bavail*uint64(fsys.Bsize)>>20, need>>20)
+	if err := s.able(); err != nil {
+		return err
 	}
 	tmp, err := os.MkdirTemp(s.dir, ".make-")
 	if err != nil {
-		return unavailable("guest userland: %w", err)
+		return err
 	}
 	defer os.RemoveAll(tmp)
 	root, done := filepath.Join(tmp, "root"), filepath.Join(tmp, "done")
@@ -119,16 +127,39 @@ func (s *userlands) make(ctx context.Context, dir string) error {
 		return err
 	}
 	if err := settleUserland(root); err != nil {
-		return unavailable("guest userland: %w", err)
+		return err
 	}
 	if err := os.Mkdir(done, 0o755); err != nil {
-		return unavailable("guest userland: %w", err)
+		return err
 	}
 	if err := makeDisk(ctx, root, filepath.Join(done, userlandDisk)); err != nil {
-		return unavailable("guest userland: %w", err)
+		return err
 	}
-	if err := errors.Join(writeSums(done), os.Rename(done, dir)); err != nil {
-		return unavailable("guest userland: %w", err)
+	line, err := sumLine(done, userlandDisk)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(done, sumsFile), []byte(line), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(done, dir)
+}
+
+// able says what this machine lacks to make one.
+func (s *userlands) able() error {
+	if os.Geteuid() != 0 {
+		return errors.New("made by root only, who can give files to others: run the tests as root")
+	}
+	for _, tool := range []string{"mmdebstrap", "mkfs.ext4"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("%s is not installed: run scripts/vm-setup", tool)
+		}
+	}
+	const need = 1 << 30
+	var fsys unix.Statfs_t
+	if err := unix.Statfs(s.dir, &fsys); err == nil && fsys.Bavail*uint64(fsys.Bsize) < need {
+		return fmt.Errorf("%s has %d MB left, %d are needed: make room or set XDG_CACHE_HOME",
+			s.dir, fsys.Bavail*uint64(fsys.Bsize)>>20, need>>20)
 	}
 	return nil
 }
@@ -150,7 +181,7 @@ func (s *userlands) bootstrap(ctx context.Context, tmp, root string) error {
 	if dump, err := exec.Command("apt-config", "dump", "Acquire").Output(); err == nil {
 		conf := filepath.Join(tmp, "apt.conf")
 		if err := os.WriteFile(conf, dump, 0o600); err != nil {
-			return unavailable("guest userland: %w", err)
+			return err
 		}
 		args = append(args, "--aptopt="+conf)
 	}
@@ -159,7 +190,7 @@ func (s *userlands) bootstrap(ctx context.Context, tmp, root string) error {
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "TMPDIR="+tmp)
 	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS} // and nothing propagates out of it
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return unavailable("guest userland: %s: mmdebstrap: %w: %s", m.uri, err, lastLine(out))
+		return fmt.Errorf("%s: mmdebstrap: %w: %s", m.uri, err, lastLine(out))
 	}
 	return nil
 }

@@ -72,8 +72,15 @@ func switchRoot(p *vmtest.Plan) error {
 			return fmt.Errorf("move %s: %w", dir, err)
 		}
 	}
-	if err := errors.Join(unix.Chdir(disk), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), unix.Chdir("/")); err != nil {
-		return fmt.Errorf("switch root: %w", err)
+	for _, step := range []func() error{
+		func() error { return unix.Chdir(disk) },
+		func() error { return unix.Mount(".", "/", "", unix.MS_MOVE, "") },
+		func() error { return unix.Chroot(".") },
+		func() error { return unix.Chdir("/") },
+	} {
+		if err := step(); err != nil {
+			return fmt.Errorf("switch root: %w", err)
+		}
 	}
 	return fmt.Errorf("/sbin/init: %w", unix.Exec("/sbin/init", []string{"/sbin/init"}, []string{vmtest.Path, "TERM=dumb"}))
 }
