@@ -70,16 +70,16 @@ func signal(t *testing.T, pid string, sig syscall.Signal) {
 // A daemon that hangs is ended by systemd, and the next one takes over.
 func watchdog(t *testing.T) {
 	before, _ := stateOf(t)
-	dropIn(t, "WatchdogSec=3s")
+	dropIn(t, "WatchdogSec=5s")
 	run(t, "systemctl", "restart", "hornetd")
 	pid := active(t, "")
-	time.Sleep(5 * time.Second) // it is fed
+	time.Sleep(7 * time.Second) // it is fed
 	if got := active(t, ""); got != pid {
 		t.Fatalf("process %s became %s without a reason", pid, got)
 	}
 	signal(t, pid, syscall.SIGSTOP)
 	active(t, pid)
-	if journal := run(t, "journalctl", "--no-pager", "-u", "hornetd", "_PID=1"); !strings.Contains(journal, "Watchdog timeout (limit 3s)!") {
+	if journal := run(t, "journalctl", "--no-pager", "-u", "hornetd", "_PID=1"); !strings.Contains(journal, "Watchdog timeout (limit 5s)!") {
 		t.Errorf("systemd says nothing of the watchdog:\n%s", journal)
 	}
 	if got := property(t, "hornetd", "NRestarts"); got != "1" {
