@@ -4,6 +4,7 @@
 # make vm       tests in a guest: KERNEL=7.3 PKG=./loader RUN=TestX; vm-shell gives a shell there
 # make vm-systemd the unit and its daemon in a Debian with systemd: RUN=TestSystemd/kill
 # make vm-matrix  the tests that need a kernel, on every kernel
+# make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
 # make bench    the figures of docs/, side by side
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
@@ -17,7 +18,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))'
 
-.PHONY: build run test vm vm-shell vm-systemd vm-matrix bench generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 bench generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
@@ -41,6 +42,10 @@ vm-systemd:
 
 vm-matrix:
 	@$(VM) -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
+
+# Asked for by name: what cannot run has failed.
+vm-arm64:
+	@scripts/vm-setup arm64 && CI=true go run ./internal/vmtest/cmd/vm -arch arm64 -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 bench: build
 	@scripts/bench

@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,22 +27,28 @@ func TestKernelPanics(t *testing.T) {
 // small returns a guest of the newest kernel that runs tests of m.
 func small(t *testing.T, tests ...string) *Guest {
 	t.Helper()
-	k, err := Find(Kernels[len(Kernels)-1])
-	if err == nil {
-		_, err = exec.LookPath("qemu-system-x86_64")
-		if err != nil {
-			err = unavailable("qemu-system-x86_64 is not installed: run scripts/vm-setup")
-		}
-	}
-	if err != nil {
-		giveUp(t, err)
-	}
+	k := requireGuests(t)
 	m := binary(t, guestTests)
 	g := &Guest{Kernel: k, Modules: []string{"veth"}, Files: map[string]string{"/m.test": m}, Memory: 512, Timeout: 2 * time.Minute}
 	for _, name := range tests {
 		g.Commands = append(g.Commands, Command{Name: name, Dir: "/", Args: []string{"/m.test", "-test.v", "-test.run=^" + name + "$"}, Env: []string{Path}, Timeout: 30 * time.Second})
 	}
 	return g
+}
+
+// requireGuests returns the newest kernel.
+func requireGuests(t *testing.T) *Kernel {
+	t.Helper()
+	k, err := Find(Kernels[len(Kernels)-1])
+	if err == nil {
+		if _, e := exec.LookPath("qemu-system-x86_64"); e != nil {
+			err = unavailable("qemu-system-x86_64 is not installed: run scripts/vm-setup")
+		}
+	}
+	if err != nil {
+		giveUp(t, err)
+	}
+	return k
 }
 
 // run boots g and returns its report, the output of each command, and its error.
@@ -137,6 +144,43 @@ func TestGuestBootHangs(t *testing.T) {
 	}
 }
 
+// A person gets a shell, with this module's tests and sources beside it.
+func TestShell(t *testing.T) {
+	requireGuests(t)
+	cmd := exec.CommandContext(t.Context(), "go", "run", "./cmd/vm", "-kernel", "7.3", "-shell", modulePath+"/systemd")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	b := make([]byte, 4096)
+	for asked := false; ; {
+		n, err := out.Read(b)
+		if said.Write(b[:n]); err != nil {
+			break
+		}
+		if !asked && strings.Contains(said.String(), "guest /src #") {
+			asked = true
+			io.WriteString(in, "uname -r; /vm/bin/systemd.test -test.list . | head -1; head -1 go.mod; exit\n")
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, said.String())
+	}
+	for _, want := range []string{"\n7.3.", "\nTest", "\nmodule " + modulePath} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("the shell did not say %q:\n%s", want, said.String())
+		}
+	}
+}
+
 // TestIn is itself a test of a guest.
 func TestIn(t *testing.T) {
 	if !In(t, "7.3") {
@@ -153,7 +197,13 @@ func TestIn(t *testing.T) {
 
 func TestNoQEMU(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	if _, err := (&Guest{}).Run(t.Context(), nil); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "scripts/vm-setup") {
-		t.Errorf("error %v", err)
+	for arch, want := range map[*Arch]string{
+		AMD64: "amd64 guest: qemu-system-x86_64 is not installed: run scripts/vm-setup",
+		ARM64: "arm64 guest: qemu-system-aarch64 is not installed: run scripts/vm-setup arm64",
+	} {
+		g := &Guest{Kernel: &Kernel{Arch: arch}}
+		if _, err := g.Run(t.Context(), nil); !errors.Is(err, ErrUnavailable) || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
 	}
 }

@@ -39,8 +39,8 @@ func Boot() int {
 // Where no guest can run, t is skipped with the reason, and fails with CI=true.
 func (s *System) Run(t *testing.T) []Result {
 	t.Helper()
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		giveUp(t, unavailable("guest: qemu-system-x86_64 is not installed: run scripts/vm-setup"))
+	if _, err := exec.LookPath(AMD64.qemu); err != nil {
+		giveUp(t, unavailable("guest: %s is not installed: run %s", AMD64.qemu, AMD64.setup))
 	}
 	k, err := Find(s.Kernel)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -147,6 +148,9 @@ func (s *userlands) make(ctx context.Context, dir string) error {
 
 // able says what this machine lacks to make one.
 func (s *userlands) able() error {
+	if runtime.GOARCH != AMD64.Name {
+		return errors.New("made on amd64 only, whose programs it runs while it is made")
+	}
 	if os.Geteuid() != 0 {
 		return errors.New("made by root only, who can give files to others: run the tests as root")
 	}

@@ -84,8 +84,8 @@ func reap(pid int) unix.WaitStatus {
 }
 
 // shell gives the console to a person.
-func shell() {
-	tty, err := os.OpenFile("/dev/ttyS0", os.O_RDWR, 0)
+func shell(console string) {
+	tty, err := os.OpenFile(console, os.O_RDWR, 0)
 	if err != nil {
 		fmt.Println("init:", err)
 		return

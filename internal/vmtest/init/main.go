@@ -61,7 +61,7 @@ func run() error {
 		return err
 	}
 	if p.Shell {
-		shell()
+		shell(p.Console)
 	}
 	return nil
 }
