@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"github.com/hornetd/hornetd/internal/vmtest"
@@ -163,8 +162,9 @@ func agent() error {
 	if p.Reboot {
 		end = "reboot"
 	}
-	if out, err := exec.Command("systemctl", "--no-block", end).CombinedOutput(); err != nil {
-		return fmt.Errorf("systemctl %s: %w: %s", end, err, out)
+	systemctl := vmtest.Command{Dir: "/", Args: []string{"/usr/bin/systemctl", "--no-block", end}, Env: []string{vmtest.Path}}
+	if status, how := command(systemctl, w.f); status != 0 {
+		return fmt.Errorf("systemctl %s: %s %d", end, how, status)
 	}
 	select {} // the end of the machine is the end of this
 }
