@@ -117,3 +117,26 @@ func namespace(t *testing.T) {
 	}
 	run(t, "hornetctl", "unload", "elsewhere")
 }
+
+// What a manifest names and is not there yet is attached by the reload that
+// comes when it is; the one before fails and says so, and the rest runs on.
+func late(t *testing.T) {
+	before, _ := stateOf(t)
+	const ns, file = "/run/netns/late", "/etc/hornet.d/late.toml"
+	put(t, file, hooks("frame", `interface = "lo"`, fmt.Sprintf("netns = %q", ns)))
+	if out, err := try("systemctl", "reload", "hornetd"); err == nil {
+		t.Errorf("a reload that cannot attach everything succeeds: %s", out)
+	}
+	if journal := run(t, "journalctl", "--no-pager", "-u", "hornetd"); !strings.Contains(journal, `network namespace \"`+ns+`\" does not exist`) {
+		t.Errorf("the journal does not say why:\n%s", journal)
+	}
+	same(t, before)
+	run(t, "ip", "netns", "add", filepath.Base(ns))
+	run(t, "systemctl", "reload", "hornetd")
+	if !collections(links(t))["late"] {
+		t.Error("late is not attached")
+	}
+	run(t, "rm", file)
+	run(t, "systemctl", "reload", "hornetd")
+	same(t, before)
+}

@@ -39,6 +39,7 @@ var steps = []step{
 	{"stop", 1, stop},
 	{"closed", 1, closed},
 	{"namespace", 1, namespace},
+	{"late", 1, late},
 	{"smaller", 1, smaller},
 	{"reboot", 2, reboot},
 }
