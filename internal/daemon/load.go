@@ -68,7 +68,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err := d.fits(grant, m, plan.Spec()); err != nil {
 		return err
 	}
-	targets, err := loader.Resolve(spec, m)
+	targets, err := loader.Resolve(spec, m, cache)
 	if err != nil {
 		return err
 	}
@@ -259,8 +259,8 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 	return nil
 }
 
-// examine does what a load does up to the first change.
-func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) error {
+// examine does what a load does up to the first change. resolve is the end of it.
+func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, resolve func(*ebpf.CollectionSpec, manifest.Manifest) error) error {
 	verified, err := d.verify(files, trust, m)
 	if err != nil {
 		return err
@@ -280,6 +280,5 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	if err := grant.Check(m, plan.Spec()); err != nil {
 		return err
 	}
-	_, err = loader.Resolve(spec, m)
-	return err
+	return resolve(spec, m)
 }
