@@ -41,6 +41,8 @@ func checkout(t *testing.T) string {
 			return err
 		}
 		switch {
+		case rel == ".git" && !d.IsDir(): // of a worktree
+			return nil
 		case rel == ".git", rel == ".cache", rel == "bin":
 			return filepath.SkipDir
 		case d.IsDir():
@@ -186,8 +188,10 @@ func TestInstall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(unit), "\nExecStart=/usr/local/sbin/hornetd\n") {
-		t.Error("hornetd.service does not start the daemon from PREFIX")
+	for _, line := range []string{"ExecStart=/usr/local/sbin/hornetd", "ExecReload=/usr/local/bin/hornetctl reload"} {
+		if !strings.Contains(string(unit), "\n"+line+"\n") {
+			t.Errorf("hornetd.service has no line %s", line)
+		}
 	}
 }
 

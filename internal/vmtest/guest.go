@@ -31,6 +31,9 @@ type Guest struct {
 	Host     []string          // files and directories of the sysroot, under the same name
 	Commands []Command
 	Shell    bool
+	Disk     string        // image of a system to boot, written to; "" is none
+	Reboot   bool          // after the commands, reboot the disk instead of switching off
+	Networks int           // interfaces: eth0 has the host 10.0.2.2, eth1 10.0.3.2, and nobody else
 	CPUs     int           // 0 is 2
 	Memory   int           // MiB; 0 is 2048
 	Timeout  time.Duration // of the whole guest; 0 is 5 minutes
@@ -55,7 +58,10 @@ func (g *Guest) Run(ctx context.Context, out func(command int, b []byte)) (*Repo
 		return r, unavailable("guest: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	p := &Plan{Nonce: rand.Text(), Commands: g.Commands, Shell: g.Shell, Console: "/dev/" + arch.console}
+	p := &Plan{
+		Nonce: rand.Text(), Commands: g.Commands, Shell: g.Shell, Console: "/dev/" + arch.console,
+		Disk: g.Disk != "", Reboot: g.Reboot,
+	}
 	initrd := filepath.Join(dir, "initrd")
 	if err := g.initramfs(initrd, p); err != nil {
 		return r, err
@@ -143,7 +149,8 @@ func (g *Guest) follow(cmd *exec.Cmd, r *Report, p *Plan, out func(int, []byte))
 	return hung, readErr
 }
 
-// arguments are QEMU's. There is no network and no disk; a panic ends it.
+// arguments are QEMU's. There is no network and no disk but those asked for; a
+// panic ends it, and so does a reboot.
 func (g *Guest) arguments(initrd, console string) []string {
 	cpus, memory := g.CPUs, g.Memory
 	if cpus == 0 {
@@ -160,6 +167,14 @@ func (g *Guest) arguments(initrd, console string) []string {
 		"-accel", "tcg,thread=multi", "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
 		"-display", "none", "-no-reboot", "-net", "none", "-nodefaults", "-no-user-config",
 		"-kernel", filepath.Join(g.Kernel.dir, "vmlinuz"), "-initrd", initrd, "-append", line)
+	if g.Disk != "" {
+		// Not more durable than the guest: it is a copy.
+		args = append(args, "-drive", "if=virtio,format=raw,cache=unsafe,file="+g.Disk)
+	}
+	for i := range g.Networks {
+		args = append(args, "-netdev", fmt.Sprintf("user,id=net%d,restrict=on,net=10.0.%d.0/24", i, i+2),
+			"-device", fmt.Sprintf("virtio-net-pci,romfile=,netdev=net%d", i))
+	}
 	// A write of the guest ends when the host has the bytes: what a test said
 	// before it took the kernel down is not lost. The port is a file, because
 	// the guest waits where the host's end has come, as that of stdin has.
@@ -217,7 +232,14 @@ func (g *Guest) fill(r *root, p *Plan) error {
 	if p.Port, err = r.modules(g.Kernel, portModules); err != nil {
 		return err
 	}
-	if p.Modules, err = r.modules(g.Kernel, g.Modules); err != nil {
+	modules := g.Modules
+	if g.Disk != "" {
+		modules = append(slices.Clip(modules), "virtio_pci", "virtio_blk", "ext4")
+	}
+	if g.Networks > 0 {
+		modules = append(slices.Clip(modules), "virtio_pci", "virtio_net")
+	}
+	if p.Modules, err = r.modules(g.Kernel, modules); err != nil {
 		return err
 	}
 	if err := r.busybox(); err != nil {
