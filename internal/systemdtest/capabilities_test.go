@@ -50,7 +50,7 @@ func smaller(t *testing.T) {
 	loaded.reach(t)
 	makeNetns(t)
 	broken := without(t, []string{"cap_bpf", "cap_perfmon", "cap_net_admin"})
-	want := []string{"elsewhere", "kinds", "probe"}
+	want := []string{"elsewhere", "functions", "kinds", "probe"}
 	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(broken))); diff != "" {
 		t.Errorf("what breaks (-want +got):\n%s\n%v", diff, broken)
 	}

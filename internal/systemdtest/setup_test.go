@@ -65,6 +65,8 @@ func bootManifests(t *testing.T) map[string]string {
 	}
 	if !floor {
 		m["kinds"] = kinds()
+		m["functions"] = functions()
+		m["congestion"] = congestion
 	}
 	for _, name := range []string{"exec-count", "conn-count", "xdp-drop", "tcx-count", "xdp-filter"} {
 		if !floor || name != "tcx-count" {
@@ -105,6 +107,29 @@ func kinds() string {
 	b.WriteString(attach("on_netfilter", `family = "ipv4"`, `hook = "input"`, "priority = -7"))
 	return b.String()
 }
+
+// functions is one program of each kind that is attached to a function.
+func functions() string {
+	var b strings.Builder
+	b.WriteString("[object]\npath = \"functions.bpf.o\"\n[maps.calls]\nclass = \"mutable\"\n")
+	for _, p := range strings.Fields("on_entry on_exit modify guard guard_sleepable probe probe_return probes") {
+		b.WriteString(attach(p))
+	}
+	b.WriteString(attach("user_probes", `executable = "`+library+`"`, `symbols = ["setlocale"]`))
+	b.WriteString(attach("replacement", `replaces = "guarded"`))
+	return b.String()
+}
+
+// congestion is a struct_ops.
+const congestion = `[object]
+path = "attach_ops.bpf.o"
+[maps.steady]
+class = "mutable"
+[maps.other]
+class = "mutable"
+[[attach]]
+map = "steady"
+`
 
 // library is in a home that its owner has closed to everybody else.
 const library = "/home/alice/lib/libc.so.6"
@@ -150,6 +175,9 @@ var loaded = &stage{f: func(t *testing.T) {
 	}
 	t.Logf("%d links", len(after))
 	effects(t)
+	if !floor {
+		everyFunction(t)
+	}
 
 	// All or nothing, and systemctl tells.
 	put(t, "/etc/hornet.d/wrong.toml", "version = \"two\"\n")
@@ -212,7 +240,7 @@ func effects(t *testing.T) {
 	t.Helper()
 	counters := []counter{{"exec-count", "execs"}, {"conn-count", "connects"}, {"xdp-drop", "hits"}, {"xdp-filter", "xdp_stats_map"}, {"packets", "calls"}, {"probe", "calls"}}
 	if !floor {
-		counters = append(counters, counter{"tcx-count", "traffic"}, counter{"kinds", "calls"})
+		counters = append(counters, counter{"tcx-count", "traffic"}, counter{"kinds", "calls"}, counter{"functions", "calls"})
 	}
 	before := totals(t, counters)
 	if out, err := try("ping", "-q", "-c1", "-W1", blocked); err == nil {
@@ -227,5 +255,17 @@ func effects(t *testing.T) {
 		if after <= before[i] {
 			t.Errorf("%v was %d and is %d", counters[i], before[i], after)
 		}
+	}
+}
+
+// everyFunction wants each program of functions to have been called, and the
+// congestion control to be one that can be had.
+func everyFunction(t *testing.T) {
+	t.Helper()
+	if dump := run(t, "bpftool", "-j", "map", "dump", "pinned", pins+"functions/maps/calls"); strings.Count(dump, `"value":0}`) != 0 {
+		t.Errorf("not all are called: %s", dump)
+	}
+	if have := read(t, "/proc/sys/net/ipv4/tcp_available_congestion_control"); !strings.Contains(have, "hornet_steady") {
+		t.Errorf("congestion controls: %s", have)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/hornetd/hornetd/internal/vmtest"
 )
 
-//go:generate ../../scripts/bpf-compile testdata/hooks.bpf.c
+//go:generate ../../scripts/bpf-compile testdata/hooks.bpf.c testdata/functions.bpf.c
 
 // step is a subtest.
 type step struct {
@@ -94,7 +94,7 @@ func packaged(t *testing.T) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("make install: %v\n%s", err, out)
 	}
-	files := []string{"../../cmd/hornetd/testdata/kinds.bpf.o", "testdata/hooks.bpf.o"}
+	files := []string{"../../cmd/hornetd/testdata/kinds.bpf.o", "testdata/hooks.bpf.o", "testdata/functions.bpf.o", "../../loader/testdata/attach_ops.bpf.o"}
 	for _, pattern := range []string{"*.toml", "*.bpf.o"} {
 		found, err := filepath.Glob("../../examples/*/" + pattern)
 		if err != nil || len(found) == 0 {
