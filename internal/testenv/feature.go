@@ -17,16 +17,21 @@ import (
 // internal/vmtest know which kernels have it, and count a skip there as failed.
 func RequireEnum(t testing.TB, enum, value string) {
 	t.Helper()
+	if !HasEnum(t, enum, value) {
+		t.Skipf("this kernel has no %s", value)
+	}
+}
+
+// HasEnum says whether the running kernel knows a constant of its user interface.
+func HasEnum(t testing.TB, enum, value string) bool {
+	t.Helper()
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
 		t.Fatalf("types of the kernel: %v", err)
 	}
 	var e *btf.Enum
-	if err := kernel.TypeByName(enum, &e); err == nil &&
-		slices.ContainsFunc(e.Values, func(v btf.EnumValue) bool { return v.Name == value }) {
-		return
-	}
-	t.Skipf("this kernel has no %s", value)
+	return kernel.TypeByName(enum, &e) == nil &&
+		slices.ContainsFunc(e.Values, func(v btf.EnumValue) bool { return v.Name == value })
 }
 
 // RequirePrograms skips t if the running kernel refuses programs of a type to

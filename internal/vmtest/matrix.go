@@ -19,9 +19,9 @@ import (
 var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bpfsys", "./internal/daemon", "./internal/testenv", "./internal/safefile",
 	"./systemd", "./systemd/units", "./examples", "./cmd/hornetd", "./cmd/hornetctl"}
 
-// matrixSkip are tests of these packages that no kernel decides, and that
-// take long in an emulated guest.
-const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestRefusedStarts)$"
+// matrixSkip are tests of these packages that no kernel decides, and that take
+// long in an emulated guest or need programs that it has not.
+const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestRefusedStarts|TestVerify|TestExposure|TestFirstBoot)$"
 
 // Matrix runs tests on several kernels.
 type Matrix struct {
