@@ -94,3 +94,5 @@ func (c checker) manifests(raw rawManifests) Manifests {
 	c.OneOf("manifests.removed", raw.Removed, string(RemovedUnload), string(RemovedKeep))
 	return Manifests{Removed: Removed(raw.Removed)}
 }
+
+func (c checker) trust(raw rawTrust) Trust { return Trust(raw) }

@@ -20,6 +20,7 @@ type Config struct {
 	Log       Log
 	Limits    Limits
 	Manifests Manifests
+	Trust     Trust
 }
 
 // Paths are where things lie, all absolute.
@@ -27,7 +28,7 @@ type Paths struct {
 	Manifests  []string // directories of manifests, the one that wins first
 	Trust      string   // directory of the keys that may sign
 	BPFFS      string   // directory of the pins
-	State      string   // directory of the audit log
+	State      string   // directory of the audit log and the ratchet
 	MountBPFFS bool     // mount a bpffs of its own at BPFFS
 }
 
@@ -65,6 +66,11 @@ type Limits struct {
 // Policy returns the limits of one manifest.
 func (l Limits) Policy() policy.Limits {
 	return policy.Limits{Memory: l.Memory, Maps: l.Maps, Programs: l.Programs}
+}
+
+// Trust says how far the trust store's word goes.
+type Trust struct {
+	Development bool // versions may go back, with a warning
 }
 
 // Manifests says how to treat them.

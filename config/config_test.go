@@ -89,6 +89,8 @@ total_memory = "1TiB"
 total_collections = 10000
 [manifests]
 removed = "keep"
+[trust]
+development = true
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -99,6 +101,7 @@ removed = "keep"
 		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
 		Manifests: Manifests{Removed: RemovedKeep},
+		Trust:     Trust{Development: true},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

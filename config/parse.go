@@ -32,6 +32,7 @@ func Parse(file string, b []byte) (Config, error) {
 		Log:       c.log(raw.Log),
 		Limits:    c.limits(raw.Limits),
 		Manifests: c.manifests(raw.Manifests),
+		Trust:     c.trust(raw.Trust),
 	}
 	if err := c.First(); err != nil {
 		return Config{}, err
@@ -46,6 +47,7 @@ type rawConfig struct {
 	Log       rawLog       `toml:"log"`
 	Limits    rawLimits    `toml:"limits"`
 	Manifests rawManifests `toml:"manifests"`
+	Trust     rawTrust     `toml:"trust"`
 }
 
 type rawPaths struct {
@@ -79,6 +81,10 @@ type rawManifests struct {
 	Removed string `toml:"removed"`
 }
 
+type rawTrust struct {
+	Development bool `toml:"development"`
+}
+
 func rawOf(c Config) rawConfig {
 	return rawConfig{
 		Paths: rawPaths(c.Paths),
@@ -87,6 +93,7 @@ func rawOf(c Config) rawConfig {
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
 			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalCollections},
 		Manifests: rawManifests{string(c.Manifests.Removed)},
+		Trust:     rawTrust(c.Trust),
 	}
 }
 

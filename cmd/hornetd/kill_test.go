@@ -21,7 +21,7 @@ import (
 
 // killSyscalls are those with which a load changes something outside the
 // process, or makes something durable.
-const killSyscalls = "bpf,mkdirat,renameat2,linkat,unlinkat,write,pwrite64,fdatasync,fallocate,perf_event_open,ioctl,setns,sendto"
+const killSyscalls = "bpf,mkdirat,renameat,renameat2,linkat,unlinkat,write,pwrite64,fsync,fdatasync,fallocate,perf_event_open,ioctl,setns,sendto"
 
 // tracer attaches strace to a running daemon and waits until it holds every
 // thread.

@@ -27,6 +27,7 @@ type Core interface {
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
+	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Reload(who Peer) (api.Plan, error)
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
@@ -156,6 +157,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	for _, signer := range d.trust.Signers() {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
+	s.Problems = append(s.Problems, d.state...)
 	s.Problems = append(s.Problems, d.problems...)
 	for _, name := range sortedKeys(d.failed) {
 		s.Problems = append(s.Problems, problem(name, d.failed[name].err))

@@ -37,6 +37,8 @@ type Daemon struct {
 	events  *stream
 	refused *coalescer
 	started time.Time
+	ratchet signing.Ratchet // read and written on the owner's thread only
+	lost    error           // what became of the ratchet, for the start to tell
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
@@ -47,6 +49,7 @@ type Daemon struct {
 	held     map[string]held        // by quarantined directory
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
+	state    []api.Problem          // of the daemon's own state
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -118,6 +121,9 @@ func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err er
 	if d.audit, err = audit.Open(filepath.Join(cfg.Paths.State, "audit")); err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
+	if d.lost, err = d.openRatchet(); err != nil {
+		return nil, errors.Join(err, d.audit.Close())
+	}
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()
 	return d, nil
@@ -139,6 +145,7 @@ func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
 		return err
 	}
+	d.adoptRatchet(d.lost)
 	changes, problems := d.converge()
 	d.setProblems(problems)
 	if d.owner.stopping() {

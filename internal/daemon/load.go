@@ -52,7 +52,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
-	verified, err := d.verify(&files, d.trusted(), m)
+	verified, err := d.admit(&files, d.trusted(), m)
 	if err != nil {
 		return err
 	}
@@ -133,12 +133,17 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err := stage.PinRecord(record); err != nil {
 		return err
 	}
+	advance, err := d.advance(claimOf(m, verified))
+	if err != nil {
+		return err
+	}
 	// The point of no return: behind it the collection runs, whatever happens
 	// to this process.
 	if err := commit(); err != nil {
 		return err
 	}
 	links.keep()
+	d.tellState(advance())
 	a.loaded(record, old != nil)
 	d.put(m, &collection{record: record, proof: proven(verified)})
 	return nil
@@ -261,7 +266,7 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 
 // examine does what a load does up to the first change.
 func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) error {
-	verified, err := d.verify(files, trust, m)
+	verified, err := d.admit(files, trust, m)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func proven(v signing.Verified) proof {
 
 // prove verifies the object of a manifest again, from disk.
 func (d *Daemon) prove(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) proof {
-	v, err := d.verify(files, trust, m)
+	v, err := d.admit(files, trust, m)
 	if err == nil {
 		return proven(v)
 	}

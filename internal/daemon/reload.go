@@ -3,7 +3,9 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -277,7 +279,10 @@ func Check(cfg config.Config) []api.Problem {
 	if err != nil {
 		return []api.Problem{problem("", err)}
 	}
-	d := &Daemon{cfg: cfg, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{})}
+	d := &Daemon{cfg: cfg, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}), log: zap.NewNop()}
+	if d.ratchet, err = readRatchet(filepath.Join(cfg.Paths.State, ratchetFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return []api.Problem{problem("", err)}
+	}
 	found, problems, _ := d.scan()
 	if _, err := groupID(cfg.API.Group); err != nil {
 		problems = append(problems, problem("", err))

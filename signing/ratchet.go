@@ -1,0 +1,201 @@
+package signing
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// Bounds on a ratchet's file.
+const (
+	MaxRatchet        = 8 << 20 // bytes
+	maxRatchetEntries = 10_000
+	ratchetFormat     = "hornetd-ratchet 1"
+)
+
+// Ratchet remembers the newest version of each manifest that was loaded on
+// this host, for each signer by itself: a stolen key that signs version 2^60
+// shuts nobody else out. Signers go by their name in the trust store, so that a
+// renewed key goes on where the old one stopped. A Ratchet never changes; the
+// zero value remembers nothing.
+type Ratchet struct {
+	entries map[ratchetKey]ratchetEntry
+}
+
+// Claim is what somebody wants loaded, or what a record says was loaded. The
+// digests are SHA-256 in hexadecimal.
+type Claim struct {
+	Manifest       string // the collection's name
+	Signer         string // name in the trust store
+	Version        uint64 // 0 where the manifest names none
+	ManifestDigest string
+	ObjectDigest   string
+	File           string // the object's, for messages
+}
+
+type ratchetKey struct{ manifest, signer string }
+
+// ratchetEntry is the newest that was accepted. Without digests it is the bound
+// that a rollback set, and any content of that version passes.
+type ratchetEntry struct {
+	Manifest       string `json:"manifest"`
+	Signer         string `json:"signer"`
+	Version        uint64 `json:"version"`
+	ManifestDigest string `json:"manifest_sha256,omitempty"`
+	ObjectDigest   string `json:"object_sha256,omitempty"`
+	// What a rollback went back from. It may run on for a while, and its record
+	// must not undo the rollback at the next start.
+	LeftManifest string `json:"left_manifest_sha256,omitempty"`
+	LeftObject   string `json:"left_object_sha256,omitempty"`
+}
+
+// Check refuses c where a newer version was loaded before, or the same version
+// with other contents. Manifests without a version (0) may change as they like,
+// until one has a version. The error is an *Error with the verdict RolledBack.
+func (r Ratchet) Check(c Claim) error {
+	e, ok := r.entries[ratchetKey{c.Manifest, c.Signer}]
+	switch {
+	case !ok || c.Version > e.Version:
+		return nil
+	case c.Version < e.Version:
+		return remedy.With(rolledBack(c, "version %d of %q by signer %q is older than version %d, which was loaded here", c.Version, c.Manifest, c.Signer, e.Version),
+			"load version %d or a newer one; to go back on purpose: hornetctl rollback %s --to %d --reason TEXT", e.Version, c.Manifest, c.Version)
+	case c.Version == 0 || e.ManifestDigest == "":
+		return nil
+	}
+	for _, d := range []struct{ what, was, is string }{{"manifest", e.ManifestDigest, c.ManifestDigest}, {"object", e.ObjectDigest, c.ObjectDigest}} {
+		if d.was != d.is {
+			return remedy.With(rolledBack(c, "version %d of %q was loaded here with another %s (SHA-256 %.16s…, not %.16s…)", c.Version, c.Manifest, d.what, d.was, d.is),
+				"raise version in the manifest with every change; to load this one on purpose: hornetctl rollback %s --to %d --reason TEXT", c.Manifest, c.Version)
+		}
+	}
+	return nil
+}
+
+func rolledBack(c Claim, format string, args ...any) *Error {
+	return &Error{Verdict: RolledBack, File: c.File, Signer: c.Signer, Reason: fmt.Sprintf(format, args...)}
+}
+
+// Accepted reports whether c, manifest and object, is the last that was loaded
+// of its name and signer.
+func (r Ratchet) Accepted(c Claim) bool {
+	e, ok := r.entries[ratchetKey{c.Manifest, c.Signer}]
+	return ok && e.Version == c.Version && e.ManifestDigest == c.ManifestDigest && e.ObjectDigest == c.ObjectDigest
+}
+
+// Advance returns the ratchet after c was loaded, and whether that is another
+// one. It never goes back.
+func (r Ratchet) Advance(c Claim) (Ratchet, bool) {
+	key := ratchetKey{c.Manifest, c.Signer}
+	e := ratchetEntry{Manifest: c.Manifest, Signer: c.Signer, Version: c.Version, ManifestDigest: c.ManifestDigest, ObjectDigest: c.ObjectDigest}
+	if old, ok := r.entries[key]; ok && (c.Version < old.Version || old == e) {
+		return r, false
+	}
+	next := Ratchet{entries: maps.Clone(r.entries)}
+	if next.entries == nil {
+		next.entries = make(map[ratchetKey]ratchetEntry)
+	}
+	next.entries[key] = e
+	return next, true
+}
+
+// Adopt is Advance for what runs already, as its record says: it makes up for
+// an Advance that a crash, or the loss of the file, took away.
+func (r Ratchet) Adopt(c Claim) (Ratchet, bool) {
+	e, ok := r.entries[ratchetKey{c.Manifest, c.Signer}]
+	if ok && e.LeftManifest != "" && e.LeftManifest == c.ManifestDigest && e.LeftObject == c.ObjectDigest {
+		return r, false
+	}
+	return r.Advance(c)
+}
+
+// Newest is the newest version of a manifest, whoever signed it.
+func (r Ratchet) Newest(manifest string) (version uint64, known bool) {
+	for key, e := range r.entries {
+		if key.manifest == manifest {
+			version, known = max(version, e.Version), true
+		}
+	}
+	return version, known
+}
+
+// Rollback returns the ratchet that lets version to of a manifest load, with
+// any contents, and what is newer. It goes back only.
+func (r Ratchet) Rollback(manifest string, to uint64) (Ratchet, error) {
+	newest, known := r.Newest(manifest)
+	if !known || newest < to {
+		return r, remedy.With(fmt.Errorf("rollback %s to version %d: nothing newer was loaded here", manifest, to),
+			"load it: nothing is in its way")
+	}
+	next := Ratchet{entries: maps.Clone(r.entries)}
+	for key, e := range r.entries {
+		if key.manifest != manifest || e.Version < to {
+			continue
+		}
+		left := ratchetEntry{Manifest: e.Manifest, Signer: e.Signer, Version: to,
+			LeftManifest: cmp.Or(e.ManifestDigest, e.LeftManifest), LeftObject: cmp.Or(e.ObjectDigest, e.LeftObject)}
+		next.entries[key] = left
+	}
+	return next, nil
+}
+
+// Encode returns the contents of the ratchet's file: a line with the format
+// and the SHA-256 of what follows, then JSON.
+func (r Ratchet) Encode() ([]byte, error) {
+	if n := len(r.entries); n > maxRatchetEntries {
+		return nil, remedy.With(fmt.Errorf("ratchet: %d manifests and signers, at most %d are kept", n, maxRatchetEntries),
+			"stop hornetd, move the ratchet away and start it: it begins anew with what runs")
+	}
+	list := slices.SortedFunc(maps.Values(r.entries), func(a, b ratchetEntry) int {
+		return cmp.Or(strings.Compare(a.Manifest, b.Manifest), strings.Compare(a.Signer, b.Signer))
+	})
+	body, err := json.Marshal(ratchetBody{Entries: list})
+	if err != nil {
+		return nil, fmt.Errorf("ratchet: %w", err)
+	}
+	sum := sha256.Sum256(body)
+	return slices.Concat([]byte(ratchetFormat+" "+hex.EncodeToString(sum[:])+"\n"), body, []byte("\n")), nil
+}
+
+type ratchetBody struct {
+	Entries []ratchetEntry `json:"entries"`
+}
+
+// ParseRatchet reads what Encode wrote, and nothing else: of what it accepts,
+// Encode makes the same bytes.
+func ParseRatchet(b []byte) (Ratchet, error) {
+	if len(b) > MaxRatchet {
+		return Ratchet{}, fmt.Errorf("ratchet: %d bytes, at most %d are read", len(b), MaxRatchet)
+	}
+	head, body, _ := bytes.Cut(b, []byte("\n"))
+	format, sum, _ := strings.Cut(string(head), " ")
+	version, sum, _ := strings.Cut(sum, " ")
+	if format+" "+version != ratchetFormat {
+		return Ratchet{}, fmt.Errorf("ratchet: begins with %.40q, not %q", head, ratchetFormat)
+	}
+	body = bytes.TrimSuffix(body, []byte("\n"))
+	if got := sha256.Sum256(body); sum != hex.EncodeToString(got[:]) {
+		return Ratchet{}, errors.New("ratchet: its checksum is not that of its contents")
+	}
+	var parsed ratchetBody
+	if err := json.Unmarshal(body, &parsed); err != nil {
+		return Ratchet{}, fmt.Errorf("ratchet: %w", err)
+	}
+	r := Ratchet{entries: make(map[ratchetKey]ratchetEntry, len(parsed.Entries))}
+	for _, e := range parsed.Entries {
+		r.entries[ratchetKey{e.Manifest, e.Signer}] = e
+	}
+	if again, err := r.Encode(); err != nil || !bytes.Equal(again, b) {
+		return Ratchet{}, errors.Join(errors.New("ratchet: not as hornetd writes it"), err)
+	}
+	return r, nil
+}
