@@ -35,7 +35,7 @@ var ours = map[string]struct {
 	"api":      {nil, "other programs import it: it must not drag the daemon along"},
 	"systemd":  {leaf(), "speaks a protocol, knows nothing of eBPF"},
 	"audit":    {leaf(), "must be able to record whatever the other packages do"},
-	"signing":  {leaf("internal/cms", "internal/safefile"), "who signed does not depend on what was asked for"},
+	"signing":  {leaf("internal/cms", "internal/safefile", "internal/tomlfile"), "who signed does not depend on what was asked for"},
 	"manifest": {leaf("internal/safefile", "internal/tomlfile"), "a claim: it must not know what is decided about it"},
 	"pinning":  {leaf("internal/bpfsys"), "writes bpffs and records; what they mean is for others"},
 

@@ -31,6 +31,7 @@ func (c checker) paths(raw rawPaths) Paths {
 		seen[dir] = true
 	}
 	c.path("paths.trust", raw.Trust)
+	c.path("paths.revoked", raw.Revoked)
 	c.path("paths.bpffs", raw.BPFFS)
 	c.path("paths.state", raw.State)
 	return Paths(raw)
@@ -95,4 +96,10 @@ func (c checker) manifests(raw rawManifests) Manifests {
 	return Manifests{Removed: Removed(raw.Removed)}
 }
 
-func (c checker) trust(raw rawTrust) Trust { return Trust(raw) }
+func (c checker) trust(raw rawTrust) Trust {
+	for i, name := range raw.Roots {
+		c.Printable(fmt.Sprintf("trust.roots[%d]", i), name)
+	}
+	c.OneOf("trust.revoked", raw.Revoked, string(RevokedKeep), string(RevokedUnload))
+	return Trust{Roots: raw.Roots, Revoked: Revoked(raw.Revoked), Development: raw.Development}
+}

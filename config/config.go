@@ -27,6 +27,7 @@ type Config struct {
 type Paths struct {
 	Manifests  []string // directories of manifests, the one that wins first
 	Trust      string   // directory of the keys that may sign
+	Revoked    string   // the revocation list
 	BPFFS      string   // directory of the pins
 	State      string   // directory of the audit log and the ratchet
 	MountBPFFS bool     // mount a bpffs of its own at BPFFS
@@ -70,8 +71,18 @@ func (l Limits) Policy() policy.Limits {
 
 // Trust says how far the trust store's word goes.
 type Trust struct {
+	Roots       []string // names in the trust store whose keys may sign the revocation list
+	Revoked     Revoked
 	Development bool // versions may go back, with a warning
 }
+
+// Revoked says what becomes of what runs and is revoked.
+type Revoked string
+
+const (
+	RevokedKeep   Revoked = "keep"
+	RevokedUnload Revoked = "unload"
+)
 
 // Manifests says how to treat them.
 type Manifests struct {
@@ -92,6 +103,7 @@ func Default() Config {
 		Paths: Paths{
 			Manifests: []string{"/etc/hornet.d", "/run/hornet.d", "/usr/local/lib/hornet.d", "/usr/lib/hornet.d"},
 			Trust:     "/etc/hornet/trust.d",
+			Revoked:   "/etc/hornet/revoked",
 			BPFFS:     "/sys/fs/bpf/hornet",
 			State:     "/var/lib/hornet",
 		},
@@ -102,5 +114,6 @@ func Default() Config {
 			TotalMemory: 1 << 30, TotalCollections: 1024,
 		},
 		Manifests: Manifests{Removed: RemovedUnload},
+		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep},
 	}
 }

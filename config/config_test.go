@@ -71,6 +71,7 @@ func TestParse(t *testing.T) {
 [paths]
 manifests = ["/m"]
 trust = "/t"
+revoked = "/r"
 bpffs = "/b"
 state = "/s"
 mount_bpffs = true
@@ -90,18 +91,20 @@ total_collections = 10000
 [manifests]
 removed = "keep"
 [trust]
+roots = ["r"]
+revoked = "unload"
 development = true
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Config{
-		Paths:     Paths{Manifests: []string{"/m"}, Trust: "/t", BPFFS: "/b", State: "/s", MountBPFFS: true},
+		Paths:     Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", MountBPFFS: true},
 		API:       API{Socket: "/x.sock", Mode: 0o666, Group: "0"},
 		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
 		Manifests: Manifests{Removed: RemovedKeep},
-		Trust:     Trust{Development: true},
+		Trust:     Trust{Roots: []string{"r"}, Revoked: RevokedUnload, Development: true},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -163,6 +166,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[limits]\nmaps = 4097", "2: limits.maps: is 4097, must be 1 to 4096", ""},
 		{"[limits]\nprograms = -1", "2: limits.programs: is -1, must be 1 to 4096", ""},
 		{"[limits]\ntotal_collections = 10001", "2: limits.total_collections: is 10001", ""},
+		{"[trust]\nrevoked = 'ignore'", `2: trust.revoked: "ignore" is none of keep, unload`, ""},
 		{"[manifests]\nremoved = 'delete'", `2: manifests.removed: "delete" is none of unload, keep`, ""},
 		{"[log]\nlevel = 'loud'\n[api]\nmode = 660", "4: api.mode: is not a string", ""}, // types first
 		{"[limits]\nmaps = 0\n[api]\ngroup = '/'", "2: limits.maps: is 0", ""},           // then from the top

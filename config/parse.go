@@ -53,6 +53,7 @@ type rawConfig struct {
 type rawPaths struct {
 	Manifests  []string `toml:"manifests"`
 	Trust      string   `toml:"trust"`
+	Revoked    string   `toml:"revoked"`
 	BPFFS      string   `toml:"bpffs"`
 	State      string   `toml:"state"`
 	MountBPFFS bool     `toml:"mount_bpffs"`
@@ -82,7 +83,9 @@ type rawManifests struct {
 }
 
 type rawTrust struct {
-	Development bool `toml:"development"`
+	Roots       []string `toml:"roots"`
+	Revoked     string   `toml:"revoked"`
+	Development bool     `toml:"development"`
 }
 
 func rawOf(c Config) rawConfig {
@@ -93,7 +96,7 @@ func rawOf(c Config) rawConfig {
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
 			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalCollections},
 		Manifests: rawManifests{string(c.Manifests.Removed)},
-		Trust:     rawTrust(c.Trust),
+		Trust:     rawTrust{c.Trust.Roots, string(c.Trust.Revoked), c.Trust.Development},
 	}
 }
 

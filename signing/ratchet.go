@@ -29,6 +29,7 @@ const (
 // zero value remembers nothing.
 type Ratchet struct {
 	entries map[ratchetKey]ratchetEntry
+	list    ratchetList
 }
 
 // Claim is what somebody wants loaded, or what a record says was loaded. The
@@ -40,6 +41,12 @@ type Claim struct {
 	ManifestDigest string
 	ObjectDigest   string
 	File           string // the object's, for messages
+}
+
+// ratchetList is the newest revocation list that was in force.
+type ratchetList struct {
+	Serial uint64 `json:"serial"`
+	SHA256 string `json:"sha256"` // of its signed bytes
 }
 
 type ratchetKey struct{ manifest, signer string }
@@ -100,7 +107,7 @@ func (r Ratchet) Advance(c Claim) (Ratchet, bool) {
 	if old, ok := r.entries[key]; ok && (c.Version < old.Version || old == e) {
 		return r, false
 	}
-	next := Ratchet{entries: maps.Clone(r.entries)}
+	next := Ratchet{entries: maps.Clone(r.entries), list: r.list}
 	if next.entries == nil {
 		next.entries = make(map[ratchetKey]ratchetEntry)
 	}
@@ -136,7 +143,7 @@ func (r Ratchet) Rollback(manifest string, to uint64) (Ratchet, error) {
 		return r, remedy.With(fmt.Errorf("rollback %s to version %d: nothing newer was loaded here", manifest, to),
 			"load it: nothing is in its way")
 	}
-	next := Ratchet{entries: maps.Clone(r.entries)}
+	next := Ratchet{entries: maps.Clone(r.entries), list: r.list}
 	for key, e := range r.entries {
 		if key.manifest != manifest || e.Version < to {
 			continue
@@ -146,6 +153,30 @@ func (r Ratchet) Rollback(manifest string, to uint64) (Ratchet, error) {
 		next.entries[key] = left
 	}
 	return next, nil
+}
+
+// CheckList refuses a revocation list that is older than one that was in force
+// here, or another one of the same serial. nil is that there is none.
+func (r Ratchet) CheckList(l *Revocations) error {
+	var err error
+	switch {
+	case l == nil && r.list.Serial > 0:
+		err = fmt.Errorf("revocation list: it is gone, and serial %d was in force here", r.list.Serial)
+	case l != nil && l.Serial < r.list.Serial:
+		err = fmt.Errorf("revocation list: serial %d is older than serial %d, which was in force here", l.Serial, r.list.Serial)
+	case l != nil && l.Serial == r.list.Serial && hex.EncodeToString(l.digest[:]) != r.list.SHA256:
+		err = fmt.Errorf("revocation list: serial %d was in force here with other contents", l.Serial)
+	}
+	return remedy.With(err, "put the newest list back, or have a root sign one with a serial above %d, which may be empty", r.list.Serial)
+}
+
+// AdvanceList returns the ratchet after l came into force, and whether that is
+// another one.
+func (r Ratchet) AdvanceList(l *Revocations) (Ratchet, bool) {
+	if l == nil || l.Serial <= r.list.Serial {
+		return r, false
+	}
+	return Ratchet{entries: r.entries, list: ratchetList{Serial: l.Serial, SHA256: hex.EncodeToString(l.digest[:])}}, true
 }
 
 // Encode returns the contents of the ratchet's file: a line with the format
@@ -158,7 +189,7 @@ func (r Ratchet) Encode() ([]byte, error) {
 	list := slices.SortedFunc(maps.Values(r.entries), func(a, b ratchetEntry) int {
 		return cmp.Or(strings.Compare(a.Manifest, b.Manifest), strings.Compare(a.Signer, b.Signer))
 	})
-	body, err := json.Marshal(ratchetBody{Entries: list})
+	body, err := json.Marshal(ratchetBody{Revocations: r.list, Entries: list})
 	if err != nil {
 		return nil, fmt.Errorf("ratchet: %w", err)
 	}
@@ -167,7 +198,8 @@ func (r Ratchet) Encode() ([]byte, error) {
 }
 
 type ratchetBody struct {
-	Entries []ratchetEntry `json:"entries"`
+	Revocations ratchetList    `json:"revocations"`
+	Entries     []ratchetEntry `json:"entries"`
 }
 
 // ParseRatchet reads what Encode wrote, and nothing else: of what it accepts,
@@ -190,7 +222,7 @@ func ParseRatchet(b []byte) (Ratchet, error) {
 	if err := json.Unmarshal(body, &parsed); err != nil {
 		return Ratchet{}, fmt.Errorf("ratchet: %w", err)
 	}
-	r := Ratchet{entries: make(map[ratchetKey]ratchetEntry, len(parsed.Entries))}
+	r := Ratchet{entries: make(map[ratchetKey]ratchetEntry, len(parsed.Entries)), list: parsed.Revocations}
 	for _, e := range parsed.Entries {
 		r.entries[ratchetKey{e.Manifest, e.Signer}] = e
 	}

@@ -14,6 +14,7 @@ package signing
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,11 +23,12 @@ import (
 	"github.com/hornetd/hornetd/internal/cms"
 )
 
-// Verdict is what Verify says of a bundle. Only OK lets it run.
+// Verdict is what Verify says of a bundle. Only OK and OKExpired let it run.
 type Verdict string
 
 const (
 	OK             Verdict = "ok"
+	OKExpired      Verdict = "ok-expired"      // good but for the certificate's validity, and let run (Bundle.Accepted)
 	Unsigned       Verdict = "unsigned"        // there is no signature
 	UnknownKey     Verdict = "unknown-key"     // no key that may sign this is in the trust store
 	BadSignature   Verdict = "bad-signature"   // malformed, or not over these bytes
@@ -55,6 +57,9 @@ type Bundle struct {
 	Signature     []byte // nil: there is none
 	SignatureFile string
 	SHA256        *[32]byte // the object's digest as the manifest pins it, or nil
+	// Accepted decides on a signature that is good but for the validity of its
+	// certificate: true lets it run as OKExpired. nil: none does.
+	Accepted func(s Signer, object [32]byte) bool
 }
 
 // signatureFile is where the signature is, or would be.
@@ -72,12 +77,18 @@ func (b Bundle) signatureFile() string {
 //
 // The Verified keeps b.Object: from here on its bytes must not change.
 func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, error) {
+	if t.closed != nil {
+		return Verified{}, t.refuseAll(b)
+	}
 	if b.Signature == nil {
 		return Verified{}, unsigned(b)
 	}
 	digest := sha256.Sum256(b.Object)
 	if b.SHA256 != nil && *b.SHA256 != digest {
 		return Verified{}, pinned(b, digest)
+	}
+	if reason := t.list.revokesObject(hex.EncodeToString(digest[:])); reason != "" {
+		return Verified{}, revokedBy(b, "", reason)
 	}
 	message, err := cms.Parse(b.Signature)
 	if err != nil {
@@ -88,10 +99,14 @@ func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, err
 		return Verified{}, err
 	}
 	e, err := firstGood(b, message, candidates, now)
-	if err != nil {
+	if err != nil && !(verdictOf(err) == Expired && b.Accepted != nil && b.Accepted(e.signer(), digest)) {
 		return Verified{}, err
 	}
-	return Verified{object: b.Object, digest: digest, signer: e.signer(), made: true}, nil
+	v := Verified{object: b.Object, digest: digest, signer: e.signer(), verdict: OK, made: true}
+	if err != nil {
+		v.verdict = OKExpired
+	}
+	return v, nil
 }
 
 // candidates are the entries the message may be verified with: those it names
@@ -122,10 +137,11 @@ func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string) ([]entry,
 
 // firstGood returns the first entry that passes. Several may be named: a
 // renewed certificate often keeps its key and with it the key identifier. The
-// refusal is of the entry that came furthest.
+// refusal is of the entry that came furthest, which is returned with it.
 func firstGood(b Bundle, m *cms.Message, candidates []entry, now time.Time) (entry, error) {
 	var refusal *Error
 	var hinted error
+	var furthest entry
 	for _, e := range candidates {
 		err := e.check(b, m, now)
 		if err == nil {
@@ -133,10 +149,10 @@ func firstGood(b Bundle, m *cms.Message, candidates []entry, now time.Time) (ent
 		}
 		if refusal == nil || refusal.Verdict == BadSignature {
 			errors.As(err, &refusal)
-			hinted = err
+			hinted, furthest = err, e
 		}
 	}
-	return entry{}, hinted
+	return furthest, hinted
 }
 
 // check verifies m with one entry. The validity comes last, so that an expired
@@ -148,8 +164,17 @@ func (e entry) check(b Bundle, m *cms.Message, now time.Time) error {
 	if err := m.Verify(b.Object, e.key); err != nil {
 		return e.bad(b, err)
 	}
+	if e.revoked != "" {
+		return revokedBy(b, e.name, fmt.Sprintf("%s is by %q: %s", b.signatureFile(), e.name, e.revoked))
+	}
 	if e.cert != nil && (now.Before(e.cert.NotBefore) || now.After(e.cert.NotAfter)) {
 		return e.expired(b, now)
 	}
 	return nil
+}
+
+func verdictOf(err error) Verdict {
+	var e *Error
+	errors.As(err, &e)
+	return e.Verdict
 }

@@ -40,6 +40,8 @@ const (
 type Trust struct {
 	dir     string // for messages; empty where it was not read from one
 	entries []entry
+	list    *Revocations // nil: none
+	closed  error        // why nothing is accepted
 }
 
 // entry is one key. Several may share a name, so that a key can be replaced:
@@ -51,6 +53,7 @@ type entry struct {
 	cert    *x509.Certificate // nil for a bare public key
 	keyIDs  [][]byte          // subject key identifiers it goes by
 	problem error             // why nothing it signed is accepted
+	revoked string            // the same, as the revocation list says
 }
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
@@ -222,10 +225,13 @@ func (e entry) named(m *cms.Message) bool {
 func (e entry) signer() Signer {
 	s := Signer{Name: e.name, KeyID: fmt.Sprintf("%x", e.keyIDs[0]), Algorithm: algorithmOf(e.key)}
 	if e.cert != nil {
-		s.Subject, s.NotAfter = e.cert.Subject.String(), e.cert.NotAfter
+		s.Subject, s.NotBefore, s.NotAfter = e.cert.Subject.String(), e.cert.NotBefore, e.cert.NotAfter
 	}
 	if e.problem != nil {
 		s.Problem = e.problem.Error()
+	}
+	if e.revoked != "" {
+		s.Problem, s.Revoked = e.revoked, true
 	}
 	return s
 }

@@ -8,10 +8,11 @@ import (
 // Verified is proof: an object whose bytes are covered by a valid signature of
 // a trusted key. Only Trust.Verify makes one; the zero Verified proves nothing.
 type Verified struct {
-	object []byte
-	digest [32]byte
-	signer Signer
-	made   bool
+	object  []byte
+	digest  [32]byte
+	signer  Signer
+	verdict Verdict
+	made    bool
 }
 
 // Signer is one key of the trust store.
@@ -20,8 +21,10 @@ type Signer struct {
 	Subject   string    // the certificate's subject; empty for a bare public key
 	KeyID     string    // subject key identifier, hexadecimal
 	Algorithm string    // "RSA 2048", "ECDSA P-256", "Ed25519"
-	NotAfter  time.Time // zero for a bare public key
+	NotBefore time.Time // zero for a bare public key, as NotAfter
+	NotAfter  time.Time
 	Problem   string    // why nothing it signed is accepted; empty where that is not so
+	Revoked   bool      // Problem is that the revocation list says so
 }
 
 // IsZero reports whether v proves nothing.
@@ -44,6 +47,9 @@ func (v Verified) Digest() [32]byte { return v.digest }
 
 // Signer returns whose signature it was.
 func (v Verified) Signer() Signer { return v.signer }
+
+// Verdict returns OK, or OKExpired.
+func (v Verified) Verdict() Verdict { return v.verdict }
 
 // Format returns the signature's format: "cms-detached".
 func (v Verified) Format() string { return "cms-detached" }

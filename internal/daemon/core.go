@@ -158,12 +158,17 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
 	s.Problems = append(s.Problems, d.state...)
+	if err := d.trust.Unlisted(); err != nil {
+		s.Problems = append(s.Problems, problem("", err))
+	}
 	s.Problems = append(s.Problems, d.problems...)
 	for _, name := range sortedKeys(d.failed) {
 		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
 	}
 	for _, name := range sortedKeys(d.running) {
-		if p, ok := proofProblem(name, d.running[name]); ok {
+		if reason := revokedRecord(d.trust, d.running[name].record); reason != "" {
+			s.Problems = append(s.Problems, revokedProblem(name, d.running[name].record, reason))
+		} else if p, ok := proofProblem(name, d.running[name]); ok {
 			s.Problems = append(s.Problems, p)
 		}
 	}

@@ -65,6 +65,7 @@ type collection struct {
 	adopted bool     // it ran before this daemon started
 	proof   proof    // what the object on disk says now
 	drift   []string // where the world moved on under its links
+	revoked string   // why it would be refused now; set where changes are decided only
 }
 
 // proof is the result of verifying a running collection's object again, from
@@ -123,6 +124,13 @@ func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err er
 	}
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
+	}
+	// There is no last good list to stay with: nothing loads until there is
+	// a good one. What runs runs on.
+	if listed, err := d.withRevocations(d.trust); err != nil {
+		d.trust = d.trust.Closed(err)
+	} else {
+		d.trust = listed
 	}
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()

@@ -32,6 +32,9 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 	if err != nil {
 		return signing.Verified{}, err
 	}
+	if err := trust.CheckVersion(claimOf(m, v)); err != nil {
+		return signing.Verified{}, err
+	}
 	err = d.ratchet.Check(claimOf(m, v))
 	if err != nil && d.cfg.Trust.Development {
 		d.log.Warn("development: loads in spite of it", zap.String("collection", m.Name), zap.Error(err))
@@ -99,6 +102,8 @@ func (d *Daemon) adoptRatchet(lost error) {
 		n, c := next.Adopt(recordedClaim(d.running[name].record))
 		next, changed = n, changed || c
 	}
+	next, listed := next.AdvanceList(d.trust.Revocations())
+	changed = changed || listed
 	if _, err := os.Lstat(filepath.Join(d.cfg.Paths.State, ratchetFile)); err != nil {
 		changed = true
 	}

@@ -34,18 +34,21 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	}
 	found, problems, certain := d.scan()
 	proofs := d.proveAll(found, trust)
-	changes := d.compare(found, proofs, certain)
+	changes := d.compare(found, proofs, trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	if len(problems) > 0 {
 		d.setProblems(problems)
+		if err := d.revokeOnly(a, trust); err != nil {
+			return api.Plan{}, err
+		}
 		return api.Plan{Problems: problems}, nothingChanged(problems)
 	}
 	if err := a.intend(); err != nil {
 		return api.Plan{}, err
 	}
-	d.mu.Lock()
-	d.trust = trust // on record, and only together with everything else
-	d.mu.Unlock()
+	if err := d.setTrust(trust); err != nil { // on record, and only together with everything else
+		return api.Plan{}, err
+	}
 	d.setProofs(proofs)
 	d.setDeclared(found)
 	d.setProblems(nil)
@@ -69,7 +72,8 @@ func failures(changes []api.Change) string {
 	return fmt.Sprintf("%d of %d changes failed: %s", len(names), len(changes), strings.Join(names, ", "))
 }
 
-// readTrust reads the trust store as it is now on disk.
+// readTrust reads the trust store and the revocation list as they are now on
+// disk.
 func (d *Daemon) readTrust() (*signing.Trust, error) {
 	trust, err := signing.LoadTrust(d.cfg.Paths.Trust)
 	if err != nil && remedy.Of(err) == "" {
@@ -78,7 +82,7 @@ func (d *Daemon) readTrust() (*signing.Trust, error) {
 	if err != nil {
 		return nil, remedy.With(fmt.Errorf("trust store: %w", err), "%s", remedy.Of(err))
 	}
-	return trust, nil
+	return d.withRevocations(trust)
 }
 
 // trusted is the trust store in force.
@@ -105,7 +109,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 		return api.Plan{}, err
 	}
 	found, problems, certain := d.scan()
-	changes := d.compare(found, d.proveAll(found, trust), certain)
+	changes := d.compare(found, d.proveAll(found, trust), trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	return api.Plan{Changes: changes, Problems: problems}, nil
 }
@@ -115,7 +119,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 // What runs is not unloaded for want of a manifest that may only be unreadable.
 func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 	found, problems, certain := d.scan()
-	changes := d.compare(found, nil, certain)
+	changes := d.compare(found, nil, d.trusted(), certain)
 	d.setDeclared(found)
 	d.apply(self(), found, changes)
 	return changes, problems
@@ -129,7 +133,7 @@ func (d *Daemon) reprove() error {
 	found := maps.Clone(d.declared)
 	proofs := d.proveAll(found, d.trusted())
 	d.setProofs(proofs)
-	changes := d.compare(found, proofs, false)
+	changes := d.compare(found, proofs, d.trusted(), false)
 	d.apply(self(), found, slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action != api.ActionReplace }))
 	return nil
 }
@@ -137,7 +141,7 @@ func (d *Daemon) reprove() error {
 // compare decides what is to be done with each collection. It changes nothing
 // and needs no file but those read already. Where the scan is not certain
 // nothing is unloaded: the manifest may be there and unreadable.
-func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, certain bool) []api.Change {
+func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, trust *signing.Trust, certain bool) []api.Change {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	all := make(map[string]bool, len(found))
@@ -154,10 +158,11 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, cer
 		if c != nil {
 			now := *c
 			now.proof = proofs[name]
+			now.revoked = revokedRecord(trust, c.record)
 			c = &now
 		}
-		if change, ok := decide(dc, isDeclared, c, d.cfg.Manifests.Removed); ok {
-			if change.Action == api.ActionUnload && !certain {
+		if change, ok := decide(dc, isDeclared, c, d.cfg.Manifests.Removed, d.cfg.Trust.Revoked); ok {
+			if change.Action == api.ActionUnload && c.revoked == "" && !certain {
 				continue
 			}
 			change.Collection = name
@@ -168,8 +173,10 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, cer
 }
 
 // decide is the rule for one collection: pure, so that its test is a table.
-func decide(dc declared, isDeclared bool, c *collection, removed config.Removed) (api.Change, bool) {
+func decide(dc declared, isDeclared bool, c *collection, removed config.Removed, revoked config.Revoked) (api.Change, bool) {
 	switch {
+	case c != nil && c.revoked != "" && revoked == config.RevokedUnload:
+		return api.Change{Action: api.ActionUnload, Reason: c.revoked, FromVersion: c.record.Version}, true
 	case isDeclared && dc.err != nil:
 		return api.Change{Action: api.ActionRefuse, Reason: "the manifest cannot be read"}, true // the problems say why
 	case !isDeclared && removed == config.RemovedKeep:
@@ -275,12 +282,13 @@ func (d *Daemon) Hangup() {
 // Check reads and verifies everything, as a start would, and loads nothing. It
 // needs neither bpffs nor a running daemon.
 func Check(cfg config.Config) []api.Problem {
-	trust, err := signing.LoadTrust(cfg.Paths.Trust)
-	if err != nil {
+	d := &Daemon{cfg: cfg, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}), log: zap.NewNop()}
+	var err error
+	if d.ratchet, err = readRatchet(filepath.Join(cfg.Paths.State, ratchetFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return []api.Problem{problem("", err)}
 	}
-	d := &Daemon{cfg: cfg, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}), log: zap.NewNop()}
-	if d.ratchet, err = readRatchet(filepath.Join(cfg.Paths.State, ratchetFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	trust, err := d.readTrust()
+	if err != nil {
 		return []api.Problem{problem("", err)}
 	}
 	found, problems, _ := d.scan()

@@ -32,7 +32,7 @@ func (d *Daemon) viewLocked(name string) api.Collection {
 		}
 	}
 	if c := d.running[name]; c != nil {
-		viewRunning(&out, c)
+		viewRunning(&out, c, revokedRecord(d.trust, c.record))
 		if !isDeclared {
 			out.Reason, out.Hint = "its manifest is gone", "hornetctl reload unloads it"
 		}
@@ -52,12 +52,15 @@ func (d *Daemon) reasonLocked(name string) error {
 	return d.declared[name].err
 }
 
-// viewRunning fills in what the record says.
-func viewRunning(out *api.Collection, c *collection) {
+// viewRunning fills in what the record says, and why the list in force revokes
+// it, if so.
+func viewRunning(out *api.Collection, c *collection, revoked string) {
 	r := c.record
 	out.State, out.Adopted = api.StateRunning, c.adopted
 	reasons := c.drift
-	if w := c.proof.warning(); w != "" {
+	if revoked != "" {
+		reasons = append([]string{"runs, but " + revoked}, reasons...)
+	} else if w := c.proof.warning(); w != "" {
 		reasons = append([]string{w}, reasons...)
 	}
 	out.Reason = strings.Join(reasons, "; ")
@@ -67,6 +70,9 @@ func viewRunning(out *api.Collection, c *collection) {
 	out.Signature = api.Signature{Verdict: string(signing.OK), Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
 		Signer: api.Signer{Name: r.Signer.Name, Subject: r.Signer.Subject, KeyID: r.Signer.KeyID,
 			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
+	if revoked != "" {
+		out.Signature.Verdict = string(signing.Revoked)
+	}
 	out.LoadedAt = r.LoadedAt
 	out.LoadedBy = &api.Caller{UID: r.Caller.UID, GID: r.Caller.GID}
 	for _, m := range r.Maps {
