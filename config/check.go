@@ -101,5 +101,6 @@ func (c checker) trust(raw rawTrust) Trust {
 		c.Printable(fmt.Sprintf("trust.roots[%d]", i), name)
 	}
 	c.OneOf("trust.revoked", raw.Revoked, string(RevokedKeep), string(RevokedUnload))
-	return Trust{Roots: raw.Roots, Revoked: Revoked(raw.Revoked), Development: raw.Development}
+	c.OneOf("trust.expiry", raw.Expiry, string(ExpiryBoot), string(ExpiryStrict))
+	return Trust{Roots: raw.Roots, Revoked: Revoked(raw.Revoked), Expiry: Expiry(raw.Expiry), Development: raw.Development}
 }

@@ -73,6 +73,7 @@ func (l Limits) Policy() policy.Limits {
 type Trust struct {
 	Roots       []string // names in the trust store whose keys may sign the revocation list
 	Revoked     Revoked
+	Expiry      Expiry
 	Development bool // versions may go back, with a warning
 }
 
@@ -82,6 +83,15 @@ type Revoked string
 const (
 	RevokedKeep   Revoked = "keep"
 	RevokedUnload Revoked = "unload"
+)
+
+// Expiry says whether what this host accepted before loads at start although
+// its signer's certificate is not valid then.
+type Expiry string
+
+const (
+	ExpiryBoot   Expiry = "boot"
+	ExpiryStrict Expiry = "strict"
 )
 
 // Manifests says how to treat them.
@@ -114,6 +124,6 @@ func Default() Config {
 			TotalMemory: 1 << 30, TotalCollections: 1024,
 		},
 		Manifests: Manifests{Removed: RemovedUnload},
-		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep},
+		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep, Expiry: ExpiryBoot},
 	}
 }

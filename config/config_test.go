@@ -93,6 +93,7 @@ removed = "keep"
 [trust]
 roots = ["r"]
 revoked = "unload"
+expiry = "strict"
 development = true
 `))
 	if err != nil {
@@ -104,7 +105,7 @@ development = true
 		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
 		Manifests: Manifests{Removed: RemovedKeep},
-		Trust:     Trust{Roots: []string{"r"}, Revoked: RevokedUnload, Development: true},
+		Trust:     Trust{Roots: []string{"r"}, Revoked: RevokedUnload, Expiry: ExpiryStrict, Development: true},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -85,6 +85,7 @@ type rawManifests struct {
 type rawTrust struct {
 	Roots       []string `toml:"roots"`
 	Revoked     string   `toml:"revoked"`
+	Expiry      string   `toml:"expiry"`
 	Development bool     `toml:"development"`
 }
 
@@ -96,7 +97,7 @@ func rawOf(c Config) rawConfig {
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
 			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalCollections},
 		Manifests: rawManifests{string(c.Manifests.Removed)},
-		Trust:     rawTrust{c.Trust.Roots, string(c.Trust.Revoked), c.Trust.Development},
+		Trust:     rawTrust{c.Trust.Roots, string(c.Trust.Revoked), string(c.Trust.Expiry), c.Trust.Development},
 	}
 }
 

@@ -101,7 +101,7 @@ func (a *act) tell(err error) {
 func (a *act) signed(v signing.Verified) {
 	a.rec.Object = hexDigest(v.Digest())
 	a.rec.Signer = v.Signer().Name
-	a.rec.Verdict, a.rec.VerdictBy = string(signing.OK), "hornetd"
+	a.rec.Verdict, a.rec.VerdictBy = string(v.Verdict()), "hornetd"
 }
 
 // loaded notes what came of it in the kernel.

@@ -145,7 +145,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	s := api.Status{
-		Version: d.version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
+		Version: d.build.Version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
 		Collections: d.countsLocked(),
 		Kernel:      api.Kernel{Release: unix.ByteSliceToString(uts.Release[:]), Machine: unix.ByteSliceToString(uts.Machine[:])},
 	}
@@ -168,7 +168,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	for _, name := range sortedKeys(d.running) {
 		if reason := revokedRecord(d.trust, d.running[name].record); reason != "" {
 			s.Problems = append(s.Problems, revokedProblem(name, d.running[name].record, reason))
-		} else if p, ok := proofProblem(name, d.running[name]); ok {
+		} else if p, ok := d.proofProblem(name, d.running[name]); ok {
 			s.Problems = append(s.Problems, p)
 		}
 	}

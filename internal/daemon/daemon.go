@@ -28,7 +28,7 @@ import (
 // kernel to what the manifests say, Close lets go of everything but the pins.
 type Daemon struct {
 	cfg     config.Config
-	version string
+	build   Build
 	log     *zap.Logger
 	store   *pinning.Store
 	audit   *audit.Log
@@ -37,6 +37,8 @@ type Daemon struct {
 	events  *stream
 	refused *coalescer
 	started time.Time
+	floor   time.Time       // see clock
+	booting bool            // the start loads what it finds; written on the owner's thread only
 	ratchet signing.Ratchet // read and written on the owner's thread only
 	lost    error           // what became of the ratchet, for the start to tell
 
@@ -89,12 +91,18 @@ type failure struct {
 	when time.Time
 }
 
+// Build is what this hornetd was made from.
+type Build struct {
+	Version string
+	Date    time.Time // of the source; the clock is never taken to be before it
+}
+
 // Open acquires the bpffs root (and with it the right to be the only daemon on
 // it), the audit log and the trust store. Every error names the path and the
 // remedy.
-func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err error) {
+func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
-		cfg: cfg, version: version, log: log, started: time.Now(),
+		cfg: cfg, build: build, log: log, started: time.Now(),
 		policy:   policy.New(cfg.Limits.Policy(), names{}),
 		events:   newStream(time.Now()),
 		declared: map[string]declared{}, running: map[string]*collection{},
@@ -122,6 +130,8 @@ func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err er
 	if d.audit, err = audit.Open(filepath.Join(cfg.Paths.State, "audit")); err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
+	_, last := d.audit.Last()
+	d.floor = latest(build.Date, last)
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
@@ -154,6 +164,9 @@ func (d *Daemon) start() error {
 		return err
 	}
 	d.adoptRatchet(d.lost)
+	d.tellClock()
+	d.booting = true
+	defer func() { d.booting = false }()
 	changes, problems := d.converge()
 	d.setProblems(problems)
 	if d.owner.stopping() {

@@ -52,7 +52,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
-	verified, err := d.admit(&files, d.trusted(), m)
+	verified, err := d.admit(&files, d.trusted(), m, d.booting)
 	if err != nil {
 		return err
 	}
@@ -130,6 +130,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
+	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
 	if err := stage.PinRecord(record); err != nil {
 		return err
 	}
@@ -266,7 +267,7 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 
 // examine does what a load does up to the first change.
 func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) error {
-	verified, err := d.admit(files, trust, m)
+	verified, err := d.admit(files, trust, m, d.booting)
 	if err != nil {
 		return err
 	}

@@ -26,9 +26,9 @@ const ratchetFile = "ratchet"
 const maxReason = 200
 
 // admit verifies what m names, and holds its version against what was loaded
-// here before.
-func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) (signing.Verified, error) {
-	v, err := d.verify(files, trust, m)
+// here before. boot is that it is to load, or would, at a start.
+func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
+	v, err := d.verify(files, trust, m, boot)
 	if err != nil {
 		return signing.Verified{}, err
 	}

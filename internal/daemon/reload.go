@@ -281,8 +281,8 @@ func (d *Daemon) Hangup() {
 
 // Check reads and verifies everything, as a start would, and loads nothing. It
 // needs neither bpffs nor a running daemon.
-func Check(cfg config.Config) []api.Problem {
-	d := &Daemon{cfg: cfg, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}), log: zap.NewNop()}
+func Check(cfg config.Config, build Build) []api.Problem {
+	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}), log: zap.NewNop()}
 	var err error
 	if d.ratchet, err = readRatchet(filepath.Join(cfg.Paths.State, ratchetFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return []api.Problem{problem("", err)}

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -129,7 +128,7 @@ func (d *Daemon) readManifest(files *safefile.Reader, src manifest.Source) (mani
 
 // verify reads the object and its signature, once each, and proves that
 // somebody the manifest and the trust store name signed exactly these bytes.
-func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) (signing.Verified, error) {
+func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
 	object, err := files.Read(m.Object.Path, maxObject)
 	if errors.Is(err, fs.ErrNotExist) {
 		return signing.Verified{}, remedy.With(m.Errorf("object.path", "%s: no such file", m.Object.Path),
@@ -145,8 +144,8 @@ func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest
 	}
 	return trust.Verify(signing.Bundle{
 		Object: object, Signature: signature, SHA256: m.Object.SHA256,
-		ObjectFile: m.Object.Path, SignatureFile: m.Object.Signature,
-	}, m.Object.Signers, time.Now())
+		ObjectFile: m.Object.Path, SignatureFile: m.Object.Signature, Accepted: d.acceptedBefore(m, boot),
+	}, m.Object.Signers, d.clock())
 }
 
 // names resolves the users and groups of manifests on this host.

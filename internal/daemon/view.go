@@ -32,7 +32,7 @@ func (d *Daemon) viewLocked(name string) api.Collection {
 		}
 	}
 	if c := d.running[name]; c != nil {
-		viewRunning(&out, c, revokedRecord(d.trust, c.record))
+		d.viewRunningLocked(&out, c)
 		if !isDeclared {
 			out.Reason, out.Hint = "its manifest is gone", "hornetctl reload unloads it"
 		}
@@ -52,15 +52,14 @@ func (d *Daemon) reasonLocked(name string) error {
 	return d.declared[name].err
 }
 
-// viewRunning fills in what the record says, and why the list in force revokes
-// it, if so.
-func viewRunning(out *api.Collection, c *collection, revoked string) {
+// viewRunningLocked fills in what the record says, and what is wrong with it now.
+func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 	r := c.record
 	out.State, out.Adopted = api.StateRunning, c.adopted
-	reasons := c.drift
+	reasons, revoked := c.drift, revokedRecord(d.trust, c.record)
 	if revoked != "" {
 		reasons = append([]string{"runs, but " + revoked}, reasons...)
-	} else if w := c.proof.warning(); w != "" {
+	} else if w := d.warning(c); w != "" {
 		reasons = append([]string{w}, reasons...)
 	}
 	out.Reason = strings.Join(reasons, "; ")
@@ -72,6 +71,9 @@ func viewRunning(out *api.Collection, c *collection, revoked string) {
 			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
 	if revoked != "" {
 		out.Signature.Verdict = string(signing.Revoked)
+	}
+	if revoked == "" && !r.Signer.NotAfter.IsZero() && r.LoadedAt.After(r.Signer.NotAfter) {
+		out.Signature.Verdict = string(signing.OKExpired)
 	}
 	out.LoadedAt = r.LoadedAt
 	out.LoadedBy = &api.Caller{UID: r.Caller.UID, GID: r.Caller.GID}
