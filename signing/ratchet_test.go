@@ -86,6 +86,20 @@ func TestRatchetNeverGoesBackByItself(t *testing.T) {
 	}
 }
 
+// A rollback lifts no signer's bound.
+func TestRollbackGoesBackOnly(t *testing.T) {
+	low := claim(1, "a")
+	low.Signer = "low"
+	r := advanced(t, claim(5, "a"), low)
+	r, err := r.Rollback("m", 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Check(low); err != nil {
+		t.Errorf("a signer that was at 1: %v", err)
+	}
+}
+
 // What a rollback goes back from may run on until the reload: adopting it at
 // a start must not undo the rollback. Anything else that runs counts.
 func TestRatchetAdopts(t *testing.T) {

@@ -23,8 +23,8 @@ type Signer struct {
 	Algorithm string    // "RSA 2048", "ECDSA P-256", "Ed25519"
 	NotBefore time.Time // zero for a bare public key, as NotAfter
 	NotAfter  time.Time
-	Problem   string    // why nothing it signed is accepted; empty where that is not so
-	Revoked   bool      // Problem is that the revocation list says so
+	Problem   string // why nothing it signed is accepted; empty where that is not so
+	Revoked   bool   // Problem is that the revocation list says so
 }
 
 // IsZero reports whether v proves nothing.
