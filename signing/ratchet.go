@@ -5,11 +5,11 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -20,6 +20,7 @@ const (
 	MaxRatchet        = 8 << 20 // bytes
 	maxRatchetEntries = 10_000
 	ratchetFormat     = "hornetd-ratchet 1"
+	ratchetLine       = 300 // bytes that a line usually has at most
 )
 
 // Ratchet remembers the newest version of each manifest that was loaded on
@@ -45,8 +46,8 @@ type Claim struct {
 
 // ratchetList is the newest revocation list that was in force.
 type ratchetList struct {
-	Serial uint64 `json:"serial"`
-	SHA256 string `json:"sha256"` // of its signed bytes
+	Serial uint64
+	SHA256 string // of its signed bytes
 }
 
 type ratchetKey struct{ manifest, signer string }
@@ -54,15 +55,13 @@ type ratchetKey struct{ manifest, signer string }
 // ratchetEntry is the newest that was accepted. Without digests it is the bound
 // that a rollback set, and any content of that version passes.
 type ratchetEntry struct {
-	Manifest       string `json:"manifest"`
-	Signer         string `json:"signer"`
-	Version        uint64 `json:"version"`
-	ManifestDigest string `json:"manifest_sha256,omitempty"`
-	ObjectDigest   string `json:"object_sha256,omitempty"`
+	Version        uint64
+	ManifestDigest string
+	ObjectDigest   string
 	// What a rollback went back from. It may run on for a while, and its record
 	// must not undo the rollback at the next start.
-	LeftManifest string `json:"left_manifest_sha256,omitempty"`
-	LeftObject   string `json:"left_object_sha256,omitempty"`
+	LeftManifest string
+	LeftObject   string
 }
 
 // Check refuses c where a newer version was loaded before, or the same version
@@ -103,7 +102,7 @@ func (r Ratchet) Accepted(c Claim) bool {
 // one. It never goes back.
 func (r Ratchet) Advance(c Claim) (Ratchet, bool) {
 	key := ratchetKey{c.Manifest, c.Signer}
-	e := ratchetEntry{Manifest: c.Manifest, Signer: c.Signer, Version: c.Version, ManifestDigest: c.ManifestDigest, ObjectDigest: c.ObjectDigest}
+	e := ratchetEntry{Version: c.Version, ManifestDigest: c.ManifestDigest, ObjectDigest: c.ObjectDigest}
 	if old, ok := r.entries[key]; ok && (c.Version < old.Version || old == e) {
 		return r, false
 	}
@@ -148,7 +147,7 @@ func (r Ratchet) Rollback(manifest string, to uint64) (Ratchet, error) {
 		if key.manifest != manifest || e.Version < to {
 			continue
 		}
-		left := ratchetEntry{Manifest: e.Manifest, Signer: e.Signer, Version: to,
+		left := ratchetEntry{Version: to,
 			LeftManifest: cmp.Or(e.ManifestDigest, e.LeftManifest), LeftObject: cmp.Or(e.ObjectDigest, e.LeftObject)}
 		next.entries[key] = left
 	}
@@ -180,26 +179,37 @@ func (r Ratchet) AdvanceList(l *Revocations) (Ratchet, bool) {
 }
 
 // Encode returns the contents of the ratchet's file: a line with the format
-// and the SHA-256 of what follows, then JSON.
+// and the SHA-256 of what follows; one with the revocation list's serial and
+// SHA-256; then a line for each manifest and signer, in order: manifest, signer,
+// version, SHA-256 of manifest and object, the same of what a rollback left. "-"
+// stands for what there is not. It is written with every load of something new,
+// so it must be cheap with a thousand of them.
 func (r Ratchet) Encode() ([]byte, error) {
 	if n := len(r.entries); n > maxRatchetEntries {
 		return nil, remedy.With(fmt.Errorf("ratchet: %d manifests and signers, at most %d are kept", n, maxRatchetEntries),
 			"stop hornetd, move the ratchet away and start it: it begins anew with what runs")
 	}
-	list := slices.SortedFunc(maps.Values(r.entries), func(a, b ratchetEntry) int {
-		return cmp.Or(strings.Compare(a.Manifest, b.Manifest), strings.Compare(a.Signer, b.Signer))
+	keys := slices.SortedFunc(maps.Keys(r.entries), func(a, b ratchetKey) int {
+		return cmp.Or(strings.Compare(a.manifest, b.manifest), strings.Compare(a.signer, b.signer))
 	})
-	body, err := json.Marshal(ratchetBody{Revocations: r.list, Entries: list})
-	if err != nil {
-		return nil, fmt.Errorf("ratchet: %w", err)
+	body := make([]byte, 0, (len(keys)+1)*(ratchetLine))
+	body = fmt.Appendf(body, "%d %s\n", r.list.Serial, cmp.Or(r.list.SHA256, "-"))
+	for _, key := range keys {
+		e := r.entries[key]
+		for i, word := range []string{key.manifest, key.signer, "", e.ManifestDigest, e.ObjectDigest, e.LeftManifest, e.LeftObject} {
+			switch {
+			case i == 2:
+				body = strconv.AppendUint(body, e.Version, 10)
+			case strings.ContainsAny(word, " \n"):
+				return nil, fmt.Errorf("ratchet: %.80q of %.80q cannot be written", word, key.manifest)
+			default:
+				body = append(body, cmp.Or(word, "-")...)
+			}
+			body = append(body, " \n"[i/6])
+		}
 	}
 	sum := sha256.Sum256(body)
-	return slices.Concat([]byte(ratchetFormat+" "+hex.EncodeToString(sum[:])+"\n"), body, []byte("\n")), nil
-}
-
-type ratchetBody struct {
-	Revocations ratchetList    `json:"revocations"`
-	Entries     []ratchetEntry `json:"entries"`
+	return slices.Concat([]byte(ratchetFormat+" "+hex.EncodeToString(sum[:])+"\n"), body), nil
 }
 
 // ParseRatchet reads what Encode wrote, and nothing else: of what it accepts,
@@ -209,25 +219,42 @@ func ParseRatchet(b []byte) (Ratchet, error) {
 		return Ratchet{}, fmt.Errorf("ratchet: %d bytes, at most %d are read", len(b), MaxRatchet)
 	}
 	head, body, _ := bytes.Cut(b, []byte("\n"))
-	format, sum, _ := strings.Cut(string(head), " ")
-	version, sum, _ := strings.Cut(sum, " ")
-	if format+" "+version != ratchetFormat {
+	if !bytes.HasPrefix(head, []byte(ratchetFormat+" ")) {
 		return Ratchet{}, fmt.Errorf("ratchet: begins with %.40q, not %q", head, ratchetFormat)
 	}
-	body = bytes.TrimSuffix(body, []byte("\n"))
-	if got := sha256.Sum256(body); sum != hex.EncodeToString(got[:]) {
+	if sum := sha256.Sum256(body); string(head[len(ratchetFormat)+1:]) != hex.EncodeToString(sum[:]) {
 		return Ratchet{}, errors.New("ratchet: its checksum is not that of its contents")
 	}
-	var parsed ratchetBody
-	if err := json.Unmarshal(body, &parsed); err != nil {
-		return Ratchet{}, fmt.Errorf("ratchet: %w", err)
-	}
-	r := Ratchet{entries: make(map[ratchetKey]ratchetEntry, len(parsed.Entries)), list: parsed.Revocations}
-	for _, e := range parsed.Entries {
-		r.entries[ratchetKey{e.Manifest, e.Signer}] = e
+	r := Ratchet{entries: make(map[ratchetKey]ratchetEntry)}
+	for i, line := range strings.Split(strings.TrimSuffix(string(body), "\n"), "\n") {
+		if err := r.parseLine(i == 0, strings.Split(line, " ")); err != nil {
+			return Ratchet{}, fmt.Errorf("ratchet: line %d: %w", i+2, err)
+		}
 	}
 	if again, err := r.Encode(); err != nil || !bytes.Equal(again, b) {
 		return Ratchet{}, errors.Join(errors.New("ratchet: not as hornetd writes it"), err)
 	}
 	return r, nil
+}
+
+// parseLine takes one line behind the head; first is that of the list. What
+// Encode would not write is for ParseRatchet to find.
+func (r *Ratchet) parseLine(first bool, words []string) (err error) {
+	for i, w := range words {
+		if w == "-" {
+			words[i] = ""
+		}
+	}
+	switch {
+	case first && len(words) == 2:
+		r.list.SHA256 = words[1]
+		r.list.Serial, err = strconv.ParseUint(words[0], 10, 64)
+	case !first && len(words) == 7:
+		e := ratchetEntry{ManifestDigest: words[3], ObjectDigest: words[4], LeftManifest: words[5], LeftObject: words[6]}
+		e.Version, err = strconv.ParseUint(words[2], 10, 64)
+		r.entries[ratchetKey{words[0], words[1]}] = e
+	default:
+		err = fmt.Errorf("%d words", len(words))
+	}
+	return err
 }

@@ -167,7 +167,7 @@ func FuzzRatchet(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	f.Add([]byte("hornetd-ratchet 2 00\n{}\n"))
+	f.Add([]byte("hornetd-ratchet 2 00\n0 -\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := ParseRatchet(b)
 		if err != nil {

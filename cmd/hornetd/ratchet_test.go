@@ -193,7 +193,7 @@ func TestKilledBetweenCommitAndRatchet(t *testing.T) {
 	h.Wait()
 	cmd.Wait()
 	b, err := os.ReadFile(filepath.Join(h.State, "ratchet"))
-	if err != nil || !strings.Contains(string(b), `"version":5`) {
+	if err != nil || !strings.Contains(string(b), "\ncount dev 5 ") {
 		t.Fatalf("the kill came too late: %v %s", err, b)
 	}
 	h.Start()

@@ -38,7 +38,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	if len(problems) > 0 {
 		d.setProblems(problems)
-		if err := d.revokeOnly(a, trust); err != nil {
+		if err := d.revokeOnly(a, who, trust); err != nil {
 			return api.Plan{}, err
 		}
 		return api.Plan{Problems: problems}, nothingChanged(problems)

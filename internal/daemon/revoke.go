@@ -53,7 +53,7 @@ func (d *Daemon) setTrust(trust *signing.Trust) error {
 
 // revokeOnly is what a reload that fails still does: a new revocation list
 // comes into force, with the keys that were trusted before.
-func (d *Daemon) revokeOnly(a *act, trust *signing.Trust) error {
+func (d *Daemon) revokeOnly(a *act, who Peer, trust *signing.Trust) error {
 	list, last := trust.Revocations(), d.trusted()
 	if list == nil || last.Unlisted() == nil && last.Revocations() != nil && last.Revocations().Serial == list.Serial {
 		return nil
@@ -65,7 +65,7 @@ func (d *Daemon) revokeOnly(a *act, trust *signing.Trust) error {
 		return err
 	}
 	changes := d.compare(d.declared, nil, d.trusted(), false)
-	d.apply(self(), d.declared, slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action != api.ActionUnload }))
+	d.apply(who, d.declared, slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action != api.ActionUnload }))
 	return nil
 }
 
