@@ -11,8 +11,15 @@ type Status struct {
 	Collections Counts        `json:"collections"`
 	Paths       Paths         `json:"paths"`
 	Signers     List[Signer]  `json:"signers"`
+	Revocations *Revocations  `json:"revocations,omitempty"` // absent where no list is in force
 	Problems    List[Problem] `json:"problems"`
 	Kernel      Kernel        `json:"kernel"`
+}
+
+// Revocations is the revocation list in force.
+type Revocations struct {
+	Serial uint64 `json:"serial"`
+	Signer string `json:"signer"` // name in the trust store
 }
 
 // Counts is how many collections are in each state.

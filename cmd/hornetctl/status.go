@@ -37,6 +37,9 @@ func (c *ctl) statusTables(s api.Status) {
 	// Only root is told the rest.
 	optional(t, "Manifests", strings.Join(s.Paths.Manifests, ", "))
 	optional(t, "Trust store", s.Paths.Trust)
+	if r := s.Revocations; r != nil {
+		t.row("Revocations", fmt.Sprintf("serial %d, signed by %s", r.Serial, r.Signer))
+	}
 	optional(t, "bpffs", s.Paths.BPFFS)
 	optional(t, "State", s.Paths.State)
 	optional(t, "Socket", s.Paths.Socket)

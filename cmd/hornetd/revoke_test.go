@@ -118,6 +118,9 @@ func TestRevoked(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 2 {
+				if stdout, _, _ := h.Ctl("status"); !strings.Contains(stdout, "serial 1, signed by dev\n") {
+					t.Errorf("status: %s", stdout)
+				}
 				c := get(t, h, "count")
 				list, err := h.Client().List(context.Background())
 				if err != nil || c.State != api.StateRunning || c.Signature.Verdict != "revoked" || !strings.Contains(list[0].Reason, "runs, but ") {

@@ -157,6 +157,9 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	for _, signer := range d.trust.Signers() {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
+	if list := d.trust.Revocations(); list != nil {
+		s.Revocations = &api.Revocations{Serial: list.Serial, Signer: list.Signer().Name}
+	}
 	s.Problems = append(s.Problems, d.state...)
 	if err := d.trust.Unlisted(); err != nil {
 		s.Problems = append(s.Problems, problem("", err))
