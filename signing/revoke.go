@@ -226,11 +226,7 @@ func SignRevocations(list []byte, key crypto.Signer, cert *x509.Certificate) ([]
 // WithRevocations returns t with a list in force, in the place of any other;
 // nil is no list.
 func (t *Trust) WithRevocations(l *Revocations) *Trust {
-	next := &Trust{dir: t.dir, entries: slices.Clone(t.entries), list: l}
-	for i := range next.entries {
-		next.entries[i].revoked = l.revokes(next.entries[i])
-	}
-	return next
+	return &Trust{dir: t.dir, entries: t.entries, list: l}
 }
 
 // Closed returns t as it accepts nothing, because why keeps the revocation
@@ -343,10 +339,9 @@ func (t *Trust) Revoked(c Claim, keyID string) string {
 		if hex.EncodeToString(e.keyIDs[0]) != keyID {
 			continue
 		}
-		if e.revoked == "" {
+		if reason = t.list.revokes(e); reason == "" {
 			return ""
 		}
-		reason = e.revoked
 	}
 	return reason
 }

@@ -98,7 +98,7 @@ func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, err
 	if err != nil {
 		return Verified{}, err
 	}
-	e, err := firstGood(b, message, candidates, now)
+	e, err := firstGood(b, message, candidates, t.list, now)
 	if err != nil && !(verdictOf(err) == Expired && b.Accepted != nil && b.Accepted(e.signer(), digest)) {
 		return Verified{}, err
 	}
@@ -138,12 +138,12 @@ func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string) ([]entry,
 // firstGood returns the first entry that passes. Several may be named: a
 // renewed certificate often keeps its key and with it the key identifier. The
 // refusal is of the entry that came furthest, which is returned with it.
-func firstGood(b Bundle, m *cms.Message, candidates []entry, now time.Time) (entry, error) {
+func firstGood(b Bundle, m *cms.Message, candidates []entry, list *Revocations, now time.Time) (entry, error) {
 	var refusal *Error
 	var hinted error
 	var furthest entry
 	for _, e := range candidates {
-		err := e.check(b, m, now)
+		err := e.check(b, m, list, now)
 		if err == nil {
 			return e, nil
 		}
@@ -157,15 +157,15 @@ func firstGood(b Bundle, m *cms.Message, candidates []entry, now time.Time) (ent
 
 // check verifies m with one entry. The validity comes last, so that an expired
 // signature is one that is good but for that.
-func (e entry) check(b Bundle, m *cms.Message, now time.Time) error {
+func (e entry) check(b Bundle, m *cms.Message, list *Revocations, now time.Time) error {
 	if e.problem != nil {
 		return e.unusable(b)
 	}
 	if err := m.Verify(b.Object, e.key); err != nil {
 		return e.bad(b, err)
 	}
-	if e.revoked != "" {
-		return revokedBy(b, e.name, fmt.Sprintf("%s is by %q: %s", b.signatureFile(), e.name, e.revoked))
+	if reason := list.revokes(e); reason != "" {
+		return revokedBy(b, e.name, fmt.Sprintf("%s is by %q: %s", b.signatureFile(), e.name, reason))
 	}
 	if e.cert != nil && (now.Before(e.cert.NotBefore) || now.After(e.cert.NotAfter)) {
 		return e.expired(b, now)

@@ -53,7 +53,6 @@ type entry struct {
 	cert    *x509.Certificate // nil for a bare public key
 	keyIDs  [][]byte          // subject key identifiers it goes by
 	problem error             // why nothing it signed is accepted
-	revoked string            // the same, as the revocation list says
 }
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
@@ -230,9 +229,6 @@ func (e entry) signer() Signer {
 	if e.problem != nil {
 		s.Problem = e.problem.Error()
 	}
-	if e.revoked != "" {
-		s.Problem, s.Revoked = e.revoked, true
-	}
 	return s
 }
 
@@ -253,6 +249,9 @@ func (t *Trust) Signers() []Signer {
 	signers := make([]Signer, len(t.entries))
 	for i, e := range t.entries {
 		signers[i] = e.signer()
+		if reason := t.list.revokes(e); reason != "" {
+			signers[i].Problem, signers[i].Revoked = reason, true
+		}
 	}
 	return signers
 }
