@@ -41,7 +41,7 @@ type File struct {
 // Signature is what checking the object's signature gave.
 type Signature struct {
 	Verdict   string `json:"verdict"`    // ok, unsigned, unknown-key, bad-signature, expired, …
-	Format    string `json:"format"`     // cms-detached
+	Format    string `json:"format"`     // cms-detached or cms-appended
 	Covers    string `json:"covers"`     // object, or object+manifest
 	CheckedBy string `json:"checked_by"` // hornetd, or hornetd+kernel
 	Signer    Signer `json:"signer"`

@@ -24,13 +24,27 @@ func unsigned(b Bundle) error {
 }
 
 func pinned(b Bundle, got [32]byte) error {
-	return remedy.With(refuse(b, DigestMismatch, "", fmt.Sprintf("its SHA-256 is %x, the manifest pins %x", got, *b.SHA256)),
+	without := ""
+	if b.appended {
+		without = " without the signature at its end"
+	}
+	return remedy.With(refuse(b, DigestMismatch, "", fmt.Sprintf("its SHA-256%s is %x, the manifest pins %x", without, got, *b.SHA256)),
 		"restore the object the manifest was written for, or correct object.sha256 in the manifest")
 }
 
 func malformed(b Bundle, err error) error {
 	return remedy.With(refuse(b, BadSignature, "", fmt.Sprintf("%s: %v", b.signatureFile(), err)),
 		"make a detached DER signature: "+signCommand+" (or openssl cms -sign -binary -outform DER)", b.ObjectFile)
+}
+
+func trailer(b Bundle, err error) error {
+	return remedy.With(refuse(b, BadSignature, "", err.Error()),
+		"restore the file, or sign the object as the compiler made it: "+signCommand, b.ObjectFile)
+}
+
+func twice(b Bundle) error {
+	return remedy.With(refuse(b, BadSignature, "", fmt.Sprintf("it has a signature at its end and another one, %s", b.signatureFile())),
+		"remove %s, or the file with the signature at its end and keep the object as the compiler made it", b.signatureFile())
 }
 
 func (t *Trust) unknownName(b Bundle, name string) error {

@@ -4,9 +4,9 @@
 // Trust.Verify is the only function that makes a Verified, and a Verified is
 // the only thing the loader opens. Keys come from the trust store (LoadTrust),
 // never from a signature. A signature is a detached CMS message over the
-// object's bytes beside it, NAME.p7s: what bpftool, the kernel's sign-file and
-// `openssl cms -sign -binary -outform DER` make (package internal/cms says what
-// exactly). Nothing here touches the network, and nothing but LoadTrust the
+// object's bytes: in a file beside it, NAME.p7s, or at its end, as in the
+// kernel's modules. bpftool, the kernel's sign-file and `openssl cms -sign
+// -binary -outform DER` make them (package internal/cms says what exactly). Nothing here touches the network, and nothing but LoadTrust the
 // file system.
 //
 // Keygen and Sign are the other side, for hornetctl.
@@ -50,15 +50,38 @@ func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.File, e.Verd
 // Bundle is what Verify is given: the bytes that were read, once, and where
 // they came from (for messages only).
 type Bundle struct {
-	Object        []byte
+	Object        []byte // the file, with the signature at its end where it has one
 	ObjectFile    string
-	Signature     []byte // nil: there is none
+	Signature     []byte // nil: there is none beside the object
 	SignatureFile string
 	SHA256        *[32]byte // the object's digest as the manifest pins it, or nil
+
+	appended bool // Signature was at the end of Object
+}
+
+// open takes the signature at the object's end, if there is one, off it. A
+// second one beside it is refused: it would be a matter of taste which of them
+// counts.
+func (b Bundle) open() (Bundle, error) {
+	contents, signature, err := split(b.Object)
+	if err != nil {
+		return b, trailer(b, err)
+	}
+	if signature == nil {
+		return b, nil
+	}
+	if b.Signature != nil {
+		return b, twice(b)
+	}
+	b.Object, b.Signature, b.appended = contents, signature, true
+	return b, nil
 }
 
 // signatureFile is where the signature is, or would be.
 func (b Bundle) signatureFile() string {
+	if b.appended {
+		return "the signature at its end"
+	}
 	if b.SignatureFile != "" {
 		return b.SignatureFile
 	}
@@ -72,6 +95,10 @@ func (b Bundle) signatureFile() string {
 //
 // The Verified keeps b.Object: from here on its bytes must not change.
 func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, error) {
+	b, err := b.open()
+	if err != nil {
+		return Verified{}, err
+	}
 	if b.Signature == nil {
 		return Verified{}, unsigned(b)
 	}
@@ -91,7 +118,14 @@ func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, err
 	if err != nil {
 		return Verified{}, err
 	}
-	return Verified{object: b.Object, digest: digest, signer: e.signer(), made: true}, nil
+	return Verified{object: b.Object, digest: digest, signer: e.signer(), format: b.format(), made: true}, nil
+}
+
+func (b Bundle) format() string {
+	if b.appended {
+		return FormatAppended
+	}
+	return FormatDetached
 }
 
 // candidates are the entries the message may be verified with: those it names

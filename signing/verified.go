@@ -11,8 +11,15 @@ type Verified struct {
 	object []byte
 	digest [32]byte
 	signer Signer
+	format string
 	made   bool
 }
+
+// Formats of signatures.
+const (
+	FormatDetached = "cms-detached" // in a file of its own
+	FormatAppended = "cms-appended" // at the end of the object
+)
 
 // Signer is one key of the trust store.
 type Signer struct {
@@ -36,17 +43,17 @@ func (v Verified) Reader() *bytes.Reader {
 	return bytes.NewReader(v.object)
 }
 
-// Size returns the object's size in bytes.
+// Size returns the object's size in bytes, without a signature at its end.
 func (v Verified) Size() int { return len(v.object) }
 
-// Digest returns the object's SHA-256.
+// Digest returns the object's SHA-256, without a signature at its end.
 func (v Verified) Digest() [32]byte { return v.digest }
 
 // Signer returns whose signature it was.
 func (v Verified) Signer() Signer { return v.signer }
 
-// Format returns the signature's format: "cms-detached".
-func (v Verified) Format() string { return "cms-detached" }
+// Format returns the signature's format: FormatDetached or FormatAppended.
+func (v Verified) Format() string { return v.format }
 
 // Covers returns what the signature covers: "object", not the manifest.
 func (v Verified) Covers() string { return "object" }

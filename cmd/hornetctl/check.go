@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -111,18 +110,18 @@ func (k *checker) check(file string) checked {
 	if err != nil {
 		return out.with(problemOf(api.KindObject, noObject(m, err)))
 	}
-	digest := sha256.Sum256(object)
-	out.Object = &api.File{File: m.Object.Path, SHA256: hex.EncodeToString(digest[:])}
 	verified, err := k.verify(m, object)
 	if err != nil {
 		// Whoever writes a manifest signs last, and wants to know the rest now.
 		out = out.with(problemOf(api.KindSignature, err))
-		if verified, err = k.self.assume(signing.Bundle{Object: object}); err != nil {
+		if verified, err = k.self.assume(signing.Bundle{Object: object, ObjectFile: m.Object.Path}); err != nil {
 			return out.with(problemOf(api.KindObject, err))
 		}
 	} else if k.trust != nil {
 		out.Signature = new(signatureOf(verified))
 	}
+	digest := verified.Digest()
+	out.Object = &api.File{File: m.Object.Path, SHA256: hex.EncodeToString(digest[:])}
 	spec, err := loader.OpenSpec(verified)
 	if err != nil {
 		return out.with(problemOf(api.KindObject, m.Errorf("object.path", "%s: %w", m.Object.Path, err)))
@@ -222,6 +221,9 @@ func throwaway() (*signer, error) {
 // assume signs the object itself, so that it can be opened. Nothing is loaded
 // here: to look at an object before it is signed is what check is for.
 func (s *signer) assume(b signing.Bundle) (_ signing.Verified, err error) {
+	if b.Object, err = signing.Contents(b.Object); err != nil {
+		return signing.Verified{}, fmt.Errorf("%s: %w", b.ObjectFile, err)
+	}
 	if b.Signature, err = signing.Sign(b.Object, s.key, s.cert); err != nil {
 		return signing.Verified{}, err
 	}

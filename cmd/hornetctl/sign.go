@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,12 +18,14 @@ import (
 
 func (c *ctl) sign() *cobra.Command {
 	var keyFile, certFile string
+	var atEnd bool
 	cmd := &cobra.Command{
 		Use:   "sign --key KEY --cert CERT FILE...",
 		Short: "Sign objects",
 		Long: `Write the signature of each FILE to FILE.p7s: detached CMS over the file's
-bytes, as openssl cms and the kernel make and take it. A FILE.p7s that this key
-did not make is not overwritten.`,
+bytes, as openssl cms and the kernel make and take it. With --append write it
+to the end of FILE itself, as the kernel's modules have it. A signature that
+this key did not make is not overwritten, and no file gets a second one.`,
 		Args: args("FILE..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for flag, value := range map[string]string{"--key": keyFile, "--cert": certFile} {
@@ -36,7 +39,11 @@ did not make is not overwritten.`,
 			}
 			var done []signatureFile
 			for _, file := range args {
-				f, err := s.sign(file)
+				sign := s.sign
+				if atEnd {
+					sign = s.append
+				}
+				f, err := sign(file)
 				if err != nil {
 					return err
 				}
@@ -49,6 +56,7 @@ did not make is not overwritten.`,
 		},
 	}
 	cmd.Flags().StringVar(&keyFile, "key", "", "private key, a PEM `file`")
+	cmd.Flags().BoolVar(&atEnd, "append", false, "write the signature to the end of FILE")
 	cmd.Flags().StringVar(&certFile, "cert", "", "the key's certificate, a PEM or DER `file`")
 	return cmd
 }
@@ -95,6 +103,10 @@ func (s *signer) sign(file string) (signatureFile, error) {
 	if err != nil {
 		return signatureFile{}, err
 	}
+	if contents, err := signing.Contents(object); err != nil || len(contents) != len(object) {
+		return signatureFile{}, remedy.With(fmt.Errorf("%s: it has a signature at its end", file),
+			"replace that one with --append, or sign the object as the compiler made it")
+	}
 	signature, err := signing.Sign(object, s.key, s.cert)
 	if err != nil {
 		return signatureFile{}, fmt.Errorf("%s: %w", file, err)
@@ -104,6 +116,41 @@ func (s *signer) sign(file string) (signatureFile, error) {
 		return signatureFile{}, err
 	}
 	return out, replace(out.Signature, signature, 0o644)
+}
+
+// append writes the signature of file to its end, in the place of an earlier
+// one by the same key.
+func (s *signer) append(file string) (signatureFile, error) {
+	info, err := os.Lstat(file)
+	if err != nil {
+		return signatureFile{}, bare(err)
+	}
+	if !info.Mode().IsRegular() {
+		return signatureFile{}, remedy.With(fmt.Errorf("%s: it is not a regular file", file), "name the file itself: its contents are replaced")
+	}
+	if _, err := os.Lstat(file + ".p7s"); err == nil {
+		return signatureFile{}, remedy.With(fmt.Errorf("%s: it has a signature already, %s.p7s", file, file), "remove that one first: no file may have two")
+	}
+	old, err := readFile(file, maxObject)
+	if err != nil {
+		return signatureFile{}, err
+	}
+	contents, err := signing.Contents(old)
+	if err != nil {
+		return signatureFile{}, fmt.Errorf("%s: %w", file, err)
+	}
+	signature, err := signing.Sign(contents, s.key, s.cert)
+	if err != nil {
+		return signatureFile{}, fmt.Errorf("%s: %w", file, err)
+	}
+	if len(contents) < len(old) && !s.made(signing.Bundle{Object: old}) {
+		return signatureFile{}, notOurs("the signature at the end of " + file)
+	}
+	signed := signing.Append(contents, signature)
+	if len(signed) > maxObject {
+		return signatureFile{}, fmt.Errorf("%s: with its signature longer than %s", file, bytesText(maxObject))
+	}
+	return signatureFile{File: file, Signature: file}, replace(file, signed, info.Mode().Perm())
 }
 
 // mayReplace refuses to write over anything but an earlier signature of the
@@ -116,13 +163,22 @@ func (s *signer) mayReplace(out signatureFile, object []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.trust.Verify(signing.Bundle{Object: object, ObjectFile: out.File, Signature: old, SignatureFile: out.Signature}, nil, time.Now())
-	var refused *signing.Error
-	if errors.As(err, &refused) && refused.Signer == "" {
-		return remedy.With(fmt.Errorf("%s: it is not a signature by this key, and is not overwritten", out.Signature),
-			"move it away first if it is of no use any more")
+	if !s.made(signing.Bundle{Object: object, Signature: old}) {
+		return notOurs(out.Signature)
 	}
 	return nil
+}
+
+// made reports whether the signature in b names this key.
+func (s *signer) made(b signing.Bundle) bool {
+	_, err := s.trust.Verify(b, nil, time.Now())
+	var refused *signing.Error
+	return !errors.As(err, &refused) || refused.Signer != ""
+}
+
+func notOurs(file string) error {
+	return remedy.With(fmt.Errorf("%s: it is not a signature by this key, and is not overwritten", file),
+		"move it away first if it is of no use any more")
 }
 
 // trustOnly is a trust store that holds just cert.
