@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -90,7 +91,12 @@ func (c checker) count(key string, n, most int) {
 	}
 }
 
-func (c checker) manifests(raw rawManifests) Manifests {
+func (c checker) manifests(raw rawManifests, dirs []string) Manifests {
 	c.OneOf("manifests.removed", raw.Removed, string(RemovedUnload), string(RemovedKeep))
-	return Manifests{Removed: Removed(raw.Removed)}
+	for i, dir := range raw.Signed {
+		if !slices.Contains(dirs, dir) {
+			c.Add(fmt.Sprintf("manifests.signed[%d]", i), "write it as it stands in paths.manifests, or remove it", "%.200q is not a directory of manifests", dir)
+		}
+	}
+	return Manifests{Removed: Removed(raw.Removed), Signed: raw.Signed}
 }

@@ -70,6 +70,7 @@ func (l Limits) Policy() policy.Limits {
 // Manifests says how to treat them.
 type Manifests struct {
 	Removed Removed
+	Signed  []string // directories of Paths.Manifests in which each must be signed itself
 }
 
 // Removed says what becomes of a collection whose manifest is gone.
@@ -95,6 +96,6 @@ func Default() Config {
 			Memory: 64 << 20, Maps: 128, Programs: 128,
 			TotalMemory: 1 << 30, TotalCollections: 1024,
 		},
-		Manifests: Manifests{Removed: RemovedUnload},
+		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}},
 	}
 }

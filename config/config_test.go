@@ -89,6 +89,7 @@ total_memory = "1TiB"
 total_collections = 10000
 [manifests]
 removed = "keep"
+signed = ["/m"]
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +99,7 @@ removed = "keep"
 		API:       API{Socket: "/x.sock", Mode: 0o666, Group: "0"},
 		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
-		Manifests: Manifests{Removed: RemovedKeep},
+		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -161,6 +162,8 @@ func TestParseRefuses(t *testing.T) {
 		{"[limits]\nprograms = -1", "2: limits.programs: is -1, must be 1 to 4096", ""},
 		{"[limits]\ntotal_collections = 10001", "2: limits.total_collections: is 10001", ""},
 		{"[manifests]\nremoved = 'delete'", `2: manifests.removed: "delete" is none of unload, keep`, ""},
+		{"[manifests]\nsigned = ['/etc/hornet.d',\n'/etc/hornetd']", `3: manifests.signed[1]: "/etc/hornetd" is not a directory of manifests`, "paths.manifests"},
+		{"[manifests]\nsigned = '/etc/hornet.d'", "2: manifests.signed: is a string, not an array", ""},
 		{"[log]\nlevel = 'loud'\n[api]\nmode = 660", "4: api.mode: is not a string", ""}, // types first
 		{"[limits]\nmaps = 0\n[api]\ngroup = '/'", "2: limits.maps: is 0", ""},           // then from the top
 	}

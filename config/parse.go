@@ -31,7 +31,7 @@ func Parse(file string, b []byte) (Config, error) {
 		API:       c.api(raw.API),
 		Log:       c.log(raw.Log),
 		Limits:    c.limits(raw.Limits),
-		Manifests: c.manifests(raw.Manifests),
+		Manifests: c.manifests(raw.Manifests, raw.Paths.Manifests),
 	}
 	if err := c.First(); err != nil {
 		return Config{}, err
@@ -76,7 +76,8 @@ type rawLimits struct {
 }
 
 type rawManifests struct {
-	Removed string `toml:"removed"`
+	Removed string   `toml:"removed"`
+	Signed  []string `toml:"signed"`
 }
 
 func rawOf(c Config) rawConfig {
@@ -86,7 +87,7 @@ func rawOf(c Config) rawConfig {
 		Log:   rawLog{c.Log.Level.String(), string(c.Log.Format)},
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
 			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalCollections},
-		Manifests: rawManifests{string(c.Manifests.Removed)},
+		Manifests: rawManifests{string(c.Manifests.Removed), c.Manifests.Signed},
 	}
 }
 

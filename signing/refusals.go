@@ -47,6 +47,18 @@ func twice(b Bundle) error {
 		"remove %s, or the file with the signature at its end and keep the object as the compiler made it", b.signatureFile())
 }
 
+func manifestUnsigned(b Bundle) error {
+	m := b.manifest()
+	return remedy.With(refuse(m, Unsigned, "", "there is no signature "+m.signatureFile()+", and manifests in this directory must be signed"),
+		"sign it with a key of the trust store: "+signCommand, m.ObjectFile)
+}
+
+func noDigest(b Bundle) error {
+	m := b.manifest()
+	return remedy.With(refuse(m, DigestMismatch, "", "the manifest is signed, but does not say which object it means: it has no object.sha256"),
+		"have it filled in and signed: "+signCommand, m.ObjectFile)
+}
+
 func (t *Trust) unknownName(b Bundle, name string) error {
 	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("signer %.80q is not in %s", name, t)),
 		"correct the manifest's signers, or put the certificate into %s", t.file(name))
@@ -68,7 +80,7 @@ func notAllowed(b Bundle, name string, signers []string) error {
 
 func (e entry) bad(b Bundle, err error) error {
 	return remedy.With(refuse(b, BadSignature, e.name, fmt.Sprintf("%s is not a signature over this file by %q: %v", b.signatureFile(), e.name, err)),
-		"the object or its signature was changed, or they do not belong together: restore both, or sign again: "+signCommand, b.ObjectFile)
+		"the file or its signature was changed, or they do not belong together: restore both, or sign again: "+signCommand, b.ObjectFile)
 }
 
 func (e entry) unusable(b Bundle) error {

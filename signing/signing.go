@@ -6,8 +6,10 @@
 // never from a signature. A signature is a detached CMS message over the
 // object's bytes: in a file beside it, NAME.p7s, or at its end, as in the
 // kernel's modules. bpftool, the kernel's sign-file and `openssl cms -sign
-// -binary -outform DER` make them (package internal/cms says what exactly). Nothing here touches the network, and nothing but LoadTrust the
-// file system.
+// -binary -outform DER` make them (package internal/cms says what exactly).
+// Or the manifest is signed, in NAME.toml.p7s, and says which object it means by
+// its digest: then the object needs no signature of its own. Nothing here touches
+// the network, and nothing but LoadTrust the file system.
 //
 // Keygen and Sign are the other side, for hornetctl.
 package signing
@@ -56,7 +58,17 @@ type Bundle struct {
 	SignatureFile string
 	SHA256        *[32]byte // the object's digest as the manifest pins it, or nil
 
+	Manifest          []byte // as it was parsed
+	ManifestFile      string
+	ManifestSignature []byte // nil: there is none, and the object's own decides
+	SignedManifest    bool   // nothing but a signed manifest will do
+
 	appended bool // Signature was at the end of Object
+}
+
+// manifest is the bundle in which the manifest itself is what is signed.
+func (b Bundle) manifest() Bundle {
+	return Bundle{Object: b.Manifest, ObjectFile: b.ManifestFile, Signature: b.ManifestSignature}
 }
 
 // open takes the signature at the object's end, if there is one, off it. A
@@ -91,10 +103,17 @@ func (b Bundle) signatureFile() string {
 // Verify decides whether b may run: signed by a key of the store, valid at
 // now, and named in signers (an empty list allows every key of the store).
 // What it refuses is an *Error with a remedy; the remedies name commands of
-// hornetctl.
+// hornetctl. Where the manifest is signed that signature decides alone: if it is
+// not good, none over the object makes up for it.
 //
 // The Verified keeps b.Object: from here on its bytes must not change.
 func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, error) {
+	switch {
+	case b.ManifestSignature != nil:
+		return t.verifyBoth(b, signers, now)
+	case b.SignedManifest:
+		return Verified{}, manifestUnsigned(b)
+	}
 	b, err := b.open()
 	if err != nil {
 		return Verified{}, err
@@ -106,19 +125,45 @@ func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, err
 	if b.SHA256 != nil && *b.SHA256 != digest {
 		return Verified{}, pinned(b, digest)
 	}
+	e, err := t.signer(b, signers, now)
+	if err != nil {
+		return Verified{}, err
+	}
+	return Verified{object: b.Object, digest: digest, signer: e.signer(), format: b.format(), covers: CoversObject, made: true}, nil
+}
+
+// verifyBoth verifies the manifest, and the object by the digest in it.
+func (t *Trust) verifyBoth(b Bundle, signers []string, now time.Time) (Verified, error) {
+	e, err := t.signer(b.manifest(), signers, now)
+	if err != nil {
+		return Verified{}, err
+	}
+	if b.SHA256 == nil {
+		return Verified{}, noDigest(b)
+	}
+	contents, signature, err := split(b.Object)
+	if err != nil {
+		return Verified{}, trailer(b, err)
+	}
+	digest := sha256.Sum256(contents)
+	if *b.SHA256 != digest {
+		b.appended = signature != nil
+		return Verified{}, pinned(b, digest)
+	}
+	return Verified{object: contents, digest: digest, signer: e.signer(), format: FormatDetached, covers: CoversManifest, made: true}, nil
+}
+
+// signer returns the entry whose signature over b.Object b.Signature is.
+func (t *Trust) signer(b Bundle, signers []string, now time.Time) (entry, error) {
 	message, err := cms.Parse(b.Signature)
 	if err != nil {
-		return Verified{}, malformed(b, err)
+		return entry{}, malformed(b, err)
 	}
 	candidates, err := t.candidates(b, message, signers)
 	if err != nil {
-		return Verified{}, err
+		return entry{}, err
 	}
-	e, err := firstGood(b, message, candidates, now)
-	if err != nil {
-		return Verified{}, err
-	}
-	return Verified{object: b.Object, digest: digest, signer: e.signer(), format: b.format(), made: true}, nil
+	return firstGood(b, message, candidates, now)
 }
 
 func (b Bundle) format() string {

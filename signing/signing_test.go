@@ -45,7 +45,7 @@ func TestVerify(t *testing.T) {
 		{name: "1 MiB of zeros", bundle: Bundle{Signature: make([]byte, 1<<20)}, verdict: BadSignature, says: []string{"1048576 bytes"}, remedy: "hornetctl sign"},
 		{name: "tampered object", bundle: Bundle{Object: tampered, Signature: good}, verdict: BadSignature,
 			says:   []string{"/o/x.o: bad-signature: /o/x.o.p7s is not a signature over this file by \"team\": signature does not match"},
-			remedy: "the object or its signature was changed"},
+			remedy: "the file or its signature was changed"},
 		{name: "empty object", bundle: Bundle{Object: []byte{}, Signature: good}, verdict: BadSignature, says: []string{"does not match"}, remedy: "restore both"},
 		{name: "signature of another object", bundle: Bundle{Signature: team.sign(t, []byte("another"))}, verdict: BadSignature, says: []string{`"team"`}, remedy: "do not belong together"},
 		{name: "unknown key", bundle: Bundle{Signature: stranger.sign(t, object)}, verdict: UnknownKey,

@@ -6,12 +6,13 @@ import (
 )
 
 // Verified is proof: an object whose bytes are covered by a valid signature of
-// a trusted key. Only Trust.Verify makes one; the zero Verified proves nothing.
+// a trusted key, directly or by their digest in a manifest. Only Trust.Verify makes one; the zero Verified proves nothing.
 type Verified struct {
 	object []byte
 	digest [32]byte
 	signer Signer
 	format string
+	covers string
 	made   bool
 }
 
@@ -30,6 +31,12 @@ type Signer struct {
 	NotAfter  time.Time // zero for a bare public key
 	Problem   string    // why nothing it signed is accepted; empty where that is not so
 }
+
+// What signatures cover.
+const (
+	CoversObject   = "object"
+	CoversManifest = "object+manifest" // the manifest, and by the digest in it the object
+)
 
 // IsZero reports whether v proves nothing.
 func (v Verified) IsZero() bool { return !v.made }
@@ -55,5 +62,5 @@ func (v Verified) Signer() Signer { return v.signer }
 // Format returns the signature's format: FormatDetached or FormatAppended.
 func (v Verified) Format() string { return v.format }
 
-// Covers returns what the signature covers: "object", not the manifest.
-func (v Verified) Covers() string { return "object" }
+// Covers returns what the signature covers: CoversObject or CoversManifest.
+func (v Verified) Covers() string { return v.covers }

@@ -192,12 +192,26 @@ func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, 
 	if k.trust == nil {
 		return k.self.assume(bundle)
 	}
-	signature, err := safefile.Read(m.Object.Signature, maxSignature)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return signing.Verified{}, m.Errorf("object", "signature: %w", err)
+	var err error
+	bundle.Manifest, bundle.ManifestFile = []byte(m.Source()), m.File
+	if bundle.ManifestSignature, err = readSignature(m, m.Signature()); err != nil {
+		return signing.Verified{}, err
 	}
-	bundle.Signature = signature
+	if bundle.ManifestSignature == nil {
+		if bundle.Signature, err = readSignature(m, m.Object.Signature); err != nil {
+			return signing.Verified{}, err
+		}
+	}
 	return k.trust.Verify(bundle, m.Object.Signers, k.c.now())
+}
+
+// readSignature reads a signature for a manifest: nil where there is none.
+func readSignature(m manifest.Manifest, file string) ([]byte, error) {
+	b, err := safefile.Read(file, maxSignature)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, m.Errorf("object", "signature: %w", err)
+	}
+	return b, nil
 }
 
 // throwaway makes a signer that nobody trusts but this process.
@@ -250,7 +264,7 @@ func (c *ctl) checkedList(all []checked) {
 		text := fmt.Sprintf("%s: ok: %s, %s (%d frozen)", x.File, count(len(x.Programs), "program"),
 			count(len(x.Frozen)+len(x.Mutable), "map"), len(x.Frozen))
 		if x.Signature != nil {
-			text += ", signed by " + x.Signature.Signer.Name
+			text += fmt.Sprintf(", signed by %s: %s", x.Signature.Signer.Name, verified(*x.Signature))
 		}
 		c.say("%s", text)
 	}

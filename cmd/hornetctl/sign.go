@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,11 +22,14 @@ func (c *ctl) sign() *cobra.Command {
 	var atEnd bool
 	cmd := &cobra.Command{
 		Use:   "sign --key KEY --cert CERT FILE...",
-		Short: "Sign objects",
+		Short: "Sign objects and manifests",
 		Long: `Write the signature of each FILE to FILE.p7s: detached CMS over the file's
 bytes, as openssl cms and the kernel make and take it. With --append write it
 to the end of FILE itself, as the kernel's modules have it. A signature that
-this key did not make is not overwritten, and no file gets a second one.`,
+this key did not make is not overwritten, and no file gets a second one.
+
+A FILE.toml is a manifest: what it says and the object it names are signed in
+one. Its object.sha256 is filled in, or compared where it is there.`,
 		Args: args("FILE..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for flag, value := range map[string]string{"--key": keyFile, "--cert": certFile} {
@@ -40,7 +44,12 @@ this key did not make is not overwritten, and no file gets a second one.`,
 			var done []signatureFile
 			for _, file := range args {
 				sign := s.sign
-				if atEnd {
+				switch isManifest := filepath.Ext(file) == ".toml"; {
+				case isManifest && atEnd:
+					return usage(cmd, "sign: %s: a manifest's signature is a file of its own, without --append", file)
+				case isManifest:
+					sign = s.signManifest
+				case atEnd:
 					sign = s.append
 				}
 				f, err := sign(file)
@@ -107,6 +116,11 @@ func (s *signer) sign(file string) (signatureFile, error) {
 		return signatureFile{}, remedy.With(fmt.Errorf("%s: it has a signature at its end", file),
 			"replace that one with --append, or sign the object as the compiler made it")
 	}
+	return s.beside(file, object)
+}
+
+// beside writes the signature of a file with these contents to a file beside it.
+func (s *signer) beside(file string, object []byte) (signatureFile, error) {
 	signature, err := signing.Sign(object, s.key, s.cert)
 	if err != nil {
 		return signatureFile{}, fmt.Errorf("%s: %w", file, err)

@@ -49,7 +49,7 @@ func (c *ctl) statusTables(s api.Status) {
 }
 
 func countsCell(n api.Counts) cell {
-	text := fmt.Sprintf("%d running, %d available", n.Running, n.Available)
+	text := fmt.Sprintf("%d running (%d with a signed manifest), %d available", n.Running, n.Verified, n.Available)
 	x := cell{text, good}
 	if n.Failed > 0 {
 		x = cell{fmt.Sprintf("%s, %d failed", x.text, n.Failed), bad}

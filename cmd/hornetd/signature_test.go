@@ -3,6 +3,7 @@ package main_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,5 +79,88 @@ func TestAppendedSignature(t *testing.T) {
 		if i >= len(lines) || strings.Contains(lines[i], want) != (format != "") {
 			t.Fatalf("record %d of %q: want %s", i, lines, want)
 		}
+	}
+}
+
+// TestSignedManifest: where manifests must be signed, what a manifest makes of
+// an object counts only as it was signed, its rights included.
+func TestSignedManifest(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Write("hornetd.toml", fmt.Appendf(read(t, h.Config), "[manifests]\nsigned = [%q]\n", h.Manifests))
+	key, cert := h.Key()
+	object := h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	m := h.Manifest("xdp-drop", xdpDrop(pair)+fmt.Sprintf("[[allow]]\nuser = \"%d\"\nmay = [\"status\"]\n", stranger))
+	h.Start()
+	refused(t, h, "xdp-drop", m+": unsigned: there is no signature "+m+".p7s, and manifests in this directory must be signed")
+
+	ctl(t, h, "sign", "--key", key, "--cert", cert, m)
+	if err := os.Remove(object + ".p7s"); err != nil { // of no use any more
+		t.Fatal(err)
+	}
+	c := load(t, h, "xdp-drop")
+	if got := pair.Ping(t, 1); got != 0 {
+		t.Errorf("%d of 1 pings came back", got)
+	}
+	if c.Signature.Format != "cms-detached" || c.Signature.Covers != "object+manifest" || c.Object.SHA256 != sha256sum(t, object) || c.Manifest.SHA256 != sha256sum(t, m) {
+		t.Errorf("%+v, object %s, manifest %s", c.Signature, c.Object.SHA256, c.Manifest.SHA256)
+	}
+	if lines := loads(t, h); !strings.Contains(lines[len(lines)-1], `"signature_format":"cms-detached","covers":"object+manifest","verdict":"ok"`) {
+		t.Errorf("recorded: %s", lines[len(lines)-1])
+	}
+	if out := ctl(t, h, "list"); !strings.Contains(out, " verified ") {
+		t.Errorf("list:\n%s", out)
+	}
+	if out := ctl(t, h, "status"); !strings.Contains(out, "1 running (1 with a signed manifest)") {
+		t.Errorf("status:\n%s", out)
+	}
+
+	// Somebody who can write the directory gives rights away.
+	signed := read(t, m)
+	h.Manifest("xdp-drop", strings.Replace(string(signed), `["status"]`, `["status", "read:*", "unload"]`, 1))
+	may := func(when string) {
+		t.Helper()
+		for _, args := range [][]string{{"map", "dump", "xdp-drop", "hits"}, {"unload", "xdp-drop"}} {
+			if out, stderr, exit := h.CtlAs(stranger, args...); exit != api.ExitDenied {
+				t.Errorf("%s: %v by uid %d: exit status %d: %s%s", when, args, stranger, exit, out, stderr)
+			}
+		}
+	}
+	may("before a reload")
+	if _, err := reload(t, h); err == nil || !strings.Contains(err.Error(), m+": bad-signature") {
+		t.Errorf("reload: %v", err)
+	}
+	may("after a reload")
+	h.Stop()
+	h.Start()
+	may("after a start")
+	if got := kernelLinks(t, c); len(got) != 1 || !got[c.Links[0].ID] {
+		t.Errorf("kernel: links %v", got)
+	}
+	if got := get(t, h, "xdp-drop"); got.Signature.Covers != "object+manifest" || got.Programs[0].ID != c.Programs[0].ID {
+		t.Errorf("after a start: %+v, program %d, was %d", got.Signature, got.Programs[0].ID, c.Programs[0].ID)
+	}
+
+	// As it was signed it is what runs; without its signature it would not load again.
+	h.Write("hornet.d/xdp-drop.toml", signed)
+	plan, err := reload(t, h)
+	if err != nil || action(plan, "xdp-drop") != api.ActionKeep {
+		t.Errorf("reload: %+v, %v", plan, err)
+	}
+	if _, _, exit := h.CtlAs(stranger, "show", "xdp-drop"); exit != 0 {
+		t.Errorf("show by uid %d: exit status %d", stranger, exit)
+	}
+	if err := os.Remove(m + ".p7s"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reload(t, h); err != nil {
+		t.Error(err)
+	}
+	if got := get(t, h, "xdp-drop"); !strings.Contains(got.Reason, "would not load again: "+m+": unsigned") {
+		t.Errorf("reason %q", got.Reason)
+	}
+	if _, _, exit := h.Ctl("unload", "xdp-drop"); exit != 0 {
+		t.Errorf("unload: exit status %d", exit)
 	}
 }
