@@ -108,6 +108,9 @@ func TestSignedManifestByOpenSSL(t *testing.T) {
 	if err != nil || v.Covers() != "object+manifest" {
 		t.Errorf("%v, covers %q", err, v.Covers())
 	}
+	if ago := time.Since(v.SignedAt()); ago < 0 || ago > time.Minute { // openssl signs the time too
+		t.Errorf("signed %v ago", ago)
+	}
 }
 
 // TestEveryBitOfAManifest flips every bit of a signed manifest and of its object.

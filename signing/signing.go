@@ -125,16 +125,17 @@ func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, err
 	if b.SHA256 != nil && *b.SHA256 != digest {
 		return Verified{}, pinned(b, digest)
 	}
-	e, err := t.signer(b, signers, now)
+	v, err := t.signer(b, signers, now)
 	if err != nil {
 		return Verified{}, err
 	}
-	return Verified{object: b.Object, digest: digest, signer: e.signer(), format: b.format(), covers: CoversObject, made: true}, nil
+	v.object, v.digest, v.format, v.covers, v.made = b.Object, digest, b.format(), CoversObject, true
+	return v, nil
 }
 
 // verifyBoth verifies the manifest, and the object by the digest in it.
 func (t *Trust) verifyBoth(b Bundle, signers []string, now time.Time) (Verified, error) {
-	e, err := t.signer(b.manifest(), signers, now)
+	v, err := t.signer(b.manifest(), signers, now)
 	if err != nil {
 		return Verified{}, err
 	}
@@ -150,20 +151,26 @@ func (t *Trust) verifyBoth(b Bundle, signers []string, now time.Time) (Verified,
 		b.appended = signature != nil
 		return Verified{}, pinned(b, digest)
 	}
-	return Verified{object: contents, digest: digest, signer: e.signer(), format: FormatDetached, covers: CoversManifest, made: true}, nil
+	v.object, v.digest, v.format, v.covers, v.made = contents, digest, FormatDetached, CoversManifest, true
+	return v, nil
 }
 
-// signer returns the entry whose signature over b.Object b.Signature is.
-func (t *Trust) signer(b Bundle, signers []string, now time.Time) (entry, error) {
+// signer finds out whose signature over b.Object b.Signature is. What it returns
+// has a signer and a time, and proves nothing yet.
+func (t *Trust) signer(b Bundle, signers []string, now time.Time) (Verified, error) {
 	message, err := cms.Parse(b.Signature)
 	if err != nil {
-		return entry{}, malformed(b, err)
+		return Verified{}, malformed(b, err)
 	}
 	candidates, err := t.candidates(b, message, signers)
 	if err != nil {
-		return entry{}, err
+		return Verified{}, err
 	}
-	return firstGood(b, message, candidates, now)
+	e, err := firstGood(b, message, candidates, now)
+	if err != nil {
+		return Verified{}, err
+	}
+	return Verified{signer: e.signer(), time: message.SignedAt}, nil
 }
 
 func (b Bundle) format() string {

@@ -13,6 +13,7 @@ type Verified struct {
 	signer Signer
 	format string
 	covers string
+	time   time.Time
 	made   bool
 }
 
@@ -61,6 +62,10 @@ func (v Verified) Signer() Signer { return v.signer }
 
 // Format returns the signature's format: FormatDetached or FormatAppended.
 func (v Verified) Format() string { return v.format }
+
+// SignedAt returns when the signer says that it signed; zero where it does not
+// say so. It is covered by the signature, but no clock stands behind it.
+func (v Verified) SignedAt() time.Time { return v.time }
 
 // Covers returns what the signature covers: CoversObject or CoversManifest.
 func (v Verified) Covers() string { return v.covers }

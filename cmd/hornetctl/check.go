@@ -186,23 +186,27 @@ func noObject(m manifest.Manifest, err error) error {
 // verify checks the object's signature, or, without a trust store, only what
 // the manifest says of the object's digest.
 func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, error) {
-	bundle := signing.Bundle{
-		Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256, SignatureFile: m.Object.Signature,
-	}
 	if k.trust == nil {
-		return k.self.assume(bundle)
+		return k.self.assume(signing.Bundle{Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256})
 	}
-	var err error
-	bundle.Manifest, bundle.ManifestFile = []byte(m.Source()), m.File
-	if bundle.ManifestSignature, err = readSignature(m, m.Signature()); err != nil {
+	bundle, err := bundleOf(m, object)
+	if err != nil {
 		return signing.Verified{}, err
 	}
-	if bundle.ManifestSignature == nil {
-		if bundle.Signature, err = readSignature(m, m.Object.Signature); err != nil {
-			return signing.Verified{}, err
-		}
-	}
 	return k.trust.Verify(bundle, m.Object.Signers, k.c.now())
+}
+
+// bundleOf reads the signature that decides about a manifest and its object.
+func bundleOf(m manifest.Manifest, object []byte) (b signing.Bundle, err error) {
+	b = signing.Bundle{
+		Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256, SignatureFile: m.Object.Signature,
+		Manifest: []byte(m.Source()), ManifestFile: m.File,
+	}
+	b.ManifestSignature, err = readSignature(m, m.Signature())
+	if err == nil && b.ManifestSignature == nil {
+		b.Signature, err = readSignature(m, m.Object.Signature)
+	}
+	return b, err
 }
 
 // readSignature reads a signature for a manifest: nil where there is none.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -44,10 +43,10 @@ one. Its object.sha256 is filled in, or compared where it is there.`,
 			var done []signatureFile
 			for _, file := range args {
 				sign := s.sign
-				switch isManifest := filepath.Ext(file) == ".toml"; {
-				case isManifest && atEnd:
+				switch {
+				case isManifest(file) && atEnd:
 					return usage(cmd, "sign: %s: a manifest's signature is a file of its own, without --append", file)
-				case isManifest:
+				case isManifest(file):
 					sign = s.signManifest
 				case atEnd:
 					sign = s.append

@@ -27,6 +27,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
+	"time"
 
 	"golang.org/x/crypto/cryptobyte"
 	der "golang.org/x/crypto/cryptobyte/asn1"
@@ -42,9 +43,7 @@ const (
 
 	oidData       = "1.2.840.113549.1.7.1" // RFC 5652, section 4
 	oidSignedData = "1.2.840.113549.1.7.2" // RFC 5652, section 5.1
-)
 
-const (
 	tagKeyID = der.Tag(0x80) // [0] IMPLICIT OCTET STRING
 	tag0     = der.Tag(0xa0) // [n] of something constructed
 	tag1     = der.Tag(0xa1)
@@ -61,8 +60,9 @@ type Message struct {
 	algorithm algorithm
 	salt      int // RSASSA-PSS: bytes
 
-	attributes []byte // signed attributes as the SET that is signed; nil where there are none
-	digest     []byte // messageDigest among them
+	attributes []byte    // signed attributes as the SET that is signed; nil where there are none
+	digest     []byte    // messageDigest among them
+	SignedAt   time.Time // signingTime among them, the word of the key and of no clock; zero where there is none
 	signature  []byte
 }
 
