@@ -102,7 +102,11 @@ func selfSigned(name string, key crypto.Signer) ([]byte, error) {
 
 // ParseKey reads a private key in PEM: PKCS #8, or what older OpenSSL commands
 // write (RSA PRIVATE KEY, EC PRIVATE KEY). Encrypted ones are refused.
-func ParseKey(b []byte) (crypto.Signer, error) {
+func ParseKey(b []byte) (crypto.Signer, error) { return ParseEncryptedKey(b, nil) }
+
+// ParseEncryptedKey is ParseKey for keys that may be encrypted PKCS #8.
+// passphrase is called if the key is.
+func ParseEncryptedKey(b []byte, passphrase func() ([]byte, error)) (crypto.Signer, error) {
 	block, rest := pem.Decode(b)
 	if block != nil && block.Type == "EC PARAMETERS" { // `openssl ecparam -genkey` writes them first
 		block, _ = pem.Decode(rest)
@@ -110,7 +114,7 @@ func ParseKey(b []byte) (crypto.Signer, error) {
 	if block == nil {
 		return nil, remedy.With(errors.New("private key: no PEM block (-----BEGIN PRIVATE KEY-----)"), "make one: hornetctl keygen NAME")
 	}
-	key, err := parsePrivate(block)
+	key, err := parsePrivate(block, passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("private key: %w", err)
 	}
@@ -121,11 +125,25 @@ func ParseKey(b []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-func parsePrivate(block *pem.Block) (any, error) {
-	if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-		return nil, remedy.With(errors.New("it is encrypted"), "decrypt it on the way, without a file: --key <(openssl pkey -in KEY)")
+func parsePrivate(block *pem.Block, passphrase func() ([]byte, error)) (any, error) {
+	if block.Headers["DEK-Info"] != "" || block.Type == "ENCRYPTED PRIVATE KEY" && passphrase == nil {
+		return nil, remedy.With(errors.New("it is encrypted"), "decrypt it on the way, without a file: --key <(openssl pkey -in KEY); or encrypt it anew: openssl pkcs8 -topk8 -in KEY")
 	}
 	switch block.Type {
+	case "ENCRYPTED PRIVATE KEY":
+		secret, err := passphrase()
+		if err != nil {
+			return nil, err
+		}
+		der, err := decrypt(block.Bytes, secret)
+		if err != nil {
+			return nil, err
+		}
+		key, err := x509.ParsePKCS8PrivateKey(der)
+		if err != nil { // one wrong passphrase in 256 leaves something that looks padded
+			return nil, fmt.Errorf("the passphrase is wrong, or the file damaged: %w", err)
+		}
+		return key, nil
 	case "PRIVATE KEY":
 		return x509.ParsePKCS8PrivateKey(block.Bytes)
 	case "EC PRIVATE KEY":

@@ -17,10 +17,9 @@ import (
 )
 
 func (c *ctl) sign() *cobra.Command {
-	var keyFile, certFile string
-	var atEnd bool
+	var opts signOptions
 	cmd := &cobra.Command{
-		Use:   "sign --key KEY --cert CERT FILE...",
+		Use:   "sign (--key KEY | --sign-command COMMAND) --cert CERT FILE...",
 		Short: "Sign objects and manifests",
 		Long: `Write the signature of each FILE to FILE.p7s: detached CMS over the file's
 bytes, as openssl cms and the kernel make and take it. With --append write it
@@ -28,15 +27,25 @@ to the end of FILE itself, as the kernel's modules have it. A signature that
 this key did not make is not overwritten, and no file gets a second one.
 
 A FILE.toml is a manifest: what it says and the object it names are signed in
-one. Its object.sha256 is filled in, or compared where it is there.`,
+one. Its object.sha256 is filled in, or compared where it is there.
+
+The key is in a PEM file; the passphrase of one that is encrypted comes from
+--passphrase-file or is asked for. Or a command signs, with a token or a key
+service: a shell runs it, the SHA-256 to be signed (with an Ed25519 key all that
+is to be signed) on its standard input, and it writes the raw signature, PKCS #1
+v1.5 with an RSA key, ASN.1 with an EC key: pkeyutl of openssl does with
+-pkeyopt digest:sha256.`,
 		Args: args("FILE..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for flag, value := range map[string]string{"--key": keyFile, "--cert": certFile} {
-				if value == "" {
-					return usage(cmd, "sign: %s is missing", flag)
-				}
+			switch {
+			case opts.certFile == "":
+				return usage(cmd, "sign: --cert is missing")
+			case opts.keyFile == "" && opts.command == "":
+				return usage(cmd, "sign: --key is missing")
+			case opts.keyFile != "" && opts.command != "":
+				return usage(cmd, "sign: --key and --sign-command: one of them signs")
 			}
-			s, err := openSigner(keyFile, certFile)
+			s, err := c.openSigner(opts)
 			if err != nil {
 				return err
 			}
@@ -44,11 +53,11 @@ one. Its object.sha256 is filled in, or compared where it is there.`,
 			for _, file := range args {
 				sign := s.sign
 				switch {
-				case isManifest(file) && atEnd:
+				case isManifest(file) && opts.atEnd:
 					return usage(cmd, "sign: %s: a manifest's signature is a file of its own, without --append", file)
 				case isManifest(file):
 					sign = s.signManifest
-				case atEnd:
+				case opts.atEnd:
 					sign = s.append
 				}
 				f, err := sign(file)
@@ -63,10 +72,19 @@ one. Its object.sha256 is filled in, or compared where it is there.`,
 			return c.print(map[string]any{"signatures": done}, func() {})
 		},
 	}
-	cmd.Flags().StringVar(&keyFile, "key", "", "private key, a PEM `file`")
-	cmd.Flags().BoolVar(&atEnd, "append", false, "write the signature to the end of FILE")
-	cmd.Flags().StringVar(&certFile, "cert", "", "the key's certificate, a PEM or DER `file`")
+	cmd.Flags().StringVar(&opts.keyFile, "key", "", "private key, a PEM `file`")
+	cmd.Flags().StringVar(&opts.passphraseFile, "passphrase-file", "", "`file` whose first line decrypts the key")
+	cmd.Flags().StringVar(&opts.command, "sign-command", "", "shell `command` that signs")
+	cmd.Flags().BoolVar(&opts.atEnd, "append", false, "write the signature to the end of FILE")
+	cmd.Flags().StringVar(&opts.certFile, "cert", "", "the key's certificate, a PEM or DER `file`")
 	return cmd
+}
+
+type signOptions struct {
+	keyFile, passphraseFile string
+	command                 string // instead of keyFile
+	certFile                string
+	atEnd                   bool
 }
 
 // signatureFile is what sign made.
@@ -81,26 +99,22 @@ type signer struct {
 	trust *signing.Trust // in nobody but this signer
 }
 
-func openSigner(keyFile, certFile string) (*signer, error) {
-	b, err := readFile(keyFile, maxKey)
-	if err != nil {
-		return nil, err
-	}
-	key, err := signing.ParseKey(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", keyFile, err)
-	}
-	b, err = readFile(certFile, maxKey)
+func (c *ctl) openSigner(opts signOptions) (*signer, error) {
+	b, err := readFile(opts.certFile, maxKey)
 	if err != nil {
 		return nil, err
 	}
 	cert, err := signing.ParseCertificate(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", certFile, err)
+		return nil, fmt.Errorf("%s: %w", opts.certFile, err)
 	}
 	trust, err := trustOnly(cert)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", certFile, err)
+		return nil, fmt.Errorf("%s: %w", opts.certFile, err)
+	}
+	key, err := opts.key(c, cert)
+	if err != nil {
+		return nil, err
 	}
 	return &signer{key, cert, trust}, nil
 }
