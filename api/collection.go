@@ -55,6 +55,7 @@ type Signer struct {
 	Algorithm string    `json:"algorithm"`
 	NotAfter  time.Time `json:"not_after,omitzero"` // absent for a bare key
 	Problem   string    `json:"problem,omitempty"`  // why nothing it signed is accepted
+	CA        bool      `json:"ca,omitempty"`       // may issue certificates, whose keys sign under its name
 }
 
 // Caller is who asked, as the kernel told the daemon when they connected.

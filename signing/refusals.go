@@ -1,6 +1,7 @@
 package signing
 
 import (
+	"crypto/x509"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,10 +65,13 @@ func (t *Trust) unknownName(b Bundle, name string) error {
 		"correct the manifest's signers, or put the certificate into %s", t.file(name))
 }
 
-func (t *Trust) unknownKey(b Bundle, m *cms.Message) error {
+func (t *Trust) unknownKey(b Bundle, m *cms.Message, why error) error {
 	reason := fmt.Sprintf("%s names %s, which is not in %s", b.signatureFile(), m.Signer(), t)
 	if slices.ContainsFunc(t.entries, func(e entry) bool { return e.cert == nil }) {
 		reason += "; a public key without certificate is found by key identifier only (openssl cms -keyid)"
+	}
+	if len(m.Certificates) > 0 {
+		reason += "; " + why.Error()
 	}
 	return remedy.With(refuse(b, UnknownKey, "", reason),
 		"put the signer's certificate into %s if you trust it, or sign with a key of the store: "+signCommand, t.file("NAME"), b.ObjectFile)
@@ -88,13 +92,20 @@ func (e entry) unusable(b Bundle) error {
 		"put a code-signing certificate into %s and sign with that: "+signCommand, e.file, b.ObjectFile)
 }
 
-func (e entry) expired(b Bundle, now time.Time) error {
-	if now.Before(e.cert.NotBefore) {
-		return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q is valid from %s, the clock says %s",
-			e.name, e.cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))), "set the clock, or wait")
+func (e entry) expired(b Bundle, now, from, until time.Time, whose *x509.Certificate) error {
+	name, clock := e.name, now.UTC().Format(time.RFC3339)
+	if e.chain != nil {
+		name = whose.Subject.String()
 	}
-	return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q was valid until %s, the clock says %s",
-		e.name, e.cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))),
+	if now.Before(from) {
+		return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %.200q is valid from %s, the clock says %s",
+			name, from.UTC().Format(time.RFC3339), clock)), "set the clock, or wait")
+	}
+	reason := fmt.Sprintf("certificate of %.200q was valid until %s, the clock says %s", name, until.UTC().Format(time.RFC3339), clock)
+	if e.chain != nil {
+		return remedy.With(refuse(b, Expired, e.name, reason), "have a new one issued (hornetctl keygen --issuer) and sign again: "+signCommand, b.ObjectFile)
+	}
+	return remedy.With(refuse(b, Expired, e.name, reason),
 		"put a renewed certificate into %s and sign again: "+signCommand, e.file, b.ObjectFile)
 }
 

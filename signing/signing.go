@@ -3,7 +3,8 @@
 //
 // Trust.Verify is the only function that makes a Verified, and a Verified is
 // the only thing the loader opens. Keys come from the trust store (LoadTrust),
-// never from a signature. A signature is a detached CMS message over the
+// never from a signature, which can at most bring certificates that a CA of the
+// store issued. A signature is a detached CMS message over the
 // object's bytes: in a file beside it, NAME.p7s, or at its end, as in the
 // kernel's modules. bpftool, the kernel's sign-file and `openssl cms -sign
 // -binary -outform DER` make them (package internal/cms says what exactly).
@@ -162,7 +163,7 @@ func (t *Trust) signer(b Bundle, signers []string, now time.Time) (Verified, err
 	if err != nil {
 		return Verified{}, malformed(b, err)
 	}
-	candidates, err := t.candidates(b, message, signers)
+	candidates, err := t.candidates(b, message, signers, now)
 	if err != nil {
 		return Verified{}, err
 	}
@@ -180,28 +181,25 @@ func (b Bundle) format() string {
 	return FormatDetached
 }
 
-// candidates are the entries the message may be verified with: those it names
-// and the caller allows.
-func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string) ([]entry, error) {
+// candidates are the entries the message may be verified with: those it names,
+// or else those it brings and a CA of the store issued, and the caller allows.
+func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string, now time.Time) ([]entry, error) {
 	for _, name := range signers {
 		if !slices.ContainsFunc(t.entries, func(e entry) bool { return e.name == name }) {
 			return nil, t.unknownName(b, name)
 		}
 	}
-	var named, allowed []entry
-	for _, e := range t.entries {
-		if e.named(m) {
-			named = append(named, e)
-			if len(signers) == 0 || slices.Contains(signers, e.name) {
-				allowed = append(allowed, e)
-			}
+	named := slices.DeleteFunc(slices.Clone(t.entries), func(e entry) bool { return !e.named(m) })
+	if len(named) == 0 {
+		var err error
+		if named, err = t.issued(m, now); err != nil {
+			return nil, t.unknownKey(b, m, err)
 		}
 	}
-	switch {
-	case len(named) == 0:
-		return nil, t.unknownKey(b, m)
-	case len(allowed) == 0:
-		return nil, notAllowed(b, named[0].name, signers)
+	name := named[0].name
+	allowed := slices.DeleteFunc(named, func(e entry) bool { return len(signers) > 0 && !slices.Contains(signers, e.name) })
+	if len(allowed) == 0 {
+		return nil, notAllowed(b, name, signers)
 	}
 	return allowed, nil
 }
@@ -234,8 +232,10 @@ func (e entry) check(b Bundle, m *cms.Message, now time.Time) error {
 	if err := m.Verify(b.Object, e.key); err != nil {
 		return e.bad(b, err)
 	}
-	if e.cert != nil && (now.Before(e.cert.NotBefore) || now.After(e.cert.NotAfter)) {
-		return e.expired(b, now)
+	if e.cert != nil {
+		if from, until, whose := e.validity(); now.Before(from) || now.After(until) {
+			return e.expired(b, now, from, until, whose)
+		}
 	}
 	return nil
 }

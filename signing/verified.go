@@ -26,11 +26,12 @@ const (
 // Signer is one key of the trust store.
 type Signer struct {
 	Name      string    // file name in the trust store without .pem
-	Subject   string    // the certificate's subject; empty for a bare public key
+	Subject   string    // subject of the certificate that signed; empty for a bare public key
 	KeyID     string    // subject key identifier, hexadecimal
 	Algorithm string    // "RSA 2048", "ECDSA P-256", "Ed25519"
 	NotAfter  time.Time // zero for a bare public key
 	Problem   string    // why nothing it signed is accepted; empty where that is not so
+	CA        bool      // its certificate may issue others, and their keys sign under its name
 }
 
 // What signatures cover.

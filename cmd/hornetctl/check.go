@@ -233,7 +233,7 @@ func throwaway() (*signer, error) {
 		return nil, err
 	}
 	trust, err := trustOnly(cert)
-	return &signer{key, cert, trust}, err
+	return &signer{key: key, cert: cert, trust: trust}, err
 }
 
 // assume signs the object itself, so that it can be opened. Nothing is loaded

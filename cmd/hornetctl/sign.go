@@ -96,7 +96,8 @@ type signatureFile struct {
 type signer struct {
 	key   crypto.Signer
 	cert  *x509.Certificate
-	trust *signing.Trust // in nobody but this signer
+	more  []*x509.Certificate // of the CAs above it
+	trust *signing.Trust      // in nobody but this signer
 }
 
 func (c *ctl) openSigner(opts signOptions) (*signer, error) {
@@ -104,7 +105,7 @@ func (c *ctl) openSigner(opts signOptions) (*signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, err := signing.ParseCertificate(b)
+	cert, more, err := signing.ParseCertificates(b)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", opts.certFile, err)
 	}
@@ -116,7 +117,7 @@ func (c *ctl) openSigner(opts signOptions) (*signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &signer{key, cert, trust}, nil
+	return &signer{key, cert, more, trust}, nil
 }
 
 // sign writes the signature of file, after a look at what it replaces.
@@ -134,7 +135,7 @@ func (s *signer) sign(file string) (signatureFile, error) {
 
 // beside writes the signature of a file with these contents to a file beside it.
 func (s *signer) beside(file string, object []byte) (signatureFile, error) {
-	signature, err := signing.Sign(object, s.key, s.cert)
+	signature, err := signing.Sign(object, s.key, s.cert, s.more...)
 	if err != nil {
 		return signatureFile{}, fmt.Errorf("%s: %w", file, err)
 	}
@@ -166,7 +167,7 @@ func (s *signer) append(file string) (signatureFile, error) {
 	if err != nil {
 		return signatureFile{}, fmt.Errorf("%s: %w", file, err)
 	}
-	signature, err := signing.Sign(contents, s.key, s.cert)
+	signature, err := signing.Sign(contents, s.key, s.cert, s.more...)
 	if err != nil {
 		return signatureFile{}, fmt.Errorf("%s: %w", file, err)
 	}

@@ -67,7 +67,11 @@ func (c *ctl) signerTable(signers []api.Signer) {
 	fmt.Fprintln(c.stdout)
 	t := c.table("SIGNER", "ALGORITHM", "KEY ID", "VALID UNTIL", "SUBJECT")
 	for _, s := range signers {
-		t.row(s.Name, s.Algorithm, short(s.KeyID), c.validity(s), s.Subject)
+		subject := s.Subject
+		if s.CA {
+			subject += " (a CA)"
+		}
+		t.row(s.Name, s.Algorithm, short(s.KeyID), c.validity(s), subject)
 	}
 	t.print()
 }
