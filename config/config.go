@@ -20,6 +20,7 @@ type Config struct {
 	Log       Log
 	Limits    Limits
 	Manifests Manifests
+	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
 }
 
 // Paths are where things lie, all absolute.

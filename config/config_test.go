@@ -90,6 +90,14 @@ total_collections = 10000
 [manifests]
 removed = "keep"
 signed = ["/m"]
+[signers.dev]
+attach = ["xdp", "cgroup/*"]
+programs = ["drop_*"]
+variables = []
+limits = { memory = "1MiB", maps = 8, programs = 2 }
+[signers."*"]
+attach = []
+[signers.free]
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +108,10 @@ signed = ["/m"]
 		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
 		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}},
+		Signers: map[string]policy.SignerRule{
+			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
+			"*":   {Attach: []string{}}, "free": {},
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -164,6 +176,12 @@ func TestParseRefuses(t *testing.T) {
 		{"[manifests]\nremoved = 'delete'", `2: manifests.removed: "delete" is none of unload, keep`, ""},
 		{"[manifests]\nsigned = ['/etc/hornet.d',\n'/etc/hornetd']", `3: manifests.signed[1]: "/etc/hornetd" is not a directory of manifests`, "paths.manifests"},
 		{"[manifests]\nsigned = '/etc/hornet.d'", "2: manifests.signed: is a string, not an array", ""},
+		{"[signers.'a b']\nattach = []", `1: signers.a b: "a b" is not the name of a signer`, "without .pem"},
+		{"[signers.dev]\nattach = 'xdp'", "2: signers.dev.attach: is a string, not an array", ""},
+		{"[signers.dev]\nattach = ['xdp',\n'[']", `3: signers.dev.attach[1]: "[" is not a pattern`, "cgroup/*"},
+		{"[signers.dev]\nattached = ['xdp']", "2: signers.dev.attached: unknown key", `did you mean "attach"?`},
+		{"[signers.dev.limits]\nmaps = 0", "2: signers.dev.limits.maps: is 0, must be 1 to 4096", ""},
+		{"[signers.dev.limits]\nprograms = 5000", "2: signers.dev.limits.programs: is 5000, must be 1 to 4096", ""},
 		{"[log]\nlevel = 'loud'\n[api]\nmode = 660", "4: api.mode: is not a string", ""}, // types first
 		{"[limits]\nmaps = 0\n[api]\ngroup = '/'", "2: limits.maps: is 0", ""},           // then from the top
 	}

@@ -32,6 +32,7 @@ func Parse(file string, b []byte) (Config, error) {
 		Log:       c.log(raw.Log),
 		Limits:    c.limits(raw.Limits),
 		Manifests: c.manifests(raw.Manifests, raw.Paths.Manifests),
+		Signers:   c.signers(raw.Signers),
 	}
 	if err := c.First(); err != nil {
 		return Config{}, err
@@ -41,11 +42,12 @@ func Parse(file string, b []byte) (Config, error) {
 
 // The file as it is written. It is filled with the defaults before it is read.
 type rawConfig struct {
-	Paths     rawPaths     `toml:"paths"`
-	API       rawAPI       `toml:"api"`
-	Log       rawLog       `toml:"log"`
-	Limits    rawLimits    `toml:"limits"`
-	Manifests rawManifests `toml:"manifests"`
+	Paths     rawPaths             `toml:"paths"`
+	API       rawAPI               `toml:"api"`
+	Log       rawLog               `toml:"log"`
+	Limits    rawLimits            `toml:"limits"`
+	Manifests rawManifests         `toml:"manifests"`
+	Signers   map[string]rawSigner `toml:"signers"`
 }
 
 type rawPaths struct {
@@ -78,6 +80,21 @@ type rawLimits struct {
 type rawManifests struct {
 	Removed string   `toml:"removed"`
 	Signed  []string `toml:"signed"`
+}
+
+// rawSigner has pointers where an absent key bounds nothing and an empty one
+// allows nothing.
+type rawSigner struct {
+	Attach    *[]string       `toml:"attach"`
+	Programs  *[]string       `toml:"programs"`
+	Variables *[]string       `toml:"variables"`
+	Limits    rawSignerLimits `toml:"limits"`
+}
+
+type rawSignerLimits struct {
+	Memory   *tomlfile.Size `toml:"memory"`
+	Maps     *int           `toml:"maps"`
+	Programs *int           `toml:"programs"`
 }
 
 func rawOf(c Config) rawConfig {

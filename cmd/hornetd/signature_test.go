@@ -164,3 +164,48 @@ func TestSignedManifest(t *testing.T) {
 		t.Errorf("unload: exit status %d", exit)
 	}
 }
+
+// TestSignerRules: what is well signed is still bounded by who signed it.
+func TestSignerRules(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	config := read(t, h.Config)
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", xdpDrop(pair))
+	for _, test := range []struct {
+		rules string
+		kind  api.Kind
+		says  string // "" where it loads
+	}{
+		{"[signers.dev]\nattach = [\"tcx/*\"]\n", api.KindDenied, `signer "dev" may not have program "xdp_drop" of section "xdp", says attach in [signers.dev]`},
+		{"[signers.\"*\"]\nlimits = { maps = 1 }\n", api.KindLimit, `signer "dev" may have 1 maps, says limits.maps in [signers."*"], the object needs 3`},
+		{"[signers.dev]\nattach = [\"xdp\"]\n[signers.\"*\"]\nattach = []\n[signers.dve]\n", "", ""},
+	} {
+		h.Write("hornetd.toml", fmt.Appendf(config, "%s", test.rules))
+		_, stderr, exit := h.RunAs(0, testdaemon.Binary(t, "hornetd"), "--check", "--config", h.Config)
+		if test.says != "" && (exit == 0 || !strings.Contains(stderr, test.says)) {
+			t.Errorf("hornetd --check: exit status %d: %s", exit, stderr)
+		}
+		h.Start()
+		_, err := h.Client().Load(context.Background(), "xdp-drop")
+		var e *api.Error
+		if test.says == "" {
+			if err != nil {
+				t.Error(err)
+			}
+			const stray = "signers.dve: no such signer in the trust store"
+			if out := ctl(t, h, "status"); !strings.Contains(out, stray) || !strings.Contains(stderr, stray) {
+				t.Errorf("status:\n%s\n--check:\n%s", out, stderr)
+			}
+			if _, err := h.Client().Unload(context.Background(), "xdp-drop", api.UnloadRequest{}); err != nil {
+				t.Error(err)
+			}
+		} else if !errors.As(err, &e) || e.Kind != test.kind || !strings.Contains(e.Message, test.says) || e.Hint == "" {
+			t.Errorf("%s: %v, want %s: %s", test.rules, err, test.kind, test.says)
+		} else if got := onBPFFS(t, h); len(got) != 0 {
+			t.Errorf("on bpffs: %v", got)
+		}
+		h.Stop()
+	}
+}

@@ -158,6 +158,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
 	s.Problems = append(s.Problems, d.problems...)
+	s.Problems = append(s.Problems, d.strayRules(d.trust)...)
 	for _, name := range sortedKeys(d.failed) {
 		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
 	}
