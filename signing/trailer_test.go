@@ -218,10 +218,10 @@ func FuzzSplit(f *testing.F) {
 		case err == nil && signature != nil && (len(contents) == 0 || len(signature) == 0 || !bytes.Equal(Append(contents, signature), b)):
 			t.Fatalf("parts %q and %q of %q", contents, signature, b)
 		}
-		if fmt.Sprint(err) != fmt.Sprint(second(Contents(b))) {
+		if fmt.Sprint(err) != fmt.Sprint(errorOf(Contents(b))) {
 			t.Fatal("Contents says something else")
 		}
 	})
 }
 
-func second(_ []byte, err error) error { return err }
+func errorOf(_ []byte, err error) error { return err }
