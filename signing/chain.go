@@ -32,15 +32,17 @@ func (e entry) authority() bool { return isCA(e.cert) && cms.CheckKey(e.key) == 
 // issued are the entries that m's own certificates make: the one m names, for
 // each CA of the store that its chains end at. The error says why there is none.
 func (t *Trust) issued(m *cms.Message, now time.Time) ([]entry, error) {
+	authorities := slices.DeleteFunc(slices.Clone(t.entries), func(e entry) bool { return !e.authority() })
+	if len(authorities) == 0 { // then nothing in it needs a parser
+		return nil, errors.New("there is no CA that could have issued the certificate in it")
+	}
 	leaf, others, err := carried(m)
 	if err != nil {
 		return nil, err
 	}
 	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: others, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}
-	for _, e := range t.entries {
-		if e.authority() {
-			options.Roots.AddCert(e.cert)
-		}
+	for _, ca := range authorities {
+		options.Roots.AddCert(ca.cert)
 	}
 	chains, err := chains(leaf.cert, options, now)
 	if err != nil {
@@ -48,8 +50,8 @@ func (t *Trust) issued(m *cms.Message, now time.Time) ([]entry, error) {
 	}
 	var entries []entry
 	for _, chain := range chains {
-		for _, ca := range t.entries {
-			if ca.authority() && ca.cert.Equal(chain[len(chain)-1]) {
+		for _, ca := range authorities {
+			if ca.cert.Equal(chain[len(chain)-1]) {
 				e := leaf
 				e.name, e.file, e.chain = ca.name, ca.file, chain
 				entries = append(entries, e)

@@ -153,10 +153,10 @@ func TestChains(t *testing.T) {
 		{"with another's certificate and his key", root, signer{imposter.key, alice.cert}, []signer{alice}, false, BadSignature, "signature does not match"},
 		{"nine certificates", root, bob, append(eight, bob, root), false, UnknownKey, "it has 9 certificates in it, at most 8 are accepted"},
 		{"a signer of the store is no CA", alice, leaf(alice), nil, true, UnknownKey, "not in the trust store"},
-		{"a signer of the store issues", alice, leaf(alice), nil, false, UnknownKey, "does not lead to a CA of the store"},
+		{"a signer of the store issues", alice, leaf(alice), nil, false, UnknownKey, "there is no CA that could have issued the certificate in it"},
 
-		{"CA without keyCertSign in the store", certified(t, nil, "root", root.key, and(asCA, func(c *x509.Certificate) { c.KeyUsage = 0 })), alice, []signer{alice}, false, UnknownKey, "does not lead to"},
-		{"keyCertSign and no CA in the store", certified(t, nil, "root", root.key, and(asCA, func(c *x509.Certificate) { c.IsCA = false })), alice, []signer{alice}, false, UnknownKey, "does not lead to"},
+		{"CA without keyCertSign in the store", certified(t, nil, "root", root.key, and(asCA, func(c *x509.Certificate) { c.KeyUsage = 0 })), alice, []signer{alice}, false, UnknownKey, "there is no CA that"},
+		{"keyCertSign and no CA in the store", certified(t, nil, "root", root.key, and(asCA, func(c *x509.Certificate) { c.IsCA = false })), alice, []signer{alice}, false, UnknownKey, "there is no CA that"},
 		{"CA with a weak key", certified(t, nil, "weak", weakKey, asCA), leaf(certified(t, nil, "weak", weakKey, asCA)), nil, false, UnknownKey, ""},
 		{"CA between is none", root, leaf(noCA), []signer{noCA}, false, UnknownKey, ""},
 		{"CA between has no keyCertSign", root, leaf(noUsage), []signer{noUsage}, false, UnknownKey, ""},
@@ -250,6 +250,25 @@ func TestEveryBitOfAChain(t *testing.T) {
 			b.Signature[i] ^= 1 << bit
 		}
 	}
+}
+
+// FuzzChain: whatever is in a message, it is over the one object that was ever
+// signed, or it is refused with a remedy.
+func FuzzChain(f *testing.F) {
+	root := certified(f, nil, "root", nil, asCA)
+	middle := certified(f, &root, "middle", nil, asCA)
+	bob := certified(f, &middle, "bob", nil, asIs)
+	store := trust(f, map[string][]byte{"ca.pem": root.pem()})
+	for _, carried := range [][]signer{nil, {bob}, {bob, middle}, {middle, root}} {
+		f.Add(bob.carry(f, object, carried...), object)
+		f.Add(bob.carry(f, object, carried...), []byte("another"))
+	}
+	f.Fuzz(func(t *testing.T, message, b []byte) {
+		v, err := store.Verify(Bundle{Object: b, ObjectFile: "x.o", Signature: message}, nil, now)
+		if verdict, text, _ := refusal(t, err); verdict == OK && (string(b) != string(object) || v.Signer().Name != "ca") || strings.ContainsAny(text, "\n\x1b") {
+			t.Fatalf("%s: %q over %q", verdict, text, b)
+		}
+	})
 }
 
 // TestChainsByOpenSSL: openssl issues and signs, Verify accepts; Issue and Sign do,
