@@ -71,7 +71,8 @@ func (l Limits) Policy() policy.Limits {
 // Manifests says how to treat them.
 type Manifests struct {
 	Removed Removed
-	Signed  []string // directories of Paths.Manifests in which each must be signed itself
+	Signed  []string            // directories of Paths.Manifests in which each must be signed itself
+	Signers map[string][]string // directory of Paths.Manifests -> names in the trust store that count there; all where it is not a key
 }
 
 // Removed says what becomes of a collection whose manifest is gone.
@@ -97,6 +98,6 @@ func Default() Config {
 			Memory: 64 << 20, Maps: 128, Programs: 128,
 			TotalMemory: 1 << 30, TotalCollections: 1024,
 		},
-		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}},
+		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}, Signers: map[string][]string{}},
 	}
 }

@@ -90,6 +90,7 @@ total_collections = 10000
 [manifests]
 removed = "keep"
 signed = ["/m"]
+signers = { "/m" = ["dev", "x"] }
 [signers.dev]
 attach = ["xdp", "cgroup/*"]
 programs = ["drop_*"]
@@ -107,7 +108,7 @@ attach = []
 		API:       API{Socket: "/x.sock", Mode: 0o666, Group: "0"},
 		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
-		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}},
+		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}, Signers: map[string][]string{"/m": {"dev", "x"}}},
 		Signers: map[string]policy.SignerRule{
 			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
 			"*":   {Attach: []string{}}, "free": {},
@@ -176,6 +177,8 @@ func TestParseRefuses(t *testing.T) {
 		{"[manifests]\nremoved = 'delete'", `2: manifests.removed: "delete" is none of unload, keep`, ""},
 		{"[manifests]\nsigned = ['/etc/hornet.d',\n'/etc/hornetd']", `3: manifests.signed[1]: "/etc/hornetd" is not a directory of manifests`, "paths.manifests"},
 		{"[manifests]\nsigned = '/etc/hornet.d'", "2: manifests.signed: is a string, not an array", ""},
+		{"[manifests.signers]\n'/etc/hornetd' = []", `2: manifests.signers./etc/hornetd: "/etc/hornetd" is not a directory of manifests`, "paths.manifests"},
+		{"[manifests]\nsigners = { '/etc/hornet.d' = ['dev', 'a b'] }", `2: manifests.signers./etc/hornet.d[1]: "a b" is not the name of a signer`, "without .pem"},
 		{"[signers.'a b']\nattach = []", `1: signers.a b: "a b" is not the name of a signer`, "without .pem"},
 		{"[signers.dev]\nattach = 'xdp'", "2: signers.dev.attach: is a string, not an array", ""},
 		{"[signers.dev]\nattach = ['xdp',\n'[']", `3: signers.dev.attach[1]: "[" is not a pattern`, "cgroup/*"},

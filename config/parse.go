@@ -78,8 +78,9 @@ type rawLimits struct {
 }
 
 type rawManifests struct {
-	Removed string   `toml:"removed"`
-	Signed  []string `toml:"signed"`
+	Removed string              `toml:"removed"`
+	Signed  []string            `toml:"signed"`
+	Signers map[string][]string `toml:"signers"`
 }
 
 // rawSigner has pointers where an absent key bounds nothing and an empty one
@@ -104,7 +105,7 @@ func rawOf(c Config) rawConfig {
 		Log:   rawLog{c.Log.Level.String(), string(c.Log.Format)},
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
 			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalCollections},
-		Manifests: rawManifests{string(c.Manifests.Removed), c.Manifests.Signed},
+		Manifests: rawManifests{string(c.Manifests.Removed), c.Manifests.Signed, c.Manifests.Signers},
 	}
 }
 

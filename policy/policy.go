@@ -56,6 +56,7 @@ type Policy struct {
 	limits  Limits
 	names   Names
 	signers map[string]SignerRule
+	allowed map[string][]string // directory of manifests -> signers
 }
 
 // New returns the policy with the given limits. names may be nil: then only

@@ -32,9 +32,21 @@ func (p Policy) WithSigners(rules map[string]SignerRule) Policy {
 	return p
 }
 
+// WithDirectories returns p with the signers that count in a directory of
+// manifests; in one that is not listed all do.
+func (p Policy) WithDirectories(allowed map[string][]string) Policy {
+	p.allowed = allowed
+	return p
+}
+
 // Permit decides whether what signer signed may be what m makes of spec, before
 // anything is created. The error is ErrDenied or ErrLimit and names the rule.
 func (p Policy) Permit(signer string, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
+	dir := path.Dir(m.File)
+	if allowed, listed := p.allowed[dir]; listed && !slices.Contains(allowed, signer) {
+		return remedy.With(fmt.Errorf("collection %q: signer %q does not count in %s, says manifests.signers: %w", m.Name, signer, dir, ErrDenied),
+			"add %q to that directory's signers in hornetd.toml, or have one of those sign", signer)
+	}
 	name := signer
 	rule, ok := p.signers[name]
 	if !ok {

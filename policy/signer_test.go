@@ -61,6 +61,23 @@ func TestPermit(t *testing.T) {
 			}
 		})
 	}
+	m.File = "/usr/lib/hornet.d/m.toml"
+	for _, test := range []struct {
+		allowed map[string][]string
+		ok      bool
+	}{
+		{nil, true},
+		{map[string][]string{"/etc/hornet.d": {"other"}, "/usr/lib": {}}, true},
+		{map[string][]string{"/usr/lib/hornet.d": {"other", "dev"}}, true},
+		{map[string][]string{"/usr/lib/hornet.d": {"other", "*"}}, false},
+		{map[string][]string{"/usr/lib/hornet.d": {}}, false},
+	} {
+		err := New(Limits{}, nil).WithDirectories(test.allowed).Permit("dev", m, spec)
+		if (err == nil) != test.ok || err != nil && (!errors.Is(err, ErrDenied) || remedy.Of(err) == "" ||
+			!strings.Contains(err.Error(), `collection "m": signer "dev" does not count in /usr/lib/hornet.d, says manifests.signers`)) {
+			t.Errorf("%v: %v", test.allowed, err)
+		}
+	}
 	// A name with a dot is quoted in TOML.
 	err := New(Limits{}, nil).WithSigners(map[string]SignerRule{"a.b": {Attach: none}}).Permit("a.b", m, spec)
 	if err == nil || !strings.Contains(err.Error(), `[signers."a.b"]`) {

@@ -180,6 +180,7 @@ func TestSignerRules(t *testing.T) {
 	}{
 		{"[signers.dev]\nattach = [\"tcx/*\"]\n", api.KindDenied, `signer "dev" may not have program "xdp_drop" of section "xdp", says attach in [signers.dev]`},
 		{"[signers.\"*\"]\nlimits = { maps = 1 }\n", api.KindLimit, `signer "dev" may have 1 maps, says limits.maps in [signers."*"], the object needs 3`},
+		{fmt.Sprintf("[manifests.signers]\n%q = [\"vendor\"]\n", h.Manifests), api.KindDenied, `signer "dev" does not count in ` + h.Manifests + ", says manifests.signers"},
 		{"[signers.dev]\nattach = [\"xdp\"]\n[signers.\"*\"]\nattach = []\n[signers.dve]\n", "", ""},
 	} {
 		h.Write("hornetd.toml", fmt.Appendf(config, "%s", test.rules))

@@ -91,7 +91,7 @@ type failure struct {
 func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
 		cfg: cfg, version: version, log: log, started: time.Now(),
-		policy:   policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers),
+		policy:   policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers),
 		events:   newStream(time.Now()),
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{},

@@ -294,7 +294,7 @@ func Check(cfg config.Config) []api.Problem {
 	if err != nil {
 		return []api.Problem{problem("", err)}
 	}
-	d := &Daemon{cfg: cfg, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers)}
+	d := &Daemon{cfg: cfg, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers)}
 	found, problems, _ := d.scan()
 	problems = append(problems, d.strayRules(trust)...)
 	if _, err := groupID(cfg.API.Group); err != nil {
