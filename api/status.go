@@ -28,6 +28,7 @@ type Counts struct {
 	Available   int `json:"available"`
 	Failed      int `json:"failed"`
 	Quarantined int `json:"quarantined"`
+	Verified    int `json:"verified"` // of those that run: with a signature over the manifest too
 }
 
 // Paths are the directories the daemon works with.

@@ -46,6 +46,8 @@ type Record struct {
 	Manifest   string    `json:"manifest,omitempty"` // SHA-256, hexadecimal
 	Object     string    `json:"object,omitempty"`   // SHA-256, hexadecimal
 	Signer     string    `json:"signer,omitempty"`
+	Format     string    `json:"signature_format,omitempty"` // "cms-detached", "cms-appended"
+	Covers     string    `json:"covers,omitempty"`           // "object", "object+manifest"
 	Verdict    string    `json:"verdict,omitempty"`
 	VerdictBy  string    `json:"verdict_by,omitempty"` // "hornetd", "kernel"
 	Programs   []uint32  `json:"programs,omitempty"`   // ids, as Maps and Links
@@ -87,7 +89,7 @@ func (r Record) encode() (Record, []byte, error) {
 		return r, nil, fmt.Errorf("record: unknown phase %q", r.Phase)
 	}
 	r.Time = r.Time.UTC().Round(0)
-	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.Object, &r.Signer, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Reason} {
+	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.Object, &r.Signer, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Reason} {
 		var cut bool
 		*s, cut = escape(*s)
 		r.Cut = r.Cut || cut

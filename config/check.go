@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -91,9 +92,25 @@ func (c checker) count(key string, n, most int) {
 	}
 }
 
-func (c checker) manifests(raw rawManifests) Manifests {
+func (c checker) manifests(raw rawManifests, dirs []string) Manifests {
 	c.OneOf("manifests.removed", raw.Removed, string(RemovedUnload), string(RemovedKeep))
-	return Manifests{Removed: Removed(raw.Removed)}
+	for i, dir := range raw.Signed {
+		if !slices.Contains(dirs, dir) {
+			c.Add(fmt.Sprintf("manifests.signed[%d]", i), "write it as it stands in paths.manifests, or remove it", "%.200q is not a directory of manifests", dir)
+		}
+	}
+	for dir, names := range raw.Signers {
+		key := "manifests.signers." + dir
+		if !slices.Contains(dirs, dir) {
+			c.Add(key, "write it as it stands in paths.manifests, or remove it", "%.200q is not a directory of manifests", dir)
+		}
+		for i, name := range names {
+			if !signerName.MatchString(name) {
+				c.Add(fmt.Sprintf("%s[%d]", key, i), "write the name of a file in the trust store, without .pem", "%.80q is not the name of a signer", name)
+			}
+		}
+	}
+	return Manifests{Removed: Removed(raw.Removed), Signed: raw.Signed, Signers: raw.Signers}
 }
 
 func (c checker) trust(raw rawTrust) Trust {

@@ -21,6 +21,7 @@ type Config struct {
 	Limits    Limits
 	Manifests Manifests
 	Trust     Trust
+	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
 }
 
 // Paths are where things lie, all absolute.
@@ -97,6 +98,8 @@ const (
 // Manifests says how to treat them.
 type Manifests struct {
 	Removed Removed
+	Signed  []string            // directories of Paths.Manifests in which each must be signed itself
+	Signers map[string][]string // directory of Paths.Manifests -> names in the trust store that count there; all where it is not a key
 }
 
 // Removed says what becomes of a collection whose manifest is gone.
@@ -123,7 +126,7 @@ func Default() Config {
 			Memory: 64 << 20, Maps: 128, Programs: 128,
 			TotalMemory: 1 << 30, TotalCollections: 1024,
 		},
-		Manifests: Manifests{Removed: RemovedUnload},
+		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}, Signers: map[string][]string{}},
 		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep, Expiry: ExpiryBoot},
 	}
 }

@@ -2,6 +2,7 @@ package signing
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
@@ -241,11 +242,25 @@ func (t *Trust) Unlisted() error { return t.closed }
 // Revocations returns the list in force, nil where there is none.
 func (t *Trust) Revocations() *Revocations { return t.list }
 
-// revokes says why nothing that e signed counts, or "".
+// revokes says why nothing that e signed counts, or "": its key or certificate
+// is revoked, or one above it.
 func (l *Revocations) revokes(e entry) string {
 	if l == nil {
 		return ""
 	}
+	reason := l.revokesKey(e)
+	for _, cert := range e.chain {
+		above, err := certificateEntry(cert)
+		if err != nil {
+			return err.Error()
+		}
+		above.name = e.name
+		reason = cmp.Or(reason, l.revokesKey(above))
+	}
+	return reason
+}
+
+func (l *Revocations) revokesKey(e entry) string {
 	ids := make([]string, len(e.keyIDs))
 	for i, id := range e.keyIDs {
 		ids[i] = hex.EncodeToString(id)

@@ -17,10 +17,11 @@ import (
 )
 
 func (s *trustStore) revokeCommand() *cobra.Command {
-	var keyFile, certFile, reason string
+	var opts signOptions
+	var reason string
 	var serial uint64
 	cmd := &cobra.Command{
-		Use:   "revoke --key KEY --cert CERT WHAT VALUE",
+		Use:   "revoke (--key KEY | --sign-command COMMAND) --cert CERT WHAT VALUE",
 		Short: "Add to the revocation list and sign it",
 		Long: `Add to the revocation list and sign it with a key that [trust] roots of
 hornetd.toml names. The list is made where there is none. WHAT VALUE is one of
@@ -34,15 +35,16 @@ The list that is there must be signed by the same key, or by a root of the trust
 store. Comments in it are lost.`,
 		Args: args("WHAT", "VALUE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for flag, value := range map[string]string{"--key": keyFile, "--cert": certFile} {
-				if value == "" {
-					return usage(cmd, "revoke: %s is missing", flag)
-				}
+			switch {
+			case opts.certFile == "":
+				return usage(cmd, "revoke: --cert is missing")
+			case (opts.keyFile == "") == (opts.command == ""):
+				return usage(cmd, "revoke: --key or --sign-command is missing, or both are there")
 			}
 			if err := s.open(); err != nil {
 				return err
 			}
-			root, err := openSigner(keyFile, certFile)
+			root, err := s.c.openSigner(opts)
 			if err != nil {
 				return err
 			}
@@ -62,8 +64,10 @@ store. Comments in it are lost.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&keyFile, "key", "", "private key of a root, a PEM `file`")
-	cmd.Flags().StringVar(&certFile, "cert", "", "the key's certificate, a PEM or DER `file`")
+	cmd.Flags().StringVar(&opts.keyFile, "key", "", "private key of a root, a PEM `file`")
+	cmd.Flags().StringVar(&opts.certFile, "cert", "", "the key's certificate, a PEM or DER `file`")
+	cmd.Flags().StringVar(&opts.passphraseFile, "passphrase-file", "", "`file` whose first line decrypts the key")
+	cmd.Flags().StringVar(&opts.command, "sign-command", "", "shell `command` that signs, as for sign")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, a `text` that refusals show")
 	cmd.Flags().Uint64Var(&serial, "serial", 0, "at least this `number`, where a host has seen a newer list than is there")
 	return cmd

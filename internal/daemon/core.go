@@ -16,6 +16,7 @@ import (
 	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/policy"
+	"github.com/hornetd/hornetd/signing"
 )
 
 // Core is all that the front, which talks to strangers, can ask of the half
@@ -165,6 +166,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Problems = append(s.Problems, problem("", err))
 	}
 	s.Problems = append(s.Problems, d.problems...)
+	s.Problems = append(s.Problems, d.strayRules(d.trust)...)
 	for _, name := range sortedKeys(d.failed) {
 		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
 	}
@@ -275,6 +277,9 @@ func (d *Daemon) mayLocked(who Peer, verb policy.Verb, name string) error {
 	if !ok || dc.err != nil {
 		return d.private(who, verb, name, d.notFound(name))
 	}
+	if c := d.running[name]; c != nil && c.record.Covers == signing.CoversManifest && c.record.ManifestDigest != hexDigest(dc.manifest.Digest) {
+		return d.private(who, verb, name, nil) // the rights in it are not those that were signed
+	}
 	_, err := d.policy.Authorize(who.subject(), verb, dc.manifest)
 	return err
 }
@@ -305,6 +310,11 @@ func sortedKeys[V any](m map[string]V) []string {
 
 func (d *Daemon) countsLocked() api.Counts {
 	c := api.Counts{Running: len(d.running), Failed: len(d.failed), Quarantined: len(d.held)}
+	for _, running := range d.running {
+		if running.record.Covers == signing.CoversManifest {
+			c.Verified++
+		}
+	}
 	for name := range d.declared {
 		if _, runs := d.running[name]; !runs {
 			if _, failed := d.failed[name]; !failed {

@@ -68,6 +68,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err := d.fits(grant, m, plan.Spec()); err != nil {
 		return err
 	}
+	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
+		return err
+	}
 	targets, err := loader.Resolve(spec, m)
 	if err != nil {
 		return err
@@ -284,6 +287,9 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 		return err
 	}
 	if err := grant.Check(m, plan.Spec()); err != nil {
+		return err
+	}
+	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
 		return err
 	}
 	_, err = loader.Resolve(spec, m)

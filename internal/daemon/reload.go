@@ -279,10 +279,27 @@ func (d *Daemon) Hangup() {
 	}
 }
 
+// strayRules are rules for signers whom the trust store does not know: with a
+// name that is misspelt, the signer who was meant has no bounds.
+func (d *Daemon) strayRules(trust *signing.Trust) []api.Problem {
+	known := map[string]bool{policy.AnySigner: true}
+	for _, s := range trust.Signers() {
+		known[s.Name] = true
+	}
+	var problems []api.Problem
+	for _, name := range sortedKeys(d.cfg.Signers) {
+		if !known[name] {
+			problems = append(problems, problem("", remedy.With(fmt.Errorf("hornetd.toml: signers.%s: no such signer in the trust store %s", name, d.cfg.Paths.Trust),
+				"correct the name, or remove the rule")))
+		}
+	}
+	return problems
+}
+
 // Check reads and verifies everything, as a start would, and loads nothing. It
 // needs neither bpffs nor a running daemon.
 func Check(cfg config.Config, build Build) []api.Problem {
-	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}), log: zap.NewNop()}
+	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers), log: zap.NewNop()}
 	var err error
 	if d.ratchet, err = readRatchet(filepath.Join(cfg.Paths.State, ratchetFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return []api.Problem{problem("", err)}
@@ -292,6 +309,7 @@ func Check(cfg config.Config, build Build) []api.Problem {
 		return []api.Problem{problem("", err)}
 	}
 	found, problems, _ := d.scan()
+	problems = append(problems, d.strayRules(trust)...)
 	if _, err := groupID(cfg.API.Group); err != nil {
 		problems = append(problems, problem("", err))
 	}

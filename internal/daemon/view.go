@@ -103,7 +103,7 @@ func viewLink(l pinning.RecordLink, programID uint32) api.Link {
 }
 
 func viewSigner(s signing.Signer) api.Signer {
-	return api.Signer{Name: s.Name, Subject: s.Subject, KeyID: s.KeyID, Algorithm: s.Algorithm, NotAfter: s.NotAfter, Problem: s.Problem}
+	return api.Signer{Name: s.Name, Subject: s.Subject, KeyID: s.KeyID, Algorithm: s.Algorithm, NotAfter: s.NotAfter, Problem: s.Problem, CA: s.CA}
 }
 
 func (d *Daemon) quarantinedLocked() []api.Collection {
