@@ -2,7 +2,9 @@
 # make run      the demonstration: sets everything up, shows it, leaves nothing behind
 # make test     every test; PKG=./loader/... for some
 # make vm       tests in a guest: KERNEL=7.3 PKG=./loader RUN=TestX; vm-shell gives a shell there
+# make vm-systemd the unit and its daemon in a Debian with systemd: RUN=TestSystemd/kill
 # make vm-matrix  the tests that need a kernel, on every kernel
+# make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
 # make bench    the figures of docs/, side by side
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
@@ -10,15 +12,16 @@
 # make install  what make has built; DESTDIR= PREFIX=/usr
 
 PREFIX ?= /usr
+BIN ?= bin
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))$(if $(SOURCE_DATE_EPOCH), -X main.sourceDate=$(SOURCE_DATE_EPOCH))'
 
-.PHONY: build run test vm vm-shell vm-matrix bench generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 bench generate lint examples install clean
 
 build:
-	@$(GOBUILD) -o bin/ ./cmd/hornetd ./cmd/hornetctl
+	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
 
 run:
 	@scripts/run
@@ -34,8 +37,15 @@ vm:
 vm-shell:
 	@$(VM) -shell $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
 
+vm-systemd:
+	@scripts/vm-setup && go test -count=1 -v -exec "$(CURDIR)/scripts/as-root" $(if $(RUN),-run '$(RUN)') ./internal/systemdtest
+
 vm-matrix:
 	@$(VM) -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
+
+# Asked for by name: what cannot run has failed.
+vm-arm64:
+	@scripts/vm-setup arm64 && CI=true go run ./internal/vmtest/cmd/vm -arch arm64 -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 bench: build
 	@scripts/bench
@@ -55,21 +65,21 @@ examples: build
 
 # sudo often finds no go, so this installs what `make` has built.
 install:
-	@test -x bin/hornetd -a -x bin/hornetctl || { echo "make install: run make first" >&2; exit 1; }
-	install -D -m 0755 bin/hornetd $(DESTDIR)$(PREFIX)/sbin/hornetd
-	install -D -m 0755 bin/hornetctl $(DESTDIR)$(PREFIX)/bin/hornetctl
+	@test -x $(BIN)/hornetd -a -x $(BIN)/hornetctl || { echo "make install: run make first" >&2; exit 1; }
+	install -D -m 0755 $(BIN)/hornetd $(DESTDIR)$(PREFIX)/sbin/hornetd
+	install -D -m 0755 $(BIN)/hornetctl $(DESTDIR)$(PREFIX)/bin/hornetctl
 	install -D -m 0644 hornetd.toml.example $(DESTDIR)$(PREFIX)/share/doc/hornetd/hornetd.toml.example
 	install -d -m 0755 $(DESTDIR)/etc/hornet/trust.d $(DESTDIR)/etc/hornet.d
 	install -d -m 0755 $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's,/usr/sbin/hornetd,$(PREFIX)/sbin/hornetd,' systemd/units/hornetd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/hornetd.service
+	sed 's,/usr/sbin/hornetd,$(PREFIX)/sbin/hornetd,; s,/usr/bin/hornetctl,$(PREFIX)/bin/hornetctl,' systemd/units/hornetd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/hornetd.service
 	install -D -m 0644 systemd/units/hornetd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/hornetd.socket
 	install -D -m 0644 systemd/units/hornetd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/hornetd.conf
 	install -D -m 0644 systemd/units/hornetd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/hornetd.conf
 	install -D -m 0644 systemd/units/hornetd.preset $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/80-hornetd.preset
 	install -d -m 0755 $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/vendor-completions fish/vendor_completions.d)
-	bin/hornetctl completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/hornetctl
-	bin/hornetctl completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_hornetctl
-	bin/hornetctl completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hornetctl.fish
+	$(BIN)/hornetctl completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/hornetctl
+	$(BIN)/hornetctl completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_hornetctl
+	$(BIN)/hornetctl completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hornetctl.fish
 
 clean:
 	rm -rf bin .cache

@@ -209,7 +209,7 @@ var calls = []struct {
 	why      string
 }{
 	{"unix.SYS_BPF", []string{"internal/bpfsys", "internal/testenv"}, "bpf(2) goes through cilium/ebpf or internal/bpfsys"},
-	{"os.Exit", []string{"cmd/hornetd", "cmd/hornetctl", "internal/bench", "internal/testdaemon", "internal/vmtest/cmd/vm", "examples/toctou", "scripts/testsum"},
+	{"os.Exit", []string{"cmd/hornetd", "cmd/hornetctl", "internal/bench", "internal/testdaemon", "internal/vmtest/cmd/vm", "internal/vmtest/init", "examples/toctou", "scripts/testsum"},
 		"a deferred function must run; only main ends the process"},
 }
 

@@ -201,6 +201,7 @@ func TestXDPDropDryRun(t *testing.T) {
 }
 
 func TestTCXCount(t *testing.T) {
+	testenv.RequireEnum(t, "bpf_attach_type", "BPF_TCX_INGRESS")
 	testenv.NoLeaks(t)
 	pair := testenv.Veth(t)
 	r := start(t, "tcx-count", `interface = "hornet0"`, on(pair.B))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -32,8 +33,9 @@ func (ls Links) Close() error {
 // success on programs run. On error all that was attached is detached again.
 //
 // What was looked up by Resolve is looked up once more, and anything that is
-// another one now (interface, cgroup, file) is refused. Of a target whose Mode
-// is "auto" Attach replaces it in ts with the mode that the driver took.
+// another one now (interface, cgroup, file) is refused. Attach sets in ts what
+// only shows then: the mode that the driver took in place of "auto", TypeID and
+// ReplacesID of a function of another program.
 func Attach(coll *ebpf.Collection, ts []Target) (_ Links, err error) {
 	links := make(Links, len(ts))
 	defer func() {
@@ -47,12 +49,12 @@ func Attach(coll *ebpf.Collection, ts []Target) (_ Links, err error) {
 			return nil, fmt.Errorf("link %q: two targets have this name", t.Link)
 		}
 		prog := coll.Programs[t.Program]
-		if prog == nil {
+		if prog == nil && t.Kind != kindStructOps {
 			return nil, fmt.Errorf("attach %s to %s: the collection has no such program", t.Program, t)
 		}
 		l, err := attach(coll, prog, t)
 		if err != nil {
-			return nil, fmt.Errorf("attach %s to %s: %w", t.Program, t, err)
+			return nil, fmt.Errorf("attach %s: %w", strings.TrimPrefix(t.Program+" to "+t.String(), " to "), err)
 		}
 		links[t.Link] = l
 	}
@@ -68,14 +70,28 @@ func attach(coll *ebpf.Collection, prog *ebpf.Program, t *Target) (link.Link, er
 	case kindRawTracepoint:
 		return attachRawTracepoint(prog, *t)
 	case kindPerfEvent:
-		if t.Executable != "" {
+		switch {
+		case t.Executable != "":
 			return attachUprobe(prog, *t)
+		case t.Function != "":
+			return attachKprobe(prog, *t)
 		}
 		return attachTracepoint(prog, *t)
 	case kindIter:
 		return attachIter(coll, prog, *t)
 	case kindSockmap:
 		return attachSockmap(coll, prog, *t)
+	case kindTracing:
+		if t.Replaces != "" {
+			return attachReplacement(coll, prog, t)
+		}
+		return attachFunction(prog, *t)
+	case kindKprobeMulti:
+		return attachKprobes(prog, *t)
+	case kindUprobeMulti:
+		return attachUprobes(prog, *t)
+	case kindStructOps:
+		return attachStructOps(coll, *t)
 	}
 	return nil, fmt.Errorf("links of kind %q are not known", t.Kind)
 }

@@ -22,6 +22,10 @@ const (
 	kindNetfilter     = "netfilter"
 	kindIter          = "iter"
 	kindSockmap       = "sockmap"
+	kindTracing       = "tracing"
+	kindKprobeMulti   = "kprobe_multi"
+	kindUprobeMulti   = "uprobe_multi"
+	kindStructOps     = "struct_ops"
 )
 
 // hook is a place that programs of one kind attach to through a link.
@@ -31,8 +35,11 @@ type hook struct {
 	attach ebpf.AttachType // for BPF_LINK_CREATE
 	needs  []string        // manifest keys that must be there
 	takes  []string        // manifest keys that may be there
-	// fixed is the tracepoint or iterator that the object names in a section.
-	fixed string
+	// fixed is the tracepoint, iterator or function that the object names in a
+	// section.
+	fixed   string
+	returns bool // runs when a function returns
+	syscall bool // fixed and the manifest name a system call
 }
 
 // attachTypes has the kernel's names (enum bpf_attach_type) of the attach types
@@ -78,6 +85,14 @@ var attachTypes = map[ebpf.AttachType]string{
 	ebpf.AttachSkSKBStreamParser:      "sk_skb_stream_parser",
 	ebpf.AttachSkSKBStreamVerdict:     "sk_skb_stream_verdict",
 	ebpf.AttachSkSKBVerdict:           "sk_skb_verdict",
+	ebpf.AttachTraceFEntry:            "trace_fentry",
+	ebpf.AttachTraceFExit:             "trace_fexit",
+	ebpf.AttachModifyReturn:           "modify_return",
+	ebpf.AttachLSMMac:                 "lsm_mac",
+	ebpf.AttachTraceKprobeMulti:       "trace_kprobe_multi",
+	ebpf.AttachTraceKprobeSession:     "trace_kprobe_session",
+	ebpf.AttachTraceUprobeMulti:       "trace_uprobe_multi",
+	ebpf.AttachStructOps:              "struct_ops",
 }
 
 // hookOf returns where p can be attached. direction is the manifest's; "" says
@@ -108,6 +123,13 @@ func hookOf(p *ebpf.ProgramSpec, direction string) (hook, error) {
 		return probeHook(p, section)
 	case ebpf.Tracing:
 		return tracingHook(p)
+	case ebpf.LSM:
+		if p.AttachType != ebpf.AttachLSMMac {
+			return hook{}, notYet("lsm_cgroup")
+		}
+		return functionHook(p), nil
+	case ebpf.Extension:
+		return hook{kind: kindTracing, name: freplace, needs: keys("replaces"), takes: keys("function"), fixed: p.AttachTo}, nil
 	case ebpf.Netfilter:
 		return hook{kind: kindNetfilter, attach: ebpf.AttachNetfilter, needs: keys("family hook"), takes: keys("priority defrag netns")}.named(), nil
 	case ebpf.SkMsg, ebpf.SkSKB:
@@ -154,14 +176,40 @@ func cgroupHook(p *ebpf.ProgramSpec, section, direction string) (hook, error) {
 	return h.named(), nil
 }
 
-// probeHook tells uprobes from kprobes: in the kernel they are one type.
+// freplace stands where other tracing links have their attach type: the kernel
+// has none for it.
+const freplace = "freplace"
+
+// functionHook is for programs into which the kernel puts the function they
+// are for when they are loaded.
+func functionHook(p *ebpf.ProgramSpec) hook {
+	return hook{kind: kindTracing, attach: p.AttachType, takes: keys("function"), fixed: p.AttachTo}.named()
+}
+
+// probeHook tells the probes apart: in the kernel they are one type.
 func probeHook(p *ebpf.ProgramSpec, section string) (hook, error) {
 	word, _, _ := strings.Cut(section, "/")
 	word = strings.TrimSuffix(word, ".s")
-	if word != "uprobe" && word != "uretprobe" {
+	h := hook{kind: kindPerfEvent, name: word, fixed: p.AttachTo, returns: strings.Contains(word, "ret")}
+	switch word {
+	case "uprobe", "uretprobe":
+		h.takes = keys("executable symbol offset")
+	case "kprobe":
+		h.takes = keys("function offset")
+	case "kretprobe":
+		h.takes = keys("function")
+	case "ksyscall", "kretsyscall":
+		h.name, h.takes, h.syscall = strings.Replace(word, "syscall", "probe", 1), keys("function"), true
+	case "kprobe.multi", "kretprobe.multi", "kprobe.session":
+		h.kind, h.attach, h.takes = kindKprobeMulti, p.AttachType, keys("functions")
+		return h.named(), nil
+	case "uprobe.multi", "uretprobe.multi":
+		h.kind, h.attach, h.takes = kindUprobeMulti, p.AttachType, keys("executable symbols")
+		return h.named(), nil
+	default:
 		return hook{}, notYet(word)
 	}
-	return hook{kind: kindPerfEvent, name: word, takes: keys("executable symbol offset"), fixed: p.AttachTo}, nil
+	return h, nil
 }
 
 func tracingHook(p *ebpf.ProgramSpec) (hook, error) {
@@ -176,9 +224,10 @@ func tracingHook(p *ebpf.ProgramSpec) (hook, error) {
 		}
 		return h.named(), nil
 	case ebpf.AttachTraceFEntry, ebpf.AttachTraceFExit, ebpf.AttachModifyReturn:
-		return hook{}, notYet("fentry, fexit and fmod_ret")
+		return functionHook(p), nil
 	}
-	return hook{}, notYet(sectionOf(p))
+	word, _, _ := strings.Cut(sectionOf(p), "/")
+	return hook{}, notYet(word)
 }
 
 // mapIterators are the iterators that walk one map, named when the link is
@@ -205,6 +254,9 @@ func refusedType(p *ebpf.ProgramSpec, section string) error {
 			"is a lightweight tunnel: the kernel has no link for it, it belongs to a route")
 	case ebpf.LircMode2:
 		return noLink("load it with ir-keytable", "decodes infrared: the kernel has no link for it")
+	case ebpf.StructOps:
+		return noLink(`write map = "NAME" of the variable in SEC(".struct_ops.link"), and no program`,
+			"is one function of a struct_ops map, which is attached as a whole")
 	case ebpf.Syscall:
 		return noLink("remove this [[attach]]: [[test]] runs it", "is run on request, not attached")
 	}

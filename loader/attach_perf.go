@@ -34,26 +34,7 @@ func attachUprobe(prog *ebpf.Program, t Target) (_ link.Link, err error) {
 	if err := checkExecutable(t); err != nil {
 		return nil, err
 	}
-	attr := &unix.PerfEventAttr{Ext2: t.Offset}
-	if attr.Type, err = uprobeType(); err != nil {
-		return nil, err
-	}
-	if t.AttachType == "uretprobe" {
-		if attr.Config, err = uretprobeBit(); err != nil {
-			return nil, err
-		}
-	}
-	path, err := unix.BytePtrFromString(t.Executable)
-	if err != nil {
-		return nil, err
-	}
-	// The kernel reads the path during the call; pinned it cannot move.
-	var pin runtime.Pinner
-	defer pin.Unpin()
-	pin.Pin(path)
-	attr.Ext1 = uint64(uintptr(unsafe.Pointer(path)))
-
-	l, err := attachPerfEvent(prog, attr)
+	l, err := attachProbe(prog, uprobes, t.Executable, t.Offset, t.AttachType == "uretprobe")
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +45,45 @@ func attachUprobe(prog *ebpf.Program, t Target) (_ link.Link, err error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+func attachKprobe(prog *ebpf.Program, t Target) (link.Link, error) {
+	l, err := attachProbe(prog, kprobes, t.Function, t.Offset, t.AttachType == "kretprobe")
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		err = remedy.With(fmt.Errorf("this kernel has no function %s", t.Function),
+			"name one that /proc/kallsyms has; the compiler inlines and renames functions, and a module's need the module loaded")
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		err = remedy.With(fmt.Errorf("this kernel has several functions %s", t.Function), "name a function that there is once")
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EILSEQ):
+		err = remedy.With(fmt.Errorf("no probe can be there: %w", errnoOf(err)),
+			"name another function, or correct the offset: it must be that of an instruction, and code that probes rely on takes none")
+	}
+	return l, err
+}
+
+// attachProbe puts a probe at an offset from what, a path or a function.
+func attachProbe(prog *ebpf.Program, device probeDevice, what string, offset uint64, returns bool) (link.Link, error) {
+	attr := &unix.PerfEventAttr{Ext2: offset}
+	var err error
+	if attr.Type, err = device.number(); err != nil {
+		return nil, err
+	}
+	if returns {
+		if attr.Config, err = device.returnBit(); err != nil {
+			return nil, err
+		}
+	}
+	name, err := unix.BytePtrFromString(what)
+	if err != nil {
+		return nil, err
+	}
+	// The kernel reads the name during the call; pinned it cannot move.
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	pin.Pin(name)
+	attr.Ext1 = uint64(uintptr(unsafe.Pointer(name)))
+	return attachPerfEvent(prog, attr)
 }
 
 // checkExecutable refuses a file that is not the one that Resolve looked into.
@@ -104,21 +124,28 @@ func attachPerfEvent(prog *ebpf.Program, attr *unix.PerfEventAttr) (link.Link, e
 	return l, explain(err)
 }
 
-const uprobeDevice = "/sys/bus/event_source/devices/uprobe"
+// probeDevice is where the kernel describes a kind of probe.
+type probeDevice string
 
-// uprobeType returns the kernel's number of the perf events that uprobes are.
-func uprobeType() (uint32, error) {
-	b, err := os.ReadFile(filepath.Join(uprobeDevice, "type"))
+const (
+	kprobes probeDevice = "/sys/bus/event_source/devices/kprobe"
+	uprobes probeDevice = "/sys/bus/event_source/devices/uprobe"
+)
+
+// number returns the kernel's number of the perf events that these probes are.
+func (d probeDevice) number() (uint32, error) {
+	b, err := os.ReadFile(filepath.Join(string(d), "type"))
 	if err != nil {
-		return 0, remedy.With(fmt.Errorf("this kernel has no uprobes: %w", err), "use a kernel with CONFIG_UPROBE_EVENTS")
+		word := filepath.Base(string(d))
+		return 0, remedy.With(fmt.Errorf("this kernel has no %ss: %v", word, err), "use a kernel with CONFIG_%s_EVENTS", strings.ToUpper(word))
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
 	return uint32(n), err
 }
 
-// uretprobeBit returns the flag in a uprobe's config that makes it a uretprobe.
-func uretprobeBit() (uint64, error) {
-	const file = uprobeDevice + "/format/retprobe"
+// returnBit returns the flag in a probe's config that makes it one of returns.
+func (d probeDevice) returnBit() (uint64, error) {
+	file := filepath.Join(string(d), "format/retprobe")
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return 0, err

@@ -29,9 +29,14 @@ func TestREADME(t *testing.T) {
 			rows[m[1]] = cells
 		}
 	}
-	spec := attachSpec(t, "attach")
-	seen := map[string]bool{}
-	for _, p := range spec.Programs {
+	var programs []*ebpf.ProgramSpec
+	for _, name := range []string{"attach", "attach_kernel"} {
+		for _, p := range attachSpec(t, name).Programs {
+			programs = append(programs, p)
+		}
+	}
+	seen := map[string]bool{structOpsSection: true} // of a map: TestAttachStructOps
+	for _, p := range programs {
 		h, err := hookOf(p, "ingress")
 		if err != nil {
 			t.Fatal(err)
@@ -62,6 +67,9 @@ func TestREADME(t *testing.T) {
 			t.Errorf("%s: the table says updatable %t, the code %t", section, got, Updatable(h.kind))
 		}
 	}
+	if ops := rows[structOpsSection]; ops == nil || strings.TrimSpace(ops[3]) != kindStructOps || strings.HasPrefix(strings.TrimSpace(ops[5]), "yes") != Updatable(kindStructOps) {
+		t.Errorf("%s: the table says %q", structOpsSection, ops)
+	}
 	for _, p := range attachSpec(t, "attach_refused").Programs {
 		word, _, _ := strings.Cut(p.SectionName, "/")
 		if p.Type != ebpf.UnspecifiedProgram && word != "sk_skb" && word != "xdp" && !strings.Contains(refused, "`"+word) {
@@ -70,7 +78,7 @@ func TestREADME(t *testing.T) {
 	}
 	// Written otherwise, or of the same kind as one that is tested.
 	other := []string{"xdp.frags", "tcx/egress", "tc/ingress", "raw_tracepoint/NAME", "raw_tp.w/NAME", "raw_tracepoint.w/NAME",
-		"tracepoint/GROUP/NAME", "uretprobe.s", "iter.s/NAME", "iter/bpf_sk_storage_map", "iter/sockmap"}
+		"tracepoint/GROUP/NAME", "uretprobe.s", "iter.s/NAME", "uretprobe.multi.s", "iter/bpf_sk_storage_map", "iter/sockmap"}
 	for section := range rows {
 		if !seen[section] && !slices.Contains(other, section) {
 			t.Errorf("%s is in the table, but no fixture has it", section)
@@ -86,8 +94,13 @@ func rowOf(p *ebpf.ProgramSpec) string {
 		return word + "/NAME"
 	case "tp", "tracepoint":
 		return "tp/GROUP/NAME"
-	case "uprobe", "uretprobe":
+	case "uprobe", "uretprobe", "uprobe.multi.s":
 		return word
+	case "kprobe", "kretprobe", "fentry", "fentry.s", "fexit", "fexit.s", "fmod_ret", "fmod_ret.s", "freplace",
+		"lsm", "lsm.s", "ksyscall", "kretsyscall":
+		return word + "/NAME"
+	case "kprobe.multi", "kretprobe.multi", "kprobe.session":
+		return word + "/PATTERN"
 	case "iter":
 		if p.AttachTo == "task" {
 			return "iter/NAME"

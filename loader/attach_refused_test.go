@@ -20,7 +20,7 @@ import (
 func attempt(t testing.TB, toml string, between func()) error {
 	t.Helper()
 	spec, m := attachSpec(t, "attach"), attachManifest(t, toml)
-	targets, err := Resolve(spec, m)
+	targets, err := Resolve(spec, m, nil)
 	if err != nil {
 		t.Fatalf("%v (%s)", err, remedy.Of(err))
 	}
@@ -255,6 +255,8 @@ func TestAttachUnknown(t *testing.T) {
 	coll := &ebpf.Collection{Programs: map[string]*ebpf.Program{"p": {}}}
 	_, err := Attach(coll, []Target{{Link: "q", Program: "q", Kind: "xdp", Interface: "eth0"}})
 	refused(t, err, "attach q to interface eth0: the collection has no such program", "")
-	_, err = Attach(coll, []Target{{Link: "p", Program: "p", Kind: "struct_ops"}})
-	refused(t, err, `attach p to struct_ops: links of kind "struct_ops" are not known`, "")
+	_, err = Attach(coll, []Target{{Link: "p", Program: "p", Kind: "netkit"}})
+	refused(t, err, `attach p to netkit: links of kind "netkit" are not known`, "")
+	_, err = Attach(coll, []Target{{Link: "ops", Kind: "struct_ops", Map: "ops"}})
+	refused(t, err, `attach struct_ops ops: the collection has no map "ops"`, "")
 }

@@ -75,7 +75,7 @@ type running struct {
 func pinned(t testing.TB, toml string, cgroup uint64) running {
 	t.Helper()
 	spec, m := attachSpec(t, "attach"), attachManifest(t, toml)
-	targets, err := Resolve(spec, m)
+	targets, err := Resolve(spec, m, nil)
 	if err != nil {
 		t.Fatalf("%v (%s)", err, remedy.Of(err))
 	}

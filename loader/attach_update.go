@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/hornetd/hornetd/internal/bpfsys"
 	"github.com/hornetd/hornetd/internal/remedy"
 )
 
@@ -16,13 +17,16 @@ import (
 // id, place and order of the link stay, and no packet or call meets none of the
 // two programs. For the others a new link is made beside the old one.
 func Updatable(kind string) bool {
-	return slices.Contains([]string{kindXDP, kindTCX, kindCgroup, kindNetns, kindIter, kindSockmap}, kind)
+	return slices.Contains([]string{kindXDP, kindTCX, kindCgroup, kindNetns, kindIter, kindSockmap, kindStructOps}, kind)
 }
 
 // Updatable says whether an upgrade can keep the link of t and replace only its
 // program. A link that belongs to a map of the collection cannot be kept: the
-// new program would see the old collection's map.
-func (t Target) Updatable() bool { return t.Map == "" && Updatable(t.Kind) }
+// new program would see the old collection's map. A struct_ops link has no
+// program, and its map can be replaced.
+func (t Target) Updatable() bool {
+	return t.Kind == kindStructOps || t.Map == "" && Updatable(t.Kind)
+}
 
 // ErrOtherProgram is returned by Update for a link that does not run the
 // program that it should.
@@ -59,4 +63,30 @@ func Update(l link.Link, old, new *ebpf.Program) error {
 			"give it the type and the section of the old one")
 	}
 	return fmt.Errorf("link %d: %w", s.ID, err)
+}
+
+// UpdateMap makes a struct_ops link use new in place of old, its map until now.
+// What it is for goes on without a moment in which there is none. Where the link
+// has another map than old: ErrOtherProgram.
+func UpdateMap(l link.Link, old, new *ebpf.Map) error {
+	s, err := Describe(l)
+	if err != nil {
+		return err
+	}
+	f, ok := l.(interface{ FD() int })
+	if !ok || s.Kind != kindStructOps {
+		return fmt.Errorf("link %d: a link of kind %s has no map to replace", s.ID, s.Kind)
+	}
+	err = bpfsys.UpdateLinkMap(f.FD(), old.FD(), new.FD())
+	switch {
+	case errors.Is(err, unix.EPERM):
+		err = fmt.Errorf("%w: map %d: %w", ErrOtherProgram, s.MapID, err)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+		err = remedy.With(fmt.Errorf("the kernel does not put it in the place of the old one: %w", err),
+			"leave the name that it has for the kernel; or give both that and the variable in the object a new name, to attach it beside the old one")
+	}
+	if err != nil {
+		return fmt.Errorf("link %d: %w", s.ID, err)
+	}
+	return nil
 }

@@ -72,7 +72,7 @@ func TestUpdate(t *testing.T) {
 			toml := func(program string) string {
 				return fmt.Sprintf("[[attach]]\nprogram = %q\n%s\n", program, tt.toml)
 			}
-			targets, err := Resolve(spec, attachManifest(t, toml(tt.old)))
+			targets, err := Resolve(spec, attachManifest(t, toml(tt.old)), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -146,16 +146,21 @@ func programID(t testing.TB, p *ebpf.Program) ebpf.ProgramID {
 }
 
 func TestTargetUpdatable(t *testing.T) {
-	tests := map[Target]bool{
-		{Kind: "xdp"}:                 true,
-		{Kind: "iter"}:                true,
-		{Kind: "iter", Map: "walked"}: false,
-		{Kind: "sockmap", Map: "m"}:   false,
-		{Kind: "netfilter"}:           false,
+	tests := []struct {
+		target Target
+		want   bool
+	}{
+		{Target{Kind: "xdp"}, true},
+		{Target{Kind: "iter"}, true},
+		{Target{Kind: "iter", Map: "walked"}, false},
+		{Target{Kind: "sockmap", Map: "m"}, false},
+		{Target{Kind: "struct_ops", Map: "m"}, true},
+		{Target{Kind: "netfilter"}, false},
+		{Target{Kind: "tracing"}, false},
 	}
-	for target, want := range tests {
-		if got := target.Updatable(); got != want {
-			t.Errorf("%+v: %t, want %t", target, got, want)
+	for _, tt := range tests {
+		if got := tt.target.Updatable(); got != tt.want {
+			t.Errorf("%+v: %t, want %t", tt.target, got, tt.want)
 		}
 	}
 }
@@ -177,7 +182,7 @@ func TestUpdateRefused(t *testing.T) {
 				t.Error("is said to be updatable")
 			}
 			spec, m := attachSpec(t, "attach"), attachManifest(t, "[[attach]]\n"+toml+"\n")
-			targets, err := Resolve(spec, m)
+			targets, err := Resolve(spec, m, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -211,7 +216,7 @@ func TestUpdateUnfit(t *testing.T) {
 	testenv.NoLeaks(t)
 	spec := attachSpec(t, "attach")
 	m := attachManifest(t, "[[attach]]\nprogram = \"tasks\"\n[[attach]]\nprogram = \"elements\"\nmap = \"walked\"\n")
-	targets, err := Resolve(spec, m)
+	targets, err := Resolve(spec, m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

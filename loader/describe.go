@@ -25,8 +25,17 @@ type LinkState struct {
 
 	// Before Linux 6.6 the kernel does not tell these of a perf_event link.
 	Tracepoint string // of perf_event links without the group
-	Executable string // path as it was given when the link was made
-	Offset     uint64 // in Executable; the kernel tells the low 32 bits
+	Executable string // path as it was given when the link was made; also uprobe_multi, since 6.8
+	Offset     uint64 // in Executable or behind Function; the kernel tells the low 32 bits
+	Function   string // of kprobes
+
+	TypeID     uint32 // tracing: of the function, in its BTF
+	ReplacesID uint32 // freplace: program whose function it is
+
+	// Before Linux 6.6 the kernel does not tell these of a kprobe_multi link,
+	// before 6.8 of a uprobe_multi link.
+	Count   uint32 // kprobe_multi, uprobe_multi: functions; 0: not told
+	Returns bool
 
 	Family   string
 	Hook     string
@@ -34,7 +43,7 @@ type LinkState struct {
 	Defrag   bool
 
 	Iterator string     // iter: "task", "bpf_map_elem"
-	MapID    ebpf.MapID // iter over a map, sockmap: 0 if there is none
+	MapID    ebpf.MapID // iter over a map, sockmap, struct_ops: 0 if there is none
 }
 
 // kinds of links by the library's number.
@@ -48,11 +57,11 @@ var linkKinds = map[link.Type]string{
 	link.NetfilterType:     kindNetfilter,
 	link.IterType:          kindIter,
 	sockmapType:            kindSockmap,
-	link.TracingType:       "tracing",
-	link.KprobeMultiType:   "kprobe_multi",
-	link.UprobeMultiType:   "uprobe_multi",
+	link.TracingType:       kindTracing,
+	link.KprobeMultiType:   kindKprobeMulti,
+	link.UprobeMultiType:   kindUprobeMulti,
+	link.StructOpsType:     kindStructOps,
 	link.NetkitType:        "netkit",
-	link.StructOpsType:     "struct_ops",
 }
 
 // sockmapType is BPF_LINK_TYPE_SOCKMAP, which the library does not export.
@@ -83,16 +92,42 @@ func Describe(l link.Link) (LinkState, error) {
 		s.perfEvent(info.PerfEvent())
 	case kindNetfilter:
 		s.netfilter(info.Netfilter())
-	case kindIter, kindSockmap:
+	case kindTracing:
+		s.tracing(info.Tracing())
+	case kindKprobeMulti:
+		i := info.KprobeMulti()
+		s.Count, s.Returns = i.Count, i.Flags&multiReturn != 0
+	case kindUprobeMulti:
+		i := info.UprobeMulti()
+		s.Count, s.Returns, s.Executable = i.Count, i.Flags&multiReturn != 0, i.File
+	case kindIter, kindSockmap, kindStructOps:
 		return s, s.fdinfo(l)
 	}
 	return s, nil
+}
+
+// multiReturn is BPF_F_KPROBE_MULTI_RETURN and BPF_F_UPROBE_MULTI_RETURN.
+const multiReturn = 1
+
+func (s *LinkState) tracing(i *link.TracingInfo) {
+	s.TypeID = uint32(i.TargetBtfId)
+	if i.AttachType == 0 { // what programs have that replace a function
+		s.AttachType, s.ReplacesID = freplace, i.TargetObjectId
+		return
+	}
+	s.AttachType = attachTypes[ebpf.AttachType(i.AttachType)]
 }
 
 func (s *LinkState) perfEvent(e *link.PerfEventInfo) {
 	switch e.Type {
 	case link.PerfEventTracepoint:
 		s.AttachType, s.Tracepoint = "tracepoint", e.Tracepoint().Tracepoint
+	case link.PerfEventKprobe, link.PerfEventKretprobe:
+		s.AttachType = "kprobe"
+		if e.Type == link.PerfEventKretprobe {
+			s.AttachType = "kretprobe"
+		}
+		s.Function, s.Offset = e.Kprobe().Function, uint64(e.Kprobe().Offset)
 	case link.PerfEventUprobe, link.PerfEventUretprobe:
 		s.AttachType = "uprobe"
 		if e.Type == link.PerfEventUretprobe {
@@ -127,8 +162,11 @@ func (s *LinkState) fdinfo(l link.Link) error {
 	if err != nil {
 		return fmt.Errorf("link %d: %w", s.ID, err)
 	}
-	if s.Kind == kindIter {
+	switch s.Kind {
+	case kindIter:
 		s.AttachType = "trace_iter"
+	case kindStructOps:
+		s.AttachType = "struct_ops"
 	}
 	for line := range bytes.Lines(b) {
 		name, value, _ := strings.Cut(string(line), ":")

@@ -43,6 +43,30 @@ func (s LinkState) Matches(t Target) error {
 		}
 	case kindPerfEvent:
 		return s.matchesPerfEvent(t)
+	case kindTracing:
+		if s.TypeID != t.TypeID || s.ReplacesID != t.ReplacesID {
+			return fmt.Errorf("link %d is at another function than %s (type %d of object %d, not type %d of %d)",
+				s.ID, t.Function, s.TypeID, s.ReplacesID, t.TypeID, t.ReplacesID)
+		}
+	case kindKprobeMulti:
+		return s.matchesMulti(t, len(t.Functions))
+	case kindUprobeMulti:
+		if s.Executable != "" && s.Executable != t.Executable {
+			return fmt.Errorf("link %d is at %s, not at %s", s.ID, s.Executable, t.Executable)
+		}
+		if err := s.matchesMulti(t, len(t.Offsets)); err != nil {
+			return err
+		}
+		return s.matchesExecutable(t)
+	}
+	return nil
+}
+
+// matchesMulti compares how many functions there are. Which they are the kernel
+// tells by address, and addresses not to everybody.
+func (s LinkState) matchesMulti(t Target, count int) error {
+	if s.Count != 0 && (int(s.Count) != count || s.Returns != t.Returns) {
+		return fmt.Errorf("link %d is at %d functions (returns %t), not %d (returns %t)", s.ID, s.Count, s.Returns, count, t.Returns)
 	}
 	return nil
 }
@@ -112,6 +136,12 @@ func (s LinkState) matchesCgroup(t Target) error {
 }
 
 func (s LinkState) matchesPerfEvent(t Target) error {
+	if t.Function != "" {
+		if s.Function != "" && (s.Function != t.Function || uint32(s.Offset) != uint32(t.Offset)) {
+			return fmt.Errorf("link %d is at %s+%#x, not at %s+%#x", s.ID, s.Function, s.Offset, t.Function, t.Offset)
+		}
+		return nil
+	}
 	if t.Executable == "" {
 		if s.Tracepoint != "" && s.Tracepoint != path.Base(t.Tracepoint) {
 			return fmt.Errorf("link %d is at tracepoint %s, not %s", s.ID, s.Tracepoint, t.Tracepoint)
@@ -121,6 +151,10 @@ func (s LinkState) matchesPerfEvent(t Target) error {
 	if s.Executable != "" && (s.Executable != t.Executable || uint32(s.Offset) != uint32(t.Offset)) {
 		return fmt.Errorf("link %d is at %s:%#x, not at %s:%#x", s.ID, s.Executable, s.Offset, t.Executable, t.Offset)
 	}
+	return s.matchesExecutable(t)
+}
+
+func (s LinkState) matchesExecutable(t Target) error {
 	// The probe stays with the file that it was made for, though a package
 	// upgrade has put another one in its place.
 	if err := checkExecutable(t); err != nil {

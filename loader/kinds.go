@@ -45,7 +45,7 @@ var kinds = map[ebpf.MapType]kind{
 	ebpf.SockHash:           {noFreeze: "sockets are put in while it runs"},
 	ebpf.ReusePortSockArray: {noFreeze: "sockets are put in while it runs"},
 	ebpf.CGroupArray:        {noFreeze: "cgroups are put in while it runs"},
-	ebpf.StructOpsMap:       {noFreeze: "the kernel does not freeze it"},
+	ebpf.StructOpsMap:       {noFreeze: "the kernel does not freeze it; it takes one value, when it is made"},
 	ebpf.Arena:              {noFreeze: "its pages come and go while it runs"},
 }
 

@@ -58,6 +58,9 @@ func (p *Plan) CreateMaps(kept map[string]*ebpf.Map) (_ *Maps, err error) {
 		}
 	}()
 	for _, name := range p.order {
+		if p.spec.Maps[name].Type == ebpf.StructOpsMap {
+			continue // made of programs: LoadPrograms creates it
+		}
 		if old, ok := kept[name]; ok && p.m.Maps[name].Keep {
 			if ms.byName[name], err = p.takeOver(name, old); err != nil {
 				return nil, err
@@ -178,6 +181,9 @@ func (ms *Maps) explainPut(name string, e element, err error) error {
 // It returns the states of all maps, in the order of their names.
 func (ms *Maps) Freeze() ([]MapState, error) {
 	for _, name := range ms.plan.order {
+		if ms.byName[name] == nil {
+			continue // struct_ops
+		}
 		late := freezesLate(ms.plan.spec.Maps[name])
 		if err := ms.settle(name, !late); err != nil {
 			return nil, fmt.Errorf("map %q: %w", name, err)

@@ -28,6 +28,8 @@ type Plan struct {
 	spec  *ebpf.CollectionSpec // as it will be created
 	maps  map[string]*plannedMap
 	order []string // names of maps: what another map holds comes before it
+
+	replaces map[string]string // program -> the one a function of which it replaces
 }
 
 // plannedMap is what the manifest adds to one map of the object.
@@ -45,7 +47,7 @@ type plannedMap struct {
 // The error is a *manifest.Error, or an *ObjectError where no manifest could
 // make the object fit. spec is not changed.
 func NewPlan(spec *ebpf.CollectionSpec, m manifest.Manifest) (*Plan, error) {
-	p := &Plan{m: m, spec: shallowCopy(spec), maps: make(map[string]*plannedMap)}
+	p := &Plan{m: m, spec: shallowCopy(spec), maps: make(map[string]*plannedMap), replaces: make(map[string]string)}
 	if err := p.checkNames(spec); err != nil {
 		return nil, err
 	}
@@ -55,6 +57,9 @@ func NewPlan(spec *ebpf.CollectionSpec, m manifest.Manifest) (*Plan, error) {
 				"write the name as it stands in the C source")
 		}
 	}
+	if err := p.aim(); err != nil {
+		return nil, err
+	}
 	p.order = creationOrder(p.spec.Maps)
 	for _, name := range p.order {
 		if err := p.planMap(name); err != nil {
@@ -62,6 +67,9 @@ func NewPlan(spec *ebpf.CollectionSpec, m manifest.Manifest) (*Plan, error) {
 		}
 	}
 	for _, name := range p.order {
+		if p.spec.Maps[name].Type == ebpf.StructOpsMap {
+			continue // the library writes it
+		}
 		c, err := contents(spec, m, name)
 		if err != nil {
 			return nil, err
@@ -95,7 +103,8 @@ func (p *Plan) MapClass(name string) manifest.Class {
 // shallowCopy copies what a plan changes: the map specifications, not the
 // types, instructions and contents they point to. Variables are left out: the
 // library would write their values into maps that it makes, and only into
-// those. Contents are left out because contents alone decides on them.
+// those. Contents are left out because contents alone decides on them, but for
+// struct_ops maps, which the library writes.
 func shallowCopy(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
 	c := &ebpf.CollectionSpec{
 		Maps:      make(map[string]*ebpf.MapSpec, len(spec.Maps)),
@@ -111,7 +120,9 @@ func shallowCopy(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
 
 func emptyCopy(ms *ebpf.MapSpec) *ebpf.MapSpec {
 	c := *ms
-	c.Contents = nil
+	if c.Type != ebpf.StructOpsMap {
+		c.Contents = nil
+	}
 	if c.InnerMap != nil {
 		c.InnerMap = emptyCopy(c.InnerMap)
 	}
@@ -204,9 +215,6 @@ func creationOrder(specs map[string]*ebpf.MapSpec) []string {
 // planMap decides on the class, flags and size of one map.
 func (p *Plan) planMap(name string) error {
 	ms, decl := p.spec.Maps[name], p.m.Maps[name]
-	if ms.Type == ebpf.StructOpsMap {
-		return remedy.With(&ObjectError{fmt.Errorf("map %q: struct_ops cannot be attached yet", name)}, "remove it from the object")
-	}
 	class, writes, err := p.classOf(name)
 	if err != nil {
 		return err
@@ -218,6 +226,9 @@ func (p *Plan) planMap(name string) error {
 	}
 	if err := checkExtra(ms); err != nil {
 		return &ObjectError{fmt.Errorf("map %q: %w", name, err)}
+	}
+	if ms.Type == ebpf.StructOpsMap {
+		return p.planStructOps(name)
 	}
 	if isDataSection(name) {
 		ms.Flags |= unix.BPF_F_MMAPABLE // as the library does, so that tools can map it

@@ -156,8 +156,9 @@ func TestPlanObjectErrors(t *testing.T) {
 		says   string
 		change func(*ebpf.CollectionSpec)
 	}{
-		{"struct_ops cannot be attached yet", func(s *ebpf.CollectionSpec) {
-			s.Maps["ops"] = &ebpf.MapSpec{Type: ebpf.StructOpsMap, MaxEntries: 1}
+		{`maps "ops" and "spo" are both a struct tcp_congestion_ops`, func(s *ebpf.CollectionSpec) {
+			ops := *openFixture(t, "attach_ops").Maps["steady"]
+			s.Maps["ops"], s.Maps["spo"] = &ops, &ops
 		}},
 		{"section .rodata: 0 values", func(s *ebpf.CollectionSpec) { s.Maps[".rodata"].Contents = nil }},
 		{"section .rodata: contents of type string", func(s *ebpf.CollectionSpec) { s.Maps[".rodata"].Contents[0].Value = "x" }},

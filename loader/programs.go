@@ -26,7 +26,8 @@ type ProgramState struct {
 }
 
 // LoadPrograms loads the plan's programs, in the order of their names, with
-// these maps in the place of those they name. Then it fills the maps that hold
+// these maps in the place of those they name; those that replace a function of
+// another one after it; struct_ops maps with their programs last. Then it fills the maps that hold
 // programs, freezes what Freeze had to leave, and reads that back as well as
 // what the library made. Functions whose section names no program type are not programs.
 //
@@ -50,12 +51,9 @@ func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache) (_ *ebpf.Collection, err 
 	if cache == nil {
 		cache = btf.NewCache()
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.spec.Programs)) {
-		spec := p.spec.Programs[name]
-		if spec.Type == ebpf.UnspecifiedProgram {
-			continue
-		}
-		if spec, err = withMaps(spec, ms.byName); err != nil {
+	for _, name := range p.loadOrder() {
+		spec, err := p.prepared(name, ms, coll)
+		if err != nil {
 			return nil, fmt.Errorf("program %q: %w", name, err)
 		}
 		prog, err := loadProgram(p, spec, cache)
@@ -63,6 +61,11 @@ func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache) (_ *ebpf.Collection, err 
 			return nil, fmt.Errorf("program %q: %w", name, err)
 		}
 		coll.Programs[name] = prog
+	}
+	for _, name := range p.structOps() {
+		if err := p.loadStructOps(name, ms, coll, cache); err != nil {
+			return nil, err
+		}
 	}
 	if err := ms.settleLate(coll.Programs); err != nil {
 		return nil, err
@@ -76,6 +79,34 @@ func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache) (_ *ebpf.Collection, err 
 	maps.Copy(coll.Maps, ms.byName)
 	clear(ms.byName)
 	return coll, nil
+}
+
+// loadOrder returns the names of the programs that are loaded one by one: sorted,
+// those that replace a function of another one last.
+func (p *Plan) loadOrder() []string {
+	var first, last []string
+	for _, name := range slices.Sorted(maps.Keys(p.spec.Programs)) {
+		switch p.spec.Programs[name].Type {
+		case ebpf.UnspecifiedProgram, ebpf.StructOps:
+		case ebpf.Extension:
+			last = append(last, name)
+		default:
+			first = append(first, name)
+		}
+	}
+	return append(first, last...)
+}
+
+// prepared returns a program with what it needs from the kernel.
+func (p *Plan) prepared(name string, ms *Maps, coll *ebpf.Collection) (*ebpf.ProgramSpec, error) {
+	spec, err := withMaps(p.spec.Programs[name], ms.byName)
+	if err != nil {
+		return nil, err
+	}
+	if target := p.replaces[name]; target != "" {
+		spec.AttachTarget = coll.Programs[target]
+	}
+	return spec, nil
 }
 
 // withMaps returns a copy of spec in which every use of a map is one of byName.

@@ -13,13 +13,15 @@ import (
 // collection, and LinkState.Matches compares it with the kernel later.
 //
 // Kind is the kernel's name of the link type (xdp, tcx, cgroup, netns,
-// raw_tracepoint, perf_event, netfilter, iter, sockmap), AttachType that of the
-// attach type in lower case without BPF_ (cgroup_inet4_connect); links of kind
-// perf_event have the kernel's perf event type there (tracepoint, uprobe,
-// uretprobe). Which of the other fields are set follows from Kind.
+// raw_tracepoint, perf_event, netfilter, iter, sockmap, tracing, kprobe_multi,
+// uprobe_multi, struct_ops), AttachType that of the attach type in lower case
+// without BPF_ (cgroup_inet4_connect); links of kind perf_event have the kernel's
+// perf event type there (tracepoint, uprobe, uretprobe, kprobe, kretprobe), and
+// those that replace a function "freplace". Which of the other fields are set
+// follows from Kind.
 type Target struct {
-	Link       string `json:"link"` // name of the link and its pin: unique in a collection, [A-Za-z0-9_-]{1,128}
-	Program    string `json:"program"`
+	Link       string `json:"link"`    // name of the link and its pin: unique in a collection, [A-Za-z0-9_-]{1,128}
+	Program    string `json:"program"` // "" for struct_ops
 	Kind       string `json:"kind"`
 	AttachType string `json:"attach_type"`
 
@@ -36,15 +38,24 @@ type Target struct {
 	Tracepoint string `json:"tracepoint,omitempty"` // group/name, or the name of a raw tracepoint
 	Executable string `json:"executable,omitempty"` // absolute path
 	Inode      uint64 `json:"inode,omitempty"`      // of Executable
-	Symbol     string `json:"symbol,omitempty"`     // as the manifest has it, with +offset
-	Offset     uint64 `json:"offset,omitempty"`     // in the file, in bytes
+	Symbol     string `json:"symbol,omitempty"`     // as the manifest has it, with +offset; uprobe_multi: its patterns
+	Offset     uint64 `json:"offset,omitempty"`     // in the file or behind Function, in bytes
+
+	Function  string   `json:"function,omitempty"`  // tracing, kprobe: of the kernel, an LSM hook, or of the program Replaces; kprobe_multi: the patterns
+	TypeID    uint32   `json:"type_id,omitempty"`   // tracing: of Function in its BTF; for freplace Attach sets it
+	Functions []string `json:"functions,omitempty"` // kprobe_multi: which these are
+	Offsets   []uint64 `json:"offsets,omitempty"`   // uprobe_multi: where in the file these are, in bytes
+	Returns   bool     `json:"returns,omitempty"`   // kprobe_multi, uprobe_multi: runs when a function returns
+
+	Replaces   string `json:"replaces,omitempty"`    // freplace: program of the collection
+	ReplacesID uint32 `json:"replaces_id,omitempty"` // its id; Attach sets it
 
 	Family   string `json:"family,omitempty"` // netfilter: ipv4, ipv6
 	Hook     string `json:"hook,omitempty"`   // netfilter: prerouting, input, forward, output, postrouting
 	Priority int32  `json:"priority,omitempty"`
 	Defrag   bool   `json:"defrag,omitempty"`
 
-	Map string `json:"map,omitempty"` // iter, sockmap: name of the map
+	Map string `json:"map,omitempty"` // iter, sockmap, struct_ops: name of the map
 }
 
 // String says where t attaches, for people: "interface eth0".
@@ -72,9 +83,16 @@ func (t Target) place() string {
 		if t.Executable != "" {
 			return t.Executable + ":" + t.symbol()
 		}
+		if t.Function != "" {
+			return t.function()
+		}
 		return "tracepoint " + t.Tracepoint
+	case kindTracing, kindKprobeMulti, kindUprobeMulti:
+		return t.function()
 	case kindNetfilter:
 		return fmt.Sprintf("netfilter %s %s priority %d", t.Family, t.Hook, t.Priority)
+	case kindStructOps:
+		return "struct_ops " + t.Map
 	case kindIter, kindSockmap:
 		if t.Map != "" {
 			return "map " + t.Map
@@ -82,6 +100,23 @@ func (t Target) place() string {
 		return "iterator"
 	}
 	return t.Kind
+}
+
+// function returns which functions t is about.
+func (t Target) function() string {
+	switch {
+	case t.Replaces != "":
+		return "function " + t.Function + " of program " + t.Replaces
+	case t.AttachType == "lsm_mac":
+		return "LSM hook " + t.Function
+	case t.Kind == kindKprobeMulti:
+		return fmt.Sprintf("%d functions %s", len(t.Functions), t.Function)
+	case t.Kind == kindUprobeMulti:
+		return fmt.Sprintf("%d functions %s:%s", len(t.Offsets), t.Executable, t.Symbol)
+	case t.Offset != 0:
+		return fmt.Sprintf("function %s+%#x", t.Function, t.Offset)
+	}
+	return "function " + t.Function
 }
 
 // symbol returns what of Executable is probed.
@@ -104,6 +139,9 @@ func (t Target) named() Target {
 	words := []string{t.Program, path.Base("/" + netns), t.Interface, path.Base("/" + t.Cgroup),
 		t.Tracepoint, path.Base("/" + t.Executable), t.Symbol, t.Map}
 	whole := []string{t.Program, netns, t.Interface, t.Cgroup, t.Tracepoint, t.Executable, t.Symbol, t.Map}
+	if t.Function != "" { // not among the others: their hashes are names already
+		words, whole = append(words, t.Function), append(whole, t.Function)
+	}
 	exact := true
 	var b strings.Builder
 	for i, w := range words {
@@ -137,6 +175,10 @@ func (t Target) suffix() string {
 		return fmt.Sprintf("-%s-%s-%d", t.Family, t.Hook, t.Priority)
 	case "uprobe", "uretprobe":
 		return fmt.Sprintf("-%#x", t.Offset)
+	case "kprobe":
+		if t.Offset != 0 {
+			return fmt.Sprintf("-%#x", t.Offset)
+		}
 	}
 	return ""
 }

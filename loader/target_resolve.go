@@ -9,20 +9,27 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
 )
 
-// Resolve finds on this host what the [[attach]]es of m mean, in their order:
-// one target each, or several where a glob of interfaces stands. Nothing is
-// attached. It checks that the keys fit the programs' types and that what they
-// name exists; every error has file, line and key of the manifest and a remedy.
-func Resolve(spec *ebpf.CollectionSpec, m manifest.Manifest) ([]Target, error) {
+// Resolve finds on this host what the [[attach]]es of m mean: one target each, or
+// several where a glob of interfaces stands, in their order, but those that
+// replace a function of another program first. Nothing is attached. It checks
+// that the keys fit the programs' types and that what they name exists; every
+// error has file, line and key of the manifest and a remedy.
+//
+// cache is that of LoadPrograms, and may be nil.
+func Resolve(spec *ebpf.CollectionSpec, m manifest.Manifest, cache *btf.Cache) ([]Target, error) {
 	var all []Target
 	seen := map[string]int{}
+	if cache == nil {
+		cache = btf.NewCache()
+	}
 	for i, a := range m.Attach {
-		r := request{Attach: a, m: m, key: "attach[" + strconv.Itoa(i) + "]", spec: spec}
+		r := request{Attach: a, m: m, key: "attach[" + strconv.Itoa(i) + "]", spec: spec, types: cache}
 		targets, err := r.resolve()
 		if err != nil {
 			return nil, err
@@ -31,11 +38,24 @@ func Resolve(spec *ebpf.CollectionSpec, m manifest.Manifest) ([]Target, error) {
 			if first, ok := seen[t.Link]; ok {
 				return nil, r.refuse("", "remove one of the two", "attaches %s to %s, as attach[%d] does already", t.Program, t, first)
 			}
+			if j := slices.IndexFunc(all, func(o Target) bool { return o.Kind == kindTracing && o.Program == t.Program }); j >= 0 {
+				return nil, r.refuse("", "remove one of the two, or put a second program into the object",
+					"attaches %s to %s, but it is loaded for %s", t.Program, t, all[j])
+			}
 			seen[t.Link] = i
 		}
 		all = append(all, targets...)
 	}
+	// What replaces a function is in place before the function runs.
+	slices.SortStableFunc(all, func(a, b Target) int { return cmp.Compare(rank(a), rank(b)) })
 	return all, nil
+}
+
+func rank(t Target) int {
+	if t.Replaces != "" {
+		return 0
+	}
+	return 1
 }
 
 // request is one [[attach]] of a manifest and what the object says about it.
@@ -46,6 +66,8 @@ type request struct {
 	spec *ebpf.CollectionSpec
 	prog *ebpf.ProgramSpec
 	hook hook
+
+	types *btf.Cache // of the kernel, for all requests
 }
 
 // refuse returns an error at a key of the request, at the request itself where
@@ -70,6 +92,9 @@ func (r request) at(key string) string {
 }
 
 func (r request) resolve() ([]Target, error) {
+	if r.Program == "" {
+		return r.structOps()
+	}
 	r.prog = r.spec.Programs[r.Program]
 	if r.prog == nil {
 		names := make([]string, 0, len(r.spec.Programs))
@@ -110,17 +135,25 @@ func (r request) checkKeys() error {
 		"hook":       r.Hook != "",
 		"priority":   r.Priority != 0,
 		"defrag":     r.Defrag,
+		"function":   r.Function != "",
+		"functions":  len(r.Functions) > 0,
+		"symbols":    len(r.Symbols) > 0,
+		"replaces":   r.Replaces != "",
 		"map":        r.Map != "",
 	}
+	thing, what := "the program", fmt.Sprintf("program %q, which is in section %q", r.Program, r.prog.SectionName)
+	if r.Program == "" {
+		thing, what = "a struct_ops map", fmt.Sprintf("map %q", r.Map)
+	}
 	takes := slices.Concat(r.hook.needs, r.hook.takes)
-	all := keys("interface mode direction position netns cgroup tracepoint executable symbol offset family hook priority defrag map")
+	all := keys("interface mode direction position netns cgroup tracepoint executable symbol symbols offset function functions replaces family hook priority defrag map")
 	for _, key := range all { // what is there and wrong says more than what is missing
 		if given[key] && !slices.Contains(takes, key) {
-			hint := "remove it: the program takes no key"
+			hint := "remove it: " + thing + " takes no key"
 			if len(takes) > 0 {
-				hint = "remove it: the program takes " + strings.Join(takes, ", ")
+				hint = "remove it: " + thing + " takes " + strings.Join(takes, ", ")
 			}
-			return r.refuse(key, hint, "does not fit program %q, which is in section %q", r.Program, r.prog.SectionName)
+			return r.refuse(key, hint, "does not fit %s", what)
 		}
 	}
 	for _, key := range all {
@@ -139,6 +172,10 @@ var examples = map[string]string{
 	"tracepoint": `tracepoint = "sched/sched_process_exec"`,
 	"executable": `executable = "/usr/bin/NAME", an absolute path`,
 	"symbol":     `symbol = "NAME" of a function, or offset = N in the file`,
+	"function":   `function = "NAME"`,
+	"functions":  `functions = ["NAME", "PRE*"]`,
+	"symbols":    `symbols = ["NAME", "PRE*"]`,
+	"replaces":   `replaces = "PROGRAM", a program of this object whose function it takes the place of`,
 	"family":     `family = "ipv4" or "ipv6"`,
 	"hook":       `hook = "prerouting", "input", "forward", "output" or "postrouting"`,
 	"map":        `map = "NAME" of a map of the object`,
@@ -160,11 +197,24 @@ func (r request) targets() ([]Target, error) {
 	case kindRawTracepoint:
 		t, err = r.rawTracepoint(t)
 	case kindPerfEvent:
-		if r.hook.name == "tracepoint" {
+		switch r.hook.name {
+		case "tracepoint":
 			t, err = r.tracepoint(t)
-		} else {
+		case "kprobe", "kretprobe":
+			t, err = r.kprobe(t)
+		default:
 			t, err = r.uprobe(t)
 		}
+	case kindTracing:
+		if r.hook.name == freplace {
+			t, err = r.replacement(t)
+		} else {
+			t, err = r.kernelFunction(t)
+		}
+	case kindKprobeMulti:
+		t, err = r.kprobes(t)
+	case kindUprobeMulti:
+		t, err = r.uprobes(t)
 	case kindIter, kindSockmap:
 		t, err = r.iterOrSockmap(t)
 	}

@@ -53,8 +53,7 @@ func (x executable) offset(symbol string, more uint64) (uint64, error) {
 	}
 	n, err := symbolOffset(x.file, info.Size(), symbol, more)
 	if err != nil {
-		return 0, remedy.With(fmt.Errorf("%s: %w", x.path, err),
-			"name a function that `nm %s` or `nm -D %s` shows; or give its offset in the file and no symbol", x.path, x.path)
+		return 0, x.symbolError(err)
 	}
 	return n, nil
 }
@@ -65,12 +64,9 @@ func (x executable) offset(symbol string, more uint64) (uint64, error) {
 // Whoever owns the file may not be root: nothing in it is believed. Only the
 // headers are left to debug/elf, which would decompress and list all symbols.
 func symbolOffset(r io.ReaderAt, size int64, symbol string, more uint64) (uint64, error) {
-	f, err := elf.NewFile(r)
+	f, err := openELF(r)
 	if err != nil {
-		return 0, errors.New("not an ELF file")
-	}
-	if f.Class != elf.ELFCLASS64 || f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
-		return 0, errors.New("not a 64-bit program or library")
+		return 0, err
 	}
 	sym, err := findSymbol(f, r, size, symbol)
 	if err != nil {
@@ -86,40 +82,128 @@ func symbolOffset(r io.ReaderAt, size int64, symbol string, more uint64) (uint64
 	if more != 0 && more >= sym.Size {
 		return 0, fmt.Errorf("%q is %d bytes long, offset %d is outside", symbol, sym.Size, more)
 	}
+	at, ok := placeOf(f, sym)
+	if !ok {
+		return 0, fmt.Errorf("%q is in no executable segment", symbol)
+	}
+	return at + more, nil
+}
+
+// placeOf returns where in the file the code of a symbol is.
+func placeOf(f *elf.File, sym elf.Sym64) (uint64, bool) {
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_LOAD && p.Flags&elf.PF_X != 0 && p.Vaddr <= sym.Value && sym.Value-p.Vaddr < p.Filesz {
-			return sym.Value - p.Vaddr + p.Off + more, nil
+			return sym.Value - p.Vaddr + p.Off, true
 		}
 	}
-	return 0, fmt.Errorf("%q is in no executable segment", symbol)
+	return 0, false
+}
+
+// offsets returns where in the file the functions are that a name or a pattern
+// means, at least one. A pattern passes over what only looks like one.
+func (x executable) offsets(pattern string) ([]uint64, error) {
+	if !isPattern(pattern) {
+		n, err := x.offset(pattern, 0)
+		return []uint64{n}, err
+	}
+	info, err := x.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	list, err := symbolOffsets(x.file, info.Size(), pattern)
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("there is no function %q", pattern)
+	}
+	if err != nil {
+		return nil, x.symbolError(err)
+	}
+	return list, nil
+}
+
+// symbolError returns err about the symbols of x, with the remedy.
+func (x executable) symbolError(err error) error {
+	return remedy.With(fmt.Errorf("%s: %w", x.path, err),
+		"name a function that `nm %s` or `nm -D %s` shows; or give its offset in the file and no symbol", x.path, x.path)
+}
+
+// symbolOffsets is symbolOffset for a pattern. It stops where there are too many.
+func symbolOffsets(r io.ReaderAt, size int64, pattern string) (list []uint64, err error) {
+	f, err := openELF(r)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[uint64]bool{}
+	err = eachSymbol(f, r, size, func(sym elf.Sym64, names []byte, hidden bool) bool {
+		if hidden || elf.ST_TYPE(sym.Info) != elf.STT_FUNC || !matches(pattern, nameAt(names, sym.Name)) {
+			return true
+		}
+		if at, ok := placeOf(f, sym); ok && !seen[at] {
+			seen[at] = true
+			list = append(list, at)
+		}
+		return len(list) <= mostFunctions
+	})
+	return list, err
+}
+
+// openELF reads the headers of a program or library.
+func openELF(r io.ReaderAt) (*elf.File, error) {
+	f, err := elf.NewFile(r)
+	if err != nil {
+		return nil, errors.New("not an ELF file")
+	}
+	if f.Class != elf.ELFCLASS64 || f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
+		return nil, errors.New("not a 64-bit program or library")
+	}
+	return f, nil
 }
 
 // findSymbol looks a symbol up in both symbol tables. Of several versions of a
 // dynamic symbol it takes the default one.
 func findSymbol(f *elf.File, r io.ReaderAt, size int64, name string) (elf.Sym64, error) {
-	var old *elf.Sym64
-	for _, typ := range []elf.SectionType{elf.SHT_SYMTAB, elf.SHT_DYNSYM} {
-		symbols, names, versions, err := symbolTable(f, r, size, typ)
-		if err != nil {
-			return elf.Sym64{}, err
+	var found, old *elf.Sym64
+	err := eachSymbol(f, r, size, func(sym elf.Sym64, names []byte, hidden bool) bool {
+		switch {
+		case !isName(names, sym.Name, name):
+		case hidden:
+			old = &sym
+		default:
+			found = &sym
 		}
-		for i := 0; (i+1)*elf.Sym64Size <= len(symbols); i++ {
-			sym := symbol64(f.ByteOrder, symbols[i*elf.Sym64Size:])
-			if sym.Shndx == uint16(elf.SHN_UNDEF) || !isName(names, sym.Name, name) {
-				continue
-			}
-			const notDefault = 0x8000 // VERSYM_HIDDEN
-			if len(versions) >= 2*i+2 && f.ByteOrder.Uint16(versions[2*i:])&notDefault != 0 {
-				old = &sym
-				continue
-			}
-			return sym, nil
-		}
-	}
-	if old != nil {
+		return found == nil
+	})
+	switch {
+	case err != nil:
+		return elf.Sym64{}, err
+	case found != nil:
+		return *found, nil
+	case old != nil:
 		return *old, nil
 	}
 	return elf.Sym64{}, fmt.Errorf("there is no function %q", name)
+}
+
+// eachSymbol calls fn with every symbol that is defined in the file, its table's
+// names, and whether it is a version for old programs, until fn returns false.
+func eachSymbol(f *elf.File, r io.ReaderAt, size int64, fn func(sym elf.Sym64, names []byte, hidden bool) bool) error {
+	for _, typ := range []elf.SectionType{elf.SHT_SYMTAB, elf.SHT_DYNSYM} {
+		symbols, names, versions, err := symbolTable(f, r, size, typ)
+		if err != nil {
+			return err
+		}
+		for i := 0; (i+1)*elf.Sym64Size <= len(symbols); i++ {
+			sym := symbol64(f.ByteOrder, symbols[i*elf.Sym64Size:])
+			if sym.Shndx == uint16(elf.SHN_UNDEF) {
+				continue
+			}
+			const notDefault = 0x8000 // VERSYM_HIDDEN
+			hidden := len(versions) >= 2*i+2 && f.ByteOrder.Uint16(versions[2*i:])&notDefault != 0
+			if !fn(sym, names, hidden) {
+				return nil
+			}
+		}
+	}
+	return nil
 }
 
 // symbolTable reads a symbol table with its names and, of dynamic symbols, the
@@ -183,4 +267,22 @@ func isName(table []byte, at uint32, name string) bool {
 	}
 	rest := table[at:]
 	return bytes.HasPrefix(rest, []byte(name)) && rest[len(name)] == 0
+}
+
+// longestSymbol bounds the names that a pattern is compared with: the names of
+// all symbols may be one and the same, as long as the file.
+const longestSymbol = 1 << 10
+
+// nameAt returns the NUL-terminated string at an offset of table, "" where there
+// is none or a longer one.
+func nameAt(table []byte, at uint32) string {
+	if uint64(at) >= uint64(len(table)) {
+		return ""
+	}
+	rest := table[at:]
+	name, _, ok := bytes.Cut(rest[:min(len(rest), longestSymbol)], []byte{0})
+	if !ok {
+		return ""
+	}
+	return string(name)
 }

@@ -85,7 +85,7 @@ map = "walked"
 program = "msg_pass"
 map = "sockets"
 `, p.B.Netns, cgroup, lib))
-	got, err := Resolve(attachSpec(t, "attach"), m)
+	got, err := Resolve(attachSpec(t, "attach"), m, nil)
 	if err != nil {
 		t.Fatalf("%v (%s)", err, remedy.Of(err))
 	}
@@ -260,6 +260,10 @@ func TestTargetName(t *testing.T) {
 		{Target{Program: "p", Kind: "netfilter", AttachType: "netfilter", Family: "ipv4", Hook: "input", Priority: -3}, "p-ipv4-input--3"},
 		{Target{Program: "p", Kind: "perf_event", AttachType: "tracepoint", Tracepoint: "sched/exec"}, "p-sched_exec-9a9fc1c2"},
 		{Target{Program: "p", Kind: "iter", AttachType: "trace_iter", Map: "m"}, "p-m"},
+		{Target{Program: "p", Kind: "tracing", AttachType: "trace_fentry", Function: "do_exit"}, "p-do_exit"},
+		{Target{Program: "p", Kind: "tracing", AttachType: "freplace", Replaces: "q", Function: "f"}, "p-f"},
+		{Target{Program: "p", Kind: "perf_event", AttachType: "kprobe", Function: "do_exit", Offset: 16}, "p-do_exit-0x10"},
+		{Target{Kind: "struct_ops", AttachType: "struct_ops", Map: "m"}, "m"},
 	}
 	for _, tt := range tests {
 		if got := tt.target.named().Link; got != tt.want {
@@ -414,7 +418,7 @@ func TestResolveErrors(t *testing.T) {
 	spec := attachSpec(t, "attach")
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := Resolve(spec, attachManifest(t, "[[attach]]\n"+replace.Replace(tt.toml)+"\n"))
+			got, err := Resolve(spec, attachManifest(t, "[[attach]]\n"+replace.Replace(tt.toml)+"\n"), nil)
 			if err == nil {
 				t.Fatalf("resolved to %+v", got)
 			}
@@ -430,36 +434,30 @@ func TestResolveErrors(t *testing.T) {
 func TestHookRefused(t *testing.T) {
 	const notYet = "remove this [[attach]], or use one of the types that loader/README.md lists"
 	tests := map[string]struct{ want, hint string }{
-		"socket_filter": {"is a socket filter: the kernel has no link for it, it lives and dies with one socket", `use a cgroup hook such as SEC("cgroup_skb/ingress")`},
-		"reuseport":     {"chooses between the sockets of one port: the kernel has no link for it, it lives and dies with them", `use SEC("sk_lookup")`},
-		"tc_action":     {"is a tc action: the kernel has no link for it, it belongs to a qdisc", `write SEC("tcx/ingress") or SEC("tcx/egress")`},
-		"lwt":           {"is a lightweight tunnel: the kernel has no link for it, it belongs to a route", `attach it with ip route, or use SEC("tcx/egress")`},
-		"lirc":          {"decodes infrared: the kernel has no link for it", "load it with ir-keytable"},
-		"on_request":    {"is run on request, not attached", "remove this [[attach]]: [[test]] runs it"},
-		"in_devmap":     {"is called from a devmap or cpumap, not attached", `put its descriptor in an entry of the map; to attach it, write SEC("xdp")`},
-		"in_cpumap":     {"is called from a devmap or cpumap, not attached", `put its descriptor in an entry of the map; to attach it, write SEC("xdp")`},
-		"skb_unclear":   {`is in section "sk_skb", which does not say what it decides`, `write SEC("sk_skb/stream_parser"), SEC("sk_skb/stream_verdict") or SEC("sk_skb/verdict")`},
-		"unclear":       {`is in section "my_section", which says no program type`, `write one of the sections that loader/README.md lists, such as SEC("xdp")`},
-		"netkit":        {"is for netkit, which hornetd does not attach yet", notYet},
-		"kprobe":        {"is for kprobe, which hornetd does not attach yet", notYet},
-		"kretprobe":     {"is for kretprobe, which hornetd does not attach yet", notYet},
-		"ksyscall":      {"is for ksyscall, which hornetd does not attach yet", notYet},
-		"uprobe_multi":  {"is for uprobe.multi, which hornetd does not attach yet", notYet},
-		"usdt":          {"is for usdt, which hornetd does not attach yet", notYet},
-		"fentry":        {"is for fentry, fexit and fmod_ret, which hornetd does not attach yet", notYet},
-		"fmod_ret":      {"is for fentry, fexit and fmod_ret, which hornetd does not attach yet", notYet},
-		"lsm":           {"is for lsm, which hornetd does not attach yet", notYet},
-		"lsm_cgroup":    {"is for lsm_cgroup, which hornetd does not attach yet", notYet},
-		"freplace":      {"is for freplace, which hornetd does not attach yet", notYet},
-		"on_perf_event": {"is for perf_event, which hornetd does not attach yet", notYet},
-		"struct_ops":    {"is for struct_ops, which hornetd does not attach yet", notYet},
+		"socket_filter":  {"is a socket filter: the kernel has no link for it, it lives and dies with one socket", `use a cgroup hook such as SEC("cgroup_skb/ingress")`},
+		"reuseport":      {"chooses between the sockets of one port: the kernel has no link for it, it lives and dies with them", `use SEC("sk_lookup")`},
+		"tc_action":      {"is a tc action: the kernel has no link for it, it belongs to a qdisc", `write SEC("tcx/ingress") or SEC("tcx/egress")`},
+		"lwt":            {"is a lightweight tunnel: the kernel has no link for it, it belongs to a route", `attach it with ip route, or use SEC("tcx/egress")`},
+		"lirc":           {"decodes infrared: the kernel has no link for it", "load it with ir-keytable"},
+		"on_request":     {"is run on request, not attached", "remove this [[attach]]: [[test]] runs it"},
+		"in_devmap":      {"is called from a devmap or cpumap, not attached", `put its descriptor in an entry of the map; to attach it, write SEC("xdp")`},
+		"in_cpumap":      {"is called from a devmap or cpumap, not attached", `put its descriptor in an entry of the map; to attach it, write SEC("xdp")`},
+		"skb_unclear":    {`is in section "sk_skb", which does not say what it decides`, `write SEC("sk_skb/stream_parser"), SEC("sk_skb/stream_verdict") or SEC("sk_skb/verdict")`},
+		"unclear":        {`is in section "my_section", which says no program type`, `write one of the sections that loader/README.md lists, such as SEC("xdp")`},
+		"netkit":         {"is for netkit, which hornetd does not attach yet", notYet},
+		"struct_ops":     {"is one function of a struct_ops map, which is attached as a whole", `write map = "NAME" of the variable in SEC(".struct_ops.link"), and no program`},
+		"uprobe_session": {"is for uprobe.session, which hornetd does not attach yet", notYet},
+		"fsession":       {"is for fsession, which hornetd does not attach yet", notYet},
+		"usdt":           {"is for usdt, which hornetd does not attach yet", notYet},
+		"lsm_cgroup":     {"is for lsm_cgroup, which hornetd does not attach yet", notYet},
+		"on_perf_event":  {"is for perf_event, which hornetd does not attach yet", notYet},
 	}
 	spec := attachSpec(t, "attach_refused")
 	if len(spec.Programs) != len(tests) {
 		t.Errorf("%d programs, %d tests", len(spec.Programs), len(tests))
 	}
 	for name, tt := range tests {
-		_, err := Resolve(spec, attachManifest(t, fmt.Sprintf("[[attach]]\nprogram = %q\n", name)))
+		_, err := Resolve(spec, attachManifest(t, fmt.Sprintf("[[attach]]\nprogram = %q\n", name)), nil)
 		want := fmt.Sprintf("/etc/hornet.d/demo.toml:4: attach[0].program: %q %s", name, tt.want)
 		if err == nil || err.Error() != want || remedy.Of(err) != tt.hint {
 			t.Errorf("%s: error %v\n want %s\nremedy %q, want %q", name, err, want, remedy.Of(err), tt.hint)
@@ -502,7 +500,7 @@ func TestResolveWithout(t *testing.T) {
 			"mount it: mount -t cgroup2 none /sys/fs/cgroup/unified (systemd does so by itself)"},
 	}
 	for toml, tt := range tests {
-		_, err := Resolve(attachSpec(t, "attach"), attachManifest(t, "[[attach]]\n"+toml+"\n"))
+		_, err := Resolve(attachSpec(t, "attach"), attachManifest(t, "[[attach]]\n"+toml+"\n"), nil)
 		if want := "/etc/hornet.d/demo.toml:" + tt.want; err == nil || err.Error() != want || remedy.Of(err) != tt.hint {
 			t.Errorf("error %v, want %s; remedy %q, want %q", err, want, remedy.Of(err), tt.hint)
 		}
@@ -639,8 +637,10 @@ func TestSymbolOffset(t *testing.T) {
 func FuzzSymbolOffset(f *testing.F) {
 	f.Add(smallELF(f), "f", uint64(3))
 	f.Add([]byte("\x7fELF\x02\x01\x01"), "", uint64(0))
+	f.Add(smallELF(f), "?*", uint64(0))
 	f.Fuzz(func(t *testing.T, b []byte, symbol string, more uint64) {
 		symbolOffset(bytes.NewReader(b), int64(len(b)), symbol, more)
+		symbolOffsets(bytes.NewReader(b), int64(len(b)), symbol)
 	})
 }
 

@@ -125,6 +125,12 @@ func explainRejected(p *Plan, spec *ebpf.ProgramSpec, rejected *ebpf.VerifierErr
 	if strings.Contains(e.Reason, "write into map forbidden") {
 		return hintFrozen(p, p.spec.Programs[spec.Name], e)
 	}
+	if strings.HasSuffix(e.Reason, "is not modifiable") {
+		return remedy.With(e, "name a function that begins with security_, or one of /sys/kernel/debug/error_injection/list: the kernel lets no others be changed")
+	}
+	if strings.HasSuffix(e.Reason, "is not sleepable") {
+		return remedy.With(e, "take .s off its section, or name another function: this one is called where nothing may sleep")
+	}
 	if mode := lockdown(); mode != "none" && mode != "" && strings.Contains(e.Reason, "bpf_probe_") {
 		return remedy.With(e, "the kernel is locked down (%s): programs cannot write user memory, with confidentiality not read the kernel's; remove the call or boot with lockdown=none", mode)
 	}

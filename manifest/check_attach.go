@@ -5,35 +5,47 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 )
 
-var tracepoint = regexp.MustCompile(`^[A-Za-z0-9_]{1,128}(/[A-Za-z0-9_]{1,128})?$`)
+var (
+	tracepoint = regexp.MustCompile(`^[A-Za-z0-9_]{1,128}(/[A-Za-z0-9_]{1,128})?$`)
+	function   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.$]{0,127}$`) // compilers add .isra.0 and the like
+	functions  = regexp.MustCompile(`^[A-Za-z0-9_.$*?]{1,128}$`)
+)
+
+const (
+	mostPatterns  = 256 // of functions or symbols
+	longestSymbol = 256 // bytes; C++ and Go make long ones, for which there is *
+)
 
 func (c checker) attachAll(raw []rawAttach) []Attach {
-	var all []Attach
-	seen := map[Attach]int{}
+	var list []Attach
+	seen := map[string]int{}
 	for i, r := range raw {
 		a := Attach(r)
 		key := fmt.Sprintf("attach[%d]", i)
 		c.attach(key, a)
-		if first, ok := seen[a]; ok {
+		all := fmt.Sprintf("%#v", a)
+		if first, ok := seen[all]; ok {
 			c.Add(key, "remove one of them", "is the same as attach[%d]", first)
 		}
-		seen[a] = i
-		all = append(all, a)
+		seen[all] = i
+		list = append(list, a)
 	}
-	return all
+	return list
 }
 
 // attach checks the syntax of each key. Which of them a program takes follows
 // from its type, which only the object knows.
 func (c checker) attach(key string, a Attach) {
-	if a.Program == "" {
-		c.Add(key+".program", `write program = "NAME", a function of the object`, "is missing")
-	} else {
+	switch {
+	case a.Program != "":
 		c.identifier(key+".program", a.Program)
+	case a.Map == "":
+		c.Add(key+".program", `write program = "NAME", a function of the object`, "is missing")
 	}
 	c.choice(key+".mode", a.Mode, "auto", "generic", "native", "offload")
 	c.choice(key+".direction", a.Direction, "ingress", "egress")
@@ -48,6 +60,14 @@ func (c checker) attach(key string, a Attach) {
 	if a.Tracepoint != "" && !tracepoint.MatchString(a.Tracepoint) {
 		c.Add(key+".tracepoint", "write GROUP/NAME, or NAME for a raw tracepoint", "%.80q is not the name of a tracepoint", a.Tracepoint)
 	}
+	if a.Function != "" && !function.MatchString(a.Function) {
+		c.Add(key+".function", "write the name of one function", "%.80q is not the name of a function", a.Function)
+	}
+	if a.Replaces != "" {
+		c.identifier(key+".replaces", a.Replaces)
+	}
+	c.patterns(key+".functions", a.Functions, functions.MatchString)
+	c.patterns(key+".symbols", a.Symbols, func(s string) bool { return len(s) <= longestSymbol && !strings.ContainsFunc(s, notPrintable) })
 	if a.Map != "" && !mapName.MatchString(a.Map) {
 		c.Add(key+".map", "write the map's name as it stands in the C source", "%.80q is not the name of a map", a.Map)
 	}
@@ -84,3 +104,22 @@ func (c checker) cgroup(key, name string) {
 		c.Add(key, "write a path below the cgroup2 mount, such as system.slice", "%.200q leads out of the cgroup2 mount", name)
 	}
 }
+
+// patterns checks a list of names, in which * and ? may stand for others.
+func (c checker) patterns(key string, list []string, fits func(string) bool) {
+	if list != nil && (len(list) == 0 || len(list) > mostPatterns) {
+		c.Add(key, "write a list such as [\"NAME\", \"PRE*\"]", "has %d elements, not 1 to %d", len(list), mostPatterns)
+		return
+	}
+	for i, p := range list {
+		at := fmt.Sprintf("%s[%d]", key, i)
+		switch {
+		case !fits(p):
+			c.Add(at, "write a name; * stands for any letters, ? for one", "%.80q is not the name of a function or a pattern", p)
+		case slices.Contains(list[:i], p):
+			c.Add(at, "remove one", "%.80q stands there twice", p)
+		}
+	}
+}
+
+func notPrintable(r rune) bool { return !unicode.IsPrint(r) }

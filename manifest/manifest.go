@@ -79,22 +79,26 @@ type Entry struct {
 // Attach asks for one attachment. Which keys a program needs follows from its
 // type; loader.Resolve refuses the others.
 type Attach struct {
-	Program    string
-	Interface  string // name or glob (xdp, tcx)
-	Mode       string // xdp: auto, generic, native, offload
-	Direction  string // tcx, where the section does not say: ingress, egress
-	Position   string // tcx: head, tail (default)
-	Netns      string // path of a network namespace (xdp, tcx, sk_lookup, netfilter)
-	Cgroup     string // path below the cgroup2 mount, or absolute
-	Tracepoint string // group/name, or the raw tracepoint's name
-	Executable string // uprobe: absolute path
-	Symbol     string // uprobe
-	Offset     uint64 // uprobe: bytes behind the symbol, or in the file where Symbol is empty
-	Family     string // netfilter: ipv4, ipv6
-	Hook       string // netfilter: prerouting, input, forward, output, postrouting
-	Priority   int32  // netfilter
-	Defrag     bool   // netfilter
-	Map        string // iter/bpf_map_elem: the map to walk
+	Program    string   // "" only for a struct_ops map
+	Interface  string   // name or glob (xdp, tcx)
+	Mode       string   // xdp: auto, generic, native, offload
+	Direction  string   // tcx, where the section does not say: ingress, egress
+	Position   string   // tcx: head, tail (default)
+	Netns      string   // path of a network namespace (xdp, tcx, sk_lookup, netfilter)
+	Cgroup     string   // path below the cgroup2 mount, or absolute
+	Tracepoint string   // group/name, or the raw tracepoint's name
+	Executable string   // uprobe: absolute path
+	Symbol     string   // uprobe
+	Symbols    []string // uprobe.multi: names or patterns
+	Offset     uint64   // uprobe: bytes behind the symbol, or in the file where Symbol is empty; kprobe: bytes behind the function
+	Function   string   // fentry, fexit, fmod_ret, lsm, kprobe, ksyscall: what the section does not say, or instead of it; freplace: the function that is replaced
+	Functions  []string // kprobe.multi: names or patterns
+	Replaces   string   // freplace: the program of the object that has the function
+	Family     string   // netfilter: ipv4, ipv6
+	Hook       string   // netfilter: prerouting, input, forward, output, postrouting
+	Priority   int32    // netfilter
+	Defrag     bool     // netfilter
+	Map        string   // iter/bpf_map_elem: the map to walk; a struct_ops map
 }
 
 // Allow lets a user or a group do what May lists. Exactly one of User and

@@ -116,22 +116,26 @@ type rawEntry struct {
 
 // rawAttach has the fields of Attach, so that it converts to one.
 type rawAttach struct {
-	Program    string `toml:"program"`
-	Interface  string `toml:"interface"`
-	Mode       string `toml:"mode"`
-	Direction  string `toml:"direction"`
-	Position   string `toml:"position"`
-	Netns      string `toml:"netns"`
-	Cgroup     string `toml:"cgroup"`
-	Tracepoint string `toml:"tracepoint"`
-	Executable string `toml:"executable"`
-	Symbol     string `toml:"symbol"`
-	Offset     uint64 `toml:"offset"`
-	Family     string `toml:"family"`
-	Hook       string `toml:"hook"`
-	Priority   int32  `toml:"priority"`
-	Defrag     bool   `toml:"defrag"`
-	Map        string `toml:"map"`
+	Program    string   `toml:"program"`
+	Interface  string   `toml:"interface"`
+	Mode       string   `toml:"mode"`
+	Direction  string   `toml:"direction"`
+	Position   string   `toml:"position"`
+	Netns      string   `toml:"netns"`
+	Cgroup     string   `toml:"cgroup"`
+	Tracepoint string   `toml:"tracepoint"`
+	Executable string   `toml:"executable"`
+	Symbol     string   `toml:"symbol"`
+	Symbols    []string `toml:"symbols"`
+	Offset     uint64   `toml:"offset"`
+	Function   string   `toml:"function"`
+	Functions  []string `toml:"functions"`
+	Replaces   string   `toml:"replaces"`
+	Family     string   `toml:"family"`
+	Hook       string   `toml:"hook"`
+	Priority   int32    `toml:"priority"`
+	Defrag     bool     `toml:"defrag"`
+	Map        string   `toml:"map"`
 }
 
 type rawAllow struct {

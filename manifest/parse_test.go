@@ -95,6 +95,27 @@ defrag   = true
 program = "walk"
 map     = "hits"
 
+[[attach]]
+program  = "enter"
+function = "do_exit.isra.0"
+
+[[attach]]
+program   = "many"
+functions = ["vfs_read", "tcp_*"]
+
+[[attach]]
+program    = "several"
+executable = "/usr/bin/bash"
+symbols    = ["readline", "main.(*T).Run?"]
+
+[[attach]]
+program  = "instead"
+function = "verdict"
+replaces = "xdp_drop"
+
+[[attach]]
+map = "steady"
+
 [[allow]]
 group = "netops"
 may   = ["status", "load", "unload", "events", "read:hits"]
@@ -164,6 +185,11 @@ func TestParse(t *testing.T) {
 			{Program: "probe", Executable: "/usr/bin/bash", Symbol: "readline", Offset: 4},
 			{Program: "filter", Family: "ipv6", Hook: "forward", Priority: -100, Defrag: true},
 			{Program: "walk", Map: "hits"},
+			{Program: "enter", Function: "do_exit.isra.0"},
+			{Program: "many", Functions: []string{"vfs_read", "tcp_*"}},
+			{Program: "several", Executable: "/usr/bin/bash", Symbols: []string{"readline", "main.(*T).Run?"}},
+			{Program: "instead", Function: "verdict", Replaces: "xdp_drop"},
+			{Map: "steady"},
 		},
 		Allow: []Allow{
 			{Group: "netops", May: []Right{RightStatus, RightLoad, RightUnload, RightEvents, RightRead("hits")}},
@@ -266,6 +292,18 @@ func TestParseRefuses(t *testing.T) {
 		{"[[attach]]\nprogram = 'x'\npriority = 2147483648", "4: attach[0].priority: is 2147483648, out of range", "32 bits"},
 		{"[[attach]]\nprogram = 'x'\nmap = 'a b'", `4: attach[0].map: "a b" is not the name of a map`, ""},
 		{"[[attach]]\nprogram = 'x'\ninterface = 'lo'\n[[attach]]\ninterface = 'lo'\nprogram = 'x'", "5: attach[1]: is the same as attach[0]", ""},
+		{"[[attach]]\nprogram = 'x'\nfunctions = ['a']\n[[attach]]\nprogram = 'x'\nfunctions = ['a']", "5: attach[1]: is the same as attach[0]", ""},
+		{"[[attach]]\nprogram = 'x'\nfunction = 'a*'", `4: attach[0].function: "a*" is not the name of a function`, "one function"},
+		{"[[attach]]\nprogram = 'x'\nfunction = ['a']", "4: attach[0].function: is an array, not a string", ""},
+		{"[[attach]]\nprogram = 'x'\nfunctions = 'a'", "4: attach[0].functions: is a string, not an array", ""},
+		{"[[attach]]\nprogram = 'x'\nfunctions = []", "4: attach[0].functions: has 0 elements, not 1 to 256", "PRE*"},
+		{"[[attach]]\nprogram = 'x'\nfunctions = [" + repeat("'f%d',", 257) + "]", "4: attach[0].functions: has 257 elements, not 1 to 256", ""},
+		{"[[attach]]\nprogram = 'x'\nfunctions = ['a',\n'a/b']", `5: attach[0].functions[1]: "a/b" is not the name of a function or a pattern`, "* stands for"},
+		{"[[attach]]\nprogram = 'x'\nfunctions = ['a*',\n'a*']", `5: attach[0].functions[1]: "a*" stands there twice`, "remove one"},
+		{`[[attach]]` + "\nprogram = 'x'\n" + `symbols = ["a\u001b"]`, `4: attach[0].symbols[0]: "a\x1b" is not the name`, ""},
+		{"[[attach]]\nprogram = 'x'\nsymbols = ['" + strings.Repeat("f", 257) + "']", "4: attach[0].symbols[0]: \"ffff", ""},
+		{"[[attach]]\nprogram = 'x'\nsymbols = ['']", "4: attach[0].symbols[0]: is empty", ""},
+		{"[[attach]]\nprogram = 'x'\nreplaces = 'other/x'", `4: attach[0].replaces: "other/x" is not a name in C`, ""},
 
 		// Rules.
 		{"[[allow]]\nmay = ['status']", "2: allow[0]: names neither a user nor a group", `user = "NAME"`},

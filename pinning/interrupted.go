@@ -19,26 +19,53 @@ func (s *Store) Stages() ([]string, error) {
 // committed link that runs one of them was caught in the middle of a
 // replacement: its program is to be exchanged back before Sweep.
 func (s *Store) StagedPrograms() (map[ebpf.ProgramID]bool, error) {
+	return staged(s, programsDir, func(path string) (ebpf.ProgramID, error) {
+		p, err := ebpf.LoadPinnedProgram(path, nil)
+		if err != nil {
+			return 0, err
+		}
+		defer p.Close()
+		info, err := bpfsys.ProgramInfo(p.FD())
+		return ebpf.ProgramID(info.ID), err
+	})
+}
+
+// StagedMaps returns the ids of the maps that are pinned in stages. It is to a
+// committed struct_ops link what StagedPrograms is to others.
+func (s *Store) StagedMaps() (map[ebpf.MapID]bool, error) {
+	return staged(s, mapsDir, func(path string) (ebpf.MapID, error) {
+		m, err := ebpf.LoadPinnedMap(path, nil)
+		if err != nil {
+			return 0, err
+		}
+		defer m.Close()
+		info, err := bpfsys.MapInfo(m.FD())
+		return ebpf.MapID(info.ID), err
+	})
+}
+
+// staged asks for the id of every pin in a subdirectory of the stages.
+func staged[ID comparable](s *Store, sub string, idOf func(path string) (ID, error)) (map[ID]bool, error) {
 	stages, err := s.Stages()
 	if err != nil {
 		return nil, err
 	}
-	ids := make(map[ebpf.ProgramID]bool)
+	ids := make(map[ID]bool)
 	for _, stage := range stages {
-		if err := s.addPrograms(stage, ids); err != nil {
+		if err := addStaged(s, stage, sub, idOf, ids); err != nil {
 			return nil, fmt.Errorf("%s: %w", stage, err)
 		}
 	}
 	return ids, nil
 }
 
-func (s *Store) addPrograms(stage string, ids map[ebpf.ProgramID]bool) error {
+func addStaged[ID comparable](s *Store, stage, sub string, idOf func(path string) (ID, error), ids map[ID]bool) error {
 	d, err := s.dir.open(stage)
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	pins, err := d.list(programsDir)
+	pins, err := d.list(sub)
 	if err != nil {
 		return nil // the stage was caught before it had any
 	}
@@ -46,16 +73,11 @@ func (s *Store) addPrograms(stage string, ids map[ebpf.ProgramID]bool) error {
 		if !pin.isPin() {
 			continue
 		}
-		p, err := ebpf.LoadPinnedProgram(d.path(programsDir, pin.name), nil)
+		id, err := idOf(d.path(sub, pin.name))
 		if err != nil {
 			return err
 		}
-		info, err := bpfsys.ProgramInfo(p.FD())
-		p.Close()
-		if err != nil {
-			return err
-		}
-		ids[ebpf.ProgramID(info.ID)] = true
+		ids[id] = true
 	}
 	return nil
 }

@@ -24,8 +24,7 @@ import (
 //	as UID N ARGUMENT…            runs hornetctl as another user; wants exit status N
 func TestDaemonScripts(t *testing.T) {
 	testenv.RequireRoot(t)
-	binaries := filepath.Dir(testdaemon.Binary(t, "hornetctl"))
-	t.Cleanup(func() { os.RemoveAll(binaries) })
+	t.Cleanup(testdaemon.Clean)
 	scripts, err := filepath.Glob("testdata/daemon/*.txtar")
 	if err != nil || len(scripts) == 0 {
 		t.Fatal("no scripts", err)

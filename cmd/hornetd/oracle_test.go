@@ -341,6 +341,7 @@ const (
 // there is. The kernel has a link for each, and each runs when what it hangs
 // on happens.
 func TestEveryKindOfAttachment(t *testing.T) {
+	testenv.RequireEnum(t, "bpf_attach_type", "BPF_NETFILTER")
 	testenv.NoLeaks(t)
 	testenv.Tracefs(t)
 	pair, cgroup, libc := testenv.Veth(t), testenv.Cgroup(t), copyOfLibc(t)

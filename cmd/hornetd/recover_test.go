@@ -161,6 +161,7 @@ func TestQuarantineNeverRunsTwice(t *testing.T) {
 
 // TestSeveralProgramsOnOneHook: each keeps its own link over a replacement.
 func TestSeveralProgramsOnOneHook(t *testing.T) {
+	testenv.RequireEnum(t, "bpf_attach_type", "BPF_TCX_INGRESS")
 	testenv.NoLeaks(t)
 	pair := testenv.Veth(t)
 	h := testdaemon.New(t, "")

@@ -398,8 +398,6 @@ func clientAs(t *testing.T, h *testdaemon.Host, uid int) *http.Client {
 // TestSlowClients: all that a user may open, each sending a byte now and then,
 // and somebody else goes about their business meanwhile.
 func TestSlowClients(t *testing.T) {
-	testenv.NoLeaks(t)
-	h := newOffice(t)
 	for name, begin := range map[string]string{
 		"request line": "GET /v1/sta",
 		"header":       "GET /v1/status HTTP/1.1\r\nHost: h\r\nX-Slow: ",
@@ -407,6 +405,8 @@ func TestSlowClients(t *testing.T) {
 		"nothing":      "",
 	} {
 		t.Run(name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			h := newOffice(t) // one that still forgets others' connections may refuse these
 			var slow []net.Conn
 			for range connsPerUID {
 				conn := dialAs(t, stranger, h.Socket)

@@ -25,6 +25,7 @@ const (
 	cmdMapUpdate    = 2
 	cmdObjPin       = 6
 	cmdObjGetInfoFD = 15
+	cmdLinkUpdate   = 29
 )
 
 // call issues one bpf(2) command. Memory of ours that attr refers to must be

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
@@ -86,10 +88,15 @@ func (d *Daemon) recover() (err error) {
 }
 
 // switchBack exchanges the programs of committed links that run what is only
-// staged. The old programs are still pinned: they are until the commit.
+// staged, and the maps of struct_ops links. The old ones are still pinned: they
+// are until the commit.
 func (d *Daemon) switchBack() error {
-	staged, err := d.store.StagedPrograms()
-	if err != nil || len(staged) == 0 {
+	programs, err := d.store.StagedPrograms()
+	if err != nil || len(programs) == 0 {
+		return err
+	}
+	maps, err := d.store.StagedMaps()
+	if err != nil {
 		return err
 	}
 	names, err := d.store.Entries()
@@ -102,7 +109,7 @@ func (d *Daemon) switchBack() error {
 			continue // adopt tells what is wrong with it
 		}
 		for _, r := range entry.Record.Links {
-			if err = switchLinkBack(entry, r, staged); err != nil {
+			if err = switchLinkBack(entry, r, programs, maps); err != nil {
 				break
 			}
 		}
@@ -114,14 +121,17 @@ func (d *Daemon) switchBack() error {
 	return nil
 }
 
-func switchLinkBack(entry *pinning.Entry, r pinning.RecordLink, staged map[ebpf.ProgramID]bool) error {
+func switchLinkBack(entry *pinning.Entry, r pinning.RecordLink, programs map[ebpf.ProgramID]bool, maps map[ebpf.MapID]bool) error {
 	l, err := entry.Link(r.Name)
 	if err != nil {
 		return nil // a missing pin is adopt's to tell
 	}
 	defer l.Close()
 	state, err := loader.Describe(l)
-	if err != nil || uint32(state.ProgramID) == r.ProgramID || !staged[state.ProgramID] {
+	if err == nil && r.Program == "" && maps[state.MapID] {
+		return switchMapBack(entry, r, l, state.MapID)
+	}
+	if err != nil || uint32(state.ProgramID) == r.ProgramID || !programs[state.ProgramID] {
 		return nil
 	}
 	newProg, err := ebpf.NewProgramFromID(state.ProgramID)
@@ -135,6 +145,28 @@ func switchLinkBack(entry *pinning.Entry, r pinning.RecordLink, staged map[ebpf.
 	}
 	defer oldProg.Close()
 	if err := loader.Update(l, newProg, oldProg); err != nil {
+		return fmt.Errorf("link %q: switch back: %w", r.Name, err)
+	}
+	return nil
+}
+
+// switchMapBack gives a struct_ops link the map of its collection again.
+func switchMapBack(entry *pinning.Entry, r pinning.RecordLink, l link.Link, now ebpf.MapID) error {
+	var t loader.Target
+	if err := json.Unmarshal(r.Target, &t); err != nil {
+		return fmt.Errorf("link %q: target: %w", r.Name, err)
+	}
+	newMap, err := ebpf.NewMapFromID(now)
+	if err != nil {
+		return fmt.Errorf("link %q: %w", r.Name, err)
+	}
+	defer newMap.Close()
+	oldMap, err := entry.Map(t.Map)
+	if err != nil {
+		return fmt.Errorf("link %q: %w", r.Name, err)
+	}
+	defer oldMap.Close()
+	if err := loader.UpdateMap(l, newMap, oldMap); err != nil {
 		return fmt.Errorf("link %q: switch back: %w", r.Name, err)
 	}
 	return nil
@@ -274,6 +306,9 @@ func (s *seen) addLink(e *pinning.Entry, r pinning.RecordLink) {
 	if err := json.Unmarshal(r.Target, &t); err != nil {
 		s.differ("link %s: target: %v", r.Name, err)
 		return
+	}
+	if i := slices.IndexFunc(e.Record.Maps, func(m pinning.RecordMap) bool { return m.Name == t.Map }); i >= 0 && t.Program == "" && e.Record.Maps[i].ID != uint32(state.MapID) {
+		s.differ("link %q: of map %d; recorded map %d", r.Name, state.MapID, e.Record.Maps[i].ID)
 	}
 	if err := state.Matches(t); err != nil {
 		s.drift = append(s.drift, fmt.Sprintf("link %s: %v", r.Name, err))

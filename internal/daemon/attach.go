@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -22,10 +23,35 @@ type attached struct {
 	kept     bool
 }
 
-// switchover is one link that now runs the new program. Its id stays.
+// switchover is one link that comes to run the new program, or for struct_ops to
+// have the new map. Its id stays.
 type switchover struct {
-	link     link.Link
-	old, new *ebpf.Program
+	forth, back func() error
+	close       func() error // of what it had before
+}
+
+// exchange prepares the switch-over of l, which is at t and was was in entry.
+func exchange(entry *pinning.Entry, coll *ebpf.Collection, l link.Link, was pinning.RecordLink, t loader.Target) (switchover, error) {
+	if t.Program == "" {
+		old, err := entry.Map(t.Map)
+		if err != nil {
+			return switchover{}, fmt.Errorf("map %s: %w", t.Map, err)
+		}
+		return switchover{
+			forth: func() error { return loader.UpdateMap(l, old, coll.Maps[t.Map]) },
+			back:  func() error { return loader.UpdateMap(l, coll.Maps[t.Map], old) },
+			close: old.Close,
+		}, nil
+	}
+	old, err := entry.Program(was.Program)
+	if err != nil {
+		return switchover{}, fmt.Errorf("program %s: %w", was.Program, err)
+	}
+	return switchover{
+		forth: func() error { return loader.Update(l, old, coll.Programs[t.Program]) },
+		back:  func() error { return loader.Update(l, coll.Programs[t.Program], old) },
+		close: old.Close,
+	}, nil
 }
 
 // attach makes the collection live. A link that old has on the same target,
@@ -39,21 +65,35 @@ func (d *Daemon) attach(stage *pinning.Stage, coll *ebpf.Collection, targets []l
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	fresh := targets
+	// Resolve has put first what replaces a function of another program: it is
+	// there before that one runs, also where it is switched over to.
+	n := 0
+	for n < len(targets) && targets[n].Replaces != "" {
+		n++
+	}
+	if err := a.anew(stage, coll, targets[:n]); err != nil {
+		return nil, err
+	}
+	rest := targets[n:]
 	if old != nil {
-		if fresh, err = d.switchOver(a, stage, coll, targets, old); err != nil {
+		if rest, err = d.switchOver(a, stage, coll, rest, old); err != nil {
 			return nil, err
 		}
 	}
-	links, err := loader.Attach(coll, fresh) // and settles fresh's open choices
+	return a, a.anew(stage, coll, rest)
+}
+
+// anew makes and pins links to targets, and settles their open choices.
+func (a *attached) anew(stage *pinning.Stage, coll *ebpf.Collection, targets []loader.Target) error {
+	links, err := loader.Attach(coll, targets)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	a.targets = append(a.targets, fresh...)
+	a.targets = append(a.targets, targets...)
 	for name, l := range links {
 		a.links[name] = l
 	}
-	return a, stage.PinLinks(links)
+	return stage.PinLinks(links)
 }
 
 // switchOver updates the links that old and the new collection have in common
@@ -81,20 +121,20 @@ func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collec
 			return nil, fmt.Errorf("link %s: %w", was.Name, err)
 		}
 		a.links[t.Link] = l
-		oldProg, err := entry.Program(was.Program)
+		s, err := exchange(entry, coll, l, was, t)
 		if err != nil {
-			return nil, fmt.Errorf("link %s: program %s: %w", was.Name, was.Program, err)
+			return nil, fmt.Errorf("link %s: %w", was.Name, err)
 		}
 		if err := stage.LinkExisting(entry, was.Name, t.Link); err != nil {
-			oldProg.Close()
+			s.close()
 			return nil, fmt.Errorf("link %s: %w", was.Name, err)
 		}
 		// Live from here, for this link.
-		if err := loader.Update(l, oldProg, coll.Programs[t.Program]); err != nil {
-			oldProg.Close()
+		if err := s.forth(); err != nil {
+			s.close()
 			return nil, fmt.Errorf("link %s: update: %w", was.Name, err)
 		}
-		a.switched = append(a.switched, switchover{l, oldProg, coll.Programs[t.Program]})
+		a.switched = append(a.switched, s)
 		t.Mode = mode
 		a.targets = append(a.targets, t)
 	}
@@ -134,7 +174,7 @@ func sits(l pinning.RecordLink, t loader.Target) (mode string, ok bool) {
 		was.Mode = t.Mode // auto takes what it gets
 	}
 	was.Link, was.Program = t.Link, t.Program
-	return mode, was == t
+	return mode, reflect.DeepEqual(was, t)
 }
 
 // keep makes the switch-overs final.
@@ -147,11 +187,11 @@ func (a *attached) Close() error {
 	for i := len(a.switched) - 1; i >= 0; i-- {
 		s := a.switched[i]
 		if !a.kept {
-			if err := loader.Update(s.link, s.new, s.old); err != nil {
+			if err := s.back(); err != nil {
 				errs = append(errs, fmt.Errorf("switch back: %w", err))
 			}
 		}
-		s.old.Close()
+		s.close()
 	}
 	a.switched = nil
 	for _, l := range a.links {

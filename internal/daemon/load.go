@@ -71,7 +71,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
 		return err
 	}
-	targets, err := loader.Resolve(spec, m)
+	targets, err := loader.Resolve(spec, m, cache)
 	if err != nil {
 		return err
 	}
@@ -268,8 +268,8 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 	return nil
 }
 
-// examine does what a load does up to the first change.
-func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) error {
+// examine does what a load does up to the first change. resolve is the end of it.
+func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, resolve func(*ebpf.CollectionSpec, manifest.Manifest) error) error {
 	verified, err := d.admit(files, trust, m, d.booting)
 	if err != nil {
 		return err
@@ -292,6 +292,5 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
 		return err
 	}
-	_, err = loader.Resolve(spec, m)
-	return err
+	return resolve(spec, m)
 }

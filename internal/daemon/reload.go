@@ -9,7 +9,9 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"go.uber.org/zap"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
@@ -204,12 +207,13 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 	problems := make([]*api.Problem, len(changes))
 	var files safefile.Reader
 	defer files.Close()
+	resolve := resolver()
 	each(len(changes), func(i int) {
 		c := changes[i]
 		if c.Action != api.ActionLoad && c.Action != api.ActionReplace {
 			return
 		}
-		if err := d.examine(&files, trust, found[c.Collection].manifest); err != nil {
+		if err := d.examine(&files, trust, found[c.Collection].manifest, resolve); err != nil {
 			p := problem(c.Collection, err)
 			problems[i] = &p
 		}
@@ -221,6 +225,19 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 		}
 	}
 	return out
+}
+
+// resolver returns loader.Resolve for many at once: kernel BTF is megabytes, and
+// its cache is for one at a time.
+func resolver() func(*ebpf.CollectionSpec, manifest.Manifest) error {
+	var mu sync.Mutex
+	cache := btf.NewCache()
+	return func(spec *ebpf.CollectionSpec, m manifest.Manifest) error {
+		mu.Lock()
+		defer mu.Unlock()
+		_, err := loader.Resolve(spec, m, cache)
+		return err
+	}
 }
 
 // apply carries the changes out: what leaves first, so that what comes finds
@@ -315,12 +332,13 @@ func Check(cfg config.Config, build Build) []api.Problem {
 	}
 	var files safefile.Reader
 	defer files.Close()
+	resolve := resolver()
 	for _, name := range sortedKeys(found) {
 		dc := found[name]
 		if dc.err != nil {
 			continue // scan has told
 		}
-		if err := d.examine(&files, trust, dc.manifest); err != nil {
+		if err := d.examine(&files, trust, dc.manifest, resolve); err != nil {
 			problems = append(problems, problem(name, err))
 		}
 	}

@@ -284,9 +284,12 @@ func Binary(tb testing.TB, name string) string {
 // Main is a TestMain that removes the binaries.
 func Main(m *testing.M) {
 	code := m.Run()
-	os.RemoveAll(built.dir)
+	Clean()
 	os.Exit(code)
 }
+
+// Clean removes the binaries that Binary has built, for a TestMain of another kind.
+func Clean() { os.RemoveAll(built.dir) }
 
 var built struct {
 	sync.Mutex

@@ -1,10 +1,14 @@
 package testenv
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 )
 
 // RequireEnum skips t if the running kernel does not know a constant of its
@@ -23,4 +27,27 @@ func RequireEnum(t testing.TB, enum, value string) {
 		return
 	}
 	t.Skipf("this kernel has no %s", value)
+}
+
+// RequirePrograms skips t if the running kernel refuses programs of a type to
+// everybody, whatever they do, which only loading one shows: fentry for Tracing,
+// file_open for LSM.
+func RequirePrograms(t testing.TB, types ...ebpf.ProgramType) {
+	t.Helper()
+	RequireRoot(t)
+	for _, typ := range types {
+		spec := &ebpf.ProgramSpec{Type: typ, AttachType: ebpf.AttachTraceFEntry, AttachTo: "begin_new_exec", License: "GPL",
+			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}}
+		if typ == ebpf.LSM {
+			spec.AttachType, spec.AttachTo = ebpf.AttachLSMMac, "file_open"
+		}
+		p, err := ebpf.NewProgram(spec)
+		if errors.Is(err, unix.EPERM) {
+			t.Skipf("this kernel refuses programs of type %s (EPERM)", typ)
+		}
+		if err != nil {
+			t.Fatalf("a program of type %s: %v", typ, err)
+		}
+		p.Close()
+	}
 }

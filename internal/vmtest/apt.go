@@ -33,11 +33,12 @@ var suites = []string{"bookworm", "trixie", "trixie-backports"}
 // apt reads packages from the machine's own mirror, with a state of its own: it
 // needs no privileges and changes nothing outside dir.
 type apt struct {
-	dir string // lists, cache and the sources file
-	etc string // /etc/apt
+	dir  string // lists, cache and the sources file
+	etc  string // /etc/apt
+	arch string // of the packages
 }
 
-// mirror is a line of sources.list without its suite.
+// mirror is a line of sources.list without its suite and its architecture.
 type mirror struct{ uri, options string }
 
 // findMirror returns the first Debian mirror in the machine's configuration.
@@ -100,11 +101,15 @@ func lineMirror(line string) (mirror, bool) {
 	}
 	var m mirror
 	if rest = strings.TrimSpace(rest); strings.HasPrefix(rest, "[") {
-		options, after, ok := strings.Cut(rest, "]")
+		options, after, ok := strings.Cut(rest[1:], "]")
 		if !ok {
 			return mirror{}, false
 		}
-		m.options, rest = options+"]", after
+		// For which architecture is said to apt in another place.
+		words := slices.DeleteFunc(strings.Fields(options), func(o string) bool { return strings.HasPrefix(o, "arch") })
+		if rest = after; len(words) > 0 {
+			m.options = "[" + strings.Join(words, " ") + "]"
+		}
 	}
 	f := strings.Fields(rest)
 	if len(f) < 3 || !isDebian(f[1:2]) || !slices.Contains(f[2:], "main") {
@@ -139,11 +144,16 @@ func (a *apt) update() error {
 	if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), []byte(lines.String()), 0o644); err != nil {
 		return err
 	}
-	// One suite may be gone: whether the kernel is there shows later.
-	if out, err := a.run("apt-get", "-q", "update"); err != nil && !a.hasLists() {
-		return unavailable("guest kernels: %s: apt-get update: %w: %s", m.uri, err, lastLine(out))
+	// One suite may be gone: whether the kernel is there shows later. A mirror
+	// that cannot be reached is none of apt's errors.
+	out, err := a.run("apt-get", "-q", "update")
+	if a.hasLists() {
+		return nil
 	}
-	return nil
+	if err == nil {
+		err = errors.New("it gave no lists of packages")
+	}
+	return unavailable("guest kernels: %s: apt-get update: %w: %s: make it work on this machine", m.uri, err, lastLine(out))
 }
 
 func (a *apt) hasLists() bool {
@@ -158,6 +168,22 @@ func (a *apt) names(prefix string) ([]string, error) {
 		return nil, fmt.Errorf("apt-cache pkgnames: %w: %s", err, lastLine(out))
 	}
 	return strings.Fields(string(out)), nil
+}
+
+// closure returns packages and what they depend on, where nothing is installed.
+func (a *apt) closure(packages []string) ([]string, error) {
+	args := append([]string{"-q", "-s", "-y", "--no-install-recommends", "install"}, packages...)
+	out, err := a.run("apt-get", args...)
+	if err != nil {
+		return nil, fmt.Errorf("apt-get install %s: %w: %s", strings.Join(packages, " "), err, lastLine(out))
+	}
+	var all []string
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "Inst" {
+			all = append(all, f[1])
+		}
+	}
+	return all, nil
 }
 
 // download puts packages into dir and returns their files.
@@ -179,7 +205,10 @@ func (a *apt) command(name string, args ...string) *exec.Cmd {
 		"-o", "Dir::Etc::sourcelist=" + filepath.Join(a.dir, "sources.list"),
 		"-o", "Dir::Etc::sourceparts=-",
 		"-o", "Dir::State::Lists=" + filepath.Join(a.dir, "lists"),
+		"-o", "Dir::State::status=/dev/null", // nothing is installed
 		"-o", "Dir::Cache=" + filepath.Join(a.dir, "cache"),
+		"-o", "APT::Architecture=" + a.arch,
+		"-o", "APT::Architectures=" + a.arch,
 		"-o", "Acquire::Languages=none",
 		"-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
 		"-o", "Acquire::Retries=3",
@@ -193,9 +222,11 @@ func (a *apt) command(name string, args ...string) *exec.Cmd {
 // lastLine returns the first complaint of apt, or else its last line.
 func lastLine(out []byte) string {
 	lines := strings.Split(strings.TrimSpace(string(bytes.ToValidUTF8(out, nil))), "\n")
-	for _, l := range lines {
-		if strings.HasPrefix(l, "E: ") || strings.HasPrefix(l, "Err:") {
-			return l
+	for _, complaint := range []string{"E: ", "W: Failed to fetch ", "Err:"} {
+		for _, l := range lines {
+			if strings.HasPrefix(l, complaint) {
+				return l
+			}
 		}
 	}
 	return lines[len(lines)-1]

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,11 +25,15 @@ const Path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 type Guest struct {
 	Kernel   *Kernel
 	Modules  []string          // by name; what they depend on comes along
-	Programs []string          // of this machine, by name, with their libraries
+	Sysroot  string            // directory that Programs and Host are in; "" is this machine's root
+	Programs []string          // by name, with their libraries
 	Files    map[string]string // name in the guest: file or directory of this machine
-	Host     []string          // files and directories of this machine, under the same name
+	Host     []string          // files and directories of the sysroot, under the same name
 	Commands []Command
 	Shell    bool
+	Disk     string        // image of a system to boot, written to; "" is none
+	Reboot   bool          // after the commands, reboot the disk instead of switching off
+	Networks int           // interfaces: eth0 has the host 10.0.2.2, eth1 10.0.3.2, and nobody else
 	CPUs     int           // 0 is 2
 	Memory   int           // MiB; 0 is 2048
 	Timeout  time.Duration // of the whole guest; 0 is 5 minutes
@@ -43,16 +48,20 @@ type Guest struct {
 // is removed if all went well.
 func (g *Guest) Run(ctx context.Context, out func(command int, b []byte)) (*Report, error) {
 	r := newReport()
-	qemu, err := exec.LookPath("qemu-system-x86_64")
+	arch := g.Kernel.Arch
+	qemu, err := exec.LookPath(arch.qemu)
 	if err != nil {
-		return r, unavailable("guest: qemu-system-x86_64 is not installed: run scripts/vm-setup")
+		return r, unavailable("%s guest: %s is not installed: run %s", arch.Name, arch.qemu, arch.setup)
 	}
 	dir, err := os.MkdirTemp("", "hornet-vm-")
 	if err != nil {
 		return r, unavailable("guest: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	p := &Plan{Nonce: rand.Text(), Commands: g.Commands, Shell: g.Shell}
+	p := &Plan{
+		Nonce: rand.Text(), Commands: g.Commands, Shell: g.Shell, Console: "/dev/" + arch.console,
+		Disk: g.Disk != "", Reboot: g.Reboot,
+	}
 	initrd := filepath.Join(dir, "initrd")
 	if err := g.initramfs(initrd, p); err != nil {
 		return r, err
@@ -140,7 +149,8 @@ func (g *Guest) follow(cmd *exec.Cmd, r *Report, p *Plan, out func(int, []byte))
 	return hung, readErr
 }
 
-// arguments are QEMU's. There is no network and no disk; a panic ends it.
+// arguments are QEMU's. There is no network and no disk but those asked for; a
+// panic ends it, and so does a reboot.
 func (g *Guest) arguments(initrd, console string) []string {
 	cpus, memory := g.CPUs, g.Memory
 	if cpus == 0 {
@@ -151,13 +161,19 @@ func (g *Guest) arguments(initrd, console string) []string {
 	}
 	// An oops must fail the test, and an emulated processor is slow enough to
 	// look stuck.
-	line := "console=ttyS0 loglevel=5 panic=-1 oops=panic nosoftlockup nowatchdog mitigations=off " +
+	line := "console=" + g.Kernel.Arch.console + " loglevel=5 panic=-1 oops=panic nosoftlockup nowatchdog mitigations=off " +
 		"random.trust_cpu=on lsm=landlock,lockdown,yama,integrity,bpf"
-	args := []string{
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
-		"-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
+	args := append(slices.Clip(g.Kernel.Arch.machine),
+		"-accel", "tcg,thread=multi", "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
 		"-display", "none", "-no-reboot", "-net", "none", "-nodefaults", "-no-user-config",
-		"-kernel", filepath.Join(g.Kernel.dir, "vmlinuz"), "-initrd", initrd, "-append", line,
+		"-kernel", filepath.Join(g.Kernel.dir, "vmlinuz"), "-initrd", initrd, "-append", line)
+	if g.Disk != "" {
+		// Not more durable than the guest: it is a copy.
+		args = append(args, "-drive", "if=virtio,format=raw,cache=unsafe,file="+g.Disk)
+	}
+	for i := range g.Networks {
+		args = append(args, "-netdev", fmt.Sprintf("user,id=net%d,restrict=on,net=10.0.%d.0/24", i, i+2),
+			"-device", fmt.Sprintf("virtio-net-pci,romfile=,netdev=net%d", i))
 	}
 	// A write of the guest ends when the host has the bytes: what a test said
 	// before it took the kernel down is not lost. The port is a file, because
@@ -179,7 +195,7 @@ func (g *Guest) initramfs(name string, p *Plan) error {
 	defer f.Close()
 	// Not compressed: unpacking costs an emulated processor more than reading.
 	w := bufio.NewWriterSize(f, 1<<20)
-	r := newRoot(w)
+	r := newRoot(w, g.Sysroot)
 	if err := g.fill(r, p); err != nil {
 		return fmt.Errorf("guest: initramfs: %w", err)
 	}
@@ -190,7 +206,7 @@ func (g *Guest) initramfs(name string, p *Plan) error {
 }
 
 func (g *Guest) fill(r *root, p *Plan) error {
-	init, err := initBinary()
+	init, err := g.Kernel.Arch.initBinary()
 	if err != nil {
 		return err
 	}
@@ -210,13 +226,20 @@ func (g *Guest) fill(r *root, p *Plan) error {
 	}
 	for _, name := range g.Programs {
 		if err := r.program(name); err != nil {
-			return unavailable("%w: run scripts/vm-setup", err)
+			return unavailable("%w: run %s", err, g.Kernel.Arch.setup)
 		}
 	}
 	if p.Port, err = r.modules(g.Kernel, portModules); err != nil {
 		return err
 	}
-	if p.Modules, err = r.modules(g.Kernel, g.Modules); err != nil {
+	modules := g.Modules
+	if g.Disk != "" {
+		modules = append(slices.Clip(modules), "virtio_pci", "virtio_blk", "ext4")
+	}
+	if g.Networks > 0 {
+		modules = append(slices.Clip(modules), "virtio_pci", "virtio_net")
+	}
+	if p.Modules, err = r.modules(g.Kernel, modules); err != nil {
 		return err
 	}
 	if err := r.busybox(); err != nil {
@@ -226,15 +249,15 @@ func (g *Guest) fill(r *root, p *Plan) error {
 }
 
 // initBinary builds /init. The go command keeps what it has built.
-func initBinary() ([]byte, error) {
+func (a *Arch) initBinary() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "hornet-init-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "init")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", file, "github.com/hornetd/hornetd/internal/vmtest/init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	cmd := a.goCommand("build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", file, "github.com/hornetd/hornetd/internal/vmtest/init")
+	cmd.Env = append(cmd.Env, "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build /init: %w: %s", err, out)
 	}
@@ -262,7 +285,7 @@ func (g *Guest) consoleFile() (string, error) {
 		old = old[1:]
 	}
 	stamp := time.Now().UTC().Format("20060102-150405.000000")
-	return filepath.Join(dir, fmt.Sprintf("%s-%s.log", stamp, g.Kernel.Name)), nil
+	return filepath.Join(dir, fmt.Sprintf("%s-%s-%s.log", stamp, g.Kernel.Name, g.Kernel.Arch.Name)), nil
 }
 
 // Most of a console's log that is kept: its start and its end.

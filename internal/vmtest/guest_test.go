@@ -197,7 +197,13 @@ func TestIn(t *testing.T) {
 
 func TestNoQEMU(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	if _, err := (&Guest{}).Run(t.Context(), nil); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "scripts/vm-setup") {
-		t.Errorf("error %v", err)
+	for arch, want := range map[*Arch]string{
+		AMD64: "amd64 guest: qemu-system-x86_64 is not installed: run scripts/vm-setup",
+		ARM64: "arm64 guest: qemu-system-aarch64 is not installed: run scripts/vm-setup arm64",
+	} {
+		g := &Guest{Kernel: &Kernel{Arch: arch}}
+		if _, err := g.Run(t.Context(), nil); !errors.Is(err, ErrUnavailable) || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
 	}
 }

@@ -92,7 +92,7 @@ func itself(t *testing.T, k *Kernel) (*Guest, error) {
 	if err := os.WriteFile(filepath.Join(bin, binaryName(p)), exe, 0o755); err != nil {
 		return nil, err
 	}
-	tests := Tests{Packages: []string{p}, Flags: []string{"-test.v", "-test.count=1", "-test.run=" + only(t.Name())}, CI: os.Getenv("CI") == "true"}
+	tests := Tests{Arch: k.Arch, Packages: []string{p}, Flags: []string{"-test.v", "-test.count=1", "-test.run=" + only(t.Name())}, CI: os.Getenv("CI") == "true"}
 	if testing.CoverMode() != "" {
 		tests.Flags = append(tests.Flags, "-test.gocoverdir="+coverDir)
 	}

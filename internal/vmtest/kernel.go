@@ -23,6 +23,7 @@ var Kernels = []string{"6.1", "6.12", "7.3"}
 
 // Kernel is an unpacked Debian kernel in the cache.
 type Kernel struct {
+	Arch    *Arch
 	Name    string // "6.12"
 	Release string // as uname -r prints it
 	dir     string // holds vmlinuz, lib/modules/RELEASE and SHA256SUMS
@@ -40,45 +41,82 @@ func CacheDir() (string, error) {
 	return filepath.Join(base, "hornetd"), nil
 }
 
-// Find returns the kernel NAME ("7.3"), from the cache or else from the
-// machine's mirror. Errors are ErrUnavailable.
-func Find(name string) (*Kernel, error) {
+// Find returns the kernel NAME ("7.3") for AMD64, from the cache or else from
+// the machine's mirror. Errors are ErrUnavailable.
+func Find(name string) (*Kernel, error) { return AMD64.Find(name) }
+
+// Find is Find for the architecture.
+func (a *Arch) Find(name string) (*Kernel, error) {
+	s, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	return s.find(name)
+}
+
+// store is the cache of what an architecture needs from Debian's archive.
+type store struct {
+	arch     *Arch
+	dir, etc string
+}
+
+func (a *Arch) store() (*store, error) {
 	cache, err := CacheDir()
 	if err != nil {
 		return nil, err
 	}
-	return (&store{dir: filepath.Join(cache, "kernels"), etc: "/etc/apt"}).find(name)
+	return &store{arch: a, dir: filepath.Join(cache, a.cache), etc: "/etc/apt"}, nil
 }
-
-// store is the cache of kernels.
-type store struct{ dir, etc string }
 
 func (s *store) find(name string) (*Kernel, error) {
 	if strings.Trim(name, "0123456789.") != "" || !strings.Contains(name, ".") {
 		return nil, fmt.Errorf("kernel %q: must be a version such as %s", name, Kernels[len(Kernels)-1])
 	}
+	var k *Kernel
+	err := s.keep(item{
+		what: "guest kernel " + name, name: name,
+		open:    func(dir string) (err error) { k, err = open(dir); return err },
+		resolve: func(a *apt) ([]string, error) { return s.kernelPackages(a, name) },
+		unpack:  unpack,
+	})
+	if err != nil {
+		return nil, err
+	}
+	k.Arch = s.arch
+	return k, nil
+}
+
+// item is a directory of the cache that is made from packages.
+type item struct {
+	what    string // for people
+	name    string
+	open    func(dir string) error // fails if it is not there, or damaged
+	resolve func(*apt) ([]string, error)
+	unpack  func(dir string, debs []string) error
+}
+
+// keep opens an item. It makes what is not there or damaged: what is downloaded
+// can be downloaded again.
+func (s *store) keep(i item) error {
+	dir := filepath.Join(s.dir, i.name)
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		return nil, unavailable("guest kernel %s: %w", name, err)
+		return unavailable("%s: %w", i.what, err)
 	}
 	unlock, err := lock(filepath.Join(s.dir, ".lock"))
 	if err != nil {
-		return nil, unavailable("guest kernel %s: %w", name, err)
+		return unavailable("%s: %w", i.what, err)
 	}
 	defer unlock()
-	k, err := open(filepath.Join(s.dir, name))
-	if err == nil {
-		return k, nil
+	if i.open(dir) == nil {
+		return nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		// Damaged. What is downloaded can be downloaded again.
-		if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
-			return nil, unavailable("guest kernel %s: %w", name, err)
-		}
+	if err := os.RemoveAll(dir); err != nil {
+		return unavailable("%s: %w", i.what, err)
 	}
-	if err := s.fetch(name); err != nil {
-		return nil, err
+	if err := s.fetch(i); err != nil {
+		return err
 	}
-	return open(filepath.Join(s.dir, name))
+	return i.open(dir)
 }
 
 // open reads the checksums of a kernel and holds its image and the lists of its
@@ -88,13 +126,10 @@ func open(dir string) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{Name: filepath.Base(dir), dir: dir, sums: map[string]string{}}
-	for lines := bufio.NewScanner(bytes.NewReader(b)); lines.Scan(); {
-		if sum, name, ok := strings.Cut(lines.Text(), "  "); ok {
-			k.sums[name] = sum
-			if release, ok := strings.CutSuffix(name, "/modules.dep"); ok {
-				k.Release = filepath.Base(release)
-			}
+	k := &Kernel{Name: filepath.Base(dir), dir: dir, sums: parseSums(b)}
+	for name := range k.sums {
+		if release, ok := strings.CutSuffix(name, "/modules.dep"); ok {
+			k.Release = filepath.Base(release)
 		}
 	}
 	for _, name := range []string{"vmlinuz", k.modules("modules.dep"), k.modules("modules.builtin")} {
@@ -127,22 +162,22 @@ func sum(b []byte) []byte {
 	return s[:]
 }
 
-// fetch downloads and unpacks a kernel; the rename at its end makes it valid.
-func (s *store) fetch(name string) error {
+// fetch downloads and unpacks an item; the rename at its end makes it valid.
+func (s *store) fetch(i item) error {
 	const need = 600 << 20
 	var fsys unix.Statfs_t
 	if err := unix.Statfs(s.dir, &fsys); err == nil && fsys.Bavail*uint64(fsys.Bsize) < need {
-		return unavailable("guest kernel %s: %s has %d MB left, %d are needed: make room or set XDG_CACHE_HOME",
-			name, s.dir, fsys.Bavail*uint64(fsys.Bsize)>>20, need>>20)
+		return unavailable("%s: %s has %d MB left, %d are needed: make room or set XDG_CACHE_HOME",
+			i.what, s.dir, fsys.Bavail*uint64(fsys.Bsize)>>20, need>>20)
 	}
-	a := &apt{dir: filepath.Join(s.dir, ".apt"), etc: s.etc}
-	packages, err := s.resolve(a, name)
+	a := &apt{dir: filepath.Join(s.dir, ".apt"), etc: s.etc, arch: s.arch.Name}
+	packages, err := i.resolve(a)
 	if err != nil {
 		return err
 	}
 	tmp, err := os.MkdirTemp(s.dir, ".fetch-")
 	if err != nil {
-		return unavailable("guest kernel %s: %w", name, err)
+		return unavailable("%s: %w", i.what, err)
 	}
 	defer os.RemoveAll(tmp)
 	debs, err := a.download(tmp, packages)
@@ -151,24 +186,25 @@ func (s *store) fetch(name string) error {
 		if err := a.update(); err != nil {
 			return err
 		}
-		if packages, err = s.resolve(a, name); err != nil {
+		if packages, err = i.resolve(a); err != nil {
 			return err
 		}
 		if debs, err = a.download(tmp, packages); err != nil {
-			return unavailable("guest kernel %s: %w", name, err)
+			return unavailable("%s: %w", i.what, err)
 		}
 	}
-	if err := unpack(filepath.Join(tmp, "k"), debs); err != nil {
-		return unavailable("guest kernel %s: %w", name, err)
+	made := filepath.Join(tmp, "made")
+	if err := i.unpack(made, debs); err != nil {
+		return unavailable("%s: %w", i.what, err)
 	}
-	if err := os.Rename(filepath.Join(tmp, "k"), filepath.Join(s.dir, name)); err != nil {
-		return unavailable("guest kernel %s: %w", name, err)
+	if err := os.Rename(made, filepath.Join(s.dir, i.name)); err != nil {
+		return unavailable("%s: %w", i.what, err)
 	}
 	return nil
 }
 
-// resolve returns the packages that make up the newest kernel of a name.
-func (s *store) resolve(a *apt, name string) ([]string, error) {
+// kernelPackages returns those that make up the newest kernel of a name.
+func (s *store) kernelPackages(a *apt, name string) ([]string, error) {
 	for fresh := false; ; fresh = true {
 		if fresh || !a.hasLists() {
 			if err := a.update(); err != nil {
@@ -179,23 +215,21 @@ func (s *store) resolve(a *apt, name string) ([]string, error) {
 		if err != nil {
 			return nil, unavailable("guest kernel %s: %w", name, err)
 		}
-		if p := packagesOf(name, names); p != nil {
+		if p := packagesOf(name, s.arch.flavour(), names); p != nil {
 			return p, nil
 		}
 		if fresh {
-			return nil, unavailable("guest kernel %s: no package of the suites %s holds one: it has left the archive; "+
-				"choose another, or keep a copy of the cache", name, strings.Join(suites, ", "))
+			return nil, unavailable("guest kernel %s: no package of the suites %s holds one for %s: it has left the archive; "+
+				"choose another, or keep a copy of the cache", name, strings.Join(suites, ", "), s.arch.Name)
 		}
 	}
 }
-
-const flavour = "-cloud-amd64"
 
 // packagesOf picks, of all names, the packages of the newest kernel NAME. Until
 // 6.19 image and modules are one package, linux-image-RELEASE; then there are
 // linux-binary-, linux-modules- and linux-base-RELEASE. Signed or not does not
 // matter here.
-func packagesOf(name string, names []string) []string {
+func packagesOf(name, flavour string, names []string) []string {
 	release := ""
 	for _, p := range names {
 		r := strings.TrimPrefix(strings.TrimPrefix(p, "linux-image-"), "linux-binary-")
@@ -252,14 +286,22 @@ func chunk(s string) string {
 
 func digit(c byte) bool { return '0' <= c && c <= '9' }
 
+// extract unpacks packages into dir.
+func extract(dir string, debs []string) error {
+	for _, deb := range debs {
+		if out, err := exec.Command("dpkg-deb", "-x", deb, dir).CombinedOutput(); err != nil {
+			return fmt.Errorf("dpkg-deb -x %s: %w: %s", filepath.Base(deb), err, lastLine(out))
+		}
+	}
+	return nil
+}
+
 // unpack makes dir from packages: vmlinuz, lib/modules/RELEASE with the lists
 // that depmod writes, and the checksum of every file.
 func unpack(dir string, debs []string) error {
 	x := dir + ".x"
-	for _, deb := range debs {
-		if out, err := exec.Command("dpkg-deb", "-x", deb, x).CombinedOutput(); err != nil {
-			return fmt.Errorf("dpkg-deb -x %s: %w: %s", filepath.Base(deb), err, lastLine(out))
-		}
+	if err := extract(x, debs); err != nil {
+		return err
 	}
 	trees, _ := filepath.Glob(filepath.Join(x, "usr/lib/modules/*"))
 	old, _ := filepath.Glob(filepath.Join(x, "lib/modules/*"))
@@ -306,6 +348,17 @@ func writeSums(dir string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, sumsFile), []byte(lines.String()), 0o644)
+}
+
+// parseSums returns checksums by name.
+func parseSums(b []byte) map[string]string {
+	sums := map[string]string{}
+	for lines := bufio.NewScanner(bytes.NewReader(b)); lines.Scan(); {
+		if sum, name, ok := strings.Cut(lines.Text(), "  "); ok {
+			sums[name] = sum
+		}
+	}
+	return sums
 }
 
 // lock waits until no other process holds the file.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,9 +26,12 @@ func TestPackagesOf(t *testing.T) {
 		"7":    "linux-binary-7.3.4+deb13-cloud-amd64 linux-modules-7.3.4+deb13-cloud-amd64 linux-base-7.3.4+deb13-cloud-amd64",
 		"6.9":  "",
 	} {
-		if diff := cmp.Diff(want, strings.Join(packagesOf(kernel, names), " ")); diff != "" {
+		if diff := cmp.Diff(want, strings.Join(packagesOf(kernel, AMD64.flavour(), names), " ")); diff != "" {
 			t.Errorf("%s: %s", kernel, diff)
 		}
+	}
+	if got := packagesOf("6.12", ARM64.flavour(), names); !slices.Equal(got, []string{"linux-image-6.12.117+deb13-cloud-arm64"}) {
+		t.Errorf("6.12 for arm64: %q", got)
 	}
 }
 
@@ -45,7 +49,7 @@ func TestVersionLess(t *testing.T) {
 // fake makes a store with one kernel that was never downloaded, and no mirror.
 func fake(t *testing.T) *store {
 	t.Helper()
-	s := &store{dir: t.TempDir(), etc: t.TempDir()}
+	s := &store{arch: AMD64, dir: t.TempDir(), etc: t.TempDir()}
 	dir := filepath.Join(s.dir, "9.9")
 	for name, body := range map[string]string{
 		"vmlinuz": "image", "lib/modules/9.9.1/modules.dep": dep, "lib/modules/9.9.1/modules.builtin": builtin,
@@ -124,7 +128,8 @@ func TestFindMirror(t *testing.T) {
 			mirror{"http://mirror.example/debian", "[signed-by=/k.gpg]"}},
 		"second stanza": {"sources.list.d/a.sources", "Types: deb\nURIs: http://x.example\nSuites: nodistro\nComponents: main\n\nTypes: deb\nURIs: http://y.example\nSuites: trixie\nComponents: main\n",
 			mirror{"http://y.example", ""}},
-		"line":             {"sources.list", "# deb http://no.example bookworm main\ndeb [arch=amd64 signed-by=/k] http://mirror.example/d trixie main contrib\n", mirror{"http://mirror.example/d", "[arch=amd64 signed-by=/k]"}},
+		"line":             {"sources.list", "# deb http://no.example bookworm main\ndeb [ arch=amd64 signed-by=/k lang=none ] http://mirror.example/d trixie main contrib\n", mirror{"http://mirror.example/d", "[signed-by=/k lang=none]"}},
+		"for itself alone": {"sources.list", "deb [arch=amd64] http://mirror.example trixie main\n", mirror{"http://mirror.example", ""}},
 		"list":             {"sources.list.d/x.list", "deb http://cloud.example sdk-bookworm main\ndeb http://mirror.example bookworm main\n", mirror{"http://mirror.example", ""}},
 		"security only":    {"sources.list", "deb http://s.example bookworm-security main\n", mirror{}},
 		"switched off":     {"sources.list.d/a.sources", "Types: deb\nEnabled: no\nURIs: http://x.example\nSuites: trixie\nComponents: main\n", mirror{}},

@@ -62,8 +62,8 @@ func (m *Matrix) Run(ctx context.Context) ([]Result, error) {
 	return slices.Concat(results...), errors.Join(errs...)
 }
 
-// guests returns how many fit: each may come to use 2.5 GB, and takes a processor
-// and the half of another.
+// guests returns how many fit: each may come to use 2.5 GB, and waits now and
+// then, so that there are more of them than processors.
 func (m *Matrix) guests() int {
 	if m.Guests > 0 {
 		return m.Guests
@@ -85,7 +85,7 @@ func available() int {
 
 // one boots one kernel.
 func (m *Matrix) one(ctx context.Context, name, dir string) ([]Result, error) {
-	k, err := Find(name)
+	k, err := m.Tests.arch().Find(name)
 	if err != nil {
 		return m.missing(name, err)
 	}
@@ -93,6 +93,7 @@ func (m *Matrix) one(ctx context.Context, name, dir string) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.CPUs = 1 // two emulated processors cost twice as much: they wait for each other
 	outputs := make([]bytes.Buffer, len(g.Commands))
 	report, err := g.Run(ctx, func(i int, b []byte) { outputs[i].Write(b) })
 	if errors.Is(err, ErrUnavailable) {

@@ -10,6 +10,9 @@ import (
 // TestMatrix is every test that a kernel decides, on every kernel. What one of
 // them skips or fails there it skips or fails here, under its own name.
 func TestMatrix(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots guests for minutes: not with -short")
+	}
 	module, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,9 @@ const (
 	OutDir = "/vm/out"
 
 	coverDir = OutDir + "/cover"
+
+	// LayDir, in the first root, is laid over a disk before it is booted.
+	LayDir = "/lay"
 )
 
 // PortName is the name of the guest's virtio port to the host, below
@@ -28,7 +31,10 @@ type Plan struct {
 	Port     []string // files of modules to load before the port is there, in this order
 	Modules  []string // files to load then, in this order
 	Commands []Command
-	Shell    bool // after the commands, a shell on the console
+	Shell    bool   // after the commands, a shell on the console
+	Console  string // its device
+	Disk     bool   // boot the disk; the commands run as a service there
+	Reboot   bool   // and end with a reboot instead of switching off
 }
 
 // Command is a program that runs in the guest as root, alone.

@@ -137,20 +137,33 @@ func TestTable(t *testing.T) {
 		}
 	}
 	file := filepath.Join(t.TempDir(), "README.md")
+	const tableBegin, tableEnd = "<!-- make x writes this -->\n", "<!-- end -->\n"
 	for _, old := range []string{"", "old\n"} {
-		if err := os.WriteFile(file, []byte("a\n"+tableBegin+old+tableEnd+"b\n"), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte("a\n"+tableEnd+tableBegin+old+tableEnd+"b\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := WriteTable(file, "new\n"); err != nil {
+		if err := WriteTable(file, "make x", "new\n"); err != nil {
 			t.Fatal(err)
 		}
-		if b, _ := os.ReadFile(file); string(b) != "a\n"+tableBegin+"new\n"+tableEnd+"b\n" {
+		if b, _ := os.ReadFile(file); string(b) != "a\n"+tableEnd+tableBegin+"new\n"+tableEnd+"b\n" {
 			t.Errorf("%q", b)
 		}
 	}
-	os.WriteFile(file, []byte("no markers"), 0o644)
-	if err := WriteTable(file, "new\n"); err == nil {
+	if err := WriteTable(file, "make y", "new\n"); err == nil {
 		t.Error("no error without markers")
+	}
+}
+
+func TestTableOfTests(t *testing.T) {
+	var results []Result
+	for k, action := range map[string]string{"6.12": "pass", "7.3": "fail"} {
+		results = append(results, Result{Kernel: k, Package: modulePath + "/examples", Test: "TestA/b", Action: action},
+			Result{Kernel: k, Package: modulePath + "/examples", Test: "TestA", Action: "pass", Parent: true})
+	}
+	results = append(results, Result{Kernel: "7.3", Package: modulePath + "/examples", Test: "TestC", Action: "skip", Reason: "no a|b"})
+	want := "| Test | Linux 6.12 | 7.3, arm64 |\n|---|---|---|\n| TestA/b (examples) | passed | **failed** |\n| TestC (examples) |  | skipped: no a/b |\n"
+	if diff := cmp.Diff(want, TableOfTests(ARM64, []string{"6.12", "7.3"}, results)); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -17,16 +17,22 @@ import (
 // root makes the first root of a guest.
 type root struct {
 	*cpioWriter
-	libs []string // directories of shared libraries
+	host string   // directory that programs come from: "" is this machine's root
+	libs []string // directories of shared libraries there
 }
 
-func newRoot(w io.Writer) *root {
-	return &root{cpioWriter: newCPIO(w), libs: libraryDirs()}
+func newRoot(w io.Writer, host string) *root {
+	r := &root{cpioWriter: newCPIO(w), host: host}
+	r.libs = r.libraryDirs()
+	return r
 }
 
-// host adds a file of the host under the same name, with every symbolic link on
+// path is where a file of the host is.
+func (r *root) path(name string) string { return filepath.Join(r.host, name) }
+
+// same adds a file of the host under the same name, with every symbolic link on
 // the way to it and, if it is a program, its interpreter and shared libraries.
-func (r *root) host(name string) error {
+func (r *root) same(name string) error {
 	real, err := r.links(name)
 	if err != nil {
 		return err
@@ -34,42 +40,42 @@ func (r *root) host(name string) error {
 	if r.seen[strings.TrimPrefix(real, "/")] {
 		return nil
 	}
-	info, err := os.Stat(real)
+	info, err := os.Stat(r.path(real))
 	if err != nil {
 		return err
 	}
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s: not a regular file", name)
 	}
-	b, err := os.ReadFile(real)
+	b, err := os.ReadFile(r.path(real))
 	if err != nil {
 		return err
 	}
 	r.file(real, info.Mode().Perm(), b)
-	return r.libraries(real)
+	return r.libraries(r.path(real))
 }
 
-// libraries adds what a program needs to start.
-func (r *root) libraries(name string) error {
-	needed, err := r.needs(name)
+// libraries adds what a program, a file of this machine, needs to start.
+func (r *root) libraries(file string) error {
+	needed, err := r.needs(file)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", file, err)
 	}
 	for _, n := range needed {
-		if err := r.host(n); err != nil {
+		if err := r.same(n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// all adds a file or every file of a directory, as host does.
+// all adds a file or every file of a directory, as same does.
 func (r *root) all(name string) error {
-	return filepath.WalkDir(name, func(name string, d fs.DirEntry, err error) error {
+	return filepath.WalkDir(r.path(name), func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		return r.host(name)
+		return r.same(strings.TrimPrefix(name, r.host))
 	})
 }
 
@@ -80,7 +86,7 @@ func (r *root) links(name string) (string, error) {
 	for hops := 0; len(rest) > 0; {
 		next := filepath.Join(done, rest[0])
 		rest = rest[1:]
-		info, err := os.Lstat(next)
+		info, err := os.Lstat(r.path(next))
 		if err != nil {
 			return "", err
 		}
@@ -91,7 +97,7 @@ func (r *root) links(name string) (string, error) {
 		if hops++; hops > 40 {
 			return "", fmt.Errorf("%s: too many symbolic links", name)
 		}
-		target, err := os.Readlink(next)
+		target, err := os.Readlink(r.path(next))
 		if err != nil {
 			return "", err
 		}
@@ -105,16 +111,17 @@ func (r *root) links(name string) (string, error) {
 }
 
 // needs returns the interpreter and the libraries that an ELF file names, as
-// ld.so(8) would find them; of a script, its interpreter; of others, nothing.
-func (r *root) needs(name string) ([]string, error) {
-	f, err := os.Open(name)
+// ld.so(8) of the host would find them; of a script, its interpreter; of others,
+// nothing.
+func (r *root) needs(file string) ([]string, error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	line, _ := bufio.NewReaderSize(f, 256).ReadString('\n')
 	if script, ok := strings.CutPrefix(line, "#!"); ok {
-		if words := strings.Fields(script); len(words) > 0 && exists(words[0]) {
+		if words := strings.Fields(script); len(words) > 0 && exists(r.path(words[0])) {
 			return words[:1], nil
 		}
 		return nil, nil
@@ -140,9 +147,9 @@ func (r *root) needs(name string) ([]string, error) {
 			found = append(found, strings.TrimRight(string(b), "\x00"))
 		}
 	}
-	dirs := append(runPath(e, filepath.Dir(name)), r.libs...)
+	dirs := append(runPath(e, filepath.Dir(strings.TrimPrefix(file, r.host))), r.libs...)
 	for _, lib := range libs {
-		file, err := findLibrary(lib, dirs, e)
+		file, err := r.findLibrary(lib, dirs, e)
 		if err != nil {
 			return nil, err
 		}
@@ -164,13 +171,13 @@ func runPath(e *elf.File, origin string) []string {
 	return dirs
 }
 
-func findLibrary(name string, dirs []string, user *elf.File) (string, error) {
+func (r *root) findLibrary(name string, dirs []string, user *elf.File) (string, error) {
 	if filepath.IsAbs(name) {
 		return name, nil
 	}
 	for _, d := range dirs {
 		file := filepath.Join(d, name)
-		lib, err := elf.Open(file)
+		lib, err := elf.Open(r.path(file))
 		if err != nil {
 			continue
 		}
@@ -184,10 +191,10 @@ func findLibrary(name string, dirs []string, user *elf.File) (string, error) {
 
 // libraryDirs returns where ld.so looks: what ld.so.conf(5) lists, then the
 // directories it has built in.
-func libraryDirs() []string {
+func (r *root) libraryDirs() []string {
 	var dirs []string
-	files, _ := filepath.Glob("/etc/ld.so.conf.d/*.conf")
-	for _, f := range append(files, "/etc/ld.so.conf") {
+	files, _ := filepath.Glob(r.path("/etc/ld.so.conf.d/*.conf"))
+	for _, f := range append(files, r.path("/etc/ld.so.conf")) {
 		b, _ := os.ReadFile(f)
 		for line := range strings.Lines(string(b)) {
 			if line = strings.TrimSpace(line); strings.HasPrefix(line, "/") {
@@ -200,13 +207,21 @@ func libraryDirs() []string {
 
 // program adds a program found in PATH, or in the directories of root's.
 func (r *root) program(name string) error {
-	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
+	file, err := r.lookPath(name)
+	if err != nil {
+		return err
+	}
+	return r.same(file)
+}
+
+func (r *root) lookPath(name string) (string, error) {
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/bin", "/usr/sbin", "/sbin") {
 		file := filepath.Join(dir, name)
-		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-			return r.host(file)
+		if info, err := os.Stat(r.path(file)); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return file, nil
 		}
 	}
-	return &exec.Error{Name: name, Err: exec.ErrNotFound}
+	return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
 }
 
 // tree adds the directory src of the host, whole, as dst.
@@ -290,21 +305,26 @@ func (r *root) modules(k *Kernel, names []string) ([]string, error) {
 	return files, nil
 }
 
-// busybox adds it under the names of all its applets that nothing else has.
+// busybox adds it under the names of all its applets that nothing else has. That
+// of this machine says which there are.
 func (r *root) busybox() error {
-	file, err := exec.LookPath("busybox")
+	native, err := exec.LookPath("busybox")
 	if err != nil {
 		return unavailable("guest: busybox is not installed: run scripts/vm-setup")
 	}
-	out, err := exec.Command(file, "--list").Output()
+	out, err := exec.Command(native, "--list").Output()
 	if err != nil {
 		return fmt.Errorf("busybox --list: %w", err)
 	}
-	if err := r.host(file); err != nil {
+	file, err := r.lookPath("busybox")
+	if err != nil {
 		return err
 	}
-	real, err := filepath.EvalSymlinks(file)
+	real, err := r.links(file)
 	if err != nil {
+		return err
+	}
+	if err := r.same(real); err != nil {
 		return err
 	}
 	r.symlink("/usr/bin/busybox", real)

@@ -22,6 +22,11 @@ var skipRules = []skipRule{
 	{regexp.MustCompile(`no BPF_TRACE_UPROBE_MULTI`), "6.6"},
 	{regexp.MustCompile(`no BPF_CGROUP_UNIX_`), "6.7"},
 	{regexp.MustCompile(`no BPF_LINK_TYPE_SOCKMAP`), "6.10"},
+	{regexp.MustCompile(`no BPF_STRUCT_OPS`), "6.4"},
+	{regexp.MustCompile(`no BPF_TRACE_KPROBE_SESSION`), "6.10"},
+	{regexp.MustCompile(`^this kernel has no kprobe\.multi$`), "6.12"}, // Debian's 6.1 has no CONFIG_FPROBE
+	{regexp.MustCompile(`^this kernel lets no fentry program sleep at bpf_fentry_test1$`), "6.3"},
+	{regexp.MustCompile(`^this kernel lets no program change bpf_modify_return_test$`), "6.3"},
 	{regexp.MustCompile(`this kernel loads fentry programs`), ""}, // about what others refuse
 	{regexp.MustCompile(`not part of the repository`), ""},
 	{regexp.MustCompile(`^is run by other tests`), ""},

@@ -39,6 +39,27 @@ var attachRows = []attachRow{
 	row("uprobe", `TestAttachTracing/(uprobe.*|sleepable_uprobe)`),
 	row("uretprobe", `TestAttachTracing/uretprobe`),
 	row("iter", `TestAttachIter(/.+)?`),
+	row("fentry", `TestAttachFunction/fentry.*`),
+	row("fentry, of a module", `TestAttachModule`),
+	row("fexit", `TestAttachFunction/fexit`),
+	row("fmod_ret", `TestAttachFunction/fmod_ret`),
+	row("fmod_ret, result changed", `TestAttachModifyReturn`),
+	row("fentry, fexit, fmod_ret, sleepable", `TestAttachSleepable/.+`),
+	row("freplace", `TestAttachReplace`),
+	row("LSM", `TestAttachFunction/lsm`),
+	row("LSM, denied", `TestAttachFunction/lsm_denies`),
+	row("LSM, sleepable, denied", `TestAttachFunction/lsm_sleepable`),
+	row("kprobe", `TestAttachFunction/(kprobe|kprobe_by_manifest)`),
+	row("kprobe, offset", `TestAttachOffset`),
+	row("kretprobe", `TestAttachFunction/kretprobe`),
+	row("ksyscall, kretsyscall", `TestAttachFunction/k(ret)?syscall`),
+	row("kprobe.multi", `TestAttachFunction/kprobe\.multi.*`),
+	row("kretprobe.multi", `TestAttachFunction/kretprobe\.multi`),
+	row("kprobe.session", `TestAttachFunction/kprobe\.session`),
+	row("uprobe.multi", `TestAttachFunction/uprobe\.multi`),
+	row("uprobe.multi, sleepable", `TestAttachFunction/uprobe\.multi_sleepable`),
+	row("uretprobe.multi", `TestAttachFunction/uretprobe\.multi`),
+	row("struct_ops", `TestAttachStructOps`),
 	row("sk_msg", `TestAttachSockmap/sk_msg`),
 	row("sk_skb", `TestAttachSockmap/(stream_.*|verdict)`),
 }
@@ -90,18 +111,52 @@ func cell(row attachRow, kernel string, results []Result) string {
 	}
 }
 
-const tableBegin, tableEnd = "<!-- make vm-matrix writes this -->\n", "<!-- end -->\n"
-
-// WriteTable puts a table into a file, between its markers.
-func WriteTable(file, table string) error {
+// WriteTable puts a table into a file, between the markers that name the command
+// that makes it.
+func WriteTable(file, command, table string) error {
+	begin, end := []byte("<!-- "+command+" writes this -->\n"), []byte("<!-- end -->\n")
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	before, rest, ok := bytes.Cut(b, []byte(tableBegin))
-	_, after, ok2 := bytes.Cut(rest, []byte(tableEnd))
+	before, rest, ok := bytes.Cut(b, begin)
+	_, after, ok2 := bytes.Cut(rest, end)
 	if !ok || !ok2 {
-		return fmt.Errorf("%s: has no markers for the table", file)
+		return fmt.Errorf("%s: has no markers for the table of %s", file, command)
 	}
-	return os.WriteFile(file, slices.Concat(before, []byte(tableBegin), []byte(table), []byte(tableEnd), after), 0o644)
+	return os.WriteFile(file, slices.Concat(before, begin, []byte(table), end, after), 0o644)
+}
+
+// TableOfTests returns the Markdown table of tests and kernels.
+func TableOfTests(arch *Arch, kernels []string, results []Result) string {
+	outcomes := map[string][]string{}
+	var tests []string
+	for _, r := range results {
+		if r.Parent {
+			continue
+		}
+		test := r.Test + " (" + short(r.Package) + ")"
+		if outcomes[test] == nil {
+			tests, outcomes[test] = append(tests, test), make([]string, len(kernels))
+		}
+		outcomes[test][slices.Index(kernels, r.Kernel)] = r.outcome()
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "| Test | Linux %s, %s |\n|---|%s\n", strings.Join(kernels, " | "), arch.Name, strings.Repeat("---|", len(kernels)))
+	for _, t := range tests {
+		fmt.Fprintf(&b, "| %s | %s |\n", t, strings.Join(outcomes[t], " | "))
+	}
+	return b.String()
+}
+
+// outcome is a cell of a table.
+func (r *Result) outcome() string {
+	switch r.Action {
+	case "pass":
+		return "passed"
+	case "skip":
+		return "skipped: " + strings.ReplaceAll(r.Reason, "|", "/")
+	default:
+		return "**failed**"
+	}
 }

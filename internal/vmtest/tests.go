@@ -13,6 +13,7 @@ import (
 
 // Tests are the tests of some packages of this module, to be run in a guest.
 type Tests struct {
+	Arch     *Arch    // of the guest; nil is AMD64
 	Packages []string // as for go test: "./loader"
 	Flags    []string // -test.* flags: "-test.v", "-test.run=X"
 	Timeout  time.Duration
@@ -23,7 +24,7 @@ type Tests struct {
 // Build compiles the test binaries into dir, once for all kernels, static
 // because the guest has another userland or none.
 func (t *Tests) Build(dir string) error {
-	list := goCommand(append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}"}, t.Packages...)...)
+	list := t.arch().goCommand(append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}"}, t.Packages...)...)
 	out, err := list.Output()
 	if err != nil {
 		return fmt.Errorf("go list %s: %w: %s", strings.Join(t.Packages, " "), err, stderr(err))
@@ -38,7 +39,7 @@ func (t *Tests) Build(dir string) error {
 		return err
 	}
 	// What package testdaemon starts.
-	build := goCommand("build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir+"/", modulePath+"/cmd/hornetd", modulePath+"/cmd/hornetctl")
+	build := t.arch().goCommand("build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir+"/", modulePath+"/cmd/hornetd", modulePath+"/cmd/hornetctl")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w: %s", err, out)
 	}
@@ -47,16 +48,24 @@ func (t *Tests) Build(dir string) error {
 		if t.Cover != "" {
 			args = append(args, "-cover", "-covermode=atomic", "-coverpkg="+t.Cover)
 		}
-		if out, err := goCommand(append(args, p)...).CombinedOutput(); err != nil {
+		if out, err := t.arch().goCommand(append(args, p)...).CombinedOutput(); err != nil {
 			return fmt.Errorf("build tests of %s: %w: %s", p, err, out)
 		}
 	}
 	return nil
 }
 
-func goCommand(args ...string) *exec.Cmd {
+func (t *Tests) arch() *Arch {
+	if t.Arch == nil {
+		return AMD64
+	}
+	return t.Arch
+}
+
+// goCommand builds for the architecture.
+func (a *Arch) goCommand(args ...string) *exec.Cmd {
 	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+a.Name)
 	return cmd
 }
 
@@ -92,8 +101,12 @@ var programs = []string{
 // Guest returns a guest with the tests of t, which Build has put into dir.
 // module is the root of this module's sources on the host.
 func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
+	sysroot, err := k.Arch.sysroot()
+	if err != nil {
+		return nil, err
+	}
 	g := &Guest{
-		Kernel: k, Modules: DefaultModules, Programs: programs,
+		Kernel: k, Modules: DefaultModules, Sysroot: sysroot, Programs: k.Arch.programs,
 		Files: map[string]string{binaryDir: dir},
 	}
 	entries, err := os.ReadDir(module)
@@ -108,9 +121,12 @@ func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
 		}
 	}
 	// Objects that Debian ships, which tests load, and what openssl wants.
-	objects, _ := filepath.Glob("/usr/lib/*/bpf")
-	config, _ := filepath.Glob("/usr/lib/ssl/openssl.cnf")
-	g.Host = append(objects, config...)
+	for _, pattern := range []string{"/usr/lib/*/bpf", "/usr/lib/ssl/openssl.cnf"} {
+		found, _ := filepath.Glob(filepath.Join(sysroot, pattern))
+		for _, name := range found {
+			g.Host = append(g.Host, strings.TrimPrefix(name, sysroot))
+		}
+	}
 	for _, p := range t.Packages {
 		g.Commands = append(g.Commands, t.command(p))
 		g.Timeout += t.timeout() + 30*time.Second

@@ -12,7 +12,7 @@ import (
 )
 
 // command runs c to its end and returns its status and how it ended. Nothing
-// that it started is left.
+// that it started is left, unless systemd is the first process and sees to that.
 func command(c vmtest.Command, out *os.File) (status int, how string) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -29,8 +29,10 @@ func command(c vmtest.Command, out *os.File) (status int, how string) {
 	stop := limit(proc.Pid, c.Timeout)
 	ws := reap(proc.Pid)
 	timedOut := stop()
-	unix.Kill(-1, unix.SIGKILL) // all but this process
-	reap(-1)
+	if os.Getpid() == 1 {
+		unix.Kill(-1, unix.SIGKILL) // all but this process
+		reap(-1)
+	}
 	return ending(ws, timedOut)
 }
 
@@ -82,8 +84,8 @@ func reap(pid int) unix.WaitStatus {
 }
 
 // shell gives the console to a person.
-func shell() {
-	tty, err := os.OpenFile("/dev/ttyS0", os.O_RDWR, 0)
+func shell(console string) {
+	tty, err := os.OpenFile(console, os.O_RDWR, 0)
 	if err != nil {
 		fmt.Println("init:", err)
 		return

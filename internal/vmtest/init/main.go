@@ -14,6 +14,10 @@ import (
 )
 
 func main() {
+	if os.Getpid() != 1 {
+		fmt.Println("init:", agent())
+		os.Exit(1)
+	}
 	if err := run(); err != nil {
 		fmt.Println("init:", err)
 	}
@@ -22,14 +26,22 @@ func main() {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
-func run() error {
+func readPlan() (*vmtest.Plan, error) {
 	b, err := os.ReadFile("/vm/plan.json")
+	if err != nil {
+		return nil, err
+	}
+	var p vmtest.Plan
+	return &p, json.Unmarshal(b, &p)
+}
+
+func run() error {
+	p, err := readPlan()
 	if err != nil {
 		return err
 	}
-	var p vmtest.Plan
-	if err := json.Unmarshal(b, &p); err != nil {
-		return err
+	if p.Disk {
+		return bootDisk(p)
 	}
 	if err := mountAll(); err != nil {
 		return err
@@ -37,7 +49,7 @@ func run() error {
 	if err := loadModules(p.Port); err != nil {
 		return err
 	}
-	w, err := openPort(&p)
+	w, err := openPort(p)
 	if err != nil {
 		return err
 	}
@@ -45,11 +57,20 @@ func run() error {
 		w.mark("broken", err)
 		return err
 	}
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
+	if err := runCommands(p, w); err != nil {
 		return err
 	}
-	w.mark("boot", unix.ByteSliceToString(u.Release[:]))
+	if p.Shell {
+		shell(p.Console)
+	}
+	return nil
+}
+
+// runCommands runs the commands of the plan and sends back what came of them.
+func runCommands(p *vmtest.Plan, w *port) error {
+	if err := w.markBoot(); err != nil {
+		return err
+	}
 	for i, c := range p.Commands {
 		w.mark("start", i)
 		status, how := command(c, w.f)
@@ -57,8 +78,14 @@ func run() error {
 	}
 	w.sendFiles(vmtest.OutDir)
 	w.mark("end")
-	if p.Shell {
-		shell()
+	return nil
+}
+
+func (p *port) markBoot() error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return err
 	}
+	p.mark("boot", unix.ByteSliceToString(u.Release[:]))
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 
 type options struct {
 	kernel, run, cover, module string
+	arch                       *vmtest.Arch
 	verbose, shell, matrix     bool
 	guests                     int
 	timeout                    time.Duration
@@ -30,6 +31,7 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.kernel, "kernel", "", "kernel `version`: "+strings.Join(vmtest.Kernels, ", ")+", or what the archive has; with -matrix, several with commas")
+	arch := flag.String("arch", vmtest.AMD64.Name, "`architecture` of the guest: amd64 or arm64")
 	flag.StringVar(&o.run, "run", "", "run only tests that match the `pattern`")
 	flag.StringVar(&o.cover, "coverprofile", "", "write a coverage profile to `file`")
 	flag.BoolVar(&o.verbose, "v", false, "print every test")
@@ -39,6 +41,11 @@ func main() {
 	flag.DurationVar(&o.timeout, "timeout", 5*time.Minute, "of the tests of one package")
 	flag.Parse()
 	o.packages = flag.Args()
+	var err error
+	if o.arch, err = vmtest.ArchNamed(*arch); err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		os.Exit(2)
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -60,11 +67,11 @@ func (o *options) main(ctx context.Context) error {
 	if o.kernel == "" {
 		o.kernel = vmtest.Kernels[len(vmtest.Kernels)-1]
 	}
-	k, err := vmtest.Find(o.kernel)
+	k, err := o.arch.Find(o.kernel)
 	if err != nil {
 		return err
 	}
-	t := &vmtest.Tests{Packages: o.packages, Flags: o.flags(), Timeout: o.timeout, CI: os.Getenv("CI") == "true"}
+	t := &vmtest.Tests{Arch: o.arch, Packages: o.packages, Flags: o.flags(), Timeout: o.timeout, CI: os.Getenv("CI") == "true"}
 	if len(t.Packages) == 0 {
 		t.Packages = []string{"./loader"}
 	}
@@ -102,8 +109,8 @@ func (o *options) main(ctx context.Context) error {
 // writes the table in the README.
 func (o *options) runMatrix(ctx context.Context) error {
 	m := vmtest.Matrix{
-		Kernels: vmtest.Kernels, Module: o.module, Guests: o.guests, Log: os.Stdout,
-		Tests: vmtest.Tests{Packages: vmtest.MatrixPackages, Flags: o.runFlag(), Timeout: o.timeout, CI: os.Getenv("CI") == "true"},
+		Kernels: o.arch.Matrix, Module: o.module, Guests: o.guests, Log: os.Stdout,
+		Tests: vmtest.Tests{Arch: o.arch, Packages: o.arch.Packages, Flags: o.runFlag(), Timeout: o.timeout, CI: os.Getenv("CI") == "true"},
 	}
 	whole := o.kernel == "" && len(o.packages) == 0 && o.run == ""
 	if o.kernel != "" {
@@ -117,7 +124,11 @@ func (o *options) runMatrix(ctx context.Context) error {
 		return err
 	}
 	if whole {
-		if err := vmtest.WriteTable(filepath.Join(o.module, "internal/vmtest/README.md"), vmtest.Table(m.Kernels, results)); err != nil {
+		command, table := "make vm-matrix", vmtest.Table(m.Kernels, results)
+		if o.arch != vmtest.AMD64 {
+			command, table = "make vm-"+o.arch.Name, vmtest.TableOfTests(o.arch, m.Kernels, results)
+		}
+		if err := vmtest.WriteTable(filepath.Join(o.module, "internal/vmtest/README.md"), command, table); err != nil {
 			return err
 		}
 	}
