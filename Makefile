@@ -16,7 +16,7 @@ BIN ?= bin
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The same source gives the same bytes, whoever builds it and where.
-GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))'
+GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))$(if $(SOURCE_DATE_EPOCH), -X main.sourceDate=$(SOURCE_DATE_EPOCH))'
 
 .PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 bench generate lint examples install clean
 

@@ -71,6 +71,13 @@ func (c *Client) Unload(ctx context.Context, name string, req UnloadRequest) (Co
 	return out, err
 }
 
+// Rollback lets an older version of a collection load again.
+func (c *Client) Rollback(ctx context.Context, name string, req RollbackRequest) (Collection, error) {
+	var out Collection
+	err := c.call(ctx, RouteRollback, []string{name}, nil, req, &out)
+	return out, err
+}
+
 // Status returns the daemon's own state.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var out Status

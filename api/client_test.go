@@ -75,6 +75,10 @@ func TestClientRequests(t *testing.T) {
 			_, err := c.Unload(ctx, "a", UnloadRequest{Force: true})
 			return err
 		},
+		RouteRollback: func() error {
+			_, err := c.Rollback(ctx, "a", RollbackRequest{Version: 4, Reason: "why"})
+			return err
+		},
 		RouteEntries: func() error {
 			_, err := c.Entries(ctx, "a", ".rodata", EntriesOptions{Limit: 5, After: "00&"})
 			return err
@@ -90,15 +94,16 @@ func TestClientRequests(t *testing.T) {
 		},
 	}
 	want := map[string]string{
-		RouteList:    "GET /v1/collections  ",
-		RouteGet:     "GET /v1/collections/a%20b%3F  ",
-		RouteLoad:    "POST /v1/collections/a/load application/json {}",
-		RouteUnload:  `POST /v1/collections/a/unload application/json {"force":true}`,
-		RouteEntries: "GET /v1/collections/a/maps/.rodata/entries?after=00%26&limit=5  ",
-		RouteStatus:  "GET /v1/status  ",
-		RouteReload:  "POST /v1/reload application/json {}",
-		RoutePlan:    "POST /v1/plan application/json {}",
-		RouteEvents:  "GET /v1/events?follow=true&since=7  ",
+		RouteList:     "GET /v1/collections  ",
+		RouteGet:      "GET /v1/collections/a%20b%3F  ",
+		RouteLoad:     "POST /v1/collections/a/load application/json {}",
+		RouteUnload:   `POST /v1/collections/a/unload application/json {"force":true}`,
+		RouteRollback: `POST /v1/collections/a/rollback application/json {"version":4,"reason":"why"}`,
+		RouteEntries:  "GET /v1/collections/a/maps/.rodata/entries?after=00%26&limit=5  ",
+		RouteStatus:   "GET /v1/status  ",
+		RouteReload:   "POST /v1/reload application/json {}",
+		RoutePlan:     "POST /v1/plan application/json {}",
+		RouteEvents:   "GET /v1/events?follow=true&since=7  ",
 	}
 	for _, r := range Routes() {
 		if calls[r.Pattern] == nil {

@@ -41,7 +41,7 @@ type File struct {
 // Signature is what checking the object's signature gave.
 type Signature struct {
 	Verdict   string `json:"verdict"`    // ok, unsigned, unknown-key, bad-signature, expired, …
-	Format    string `json:"format"`     // cms-detached
+	Format    string `json:"format"`     // cms-detached or cms-appended
 	Covers    string `json:"covers"`     // object, or object+manifest
 	CheckedBy string `json:"checked_by"` // hornetd, or hornetd+kernel
 	Signer    Signer `json:"signer"`
@@ -55,6 +55,7 @@ type Signer struct {
 	Algorithm string    `json:"algorithm"`
 	NotAfter  time.Time `json:"not_after,omitzero"` // absent for a bare key
 	Problem   string    `json:"problem,omitempty"`  // why nothing it signed is accepted
+	CA        bool      `json:"ca,omitempty"`       // may issue certificates, whose keys sign under its name
 }
 
 // Caller is who asked, as the kernel told the daemon when they connected.

@@ -24,6 +24,7 @@ const (
 	EventQuarantined EventKind = "quarantined" // it does not match its record
 	EventRefused     EventKind = "refused"     // somebody asked and may not, or the signature says no
 	EventFailed      EventKind = "failed"      // it was allowed and did not work
+	EventRolledBack  EventKind = "rolled-back" // an older version may load again
 	EventReloaded    EventKind = "reloaded"    // the manifests were read again
 	EventLost        EventKind = "lost"        // events before this one are no longer there
 )

@@ -2,15 +2,16 @@ package api
 
 // The routes, as patterns for http.ServeMux.
 const (
-	RouteList    = "GET /v1/collections"
-	RouteGet     = "GET /v1/collections/{name}"
-	RouteLoad    = "POST /v1/collections/{name}/load"
-	RouteUnload  = "POST /v1/collections/{name}/unload"
-	RouteEntries = "GET /v1/collections/{name}/maps/{map}/entries"
-	RouteStatus  = "GET /v1/status"
-	RouteReload  = "POST /v1/reload"
-	RoutePlan    = "POST /v1/plan"
-	RouteEvents  = "GET /v1/events"
+	RouteList     = "GET /v1/collections"
+	RouteGet      = "GET /v1/collections/{name}"
+	RouteLoad     = "POST /v1/collections/{name}/load"
+	RouteUnload   = "POST /v1/collections/{name}/unload"
+	RouteRollback = "POST /v1/collections/{name}/rollback"
+	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
+	RouteStatus   = "GET /v1/status"
+	RouteReload   = "POST /v1/reload"
+	RoutePlan     = "POST /v1/plan"
+	RouteEvents   = "GET /v1/events"
 )
 
 // Route is one thing that can be asked.
@@ -28,6 +29,7 @@ func Routes() []Route {
 		{Pattern: RouteGet, Response: Collection{}},
 		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
+		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteEntries, Query: []string{"limit", "after"}, Response: Entries{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
@@ -49,6 +51,13 @@ type LoadRequest struct{}
 // UnloadRequest asks that a collection stop.
 type UnloadRequest struct {
 	Force bool `json:"force,omitempty"` // also one in quarantine
+}
+
+// RollbackRequest asks that Version of a collection, older than what was loaded
+// before, may load again. It loads nothing.
+type RollbackRequest struct {
+	Version uint64 `json:"version"`
+	Reason  string `json:"reason"` // for the audit log; never empty
 }
 
 // ReloadRequest asks that the manifests be read again and the differences applied.

@@ -11,8 +11,15 @@ type Status struct {
 	Collections Counts        `json:"collections"`
 	Paths       Paths         `json:"paths"`
 	Signers     List[Signer]  `json:"signers"`
+	Revocations *Revocations  `json:"revocations,omitempty"` // absent where no list is in force
 	Problems    List[Problem] `json:"problems"`
 	Kernel      Kernel        `json:"kernel"`
+}
+
+// Revocations is the revocation list in force.
+type Revocations struct {
+	Serial uint64 `json:"serial"`
+	Signer string `json:"signer"` // name in the trust store
 }
 
 // Counts is how many collections are in each state.
@@ -21,6 +28,7 @@ type Counts struct {
 	Available   int `json:"available"`
 	Failed      int `json:"failed"`
 	Quarantined int `json:"quarantined"`
+	Verified    int `json:"verified"` // of those that run: with a signature over the manifest too
 }
 
 // Paths are the directories the daemon works with.

@@ -45,10 +45,11 @@ type Log struct {
 	recovery Recovery
 
 	mu        sync.Mutex
-	next      uint64 // the next record's Seq
-	size      int64  // bytes of whole lines; what lies behind is not there
-	allocated int64  // the file has its blocks up to here
-	dirty     bool   // a failed write may have left something behind size
+	next      uint64    // the next record's Seq
+	last      time.Time // of the last record
+	size      int64     // bytes of whole lines; what lies behind is not there
+	allocated int64     // the file has its blocks up to here
+	dirty     bool      // a failed write may have left something behind size
 	closed    bool
 }
 
@@ -169,6 +170,13 @@ func (l *Log) lock() error {
 // Recovered returns what Open had to put right.
 func (l *Log) Recovered() Recovery { return l.recovery }
 
+// Last returns the last record's Seq and Time, zero where there is none.
+func (l *Log) Last() (seq uint64, when time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next - 1, l.last
+}
+
 // Append writes r as the next record and returns it as it was written, when it
 // is on disk: one write, one fdatasync. On error nothing was recorded as far as
 // the log is concerned: what may have reached the disk is removed before the
@@ -195,6 +203,7 @@ func (l *Log) Append(r Record) (Record, error) {
 	}
 	l.size += int64(len(line))
 	l.next++
+	l.last = r.Time
 	return r, nil
 }
 

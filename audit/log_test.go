@@ -287,7 +287,8 @@ func FuzzLastLine(f *testing.F) {
 	f.Add([]byte(`{"seq":9,"phase":"note"}` + "\n"))
 	f.Fuzz(func(t *testing.T, tail []byte) {
 		b := append(append(bytes.Clone(one), two...), tail...)
-		end, seq := lastLine(b)
+		end, last := lastLine(b)
+		seq := last.Seq
 		if end < len(one)+len(two) || b[end-1] != '\n' {
 			t.Fatalf("end %d of %d", end, len(b))
 		}

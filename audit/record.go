@@ -46,6 +46,8 @@ type Record struct {
 	Manifest   string    `json:"manifest,omitempty"` // SHA-256, hexadecimal
 	Object     string    `json:"object,omitempty"`   // SHA-256, hexadecimal
 	Signer     string    `json:"signer,omitempty"`
+	Format     string    `json:"signature_format,omitempty"` // "cms-detached", "cms-appended"
+	Covers     string    `json:"covers,omitempty"`           // "object", "object+manifest"
 	Verdict    string    `json:"verdict,omitempty"`
 	VerdictBy  string    `json:"verdict_by,omitempty"` // "hornetd", "kernel"
 	Programs   []uint32  `json:"programs,omitempty"`   // ids, as Maps and Links
@@ -54,6 +56,7 @@ type Record struct {
 	DurationUS int64     `json:"duration_us,omitempty"`
 	Kind       string    `json:"kind,omitempty"` // of the error
 	Error      string    `json:"error,omitempty"`
+	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
 	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
 
@@ -86,7 +89,7 @@ func (r Record) encode() (Record, []byte, error) {
 		return r, nil, fmt.Errorf("record: unknown phase %q", r.Phase)
 	}
 	r.Time = r.Time.UTC().Round(0)
-	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.Object, &r.Signer, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error} {
+	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.Object, &r.Signer, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Reason} {
 		var cut bool
 		*s, cut = escape(*s)
 		r.Cut = r.Cut || cut

@@ -38,6 +38,15 @@ func TestLineIsWhatItWas(t *testing.T) {
 	if diff := cmp.Diff(want, string(line)); diff != "" {
 		t.Error(diff)
 	}
+	_, line, err = Record{Seq: 2, Time: time.Unix(0, 0), Phase: Outcome, Signer: "dev", Format: "cms-\nappended", Covers: "object", Verdict: "ok"}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = `{"seq":2,"time":"1970-01-01T00:00:00Z","phase":"outcome","verb":"","caller":{"uid":0,"gid":0},"signer":"dev",` +
+		`"signature_format":"cms-\\nappended","covers":"object","verdict":"ok"}` + "\n"
+	if diff := cmp.Diff(want, string(line)); diff != "" {
+		t.Error(diff)
+	}
 	_, line, err = Record{Seq: 1, Time: time.Unix(0, 0).In(time.FixedZone("", 3600)), Phase: Note, Verb: "start"}.encode()
 	if err != nil {
 		t.Fatal(err)

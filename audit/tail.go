@@ -28,11 +28,11 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
-	good, seq, err := l.lastRecord(fi.Size())
+	good, last, err := l.lastRecord(fi.Size())
 	if err != nil {
 		return err
 	}
-	l.size, l.next = good, seq+1
+	l.size, l.next, l.last = good, last.Seq+1, last.Time
 	if good == fi.Size() {
 		return nil
 	}
@@ -49,38 +49,38 @@ func (l *Log) recover() error {
 	return errors.Join(l.file.Truncate(good), fdatasync(l.file))
 }
 
-// lastRecord returns the offset behind the last whole record and its sequence
-// number, 0 and 0 if there is none.
-func (l *Log) lastRecord(size int64) (end int64, seq uint64, err error) {
+// lastRecord returns the offset behind the last whole record and that record,
+// zeros if there is none.
+func (l *Log) lastRecord(size int64) (end int64, last Record, err error) {
 	for _, window := range windows {
 		from := max(0, size-window)
 		buf := make([]byte, size-from)
 		if _, err := l.file.ReadAt(buf, from); err != nil && err != io.EOF {
-			return 0, 0, err
+			return 0, Record{}, err
 		}
-		if n, seq := lastLine(buf); seq > 0 {
-			return from + int64(n), seq, nil
+		if n, last := lastLine(buf); last.Seq > 0 {
+			return from + int64(n), last, nil
 		}
 		if from == 0 {
-			return 0, 0, nil
+			return 0, Record{}, nil
 		}
 	}
 	err = fmt.Errorf("no record in the last %d bytes: %w", windows[len(windows)-1], ErrCorrupt)
-	return 0, 0, remedy.With(err, "move the file away and keep it; hornetd begins a new one")
+	return 0, Record{}, remedy.With(err, "move the file away and keep it; hornetd begins a new one")
 }
 
-// lastLine returns the end of the last line of b that is a record, and its
-// sequence number. b may begin in the middle of a line: the rest of one is no
+// lastLine returns the end of the last line of b that is a record, and that
+// record. b may begin in the middle of a line: the rest of one is no
 // record, since quotes in it are escaped.
-func lastLine(b []byte) (end int, seq uint64) {
+func lastLine(b []byte) (end int, last Record) {
 	for end = bytes.LastIndexByte(b, '\n'); end >= 0; {
 		begin := bytes.LastIndexByte(b[:end], '\n')
 		if r, err := parse(b[begin+1 : end]); err == nil {
-			return end + 1, r.Seq
+			return end + 1, r
 		}
 		end = begin
 	}
-	return 0, 0
+	return 0, Record{}
 }
 
 // save writes what is cut off to a new file beside the log.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -31,6 +32,7 @@ func (c checker) paths(raw rawPaths) Paths {
 		seen[dir] = true
 	}
 	c.path("paths.trust", raw.Trust)
+	c.path("paths.revoked", raw.Revoked)
 	c.path("paths.bpffs", raw.BPFFS)
 	c.path("paths.state", raw.State)
 	return Paths(raw)
@@ -90,7 +92,32 @@ func (c checker) count(key string, n, most int) {
 	}
 }
 
-func (c checker) manifests(raw rawManifests) Manifests {
+func (c checker) manifests(raw rawManifests, dirs []string) Manifests {
 	c.OneOf("manifests.removed", raw.Removed, string(RemovedUnload), string(RemovedKeep))
-	return Manifests{Removed: Removed(raw.Removed)}
+	for i, dir := range raw.Signed {
+		if !slices.Contains(dirs, dir) {
+			c.Add(fmt.Sprintf("manifests.signed[%d]", i), "write it as it stands in paths.manifests, or remove it", "%.200q is not a directory of manifests", dir)
+		}
+	}
+	for dir, names := range raw.Signers {
+		key := "manifests.signers." + dir
+		if !slices.Contains(dirs, dir) {
+			c.Add(key, "write it as it stands in paths.manifests, or remove it", "%.200q is not a directory of manifests", dir)
+		}
+		for i, name := range names {
+			if !signerName.MatchString(name) {
+				c.Add(fmt.Sprintf("%s[%d]", key, i), "write the name of a file in the trust store, without .pem", "%.80q is not the name of a signer", name)
+			}
+		}
+	}
+	return Manifests{Removed: Removed(raw.Removed), Signed: raw.Signed, Signers: raw.Signers}
+}
+
+func (c checker) trust(raw rawTrust) Trust {
+	for i, name := range raw.Roots {
+		c.Printable(fmt.Sprintf("trust.roots[%d]", i), name)
+	}
+	c.OneOf("trust.revoked", raw.Revoked, string(RevokedKeep), string(RevokedUnload))
+	c.OneOf("trust.expiry", raw.Expiry, string(ExpiryBoot), string(ExpiryStrict))
+	return Trust{Roots: raw.Roots, Revoked: Revoked(raw.Revoked), Expiry: Expiry(raw.Expiry), Development: raw.Development}
 }

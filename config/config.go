@@ -20,14 +20,17 @@ type Config struct {
 	Log       Log
 	Limits    Limits
 	Manifests Manifests
+	Trust     Trust
+	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
 }
 
 // Paths are where things lie, all absolute.
 type Paths struct {
 	Manifests  []string // directories of manifests, the one that wins first
 	Trust      string   // directory of the keys that may sign
+	Revoked    string   // the revocation list
 	BPFFS      string   // directory of the pins
-	State      string   // directory of the audit log
+	State      string   // directory of the audit log and the ratchet
 	MountBPFFS bool     // mount a bpffs of its own at BPFFS
 }
 
@@ -67,9 +70,36 @@ func (l Limits) Policy() policy.Limits {
 	return policy.Limits{Memory: l.Memory, Maps: l.Maps, Programs: l.Programs}
 }
 
+// Trust says how far the trust store's word goes.
+type Trust struct {
+	Roots       []string // names in the trust store whose keys may sign the revocation list
+	Revoked     Revoked
+	Expiry      Expiry
+	Development bool // versions may go back, with a warning
+}
+
+// Revoked says what becomes of what runs and is revoked.
+type Revoked string
+
+const (
+	RevokedKeep   Revoked = "keep"
+	RevokedUnload Revoked = "unload"
+)
+
+// Expiry says whether what this host accepted before loads at start although
+// its signer's certificate is not valid then.
+type Expiry string
+
+const (
+	ExpiryBoot   Expiry = "boot"
+	ExpiryStrict Expiry = "strict"
+)
+
 // Manifests says how to treat them.
 type Manifests struct {
 	Removed Removed
+	Signed  []string            // directories of Paths.Manifests in which each must be signed itself
+	Signers map[string][]string // directory of Paths.Manifests -> names in the trust store that count there; all where it is not a key
 }
 
 // Removed says what becomes of a collection whose manifest is gone.
@@ -86,6 +116,7 @@ func Default() Config {
 		Paths: Paths{
 			Manifests: []string{"/etc/hornet.d", "/run/hornet.d", "/usr/local/lib/hornet.d", "/usr/lib/hornet.d"},
 			Trust:     "/etc/hornet/trust.d",
+			Revoked:   "/etc/hornet/revoked",
 			BPFFS:     "/sys/fs/bpf/hornet",
 			State:     "/var/lib/hornet",
 		},
@@ -95,6 +126,7 @@ func Default() Config {
 			Memory: 64 << 20, Maps: 128, Programs: 128,
 			TotalMemory: 1 << 30, TotalCollections: 1024,
 		},
-		Manifests: Manifests{Removed: RemovedUnload},
+		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}, Signers: map[string][]string{}},
+		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep, Expiry: ExpiryBoot},
 	}
 }

@@ -71,6 +71,7 @@ func TestParse(t *testing.T) {
 [paths]
 manifests = ["/m"]
 trust = "/t"
+revoked = "/r"
 bpffs = "/b"
 state = "/s"
 mount_bpffs = true
@@ -89,16 +90,36 @@ total_memory = "1TiB"
 total_collections = 10000
 [manifests]
 removed = "keep"
+signed = ["/m"]
+signers = { "/m" = ["dev", "x"] }
+[signers.dev]
+attach = ["xdp", "cgroup/*"]
+programs = ["drop_*"]
+variables = []
+limits = { memory = "1MiB", maps = 8, programs = 2 }
+[signers."*"]
+attach = []
+[signers.free]
+[trust]
+roots = ["r"]
+revoked = "unload"
+expiry = "strict"
+development = true
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Config{
-		Paths:     Paths{Manifests: []string{"/m"}, Trust: "/t", BPFFS: "/b", State: "/s", MountBPFFS: true},
+		Paths:     Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", MountBPFFS: true},
 		API:       API{Socket: "/x.sock", Mode: 0o666, Group: "0"},
 		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
-		Manifests: Manifests{Removed: RemovedKeep},
+		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}, Signers: map[string][]string{"/m": {"dev", "x"}}},
+		Signers: map[string]policy.SignerRule{
+			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
+			"*":   {Attach: []string{}}, "free": {},
+		},
+		Trust: Trust{Roots: []string{"r"}, Revoked: RevokedUnload, Expiry: ExpiryStrict, Development: true},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -160,7 +181,18 @@ func TestParseRefuses(t *testing.T) {
 		{"[limits]\nmaps = 4097", "2: limits.maps: is 4097, must be 1 to 4096", ""},
 		{"[limits]\nprograms = -1", "2: limits.programs: is -1, must be 1 to 4096", ""},
 		{"[limits]\ntotal_collections = 10001", "2: limits.total_collections: is 10001", ""},
+		{"[trust]\nrevoked = 'ignore'", `2: trust.revoked: "ignore" is none of keep, unload`, ""},
 		{"[manifests]\nremoved = 'delete'", `2: manifests.removed: "delete" is none of unload, keep`, ""},
+		{"[manifests]\nsigned = ['/etc/hornet.d',\n'/etc/hornetd']", `3: manifests.signed[1]: "/etc/hornetd" is not a directory of manifests`, "paths.manifests"},
+		{"[manifests]\nsigned = '/etc/hornet.d'", "2: manifests.signed: is a string, not an array", ""},
+		{"[manifests.signers]\n'/etc/hornetd' = []", `2: manifests.signers./etc/hornetd: "/etc/hornetd" is not a directory of manifests`, "paths.manifests"},
+		{"[manifests]\nsigners = { '/etc/hornet.d' = ['dev', 'a b'] }", `2: manifests.signers./etc/hornet.d[1]: "a b" is not the name of a signer`, "without .pem"},
+		{"[signers.'a b']\nattach = []", `1: signers.a b: "a b" is not the name of a signer`, "without .pem"},
+		{"[signers.dev]\nattach = 'xdp'", "2: signers.dev.attach: is a string, not an array", ""},
+		{"[signers.dev]\nattach = ['xdp',\n'[']", `3: signers.dev.attach[1]: "[" is not a pattern`, "cgroup/*"},
+		{"[signers.dev]\nattached = ['xdp']", "2: signers.dev.attached: unknown key", `did you mean "attach"?`},
+		{"[signers.dev.limits]\nmaps = 0", "2: signers.dev.limits.maps: is 0, must be 1 to 4096", ""},
+		{"[signers.dev.limits]\nprograms = 5000", "2: signers.dev.limits.programs: is 5000, must be 1 to 4096", ""},
 		{"[log]\nlevel = 'loud'\n[api]\nmode = 660", "4: api.mode: is not a string", ""}, // types first
 		{"[limits]\nmaps = 0\n[api]\ngroup = '/'", "2: limits.maps: is 0", ""},           // then from the top
 	}

@@ -31,7 +31,9 @@ func Parse(file string, b []byte) (Config, error) {
 		API:       c.api(raw.API),
 		Log:       c.log(raw.Log),
 		Limits:    c.limits(raw.Limits),
-		Manifests: c.manifests(raw.Manifests),
+		Manifests: c.manifests(raw.Manifests, raw.Paths.Manifests),
+		Signers:   c.signers(raw.Signers),
+		Trust:     c.trust(raw.Trust),
 	}
 	if err := c.First(); err != nil {
 		return Config{}, err
@@ -41,16 +43,19 @@ func Parse(file string, b []byte) (Config, error) {
 
 // The file as it is written. It is filled with the defaults before it is read.
 type rawConfig struct {
-	Paths     rawPaths     `toml:"paths"`
-	API       rawAPI       `toml:"api"`
-	Log       rawLog       `toml:"log"`
-	Limits    rawLimits    `toml:"limits"`
-	Manifests rawManifests `toml:"manifests"`
+	Paths     rawPaths             `toml:"paths"`
+	API       rawAPI               `toml:"api"`
+	Log       rawLog               `toml:"log"`
+	Limits    rawLimits            `toml:"limits"`
+	Manifests rawManifests         `toml:"manifests"`
+	Signers   map[string]rawSigner `toml:"signers"`
+	Trust     rawTrust             `toml:"trust"`
 }
 
 type rawPaths struct {
 	Manifests  []string `toml:"manifests"`
 	Trust      string   `toml:"trust"`
+	Revoked    string   `toml:"revoked"`
 	BPFFS      string   `toml:"bpffs"`
 	State      string   `toml:"state"`
 	MountBPFFS bool     `toml:"mount_bpffs"`
@@ -76,7 +81,31 @@ type rawLimits struct {
 }
 
 type rawManifests struct {
-	Removed string `toml:"removed"`
+	Removed string              `toml:"removed"`
+	Signed  []string            `toml:"signed"`
+	Signers map[string][]string `toml:"signers"`
+}
+
+// rawSigner has pointers where an absent key bounds nothing and an empty one
+// allows nothing.
+type rawSigner struct {
+	Attach    *[]string       `toml:"attach"`
+	Programs  *[]string       `toml:"programs"`
+	Variables *[]string       `toml:"variables"`
+	Limits    rawSignerLimits `toml:"limits"`
+}
+
+type rawSignerLimits struct {
+	Memory   *tomlfile.Size `toml:"memory"`
+	Maps     *int           `toml:"maps"`
+	Programs *int           `toml:"programs"`
+}
+
+type rawTrust struct {
+	Roots       []string `toml:"roots"`
+	Revoked     string   `toml:"revoked"`
+	Expiry      string   `toml:"expiry"`
+	Development bool     `toml:"development"`
 }
 
 func rawOf(c Config) rawConfig {
@@ -86,7 +115,8 @@ func rawOf(c Config) rawConfig {
 		Log:   rawLog{c.Log.Level.String(), string(c.Log.Format)},
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
 			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalCollections},
-		Manifests: rawManifests{string(c.Manifests.Removed)},
+		Manifests: rawManifests{string(c.Manifests.Removed), c.Manifests.Signed, c.Manifests.Signers},
+		Trust:     rawTrust{c.Trust.Roots, string(c.Trust.Revoked), string(c.Trust.Expiry), c.Trust.Development},
 	}
 }
 

@@ -46,7 +46,7 @@ const (
 // Object names the ELF file.
 type Object struct {
 	Path      string    // absolute: a relative path is taken beside the manifest
-	Signature string    // absolute path of the detached signature (default Path + ".p7s")
+	Signature string    // absolute path of the detached signature (default Path + ".p7s"); not read where the manifest is signed
 	Signers   []string  // names in the trust store; empty: any the policy allows
 	SHA256    *[32]byte // the object's digest, nil where the manifest names none
 }

@@ -57,6 +57,17 @@ func Parse(file string, b []byte) (Manifest, error) {
 	return m, nil
 }
 
+// Source returns the text that Parse was given: what a signature of the
+// manifest is over.
+func (m Manifest) Source() string { return m.text.String() }
+
+// Line returns the line on which key stands, counted from 1, and whether it
+// stands there itself or only something around it.
+func (m Manifest) Line(key string) (line int, exact bool) { return m.text.Line(key) }
+
+// Signature returns the file that a signature of the manifest itself is in.
+func (m Manifest) Signature() string { return m.File + ".p7s" }
+
 // Errorf returns an *Error for key ("attach[0].interface", "maps.hits.class")
 // with the line it stands on, or else that of the nearest key around it.
 func (m Manifest) Errorf(key, format string, args ...any) error {

@@ -32,7 +32,7 @@ type Record struct {
 	ObjectFile      string `json:"object_file"`
 	ObjectDigest    string `json:"object_sha256"`
 	Signer          Signer `json:"signer"`
-	SignatureFormat string `json:"signature_format"` // "cms-detached"
+	SignatureFormat string `json:"signature_format"` // "cms-detached", "cms-appended"
 	Covers          string `json:"covers"`           // "object", "object+manifest"
 	CheckedBy       string `json:"checked_by"`       // "hornetd", "kernel"
 

@@ -53,8 +53,10 @@ func Read(mapName string) Verb { return Verb(manifest.RightRead(mapName)) }
 // Policy is the operator's word. Only New makes one; the zero Policy denies
 // everything to all but root, and no load fits into its limits.
 type Policy struct {
-	limits Limits
-	names  Names
+	limits  Limits
+	names   Names
+	signers map[string]SignerRule
+	allowed map[string][]string // directory of manifests -> signers
 }
 
 // New returns the policy with the given limits. names may be nil: then only

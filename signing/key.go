@@ -23,14 +23,32 @@ import (
 // lifetime of the certificates that Keygen makes, in years.
 const lifetime = 10
 
+// Issuer is a CA that issues certificates.
+type Issuer struct {
+	Cert *x509.Certificate
+	Key  crypto.Signer
+}
+
 // Keygen makes a key and a self-signed code-signing certificate for it, valid
-// for ten years, both in PEM. name becomes the subject's common name; it has
+// for ten years, both in PEM. See Issue.
+func Keygen(name, algorithm string) (keyPEM, certPEM []byte, err error) {
+	return Issue(name, algorithm, false, nil)
+}
+
+// Issue makes a key and a certificate for it, both in PEM: for signing code or,
+// with ca, for issuing certificates; by issuer or, where that is nil, by the key
+// itself. It is valid for ten years or as long as its issuer. name becomes the subject's common name; it has
 // the form of a name in the trust store. Algorithms: ecdsa (P-256), ecdsa-p384,
 // ecdsa-p521, rsa (3072 bits), rsa-2048, rsa-4096, ed25519; empty is ecdsa.
-func Keygen(name, algorithm string) (keyPEM, certPEM []byte, err error) {
+func Issue(name, algorithm string, ca bool, issuer *Issuer) (keyPEM, certPEM []byte, err error) {
 	if !validName.MatchString(name) {
 		return nil, nil, remedy.With(fmt.Errorf("key name %.80q is not valid", name),
 			"use 1 to 63 letters, digits, dots, dashes and underscores, a letter or digit first")
+	}
+	if issuer != nil {
+		if err := issuer.check(ca); err != nil {
+			return nil, nil, err
+		}
 	}
 	key, err := generate(algorithm)
 	if err != nil {
@@ -40,7 +58,7 @@ func Keygen(name, algorithm string) (keyPEM, certPEM []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("key: %w", err)
 	}
-	cert, err := selfSigned(name, key)
+	cert, err := certify(name, key, ca, issuer)
 	if err != nil {
 		return nil, nil, fmt.Errorf("certificate: %w", err)
 	}
@@ -70,9 +88,33 @@ func generate(algorithm string) (crypto.Signer, error) {
 		"use ecdsa, ecdsa-p384, ecdsa-p521, rsa, rsa-2048, rsa-4096 or ed25519")
 }
 
-// selfSigned makes a certificate that the kernel's keyrings take too: an end
-// entity that may sign code, with a subject key identifier.
-func selfSigned(name string, key crypto.Signer) ([]byte, error) {
+// check says why i cannot issue certificates that count, or nil.
+func (i *Issuer) check(ca bool) error {
+	if ca && i.Cert.MaxPathLenZero {
+		return remedy.With(fmt.Errorf("certificate of %q allows no CA below it", i.Cert.Subject.String()), "have its own issuer make the certificate")
+	}
+	if !isCA(i.Cert) {
+		return remedy.With(fmt.Errorf("certificate of %q is not a CA's that may sign certificates", i.Cert.Subject.String()), "make one: hornetctl keygen --ca")
+	}
+	if len(i.Cert.SubjectKeyId) == 0 {
+		return remedy.With(fmt.Errorf("certificate of %q has no subject key identifier", i.Cert.Subject.String()), "make one that has: hornetctl keygen --ca")
+	}
+	if !matches(i.Key, i.Cert) {
+		return remedy.With(fmt.Errorf("certificate of %q is not for the issuer's key", i.Cert.Subject.String()), "give the certificate that was made with the key")
+	}
+	return nil
+}
+
+// matches reports whether cert is for key.
+func matches(key crypto.Signer, cert *x509.Certificate) bool {
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(cert.PublicKey)
+}
+
+// certify makes a certificate that the kernel's keyrings take too: an end
+// entity that may sign code, with a subject key identifier; or a CA. One that
+// was issued by another CA issues none below itself.
+func certify(name string, key crypto.Signer, ca bool, issuer *Issuer) ([]byte, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		return nil, err
@@ -97,12 +139,27 @@ func selfSigned(name string, key crypto.Signer) ([]byte, error) {
 		SubjectKeyId:          ids[0],
 		AuthorityKeyId:        ids[0],
 	}
-	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if ca {
+		template.IsCA, template.KeyUsage, template.ExtKeyUsage = true, x509.KeyUsageCertSign, nil
+	}
+	if issuer == nil {
+		return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	}
+	if template.NotAfter.After(issuer.Cert.NotAfter) {
+		template.NotAfter = issuer.Cert.NotAfter
+	}
+	template.AuthorityKeyId = issuer.Cert.SubjectKeyId
+	template.MaxPathLenZero = ca
+	return x509.CreateCertificate(rand.Reader, template, issuer.Cert, key.Public(), issuer.Key)
 }
 
 // ParseKey reads a private key in PEM: PKCS #8, or what older OpenSSL commands
 // write (RSA PRIVATE KEY, EC PRIVATE KEY). Encrypted ones are refused.
-func ParseKey(b []byte) (crypto.Signer, error) {
+func ParseKey(b []byte) (crypto.Signer, error) { return ParseEncryptedKey(b, nil) }
+
+// ParseEncryptedKey is ParseKey for keys that may be encrypted PKCS #8.
+// passphrase is called if the key is.
+func ParseEncryptedKey(b []byte, passphrase func() ([]byte, error)) (crypto.Signer, error) {
 	block, rest := pem.Decode(b)
 	if block != nil && block.Type == "EC PARAMETERS" { // `openssl ecparam -genkey` writes them first
 		block, _ = pem.Decode(rest)
@@ -110,7 +167,7 @@ func ParseKey(b []byte) (crypto.Signer, error) {
 	if block == nil {
 		return nil, remedy.With(errors.New("private key: no PEM block (-----BEGIN PRIVATE KEY-----)"), "make one: hornetctl keygen NAME")
 	}
-	key, err := parsePrivate(block)
+	key, err := parsePrivate(block, passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("private key: %w", err)
 	}
@@ -121,11 +178,25 @@ func ParseKey(b []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-func parsePrivate(block *pem.Block) (any, error) {
-	if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-		return nil, remedy.With(errors.New("it is encrypted"), "decrypt it on the way, without a file: --key <(openssl pkey -in KEY)")
+func parsePrivate(block *pem.Block, passphrase func() ([]byte, error)) (any, error) {
+	if block.Headers["DEK-Info"] != "" || block.Type == "ENCRYPTED PRIVATE KEY" && passphrase == nil {
+		return nil, remedy.With(errors.New("it is encrypted"), "decrypt it on the way, without a file: --key <(openssl pkey -in KEY); or encrypt it anew: openssl pkcs8 -topk8 -in KEY")
 	}
 	switch block.Type {
+	case "ENCRYPTED PRIVATE KEY":
+		secret, err := passphrase()
+		if err != nil {
+			return nil, err
+		}
+		der, err := decrypt(block.Bytes, secret)
+		if err != nil {
+			return nil, err
+		}
+		key, err := x509.ParsePKCS8PrivateKey(der)
+		if err != nil { // one wrong passphrase in 256 leaves something that looks padded
+			return nil, fmt.Errorf("the passphrase is wrong, or the file damaged: %w", err)
+		}
+		return key, nil
 	case "PRIVATE KEY":
 		return x509.ParsePKCS8PrivateKey(block.Bytes)
 	case "EC PRIVATE KEY":
@@ -139,31 +210,52 @@ func parsePrivate(block *pem.Block) (any, error) {
 // ParseCertificate reads one certificate, in PEM or (as the kernel's build
 // writes them) DER.
 func ParseCertificate(b []byte) (*x509.Certificate, error) {
-	if !bytes.HasPrefix(b, []byte{0x30}) { // a DER SEQUENCE
-		blocks, err := pemBlocks(b)
-		if err != nil {
-			return nil, fmt.Errorf("certificate: %w", err)
-		}
-		if len(blocks) != 1 || blocks[0].Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("certificate: %d PEM blocks, the first is %.40q: one certificate is needed", len(blocks), blocks[0].Type)
-		}
-		b = blocks[0].Bytes
+	cert, more, err := ParseCertificates(b)
+	if err == nil && len(more) > 0 {
+		err = fmt.Errorf("certificate: %d PEM blocks: one certificate is needed", 1+len(more))
 	}
-	cert, err := x509.ParseCertificate(b)
 	if err != nil {
-		return nil, fmt.Errorf("certificate: %w", err)
+		return nil, err
 	}
 	return cert, nil
 }
 
+// ParseCertificates is ParseCertificate for a file that may hold more: behind the
+// signer's certificate those of the CAs between it and one of a trust store.
+func ParseCertificates(b []byte) (cert *x509.Certificate, more []*x509.Certificate, err error) {
+	ders := [][]byte{b}
+	if !bytes.HasPrefix(b, []byte{0x30}) { // a DER SEQUENCE
+		blocks, err := pemBlocks(b)
+		if err != nil {
+			return nil, nil, fmt.Errorf("certificate: %w", err)
+		}
+		ders = nil
+		for _, block := range blocks {
+			if block.Type != "CERTIFICATE" {
+				return nil, nil, fmt.Errorf("certificate: PEM block %.40q: one certificate is needed", block.Type)
+			}
+			ders = append(ders, block.Bytes)
+		}
+	}
+	for _, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, nil, fmt.Errorf("certificate: %w", err)
+		}
+		more = append(more, c)
+	}
+	return more[0], more[1:], nil
+}
+
 // Sign makes the detached signature of an object that Verify accepts where
-// cert is in the trust store: the contents of FILE.p7s.
-func Sign(object []byte, key crypto.Signer, cert *x509.Certificate) ([]byte, error) {
+// cert is in the trust store: the contents of FILE.p7s. One that another key
+// issued travels in it, and so do the certificates in more, so that the CA in the
+// trust store is enough.
+func Sign(object []byte, key crypto.Signer, cert *x509.Certificate, more ...*x509.Certificate) ([]byte, error) {
 	if len(object) == 0 {
 		return nil, errors.New("object is empty")
 	}
-	type equaler interface{ Equal(crypto.PublicKey) bool }
-	if public, ok := key.Public().(equaler); !ok || !public.Equal(cert.PublicKey) {
+	if !matches(key, cert) {
 		return nil, remedy.With(fmt.Errorf("certificate of %q is not for this key", cert.Subject.String()),
 			"give the certificate that was made with the key")
 	}
@@ -174,7 +266,14 @@ func Sign(object []byte, key crypto.Signer, cert *x509.Certificate) ([]byte, err
 		return nil, remedy.With(errors.New("certificate has no subject key identifier to name the signer by"),
 			"issue it with subjectKeyIdentifier = hash; hornetctl keygen does")
 	}
-	signature, err := cms.Sign(object, key, cert.SubjectKeyId)
+	var carried [][]byte
+	if !bytes.Equal(cert.RawIssuer, cert.RawSubject) || len(more) > 0 {
+		carried = append(carried, cert.Raw)
+	}
+	for _, c := range more {
+		carried = append(carried, c.Raw)
+	}
+	signature, err := cms.Sign(object, key, cert.SubjectKeyId, carried...)
 	if err != nil {
 		return nil, fmt.Errorf("signature: %w", err)
 	}

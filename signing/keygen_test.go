@@ -161,7 +161,7 @@ func TestParseCertificate(t *testing.T) {
 		{"two", append(s.pem(), s.pem()...), "2 PEM blocks"},
 		{"public key", s.publicPEM(t), `"PUBLIC KEY": one certificate is needed`},
 		{"damaged DER", s.cert.Raw[:100], "certificate: x509"},
-		{"damaged PEM", bytes.Replace(s.pem(), []byte("END"), []byte("end"), 1), "damaged"},
+		{"damaged PEM", bytes.Replace(s.pem(), []byte("-END"), []byte("-end"), 1), "damaged"},
 	} {
 		cert, err := ParseCertificate(test.b)
 		if test.want != "" {

@@ -1,6 +1,7 @@
 package signing
 
 import (
+	"crypto/x509"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,7 +25,11 @@ func unsigned(b Bundle) error {
 }
 
 func pinned(b Bundle, got [32]byte) error {
-	return remedy.With(refuse(b, DigestMismatch, "", fmt.Sprintf("its SHA-256 is %x, the manifest pins %x", got, *b.SHA256)),
+	without := ""
+	if b.appended {
+		without = " without the signature at its end"
+	}
+	return remedy.With(refuse(b, DigestMismatch, "", fmt.Sprintf("its SHA-256%s is %x, the manifest pins %x", without, got, *b.SHA256)),
 		"restore the object the manifest was written for, or correct object.sha256 in the manifest")
 }
 
@@ -33,15 +38,40 @@ func malformed(b Bundle, err error) error {
 		"make a detached DER signature: "+signCommand+" (or openssl cms -sign -binary -outform DER)", b.ObjectFile)
 }
 
+func trailer(b Bundle, err error) error {
+	return remedy.With(refuse(b, BadSignature, "", err.Error()),
+		"restore the file, or sign the object as the compiler made it: "+signCommand, b.ObjectFile)
+}
+
+func twice(b Bundle) error {
+	return remedy.With(refuse(b, BadSignature, "", fmt.Sprintf("it has a signature at its end and another one, %s", b.signatureFile())),
+		"remove %s, or the file with the signature at its end and keep the object as the compiler made it", b.signatureFile())
+}
+
+func manifestUnsigned(b Bundle) error {
+	m := b.manifest()
+	return remedy.With(refuse(m, Unsigned, "", "there is no signature "+m.signatureFile()+", and manifests in this directory must be signed"),
+		"sign it with a key of the trust store: "+signCommand, m.ObjectFile)
+}
+
+func noDigest(b Bundle) error {
+	m := b.manifest()
+	return remedy.With(refuse(m, DigestMismatch, "", "the manifest is signed, but does not say which object it means: it has no object.sha256"),
+		"have it filled in and signed: "+signCommand, m.ObjectFile)
+}
+
 func (t *Trust) unknownName(b Bundle, name string) error {
 	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("signer %.80q is not in %s", name, t)),
 		"correct the manifest's signers, or put the certificate into %s", t.file(name))
 }
 
-func (t *Trust) unknownKey(b Bundle, m *cms.Message) error {
+func (t *Trust) unknownKey(b Bundle, m *cms.Message, why error) error {
 	reason := fmt.Sprintf("%s names %s, which is not in %s", b.signatureFile(), m.Signer(), t)
 	if slices.ContainsFunc(t.entries, func(e entry) bool { return e.cert == nil }) {
 		reason += "; a public key without certificate is found by key identifier only (openssl cms -keyid)"
+	}
+	if len(m.Certificates) > 0 {
+		reason += "; " + why.Error()
 	}
 	return remedy.With(refuse(b, UnknownKey, "", reason),
 		"put the signer's certificate into %s if you trust it, or sign with a key of the store: "+signCommand, t.file("NAME"), b.ObjectFile)
@@ -54,7 +84,7 @@ func notAllowed(b Bundle, name string, signers []string) error {
 
 func (e entry) bad(b Bundle, err error) error {
 	return remedy.With(refuse(b, BadSignature, e.name, fmt.Sprintf("%s is not a signature over this file by %q: %v", b.signatureFile(), e.name, err)),
-		"the object or its signature was changed, or they do not belong together: restore both, or sign again: "+signCommand, b.ObjectFile)
+		"the file or its signature was changed, or they do not belong together: restore both, or sign again: "+signCommand, b.ObjectFile)
 }
 
 func (e entry) unusable(b Bundle) error {
@@ -62,13 +92,20 @@ func (e entry) unusable(b Bundle) error {
 		"put a code-signing certificate into %s and sign with that: "+signCommand, e.file, b.ObjectFile)
 }
 
-func (e entry) expired(b Bundle, now time.Time) error {
-	if now.Before(e.cert.NotBefore) {
-		return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q is valid from %s, the clock says %s",
-			e.name, e.cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))), "set the clock, or wait")
+func (e entry) expired(b Bundle, now, from, until time.Time, whose *x509.Certificate) error {
+	name, clock := e.name, now.UTC().Format(time.RFC3339)
+	if e.chain != nil {
+		name = whose.Subject.String()
 	}
-	return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %q was valid until %s, the clock says %s",
-		e.name, e.cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))),
+	if now.Before(from) {
+		return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %.200q is valid from %s, the clock says %s",
+			name, from.UTC().Format(time.RFC3339), clock)), "set the clock, or wait")
+	}
+	reason := fmt.Sprintf("certificate of %.200q was valid until %s, the clock says %s", name, until.UTC().Format(time.RFC3339), clock)
+	if e.chain != nil {
+		return remedy.With(refuse(b, Expired, e.name, reason), "have a new one issued (hornetctl keygen --issuer) and sign again: "+signCommand, b.ObjectFile)
+	}
+	return remedy.With(refuse(b, Expired, e.name, reason),
 		"put a renewed certificate into %s and sign again: "+signCommand, e.file, b.ObjectFile)
 }
 

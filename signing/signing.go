@@ -3,17 +3,21 @@
 //
 // Trust.Verify is the only function that makes a Verified, and a Verified is
 // the only thing the loader opens. Keys come from the trust store (LoadTrust),
-// never from a signature. A signature is a detached CMS message over the
-// object's bytes beside it, NAME.p7s: what bpftool, the kernel's sign-file and
-// `openssl cms -sign -binary -outform DER` make (package internal/cms says what
-// exactly). Nothing here touches the network, and nothing but LoadTrust the
-// file system.
+// never from a signature, which can at most bring certificates that a CA of the
+// store issued. A signature is a detached CMS message over the
+// object's bytes: in a file beside it, NAME.p7s, or at its end, as in the
+// kernel's modules. bpftool, the kernel's sign-file and `openssl cms -sign
+// -binary -outform DER` make them (package internal/cms says what exactly).
+// Or the manifest is signed, in NAME.toml.p7s, and says which object it means by
+// its digest: then the object needs no signature of its own. Nothing here touches
+// the network, and nothing but LoadTrust the file system.
 //
 // Keygen and Sign are the other side, for hornetctl.
 package signing
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,11 +26,12 @@ import (
 	"github.com/hornetd/hornetd/internal/cms"
 )
 
-// Verdict is what Verify says of a bundle. Only OK lets it run.
+// Verdict is what Verify says of a bundle. Only OK and OKExpired let it run.
 type Verdict string
 
 const (
 	OK             Verdict = "ok"
+	OKExpired      Verdict = "ok-expired"      // good but for the certificate's validity, and let run (Bundle.Accepted)
 	Unsigned       Verdict = "unsigned"        // there is no signature
 	UnknownKey     Verdict = "unknown-key"     // no key that may sign this is in the trust store
 	BadSignature   Verdict = "bad-signature"   // malformed, or not over these bytes
@@ -50,15 +55,55 @@ func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.File, e.Verd
 // Bundle is what Verify is given: the bytes that were read, once, and where
 // they came from (for messages only).
 type Bundle struct {
-	Object        []byte
+	Object        []byte // the file, with the signature at its end where it has one
 	ObjectFile    string
-	Signature     []byte // nil: there is none
+	Signature     []byte // nil: there is none beside the object
 	SignatureFile string
 	SHA256        *[32]byte // the object's digest as the manifest pins it, or nil
+	// Accepted decides on a signature that is good but for the validity of its
+	// certificate: true lets it run as OKExpired. nil: none does.
+	Accepted func(s Signer, object [32]byte) bool
+
+	Manifest          []byte // as it was parsed
+	ManifestFile      string
+	ManifestSignature []byte // nil: there is none, and the object's own decides
+	SignedManifest    bool   // nothing but a signed manifest will do
+
+	appended bool // Signature was at the end of Object
+}
+
+// manifest is the bundle in which the manifest itself is what is signed.
+func (b Bundle) manifest() Bundle {
+	m := Bundle{Object: b.Manifest, ObjectFile: b.ManifestFile, Signature: b.ManifestSignature}
+	if b.Accepted != nil && b.SHA256 != nil { // which the object is compared with
+		m.Accepted = func(s Signer, _ [32]byte) bool { return b.Accepted(s, *b.SHA256) }
+	}
+	return m
+}
+
+// open takes the signature at the object's end, if there is one, off it. A
+// second one beside it is refused: it would be a matter of taste which of them
+// counts.
+func (b Bundle) open() (Bundle, error) {
+	contents, signature, err := split(b.Object)
+	if err != nil {
+		return b, trailer(b, err)
+	}
+	if signature == nil {
+		return b, nil
+	}
+	if b.Signature != nil {
+		return b, twice(b)
+	}
+	b.Object, b.Signature, b.appended = contents, signature, true
+	return b, nil
 }
 
 // signatureFile is where the signature is, or would be.
 func (b Bundle) signatureFile() string {
+	if b.appended {
+		return "the signature at its end"
+	}
 	if b.SignatureFile != "" {
 		return b.SignatureFile
 	}
@@ -68,10 +113,23 @@ func (b Bundle) signatureFile() string {
 // Verify decides whether b may run: signed by a key of the store, valid at
 // now, and named in signers (an empty list allows every key of the store).
 // What it refuses is an *Error with a remedy; the remedies name commands of
-// hornetctl.
+// hornetctl. Where the manifest is signed that signature decides alone: if it is
+// not good, none over the object makes up for it.
 //
 // The Verified keeps b.Object: from here on its bytes must not change.
 func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, error) {
+	switch {
+	case t.closed != nil:
+		return Verified{}, t.refuseAll(b)
+	case b.ManifestSignature != nil:
+		return t.verifyBoth(b, signers, now)
+	case b.SignedManifest:
+		return Verified{}, manifestUnsigned(b)
+	}
+	b, err := b.open()
+	if err != nil {
+		return Verified{}, err
+	}
 	if b.Signature == nil {
 		return Verified{}, unsigned(b)
 	}
@@ -79,77 +137,136 @@ func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, err
 	if b.SHA256 != nil && *b.SHA256 != digest {
 		return Verified{}, pinned(b, digest)
 	}
+	if reason := t.list.revokesObject(hex.EncodeToString(digest[:])); reason != "" {
+		return Verified{}, revokedBy(b, "", reason)
+	}
+	v, err := t.signer(b, signers, now)
+	if err != nil {
+		return Verified{}, err
+	}
+	v.object, v.digest, v.format, v.covers, v.made = b.Object, digest, b.format(), CoversObject, true
+	return v, nil
+}
+
+// verifyBoth verifies the manifest, and the object by the digest in it.
+func (t *Trust) verifyBoth(b Bundle, signers []string, now time.Time) (Verified, error) {
+	v, err := t.signer(b.manifest(), signers, now)
+	if err != nil {
+		return Verified{}, err
+	}
+	if b.SHA256 == nil {
+		return Verified{}, noDigest(b)
+	}
+	contents, signature, err := split(b.Object)
+	if err != nil {
+		return Verified{}, trailer(b, err)
+	}
+	digest := sha256.Sum256(contents)
+	if *b.SHA256 != digest {
+		b.appended = signature != nil
+		return Verified{}, pinned(b, digest)
+	}
+	if reason := t.list.revokesObject(hex.EncodeToString(digest[:])); reason != "" {
+		return Verified{}, revokedBy(b, "", reason)
+	}
+	v.object, v.digest, v.format, v.covers, v.made = contents, digest, FormatDetached, CoversManifest, true
+	return v, nil
+}
+
+// signer finds out whose signature over b.Object b.Signature is. What it returns
+// has a signer and a time, and proves nothing yet.
+func (t *Trust) signer(b Bundle, signers []string, now time.Time) (Verified, error) {
 	message, err := cms.Parse(b.Signature)
 	if err != nil {
 		return Verified{}, malformed(b, err)
 	}
-	candidates, err := t.candidates(b, message, signers)
+	candidates, err := t.candidates(b, message, signers, now)
 	if err != nil {
 		return Verified{}, err
 	}
-	e, err := firstGood(b, message, candidates, now)
-	if err != nil {
+	e, err := firstGood(b, message, candidates, t.list, now)
+	if err != nil && !(verdictOf(err) == Expired && b.Accepted != nil && b.Accepted(e.signer(), sha256.Sum256(b.Object))) {
 		return Verified{}, err
 	}
-	return Verified{object: b.Object, digest: digest, signer: e.signer(), made: true}, nil
+	v := Verified{signer: e.signer(), verdict: OK, time: message.SignedAt}
+	if err != nil {
+		v.verdict = OKExpired
+	}
+	return v, nil
 }
 
-// candidates are the entries the message may be verified with: those it names
-// and the caller allows.
-func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string) ([]entry, error) {
+func (b Bundle) format() string {
+	if b.appended {
+		return FormatAppended
+	}
+	return FormatDetached
+}
+
+// candidates are the entries the message may be verified with: those it names,
+// or else those it brings and a CA of the store issued, and the caller allows.
+func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string, now time.Time) ([]entry, error) {
 	for _, name := range signers {
 		if !slices.ContainsFunc(t.entries, func(e entry) bool { return e.name == name }) {
 			return nil, t.unknownName(b, name)
 		}
 	}
-	var named, allowed []entry
-	for _, e := range t.entries {
-		if e.named(m) {
-			named = append(named, e)
-			if len(signers) == 0 || slices.Contains(signers, e.name) {
-				allowed = append(allowed, e)
-			}
+	named := slices.DeleteFunc(slices.Clone(t.entries), func(e entry) bool { return !e.named(m) })
+	if len(named) == 0 {
+		var err error
+		if named, err = t.issued(m, now); err != nil {
+			return nil, t.unknownKey(b, m, err)
 		}
 	}
-	switch {
-	case len(named) == 0:
-		return nil, t.unknownKey(b, m)
-	case len(allowed) == 0:
-		return nil, notAllowed(b, named[0].name, signers)
+	name := named[0].name
+	allowed := slices.DeleteFunc(named, func(e entry) bool { return len(signers) > 0 && !slices.Contains(signers, e.name) })
+	if len(allowed) == 0 {
+		return nil, notAllowed(b, name, signers)
 	}
 	return allowed, nil
 }
 
 // firstGood returns the first entry that passes. Several may be named: a
 // renewed certificate often keeps its key and with it the key identifier. The
-// refusal is of the entry that came furthest.
-func firstGood(b Bundle, m *cms.Message, candidates []entry, now time.Time) (entry, error) {
+// refusal is of the entry that came furthest, which is returned with it.
+func firstGood(b Bundle, m *cms.Message, candidates []entry, list *Revocations, now time.Time) (entry, error) {
 	var refusal *Error
 	var hinted error
+	var furthest entry
 	for _, e := range candidates {
-		err := e.check(b, m, now)
+		err := e.check(b, m, list, now)
 		if err == nil {
 			return e, nil
 		}
 		if refusal == nil || refusal.Verdict == BadSignature {
 			errors.As(err, &refusal)
-			hinted = err
+			hinted, furthest = err, e
 		}
 	}
-	return entry{}, hinted
+	return furthest, hinted
 }
 
 // check verifies m with one entry. The validity comes last, so that an expired
 // signature is one that is good but for that.
-func (e entry) check(b Bundle, m *cms.Message, now time.Time) error {
+func (e entry) check(b Bundle, m *cms.Message, list *Revocations, now time.Time) error {
 	if e.problem != nil {
 		return e.unusable(b)
 	}
 	if err := m.Verify(b.Object, e.key); err != nil {
 		return e.bad(b, err)
 	}
-	if e.cert != nil && (now.Before(e.cert.NotBefore) || now.After(e.cert.NotAfter)) {
-		return e.expired(b, now)
+	if reason := list.revokes(e); reason != "" {
+		return revokedBy(b, e.name, fmt.Sprintf("%s is by %q: %s", b.signatureFile(), e.name, reason))
+	}
+	if e.cert != nil {
+		if from, until, whose := e.validity(); now.Before(from) || now.After(until) {
+			return e.expired(b, now, from, until, whose)
+		}
 	}
 	return nil
+}
+
+func verdictOf(err error) Verdict {
+	var e *Error
+	errors.As(err, &e)
+	return e.Verdict
 }

@@ -45,7 +45,7 @@ func TestVerify(t *testing.T) {
 		{name: "1 MiB of zeros", bundle: Bundle{Signature: make([]byte, 1<<20)}, verdict: BadSignature, says: []string{"1048576 bytes"}, remedy: "hornetctl sign"},
 		{name: "tampered object", bundle: Bundle{Object: tampered, Signature: good}, verdict: BadSignature,
 			says:   []string{"/o/x.o: bad-signature: /o/x.o.p7s is not a signature over this file by \"team\": signature does not match"},
-			remedy: "the object or its signature was changed"},
+			remedy: "the file or its signature was changed"},
 		{name: "empty object", bundle: Bundle{Object: []byte{}, Signature: good}, verdict: BadSignature, says: []string{"does not match"}, remedy: "restore both"},
 		{name: "signature of another object", bundle: Bundle{Signature: team.sign(t, []byte("another"))}, verdict: BadSignature, says: []string{`"team"`}, remedy: "do not belong together"},
 		{name: "unknown key", bundle: Bundle{Signature: stranger.sign(t, object)}, verdict: UnknownKey,
@@ -197,7 +197,7 @@ func TestVerified(t *testing.T) {
 	if first, _ := v.Reader().ReadByte(); first != mine[0] {
 		t.Error("the bytes were copied: those that are loaded must be those that were verified")
 	}
-	want := Signer{Name: "team", Subject: "CN=Platform Team", KeyID: fmt.Sprintf("%x", s.cert.SubjectKeyId), Algorithm: "ECDSA P-256", NotAfter: s.cert.NotAfter}
+	want := Signer{Name: "team", Subject: "CN=Platform Team", KeyID: fmt.Sprintf("%x", s.cert.SubjectKeyId), Algorithm: "ECDSA P-256", NotBefore: s.cert.NotBefore, NotAfter: s.cert.NotAfter}
 	if diff := cmp.Diff(want, v.Signer()); diff != "" {
 		t.Errorf("signer (-want +got):\n%s", diff)
 	}
@@ -220,10 +220,10 @@ func TestZeroVerified(t *testing.T) {
 	t.Error("read")
 }
 
-// TestMutants changes objects and signatures at random: none is accepted. With
-// signatures in bpftool's shape not even one harmless bit may change.
+// TestMutants changes objects, manifests and signatures at random: none is
+// accepted. With signatures in bpftool's shape not even one harmless bit may change.
 func TestMutants(t *testing.T) {
-	const mutants = 20000
+	const mutants = 50000
 	s := generated(t, "team", "ecdsa")
 	store := trust(t, map[string][]byte{"team.pem": s.pem()})
 	big := bytes.Repeat(object, 100)
@@ -245,15 +245,17 @@ func TestMutants(t *testing.T) {
 		}
 		return b
 	}
+	digest := sha256.Sum256(big)
+	detached := Bundle{Object: big, ObjectFile: "x.o", Signature: good}
+	appended := Bundle{Object: Append(big, good), ObjectFile: "x.o"}
+	manifest := Bundle{Object: big, ObjectFile: "x.o", SHA256: &digest, Manifest: manifestText, ManifestSignature: s.sign(t, manifestText)}
 	for i := range mutants {
-		b := Bundle{Object: big, ObjectFile: "x.o", Signature: good}
-		if i%2 == 0 {
-			b.Object = mutate(b.Object)
-		} else {
-			b.Signature = mutate(b.Signature)
-		}
-		if _, err := store.Verify(b, nil, time.Now()); err == nil && !(bytes.Equal(b.Object, big) && bytes.Equal(b.Signature, good)) {
-			t.Fatalf("mutant %d was accepted: object %x, signature %x", i, b.Object, b.Signature)
+		b := []Bundle{detached, detached, appended, manifest, manifest, manifest}[i%6]
+		part := []*[]byte{&b.Object, &b.Signature, &b.Object, &b.Object, &b.Manifest, &b.ManifestSignature}[i%6]
+		before := *part
+		*part = mutate(before)
+		if _, err := store.Verify(b, nil, time.Now()); err == nil && !bytes.Equal(*part, before) {
+			t.Fatalf("mutant %d was accepted: %x", i, *part)
 		}
 	}
 }

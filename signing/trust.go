@@ -40,6 +40,8 @@ const (
 type Trust struct {
 	dir     string // for messages; empty where it was not read from one
 	entries []entry
+	list    *Revocations // nil: none
+	closed  error        // why nothing is accepted
 }
 
 // entry is one key. Several may share a name, so that a key can be replaced:
@@ -51,6 +53,8 @@ type entry struct {
 	cert    *x509.Certificate // nil for a bare public key
 	keyIDs  [][]byte          // subject key identifiers it goes by
 	problem error             // why nothing it signed is accepted
+
+	chain []*x509.Certificate // from cert to one of the store; nil where cert itself is in it
 }
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
@@ -60,8 +64,8 @@ var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 // KEY"), usually one. What is not a key is an error; a key that can sign
 // nothing (too weak, made for another use) is kept, so that one bad file does
 // not take the others' trust away, and refused with the reason when it signs
-// something. Nothing but the file's place makes it trusted: a certificate's
-// issuer is not looked at.
+// something. Nothing but the file's place makes it trusted: the issuer of a
+// certificate in the store is not looked at. See issued for those it issued.
 func ParseTrust(files map[string][]byte) (*Trust, error) {
 	return parseTrust("", files)
 }
@@ -222,9 +226,10 @@ func (e entry) named(m *cms.Message) bool {
 func (e entry) signer() Signer {
 	s := Signer{Name: e.name, KeyID: fmt.Sprintf("%x", e.keyIDs[0]), Algorithm: algorithmOf(e.key)}
 	if e.cert != nil {
-		s.Subject, s.NotAfter = e.cert.Subject.String(), e.cert.NotAfter
+		s.Subject, s.CA = e.cert.Subject.String(), e.authority()
+		s.NotBefore, s.NotAfter, _ = e.validity()
 	}
-	if e.problem != nil {
+	if e.problem != nil && !s.CA {
 		s.Problem = e.problem.Error()
 	}
 	return s
@@ -247,6 +252,9 @@ func (t *Trust) Signers() []Signer {
 	signers := make([]Signer, len(t.entries))
 	for i, e := range t.entries {
 		signers[i] = e.signer()
+		if reason := t.list.revokes(e); reason != "" {
+			signers[i].Problem, signers[i].Revoked = reason, true
+		}
 	}
 	return signers
 }

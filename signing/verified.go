@@ -6,23 +6,42 @@ import (
 )
 
 // Verified is proof: an object whose bytes are covered by a valid signature of
-// a trusted key. Only Trust.Verify makes one; the zero Verified proves nothing.
+// a trusted key, directly or by their digest in a manifest. Only Trust.Verify makes one; the zero Verified proves nothing.
 type Verified struct {
-	object []byte
-	digest [32]byte
-	signer Signer
-	made   bool
+	object  []byte
+	digest  [32]byte
+	signer  Signer
+	format  string
+	covers  string
+	time    time.Time
+	verdict Verdict
+	made    bool
 }
+
+// Formats of signatures.
+const (
+	FormatDetached = "cms-detached" // in a file of its own
+	FormatAppended = "cms-appended" // at the end of the object
+)
 
 // Signer is one key of the trust store.
 type Signer struct {
 	Name      string    // file name in the trust store without .pem
-	Subject   string    // the certificate's subject; empty for a bare public key
+	Subject   string    // subject of the certificate that signed; empty for a bare public key
 	KeyID     string    // subject key identifier, hexadecimal
 	Algorithm string    // "RSA 2048", "ECDSA P-256", "Ed25519"
-	NotAfter  time.Time // zero for a bare public key
-	Problem   string    // why nothing it signed is accepted; empty where that is not so
+	NotBefore time.Time // zero for a bare public key, as NotAfter
+	NotAfter  time.Time
+	Problem   string // why nothing it signed is accepted; empty where that is not so
+	Revoked   bool   // Problem is that the revocation list says so
+	CA        bool   // its certificate may issue others, and their keys sign under its name
 }
+
+// What signatures cover.
+const (
+	CoversObject   = "object"
+	CoversManifest = "object+manifest" // the manifest, and by the digest in it the object
+)
 
 // IsZero reports whether v proves nothing.
 func (v Verified) IsZero() bool { return !v.made }
@@ -36,17 +55,24 @@ func (v Verified) Reader() *bytes.Reader {
 	return bytes.NewReader(v.object)
 }
 
-// Size returns the object's size in bytes.
+// Size returns the object's size in bytes, without a signature at its end.
 func (v Verified) Size() int { return len(v.object) }
 
-// Digest returns the object's SHA-256.
+// Digest returns the object's SHA-256, without a signature at its end.
 func (v Verified) Digest() [32]byte { return v.digest }
 
 // Signer returns whose signature it was.
 func (v Verified) Signer() Signer { return v.signer }
 
-// Format returns the signature's format: "cms-detached".
-func (v Verified) Format() string { return "cms-detached" }
+// Verdict returns OK, or OKExpired.
+func (v Verified) Verdict() Verdict { return v.verdict }
 
-// Covers returns what the signature covers: "object", not the manifest.
-func (v Verified) Covers() string { return "object" }
+// Format returns the signature's format: FormatDetached or FormatAppended.
+func (v Verified) Format() string { return v.format }
+
+// SignedAt returns when the signer says that it signed; zero where it does not
+// say so. It is covered by the signature, but no clock stands behind it.
+func (v Verified) SignedAt() time.Time { return v.time }
+
+// Covers returns what the signature covers: CoversObject or CoversManifest.
+func (v Verified) Covers() string { return v.covers }

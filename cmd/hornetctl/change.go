@@ -38,7 +38,7 @@ func summary(x api.Collection) string {
 		text += ", attached to " + on
 	}
 	if by := x.Signature.Signer.Name; by != "" {
-		text += ", signed by " + by
+		text += fmt.Sprintf(", signed by %s: %s", by, verified(x.Signature))
 	}
 	return text
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -111,18 +110,18 @@ func (k *checker) check(file string) checked {
 	if err != nil {
 		return out.with(problemOf(api.KindObject, noObject(m, err)))
 	}
-	digest := sha256.Sum256(object)
-	out.Object = &api.File{File: m.Object.Path, SHA256: hex.EncodeToString(digest[:])}
 	verified, err := k.verify(m, object)
 	if err != nil {
 		// Whoever writes a manifest signs last, and wants to know the rest now.
 		out = out.with(problemOf(api.KindSignature, err))
-		if verified, err = k.self.assume(signing.Bundle{Object: object}); err != nil {
+		if verified, err = k.self.assume(signing.Bundle{Object: object, ObjectFile: m.Object.Path}); err != nil {
 			return out.with(problemOf(api.KindObject, err))
 		}
 	} else if k.trust != nil {
 		out.Signature = new(signatureOf(verified))
 	}
+	digest := verified.Digest()
+	out.Object = &api.File{File: m.Object.Path, SHA256: hex.EncodeToString(digest[:])}
 	spec, err := loader.OpenSpec(verified)
 	if err != nil {
 		return out.with(problemOf(api.KindObject, m.Errorf("object.path", "%s: %w", m.Object.Path, err)))
@@ -187,18 +186,36 @@ func noObject(m manifest.Manifest, err error) error {
 // verify checks the object's signature, or, without a trust store, only what
 // the manifest says of the object's digest.
 func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, error) {
-	bundle := signing.Bundle{
-		Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256, SignatureFile: m.Object.Signature,
-	}
 	if k.trust == nil {
-		return k.self.assume(bundle)
+		return k.self.assume(signing.Bundle{Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256})
 	}
-	signature, err := safefile.Read(m.Object.Signature, maxSignature)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return signing.Verified{}, m.Errorf("object", "signature: %w", err)
+	bundle, err := bundleOf(m, object)
+	if err != nil {
+		return signing.Verified{}, err
 	}
-	bundle.Signature = signature
 	return k.trust.Verify(bundle, m.Object.Signers, k.c.now())
+}
+
+// bundleOf reads the signature that decides about a manifest and its object.
+func bundleOf(m manifest.Manifest, object []byte) (b signing.Bundle, err error) {
+	b = signing.Bundle{
+		Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256, SignatureFile: m.Object.Signature,
+		Manifest: []byte(m.Source()), ManifestFile: m.File,
+	}
+	b.ManifestSignature, err = readSignature(m, m.Signature())
+	if err == nil && b.ManifestSignature == nil {
+		b.Signature, err = readSignature(m, m.Object.Signature)
+	}
+	return b, err
+}
+
+// readSignature reads a signature for a manifest: nil where there is none.
+func readSignature(m manifest.Manifest, file string) ([]byte, error) {
+	b, err := safefile.Read(file, maxSignature)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, m.Errorf("object", "signature: %w", err)
+	}
+	return b, nil
 }
 
 // throwaway makes a signer that nobody trusts but this process.
@@ -216,12 +233,15 @@ func throwaway() (*signer, error) {
 		return nil, err
 	}
 	trust, err := trustOnly(cert)
-	return &signer{key, cert, trust}, err
+	return &signer{key: key, cert: cert, trust: trust}, err
 }
 
 // assume signs the object itself, so that it can be opened. Nothing is loaded
 // here: to look at an object before it is signed is what check is for.
 func (s *signer) assume(b signing.Bundle) (_ signing.Verified, err error) {
+	if b.Object, err = signing.Contents(b.Object); err != nil {
+		return signing.Verified{}, fmt.Errorf("%s: %w", b.ObjectFile, err)
+	}
 	if b.Signature, err = signing.Sign(b.Object, s.key, s.cert); err != nil {
 		return signing.Verified{}, err
 	}
@@ -248,7 +268,7 @@ func (c *ctl) checkedList(all []checked) {
 		text := fmt.Sprintf("%s: ok: %s, %s (%d frozen)", x.File, count(len(x.Programs), "program"),
 			count(len(x.Frozen)+len(x.Mutable), "map"), len(x.Frozen))
 		if x.Signature != nil {
-			text += ", signed by " + x.Signature.Signer.Name
+			text += fmt.Sprintf(", signed by %s: %s", x.Signature.Signer.Name, verified(*x.Signature))
 		}
 		c.say("%s", text)
 	}

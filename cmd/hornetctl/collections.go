@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/signing"
 )
 
 func (c *ctl) list() *cobra.Command {
@@ -31,13 +32,13 @@ func (c *ctl) listTable(collections []api.Collection) {
 		fmt.Fprintln(c.stdout, "no collections")
 		return
 	}
-	t := c.table("NAME", "STATE", "VERSION", "SIGNED BY", "ATTACHED TO", "LOADED", "ABOUT")
+	t := c.table("NAME", "STATE", "VERSION", "SIGNED BY", "SIGNATURE", "ATTACHED TO", "LOADED", "ABOUT")
 	for _, x := range collections {
 		about := x.Description
 		if x.Reason != "" {
 			about = x.Reason
 		}
-		t.row(x.Name, stateCell(x.State), x.Version, or(x.Signature.Signer.Name, "-"), or(targets(x.Links), "-"), or(c.age(x.LoadedAt), "-"), about)
+		t.row(x.Name, stateCell(x.State), x.Version, or(x.Signature.Signer.Name, "-"), or(verified(x.Signature), "-"), or(targets(x.Links), "-"), or(c.age(x.LoadedAt), "-"), about)
 	}
 	t.print()
 }
@@ -125,11 +126,23 @@ func fileText(f api.File) string {
 	return fmt.Sprintf("%s (SHA-256 %s…)", f.File, short(f.SHA256))
 }
 
+// verified is a signature in a word or two. A plain "verified" is only said
+// where what is done with the object is signed as well.
+func verified(s api.Signature) string {
+	switch {
+	case s.Verdict != string(signing.OK):
+		return s.Verdict
+	case s.Covers == signing.CoversManifest:
+		return "verified"
+	}
+	return s.Covers + " only"
+}
+
 func signatureText(s api.Signature) string {
 	if s.Signer.Name == "" {
 		return s.Verdict
 	}
-	text := fmt.Sprintf("%s (%s): %s, covers the %s, checked by %s", s.Signer.Name, s.Signer.Algorithm, s.Verdict, s.Covers, s.CheckedBy)
+	text := fmt.Sprintf("%s (%s): %s, checked by %s, %s", s.Signer.Name, s.Signer.Algorithm, verified(s), s.CheckedBy, s.Format)
 	if !s.Signer.NotAfter.IsZero() {
 		text += ", certificate valid until " + s.Signer.NotAfter.Local().Format("2006-01-02")
 	}

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -13,30 +16,46 @@ import (
 )
 
 func (c *ctl) keygen() *cobra.Command {
-	var out, algorithm string
+	var opts keygenOptions
 	cmd := &cobra.Command{
 		Use:   "keygen --out DIR NAME",
 		Short: "Make a signing key and its certificate",
 		Long: `Make a private key, DIR/NAME.key, and its certificate, DIR/NAME.pem. Neither
 is ever overwritten. Hosts that shall run what the key signs get the
-certificate; the key stays with whoever signs.`,
+certificate; the key stays with whoever signs.
+
+With --ca the certificate is one of a CA, whose key issues certificates: with
+--issuer and --issuer-key. What their keys sign counts where the CA's certificate
+is in the trust store, under its name; sign puts the certificate into each
+signature. DIR/NAME.pem then holds the issuer's too, unless that is self-signed.`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if out == "" {
+			if opts.out == "" {
 				return usage(cmd, "keygen: --out is missing")
 			}
-			made, err := keygen(out, args[0], algorithm)
+			if (opts.issuer == "") != (opts.issuerKey == "") {
+				return usage(cmd, "keygen: --issuer and --issuer-key go together")
+			}
+			made, err := c.makeKey(args[0], opts)
 			if err != nil {
 				return err
 			}
 			return c.print(made, func() {
 				c.say("%s: private key (%s), keep it secret", made.Key, made.Algorithm)
+				if opts.issuer != "" {
+					c.say("%s: certificate; on the hosts its CA's is in %s", made.Certificate, trustDir)
+					return
+				}
 				c.say("%s: certificate, put it into %s on the hosts", made.Certificate, trustDir)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&out, "out", "", "`directory` to write to")
-	cmd.Flags().StringVar(&algorithm, "algorithm", "ecdsa", "ecdsa, rsa or ed25519; also ecdsa-p384, ecdsa-p521, rsa-2048, rsa-4096")
+	cmd.Flags().StringVar(&opts.out, "out", "", "`directory` to write to")
+	cmd.Flags().BoolVar(&opts.ca, "ca", false, "for issuing certificates, not for signing")
+	cmd.Flags().StringVar(&opts.issuer, "issuer", "", "certificate of the CA that issues, a PEM `file`")
+	cmd.Flags().StringVar(&opts.issuerKey, "issuer-key", "", "its private key, a PEM `file`")
+	cmd.Flags().StringVar(&opts.passphraseFile, "passphrase-file", "", "`file` whose first line decrypts the issuer's key")
+	cmd.Flags().StringVar(&opts.algorithm, "algorithm", "ecdsa", "ecdsa, rsa or ed25519; also ecdsa-p384, ecdsa-p521, rsa-2048, rsa-4096")
 	cmd.MarkFlagDirname("out")
 	cmd.RegisterFlagCompletionFunc("algorithm", fixed("ecdsa", "rsa", "ed25519"))
 	return cmd
@@ -51,8 +70,19 @@ type keyFiles struct {
 	KeyID       string `json:"key_id"`
 }
 
-func keygen(dir, name, algorithm string) (keyFiles, error) {
-	key, cert, err := signing.Keygen(name, algorithm)
+type keygenOptions struct {
+	out, algorithm                    string
+	ca                                bool
+	issuer, issuerKey, passphraseFile string
+}
+
+func (c *ctl) makeKey(name string, opts keygenOptions) (keyFiles, error) {
+	dir := opts.out
+	issuer, above, err := c.issuer(opts)
+	if err != nil {
+		return keyFiles{}, err
+	}
+	key, cert, err := signing.Issue(name, opts.algorithm, opts.ca, issuer)
 	if err != nil {
 		return keyFiles{}, usageOf(err)
 	}
@@ -71,10 +101,34 @@ func keygen(dir, name, algorithm string) (keyFiles, error) {
 	if err := writeNew(made.Key, key, 0o600); err != nil {
 		return keyFiles{}, err
 	}
-	if err := writeNew(made.Certificate, cert, 0o644); err != nil {
+	if err := writeNew(made.Certificate, append(cert, above...), 0o644); err != nil {
 		return keyFiles{}, errors.Join(err, os.Remove(made.Key)) // a key without its certificate is of no use
 	}
 	return made, nil
+}
+
+// issuer opens the CA that issues, if there is one. above is what goes below a
+// certificate by it: its own and those of the CAs above it, in PEM, down from one
+// that is self-signed.
+func (c *ctl) issuer(opts keygenOptions) (issuer *signing.Issuer, above []byte, err error) {
+	if opts.issuer == "" {
+		return nil, nil, nil
+	}
+	b, err := readFile(opts.issuer, maxKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, more, err := signing.ParseCertificates(b)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", opts.issuer, err)
+	}
+	for _, ca := range append([]*x509.Certificate{cert}, more...) {
+		if !bytes.Equal(ca.RawIssuer, ca.RawSubject) {
+			above = append(above, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})...)
+		}
+	}
+	key, err := c.keyFile(opts.issuerKey, opts.passphraseFile)
+	return &signing.Issuer{Cert: cert, Key: key}, above, err
 }
 
 // usageOf makes err the fault of the command line, keeping its remedy.

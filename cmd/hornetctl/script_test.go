@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			examples, err := filepath.Abs("../../examples")
 			e.Setenv("EXAMPLES", examples)
+			e.Setenv("SIGNFILE", filepath.Join(filepath.Dir(examples), "signing/testdata"))
 			e.Setenv("TZ", "UTC")
 			e.Setenv("HORNET_SOCKET", filepath.Join(e.WorkDir, "s"))
 			return err

@@ -37,6 +37,9 @@ func (c *ctl) statusTables(s api.Status) {
 	// Only root is told the rest.
 	optional(t, "Manifests", strings.Join(s.Paths.Manifests, ", "))
 	optional(t, "Trust store", s.Paths.Trust)
+	if r := s.Revocations; r != nil {
+		t.row("Revocations", fmt.Sprintf("serial %d, signed by %s", r.Serial, r.Signer))
+	}
 	optional(t, "bpffs", s.Paths.BPFFS)
 	optional(t, "State", s.Paths.State)
 	optional(t, "Socket", s.Paths.Socket)
@@ -49,7 +52,7 @@ func (c *ctl) statusTables(s api.Status) {
 }
 
 func countsCell(n api.Counts) cell {
-	text := fmt.Sprintf("%d running, %d available", n.Running, n.Available)
+	text := fmt.Sprintf("%d running (%d with a signed manifest), %d available", n.Running, n.Verified, n.Available)
 	x := cell{text, good}
 	if n.Failed > 0 {
 		x = cell{fmt.Sprintf("%s, %d failed", x.text, n.Failed), bad}
@@ -67,7 +70,11 @@ func (c *ctl) signerTable(signers []api.Signer) {
 	fmt.Fprintln(c.stdout)
 	t := c.table("SIGNER", "ALGORITHM", "KEY ID", "VALID UNTIL", "SUBJECT")
 	for _, s := range signers {
-		t.row(s.Name, s.Algorithm, short(s.KeyID), c.validity(s), s.Subject)
+		subject := s.Subject
+		if s.CA {
+			subject += " (a CA)"
+		}
+		t.row(s.Name, s.Algorithm, short(s.KeyID), c.validity(s), subject)
 	}
 	t.print()
 }

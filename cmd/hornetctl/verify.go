@@ -3,11 +3,15 @@ package main
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
+	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -17,19 +21,36 @@ const trustDir = "/etc/hornet/trust.d"
 func (c *ctl) verifyFile() *cobra.Command {
 	var opts verifyOptions
 	cmd := &cobra.Command{
-		Use:   "verify-file FILE",
-		Short: "Check the signature of an object",
-		Long: `Check that FILE is signed by a key of the trust store, as hornetd does before
-it loads it. The exit status is 4 if it is not.`,
-		Args: args("FILE"),
+		Use:   "verify-file FILE...",
+		Short: "Check the signatures of objects and manifests",
+		Long: `Check that each FILE is signed by a key of the trust store, as hornetd does
+before it loads it, and say by whom, what of it, and when. A FILE.toml is a
+manifest: it is checked together with the object it names. No daemon is needed.
+
+The exit status is that of the first file that is not good: 4 for a signature,
+1 for a file that cannot be read.`,
+		Args: args("FILE..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := c.verify(args[0], opts)
+			if opts.signature != "" && (len(args) > 1 || isManifest(args[0])) {
+				return usage(cmd, "verify-file: --signature is for one object")
+			}
+			trust, err := signing.LoadTrust(opts.trust)
 			if err != nil {
 				return err
 			}
-			return c.print(v, func() {
-				c.say("%s: signed by %s (%s), SHA-256 %s", v.File, v.Signature.Signer.Name, v.Signature.Signer.Algorithm, v.SHA256)
-			})
+			var all []verification
+			var errs []error
+			for _, file := range args {
+				v, err := c.verify(file, trust, opts)
+				if err != nil {
+					errs = append(errs, err)
+				}
+				all = append(all, v)
+			}
+			if err := c.print(map[string]any{"files": all}, func() { c.verifiedList(all) }); err != nil {
+				return err
+			}
+			return c.unverified(errs, len(args))
 		},
 	}
 	cmd.Flags().StringVar(&opts.signature, "signature", "", "signature `file` (default FILE.p7s)")
@@ -45,38 +66,120 @@ type verifyOptions struct {
 	signers   []string
 }
 
-// verification is what verify-file says of a good signature.
+// verification is what verify-file says of one file.
 type verification struct {
-	File      string        `json:"file"`
-	SHA256    string        `json:"sha256"`
-	Signature api.Signature `json:"signature"`
+	File      string         `json:"file"`
+	OK        bool           `json:"ok"`
+	Object    *api.File      `json:"object,omitempty"`    // absent where it is not good
+	Signature *api.Signature `json:"signature,omitempty"` // absent where no verdict was come to
+	SignedAt  time.Time      `json:"signed_at,omitzero"`  // as the signer says; absent where they do not
+	Trust     string         `json:"trust,omitempty"`     // file of the trust store that decided
+	Problem   *api.Problem   `json:"problem,omitempty"`
 }
+
+func isManifest(file string) bool { return filepath.Ext(file) == ".toml" }
 
 // verify checks one file. The error of one that is not well signed is a
 // *signing.Error.
-func (c *ctl) verify(file string, opts verifyOptions) (verification, error) {
-	trust, err := signing.LoadTrust(opts.trust)
-	if err != nil {
-		return verification{}, err
+func (c *ctl) verify(file string, trust *signing.Trust, opts verifyOptions) (verification, error) {
+	out := verification{File: file}
+	check := c.verifyObject
+	if isManifest(file) {
+		check = c.verifyManifest
 	}
+	object, verified, err := check(file, trust, opts)
+	var refused *signing.Error
+	switch {
+	case errors.As(err, &refused):
+		out.Signature = &api.Signature{Verdict: string(refused.Verdict), CheckedBy: "hornetctl", Signer: api.Signer{Name: refused.Signer}}
+		out.Problem = new(problemOf(api.KindSignature, err))
+	case err != nil:
+		out.Problem = new(problemOf(api.KindInternal, err))
+	}
+	if err != nil {
+		return out, err
+	}
+	digest := verified.Digest()
+	out.OK, out.Object = true, &api.File{File: object, SHA256: hex.EncodeToString(digest[:])}
+	out.Signature, out.SignedAt = new(signatureOf(verified)), verified.SignedAt()
+	out.Trust = filepath.Join(opts.trust, out.Signature.Signer.Name+".pem")
+	return out, nil
+}
+
+func (c *ctl) verifyObject(file string, trust *signing.Trust, opts verifyOptions) (string, signing.Verified, error) {
 	object, err := readFile(file, maxObject)
 	if err != nil {
-		return verification{}, err
+		return "", signing.Verified{}, err
 	}
 	if opts.signature == "" {
 		opts.signature = file + ".p7s"
 	}
 	signature, err := readFile(opts.signature, maxSignature)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return verification{}, err
+		return "", signing.Verified{}, err
 	}
 	bundle := signing.Bundle{Object: object, ObjectFile: file, Signature: signature, SignatureFile: opts.signature}
-	verified, err := trust.Verify(bundle, opts.signers, c.now())
+	v, err := trust.Verify(bundle, opts.signers, c.now())
+	return file, v, err
+}
+
+func (c *ctl) verifyManifest(file string, trust *signing.Trust, opts verifyOptions) (_ string, v signing.Verified, err error) {
+	m, err := readManifest(file)
 	if err != nil {
-		return verification{}, err
+		return "", v, err
 	}
-	digest := verified.Digest()
-	return verification{File: file, SHA256: hex.EncodeToString(digest[:]), Signature: signatureOf(verified)}, nil
+	object, err := safefile.Read(m.Object.Path, maxObject)
+	if err != nil {
+		return "", v, noObject(m, err)
+	}
+	bundle, err := bundleOf(m, object)
+	if err != nil {
+		return "", v, err
+	}
+	// Whom the manifest wants, and of those whom the command line wants.
+	for _, signers := range [][]string{m.Object.Signers, opts.signers} {
+		if v, err = trust.Verify(bundle, signers, c.now()); err != nil {
+			return "", v, err
+		}
+	}
+	return m.Object.Path, v, nil
+}
+
+// verifiedList prints a line for each good file.
+func (c *ctl) verifiedList(all []verification) {
+	for _, v := range all {
+		if !v.OK {
+			continue
+		}
+		s, when := v.Signature, "at an unknown time"
+		if !v.SignedAt.IsZero() {
+			when = "at " + v.SignedAt.Local().Format("2006-01-02 15:04:05") + " by their own clock"
+		}
+		subject := ""
+		if s.Signer.Subject != "" {
+			subject = ", " + s.Signer.Subject
+		}
+		c.say("%s: %s: signed by %s (%s%s, %s) %s, %s, object SHA-256 %s", v.File, verified(*s), s.Signer.Name, s.Signer.Algorithm,
+			subject, v.Trust, when, s.Format, v.Object.SHA256)
+	}
+}
+
+// unverified is the error of a run in which errs came up with n files.
+func (c *ctl) unverified(errs []error, n int) error {
+	switch {
+	case len(errs) == 0:
+		return nil
+	case n == 1:
+		return errs[0]
+	}
+	for _, err := range errs {
+		c.complain(err)
+	}
+	kind := api.KindInternal
+	if errors.As(errs[0], new(*signing.Error)) {
+		kind = api.KindSignature
+	}
+	return &api.Error{Kind: kind, Message: fmt.Sprintf("verify-file: %d of %s not verified", len(errs), count(n, "file"))}
 }
 
 func signatureOf(v signing.Verified) api.Signature {

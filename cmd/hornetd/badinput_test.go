@@ -30,7 +30,7 @@ const stranger = 1234
 
 // badManifest is the manifest of the collection "bad", in which nothing is
 // wrong yet. The tests name its lines.
-const badManifest = `version = 1
+const badManifest = `version = 0
 start = "request"
 [object]
 path = "bad.bpf.o"
@@ -217,7 +217,7 @@ var wrongs = []wrong{
 	// The manifest's text.
 	{"unknown key", text("signers =", "singers ="), api.KindManifest, 1, 5, []string{"object.singers"}},
 	{"unknown key of another case", text("path =", "Path ="), api.KindManifest, 1, 4, []string{"Path"}},
-	{"wrong type", text("version = 1", `version = "one"`), api.KindManifest, 1, 1, []string{"version"}},
+	{"wrong type", text("version = 0", `version = "one"`), api.KindManifest, 1, 1, []string{"version"}},
 	{"no TOML", text("[variables]", "[variables"), api.KindManifest, 1, 6, nil},
 	{"unknown variable", text("dry_run", "dry_rum"), api.KindManifest, 1, 7, []string{"dry_rum"}},
 	{"variable of another type", text("dry_run = true", `dry_run = "yes"`), api.KindManifest, 1, 7, []string{"dry_run"}},

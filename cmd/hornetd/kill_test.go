@@ -21,7 +21,7 @@ import (
 
 // killSyscalls are those with which a load changes something outside the
 // process, or makes something durable.
-const killSyscalls = "bpf,mkdirat,renameat2,linkat,unlinkat,write,pwrite64,fdatasync,fallocate,perf_event_open,ioctl,setns,sendto"
+const killSyscalls = "bpf,mkdirat,renameat,renameat2,linkat,unlinkat,write,pwrite64,fsync,fdatasync,fallocate,perf_event_open,ioctl,setns,sendto"
 
 // tracer attaches strace to a running daemon and waits until it holds every
 // thread.
@@ -56,10 +56,19 @@ type killPoint struct {
 	n       int
 }
 
+// forget removes the ratchet, so that the next load writes it.
+func forget(t testing.TB, h *testdaemon.Host) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(h.State, "ratchet")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+}
+
 // killPoints traces a whole load and unload and returns every point of it.
 func killPoints(t testing.TB, h *testdaemon.Host) []killPoint {
 	t.Helper()
 	trace := filepath.Join(h.Dir, "trace")
+	forget(t, h)
 	h.Start()
 	cmd := tracer(t, h.PID(), "-o", trace)
 	load(t, h, "xdp-drop")
@@ -130,6 +139,7 @@ func TestKilledAtEverySystemCall(t *testing.T) {
 // whether the collection survived.
 func killAt(t *testing.T, h *testdaemon.Host, pair testenv.Pair, p killPoint) bool {
 	t.Helper()
+	forget(t, h)
 	h.Start()
 	cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", p.syscall, p.n))
 	ctx := context.Background()
@@ -165,6 +175,9 @@ func killAt(t *testing.T, h *testdaemon.Host, pair testenv.Pair, p killPoint) bo
 	}
 	if got := kernelLinks(t, c); len(got) != 1 {
 		t.Errorf("links after a load: %v", got)
+	}
+	if b, err := os.ReadFile(filepath.Join(h.State, "ratchet")); err != nil || !strings.Contains(string(b), "\nxdp-drop dev 1 ") {
+		t.Errorf("it runs and is not in the ratchet: %v %s", err, b)
 	}
 	if _, err := h.Client().Unload(ctx, "xdp-drop", api.UnloadRequest{}); err != nil {
 		t.Error(err)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,8 +21,20 @@ import (
 	"github.com/hornetd/hornetd/systemd"
 )
 
-// version is set by the linker.
-var version = "devel"
+// Both are set by the linker: the version, and the date of the source in
+// seconds since 1970, as SOURCE_DATE_EPOCH has it.
+var (
+	version    = "devel"
+	sourceDate = "1795737600" // 2026-11-27, moved with each release
+)
+
+func build() (daemon.Build, error) {
+	seconds, err := strconv.ParseInt(sourceDate, 10, 64)
+	if err != nil {
+		return daemon.Build{}, fmt.Errorf("date of the source: %w", err)
+	}
+	return daemon.Build{Version: version, Date: time.Unix(seconds, 0)}, nil
+}
 
 const (
 	defaultConfig = "/etc/hornet/hornetd.toml"
@@ -58,10 +71,14 @@ func run(ctx context.Context, e env, args []string) int {
 	if err != nil {
 		return fail(e.stderr, err)
 	}
-	if *check {
-		return checkAll(e, cfg)
+	made, err := build()
+	if err != nil {
+		return fail(e.stderr, err)
 	}
-	if err := serve(ctx, cfg, newLogger(e.stderr, cfg.Log), e.hangup); err != nil {
+	if *check {
+		return checkAll(e, cfg, made)
+	}
+	if err := serve(ctx, cfg, made, newLogger(e.stderr, cfg.Log), e.hangup); err != nil {
 		return fail(e.stderr, err)
 	}
 	return 0
@@ -91,8 +108,8 @@ func readConfig(path string) (config.Config, error) {
 	return config.Parse(path, b)
 }
 
-func checkAll(e env, cfg config.Config) int {
-	problems := daemon.Check(cfg)
+func checkAll(e env, cfg config.Config, made daemon.Build) int {
+	problems := daemon.Check(cfg, made)
 	for _, p := range problems {
 		fmt.Fprintf(e.stderr, "hornetd: %s\n", p.Message)
 		if p.Hint != "" {
@@ -107,14 +124,14 @@ func checkAll(e env, cfg config.Config) int {
 }
 
 // serve runs the daemon until ctx ends.
-func serve(ctx context.Context, cfg config.Config, log *zap.Logger, hangup <-chan os.Signal) error {
+func serve(ctx context.Context, cfg config.Config, made daemon.Build, log *zap.Logger, hangup <-chan os.Signal) error {
 	defer log.Sync()
 	began := time.Now()
 	listener, err := systemd.Listener()
 	if err != nil {
 		return err
 	}
-	d, err := daemon.Open(cfg, version, log)
+	d, err := daemon.Open(cfg, made, log)
 	if err != nil {
 		return err
 	}

@@ -14,13 +14,9 @@ import (
 	der "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// RSA moduli in bits. The upper bound is one of time.
 const (
-	minRSA = 2048
-	maxRSA = 8192
-)
+	minRSA, maxRSA = 2048, 8192 // bits of the modulus; the upper bound is one of time
 
-const (
 	oidSHA256      = "2.16.840.1.101.3.4.2.1"
 	oidSHA512      = "2.16.840.1.101.3.4.2.3"
 	oidRSA         = "1.2.840.113549.1.1.1"

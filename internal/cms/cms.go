@@ -8,8 +8,8 @@
 // nobody signed and nobody needs is refused, so that, certificates aside, no
 // byte of a message can change without its meaning being lost:
 //
-//   - Certificates in the message are stepped over, never read: the key comes
-//     from the caller.
+//   - Certificates in the message are handed on as bytes, never read: the key
+//     comes from the caller.
 //   - Unsigned attributes and revocation lists are refused: no key covers
 //     them, and nothing here would read them.
 //   - Content inside the message is refused: the bytes to be verified are the
@@ -27,6 +27,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
+	"time"
 
 	"golang.org/x/crypto/cryptobyte"
 	der "golang.org/x/crypto/cryptobyte/asn1"
@@ -42,9 +43,7 @@ const (
 
 	oidData       = "1.2.840.113549.1.7.1" // RFC 5652, section 4
 	oidSignedData = "1.2.840.113549.1.7.2" // RFC 5652, section 5.1
-)
 
-const (
 	tagKeyID = der.Tag(0x80) // [0] IMPLICIT OCTET STRING
 	tag0     = der.Tag(0xa0) // [n] of something constructed
 	tag1     = der.Tag(0xa1)
@@ -54,6 +53,8 @@ const (
 // Message is one parsed detached signature. Nothing in it is to be believed
 // before Verify has returned nil.
 type Message struct {
+	Certificates [][]byte // DER, as found: whoever sent the message chose them
+
 	issuer, serial []byte // DER Name and big-endian number, where keyID is nil
 	keyID          []byte // subject key identifier
 
@@ -61,8 +62,9 @@ type Message struct {
 	algorithm algorithm
 	salt      int // RSASSA-PSS: bytes
 
-	attributes []byte // signed attributes as the SET that is signed; nil where there are none
-	digest     []byte // messageDigest among them
+	attributes []byte    // signed attributes as the SET that is signed; nil where there are none
+	digest     []byte    // messageDigest among them
+	SignedAt   time.Time // signingTime among them, the word of the key and of no clock; zero where there is none
 	signature  []byte
 }
 
@@ -97,7 +99,9 @@ func (m *Message) readSignedData(r *reader, s cryptobyte.String) {
 		certificates := r.open(&s, tag0, "certificates")
 		r.check(!certificates.Empty(), "certificates are an empty set")
 		for r.err == nil && !certificates.Empty() {
-			r.open(&certificates, der.SEQUENCE, "a certificate") // other kinds: other versions
+			var element cryptobyte.String // of another kind: of another version
+			r.check(certificates.ReadASN1Element(&element, der.SEQUENCE), "a certificate is malformed or missing")
+			m.Certificates = append(m.Certificates, element)
 		}
 	}
 	r.check(!s.PeekASN1Tag(tag1), "revocation lists are not accepted")

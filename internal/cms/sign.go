@@ -1,12 +1,14 @@
 package cms
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 	der "golang.org/x/crypto/cryptobyte/asn1"
@@ -14,9 +16,9 @@ import (
 
 // Sign makes a detached signature over content as `bpftool prog load -S` and
 // `sign-file -k` do: SHA-256, the signer named by its subject key identifier,
-// no attributes, no certificates. Ed25519 goes with SHA-512 (RFC 8419). The
-// signature is verified before it is returned.
-func Sign(content []byte, key crypto.Signer, keyID []byte) ([]byte, error) {
+// no attributes, and no certificates but those given, in DER. Ed25519 goes with
+// SHA-512 (RFC 8419). The signature is verified before it is returned.
+func Sign(content []byte, key crypto.Signer, keyID []byte, certificates ...[]byte) ([]byte, error) {
 	if err := CheckKey(key.Public()); err != nil {
 		return nil, err
 	}
@@ -36,7 +38,7 @@ func Sign(content []byte, key crypto.Signer, keyID []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
-	b := marshal(keyID, digestID, signatureID, signature)
+	b := marshal(keyID, digestID, signatureID, signature, slices.SortedFunc(slices.Values(certificates), bytes.Compare)...)
 	m, err := Parse(b)
 	if err != nil {
 		return nil, err
@@ -48,7 +50,7 @@ func Sign(content []byte, key crypto.Signer, keyID []byte) ([]byte, error) {
 }
 
 // marshal builds the message around a signature.
-func marshal(keyID []byte, digestID, signatureID string, signature []byte) []byte {
+func marshal(keyID []byte, digestID, signatureID string, signature []byte, certificates ...[]byte) []byte {
 	info := cryptobyte.NewBuilder(nil) // SignerInfo
 	info.AddASN1Int64(3)
 	info.AddASN1(tagKeyID, func(b *cryptobyte.Builder) { b.AddBytes(keyID) })
@@ -60,6 +62,9 @@ func marshal(keyID []byte, digestID, signatureID string, signature []byte) []byt
 	signed.AddASN1Int64(3)
 	signed.AddASN1(der.SET, func(b *cryptobyte.Builder) { addIdentifier(b, digestID) })
 	signed.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) { addOID(b, oidData) })
+	if len(certificates) > 0 {
+		signed.AddASN1(tag0, func(b *cryptobyte.Builder) { b.AddBytes(bytes.Join(certificates, nil)) })
+	}
 	signed.AddASN1(der.SET, wrap(der.SEQUENCE, info.BytesOrPanic()))
 
 	message := cryptobyte.NewBuilder(nil)

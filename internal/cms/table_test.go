@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // hornetOID is the attribute the Hornet LSM's tools add: a UUID.
@@ -270,6 +271,17 @@ func TestRefused(t *testing.T) {
 		}, "more than one value"},
 		{"contentType without value", ec, attributed, func(p *parts) { p.attributes[0] = attribute(oidContentType) }, "has no value"},
 		{"unknown attribute without value", ec, attributed, func(p *parts) { p.attributes = append(p.attributes, attribute("1.2.3")) }, "has no value"},
+		{"signingTime with two values", ec, attributed, func(p *parts) {
+			p.attributes = append(p.attributes, attribute(idTime, tlv(0x17, []byte("261123144053Z")), tlv(0x17, []byte("261123144054Z"))))
+		}, "more than one value"},
+		{"signingTime without value", ec, attributed, func(p *parts) { p.attributes = append(p.attributes, attribute(idTime)) }, "has no value"},
+		{"signingTime is no time", ec, attributed, func(p *parts) {
+			p.attributes = append(p.attributes, attribute(idTime, octets([]byte("261123144053Z"))))
+		}, "signingTime is malformed"},
+		{"signingTime of month 13", ec, attributed, func(p *parts) {
+			p.attributes = append(p.attributes, attribute(idTime, tlv(0x17, []byte("261323144053Z"))))
+		}, "signingTime is malformed"},
+		{"signingTime cut off", ec, attributed, func(p *parts) { p.attributes = append(p.attributes, attribute(idTime, []byte{0x17, 13, '2'})) }, "signingTime is malformed"},
 		{"unknown attribute's value cut off", ec, attributed, func(p *parts) { p.attributes = append(p.attributes, attribute("1.2.3", []byte{4, 5})) }, "value is malformed"},
 		{"contentType is another", ec, attributed, func(p *parts) { p.attributes[0] = attribute(oidContentType, oid(oidSignedData)) }, "contentType attribute is 1.2.840.113549.1.7.2"},
 		{"contentType of another type", ec, attributed, func(p *parts) { p.attributes[0] = attribute(oidContentType, integer(1)) }, "object identifier is malformed"},
@@ -546,5 +558,27 @@ func TestNamesNothing(t *testing.T) {
 	cert.SerialNumber = new(big.Int).Add(cert.SerialNumber, big.NewInt(1))
 	if m.Names(&cert) {
 		t.Error("named with another serial number")
+	}
+}
+
+// TestSignedAt: both forms of a time, and none.
+func TestSignedAt(t *testing.T) {
+	k := ecKey()
+	for want, value := range map[string][]byte{
+		"2026-11-23T14:40:53Z": tlv(0x17, []byte("261123144053Z")),
+		"2050-01-02T03:04:05Z": tlv(0x18, []byte("20500102030405Z")),
+		"0001-01-01T00:00:00Z": nil,
+	} {
+		p := attributed(k)
+		if value != nil {
+			p.attributes = append(p.attributes, attribute(idTime, value))
+		}
+		m, err := Parse(p.message(t, k))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.SignedAt.UTC().Format(time.RFC3339); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 const (
 	oidContentType         = "1.2.840.113549.1.9.3"  // RFC 5652, section 11.1
 	oidMessageDigest       = "1.2.840.113549.1.9.4"  // RFC 5652, section 11.2
+	oidSigningTime         = "1.2.840.113549.1.9.5"  // RFC 5652, section 11.3
 	oidAlgorithmProtection = "1.2.840.113549.1.9.52" // RFC 6211
 )
 
@@ -54,6 +55,10 @@ func (m *Message) readAttributes(r *reader, element, digestID, signatureID crypt
 	values := r.attributes(m.attributes)
 	m.digest = values[oidMessageDigest]
 	r.check(len(m.digest) == m.hash.Size(), "messageDigest has %d bytes, %v has %d", len(m.digest), m.hash, m.hash.Size())
+	if t, ok := values[oidSigningTime]; ok {
+		utc := t.PeekASN1Tag(der.UTCTime) // up to 2049
+		r.check(utc && t.ReadASN1UTCTime(&m.SignedAt) || !utc && t.ReadASN1GeneralizedTime(&m.SignedAt), "signingTime is malformed")
+	}
 	if protection, ok := values[oidAlgorithmProtection]; ok {
 		digest := r.open(&protection, der.SEQUENCE, "digestAlgorithm")
 		signature := r.last(&protection, tag1, "signatureAlgorithm")
@@ -96,6 +101,8 @@ func (r *reader) attribute(element cryptobyte.String) (id string, value cryptoby
 		r.check(contentType == oidData, "contentType attribute is %s, not data", contentType)
 	case oidMessageDigest:
 		value = r.open(&set, der.OCTET_STRING, "messageDigest")
+	case oidSigningTime:
+		r.check(set.ReadAnyASN1Element(&value, new(der.Tag)), "signingTime is malformed")
 	case oidAlgorithmProtection:
 		value = r.open(&set, der.SEQUENCE, "CMSAlgorithmProtection")
 	default:

@@ -100,8 +100,8 @@ func (a *act) tell(err error) {
 // signed notes whose signature covers the object, and who checked it.
 func (a *act) signed(v signing.Verified) {
 	a.rec.Object = hexDigest(v.Digest())
-	a.rec.Signer = v.Signer().Name
-	a.rec.Verdict, a.rec.VerdictBy = string(signing.OK), "hornetd"
+	a.rec.Signer, a.rec.Format, a.rec.Covers = v.Signer().Name, v.Format(), v.Covers()
+	a.rec.Verdict, a.rec.VerdictBy = string(v.Verdict()), "hornetd"
 }
 
 // loaded notes what came of it in the kernel.

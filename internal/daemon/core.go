@@ -16,6 +16,7 @@ import (
 	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/policy"
+	"github.com/hornetd/hornetd/signing"
 )
 
 // Core is all that the front, which talks to strangers, can ask of the half
@@ -27,6 +28,7 @@ type Core interface {
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
+	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Reload(who Peer) (api.Plan, error)
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
@@ -144,7 +146,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	s := api.Status{
-		Version: d.version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
+		Version: d.build.Version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
 		Collections: d.countsLocked(),
 		Kernel:      api.Kernel{Release: unix.ByteSliceToString(uts.Release[:]), Machine: unix.ByteSliceToString(uts.Machine[:])},
 	}
@@ -156,12 +158,22 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	for _, signer := range d.trust.Signers() {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
+	if list := d.trust.Revocations(); list != nil {
+		s.Revocations = &api.Revocations{Serial: list.Serial, Signer: list.Signer().Name}
+	}
+	s.Problems = append(s.Problems, d.state...)
+	if err := d.trust.Unlisted(); err != nil {
+		s.Problems = append(s.Problems, problem("", err))
+	}
 	s.Problems = append(s.Problems, d.problems...)
+	s.Problems = append(s.Problems, d.strayRules(d.trust)...)
 	for _, name := range sortedKeys(d.failed) {
 		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
 	}
 	for _, name := range sortedKeys(d.running) {
-		if p, ok := proofProblem(name, d.running[name]); ok {
+		if reason := revokedRecord(d.trust, d.running[name].record); reason != "" {
+			s.Problems = append(s.Problems, revokedProblem(name, d.running[name].record, reason))
+		} else if p, ok := d.proofProblem(name, d.running[name]); ok {
 			s.Problems = append(s.Problems, p)
 		}
 	}
@@ -265,6 +277,9 @@ func (d *Daemon) mayLocked(who Peer, verb policy.Verb, name string) error {
 	if !ok || dc.err != nil {
 		return d.private(who, verb, name, d.notFound(name))
 	}
+	if c := d.running[name]; c != nil && c.record.Covers == signing.CoversManifest && c.record.ManifestDigest != hexDigest(dc.manifest.Digest) {
+		return d.private(who, verb, name, nil) // the rights in it are not those that were signed
+	}
 	_, err := d.policy.Authorize(who.subject(), verb, dc.manifest)
 	return err
 }
@@ -295,6 +310,11 @@ func sortedKeys[V any](m map[string]V) []string {
 
 func (d *Daemon) countsLocked() api.Counts {
 	c := api.Counts{Running: len(d.running), Failed: len(d.failed), Quarantined: len(d.held)}
+	for _, running := range d.running {
+		if running.record.Covers == signing.CoversManifest {
+			c.Verified++
+		}
+	}
 	for name := range d.declared {
 		if _, runs := d.running[name]; !runs {
 			if _, failed := d.failed[name]; !failed {

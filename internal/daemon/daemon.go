@@ -28,7 +28,7 @@ import (
 // kernel to what the manifests say, Close lets go of everything but the pins.
 type Daemon struct {
 	cfg     config.Config
-	version string
+	build   Build
 	log     *zap.Logger
 	store   *pinning.Store
 	audit   *audit.Log
@@ -37,6 +37,10 @@ type Daemon struct {
 	events  *stream
 	refused *coalescer
 	started time.Time
+	floor   time.Time       // see clock
+	booting bool            // the start loads what it finds; written on the owner's thread only
+	ratchet signing.Ratchet // read and written on the owner's thread only
+	lost    error           // what became of the ratchet, for the start to tell
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
@@ -47,6 +51,7 @@ type Daemon struct {
 	held     map[string]held        // by quarantined directory
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
+	state    []api.Problem          // of the daemon's own state
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -62,6 +67,7 @@ type collection struct {
 	adopted bool     // it ran before this daemon started
 	proof   proof    // what the object on disk says now
 	drift   []string // where the world moved on under its links
+	revoked string   // why it would be refused now; set where changes are decided only
 }
 
 // proof is the result of verifying a running collection's object again, from
@@ -85,13 +91,19 @@ type failure struct {
 	when time.Time
 }
 
+// Build is what this hornetd was made from.
+type Build struct {
+	Version string
+	Date    time.Time // of the source; the clock is never taken to be before it
+}
+
 // Open acquires the bpffs root (and with it the right to be the only daemon on
 // it), the audit log and the trust store. Every error names the path and the
 // remedy.
-func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err error) {
+func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
-		cfg: cfg, version: version, log: log, started: time.Now(),
-		policy:   policy.New(cfg.Limits.Policy(), names{}),
+		cfg: cfg, build: build, log: log, started: time.Now(),
+		policy:   policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers),
 		events:   newStream(time.Now()),
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{},
@@ -118,6 +130,18 @@ func Open(cfg config.Config, version string, log *zap.Logger) (_ *Daemon, err er
 	if d.audit, err = audit.Open(filepath.Join(cfg.Paths.State, "audit")); err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
+	_, last := d.audit.Last()
+	d.floor = latest(build.Date, last)
+	if d.lost, err = d.openRatchet(); err != nil {
+		return nil, errors.Join(err, d.audit.Close())
+	}
+	// There is no last good list to stay with: nothing loads until there is
+	// a good one. What runs runs on.
+	if listed, err := d.withRevocations(d.trust); err != nil {
+		d.trust = d.trust.Closed(err)
+	} else {
+		d.trust = listed
+	}
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()
 	return d, nil
@@ -139,6 +163,10 @@ func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
 		return err
 	}
+	d.adoptRatchet(d.lost)
+	d.tellClock()
+	d.booting = true
+	defer func() { d.booting = false }()
 	changes, problems := d.converge()
 	d.setProblems(problems)
 	if d.owner.stopping() {

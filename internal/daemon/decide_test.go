@@ -44,9 +44,22 @@ func TestDecide(t *testing.T) {
 		{"manifest broken, nothing runs", broken, true, nil, config.RemovedUnload, api.ActionRefuse},
 		{"manifest broken while it runs", broken, true, good, config.RemovedUnload, api.ActionRefuse},
 	} {
-		got, ok := decide(c.dc, c.declared, c.runs, c.removed)
+		got, ok := decide(c.dc, c.declared, c.runs, c.removed, config.RevokedUnload)
 		if ok != (c.want != "") || got.Action != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got.Action, c.want)
+		}
+	}
+}
+
+// What is revoked goes where the policy says so, whatever its manifest says.
+func TestDecideRevoked(t *testing.T) {
+	c := &collection{revoked: "key 00 is revoked"}
+	for _, dc := range []declared{{}, {err: errors.New("line 3")}, {manifest: manifest.Manifest{Name: "a", Start: manifest.StartBoot}}} {
+		for policy, want := range map[config.Revoked]bool{config.RevokedUnload: true, config.RevokedKeep: false} {
+			got, ok := decide(dc, true, c, config.RemovedKeep, policy)
+			if !ok || (got.Action == api.ActionUnload) != want || want && got.Reason != c.revoked {
+				t.Errorf("%+v, %s: %+v", dc, policy, got)
+			}
 		}
 	}
 }

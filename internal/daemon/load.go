@@ -52,7 +52,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
-	verified, err := d.verify(&files, d.trusted(), m)
+	verified, err := d.admit(&files, d.trusted(), m, d.booting)
 	if err != nil {
 		return err
 	}
@@ -66,6 +66,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	if err := d.fits(grant, m, plan.Spec()); err != nil {
+		return err
+	}
+	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
 		return err
 	}
 	targets, err := loader.Resolve(spec, m, cache)
@@ -130,7 +133,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
+	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
 	if err := stage.PinRecord(record); err != nil {
+		return err
+	}
+	advance, err := d.advance(claimOf(m, verified))
+	if err != nil {
 		return err
 	}
 	// The point of no return: behind it the collection runs, whatever happens
@@ -139,6 +147,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	links.keep()
+	d.tellState(advance())
 	a.loaded(record, old != nil)
 	d.put(m, &collection{record: record, proof: proven(verified)})
 	return nil
@@ -261,7 +270,7 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 
 // examine does what a load does up to the first change. resolve is the end of it.
 func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, resolve func(*ebpf.CollectionSpec, manifest.Manifest) error) error {
-	verified, err := d.verify(files, trust, m)
+	verified, err := d.admit(files, trust, m, d.booting)
 	if err != nil {
 		return err
 	}
@@ -278,6 +287,9 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 		return err
 	}
 	if err := grant.Check(m, plan.Spec()); err != nil {
+		return err
+	}
+	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
 		return err
 	}
 	return resolve(spec, m)

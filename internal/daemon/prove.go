@@ -15,12 +15,16 @@ import (
 const unproven = "unproven"
 
 func proven(v signing.Verified) proof {
-	return proof{verdict: string(signing.OK), digest: hexDigest(v.Digest())}
+	p := proof{verdict: string(v.Verdict()), digest: hexDigest(v.Digest())}
+	if v.Verdict() == signing.OKExpired {
+		p.reason = expiredReason(v.Signer().Name, v.Signer().NotAfter)
+	}
+	return p
 }
 
 // prove verifies the object of a manifest again, from disk.
 func (d *Daemon) prove(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) proof {
-	v, err := d.verify(files, trust, m)
+	v, err := d.admit(files, trust, m, true)
 	if err == nil {
 		return proven(v)
 	}
@@ -69,6 +73,9 @@ func (p proof) warning() string {
 	if p.verdict == string(signing.OK) || p.verdict == "" {
 		return ""
 	}
+	if p.verdict == string(signing.OKExpired) {
+		return p.reason
+	}
 	return "would not load again: " + p.reason
 }
 
@@ -80,12 +87,15 @@ func (c *collection) changedObject() bool {
 
 // proofProblem is what the status shows of a running collection that would
 // not load again.
-func proofProblem(name string, c *collection) (api.Problem, bool) {
-	warning := c.proof.warning()
+func (d *Daemon) proofProblem(name string, c *collection) (api.Problem, bool) {
+	warning := d.warning(c)
 	if warning == "" {
 		return api.Problem{}, false
 	}
+	hint := "put back what is missing (object, signature or key), or hornetctl unload " + name
+	if c.proof.verdict != unproven && d.expired(c.record) {
+		hint = "put a renewed certificate into the trust store (hornetctl trust add), sign the object with its key and reload"
+	}
 	return api.Problem{Kind: api.KindSignature, Collection: name, File: c.record.ObjectFile,
-		Message: "runs, but " + warning,
-		Hint:    "put back what is missing (object, signature or key), or hornetctl unload " + name}, true
+		Message: "runs, but " + warning, Hint: hint}, true
 }

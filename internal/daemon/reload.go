@@ -3,7 +3,9 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -35,18 +37,21 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	}
 	found, problems, certain := d.scan()
 	proofs := d.proveAll(found, trust)
-	changes := d.compare(found, proofs, certain)
+	changes := d.compare(found, proofs, trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	if len(problems) > 0 {
 		d.setProblems(problems)
+		if err := d.revokeOnly(a, who, trust); err != nil {
+			return api.Plan{}, err
+		}
 		return api.Plan{Problems: problems}, nothingChanged(problems)
 	}
 	if err := a.intend(); err != nil {
 		return api.Plan{}, err
 	}
-	d.mu.Lock()
-	d.trust = trust // on record, and only together with everything else
-	d.mu.Unlock()
+	if err := d.setTrust(trust); err != nil { // on record, and only together with everything else
+		return api.Plan{}, err
+	}
 	d.setProofs(proofs)
 	d.setDeclared(found)
 	d.setProblems(nil)
@@ -70,7 +75,8 @@ func failures(changes []api.Change) string {
 	return fmt.Sprintf("%d of %d changes failed: %s", len(names), len(changes), strings.Join(names, ", "))
 }
 
-// readTrust reads the trust store as it is now on disk.
+// readTrust reads the trust store and the revocation list as they are now on
+// disk.
 func (d *Daemon) readTrust() (*signing.Trust, error) {
 	trust, err := signing.LoadTrust(d.cfg.Paths.Trust)
 	if err != nil && remedy.Of(err) == "" {
@@ -79,7 +85,7 @@ func (d *Daemon) readTrust() (*signing.Trust, error) {
 	if err != nil {
 		return nil, remedy.With(fmt.Errorf("trust store: %w", err), "%s", remedy.Of(err))
 	}
-	return trust, nil
+	return d.withRevocations(trust)
 }
 
 // trusted is the trust store in force.
@@ -106,7 +112,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 		return api.Plan{}, err
 	}
 	found, problems, certain := d.scan()
-	changes := d.compare(found, d.proveAll(found, trust), certain)
+	changes := d.compare(found, d.proveAll(found, trust), trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	return api.Plan{Changes: changes, Problems: problems}, nil
 }
@@ -116,7 +122,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 // What runs is not unloaded for want of a manifest that may only be unreadable.
 func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 	found, problems, certain := d.scan()
-	changes := d.compare(found, nil, certain)
+	changes := d.compare(found, nil, d.trusted(), certain)
 	d.setDeclared(found)
 	d.apply(self(), found, changes)
 	return changes, problems
@@ -130,7 +136,7 @@ func (d *Daemon) reprove() error {
 	found := maps.Clone(d.declared)
 	proofs := d.proveAll(found, d.trusted())
 	d.setProofs(proofs)
-	changes := d.compare(found, proofs, false)
+	changes := d.compare(found, proofs, d.trusted(), false)
 	d.apply(self(), found, slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action != api.ActionReplace }))
 	return nil
 }
@@ -138,7 +144,7 @@ func (d *Daemon) reprove() error {
 // compare decides what is to be done with each collection. It changes nothing
 // and needs no file but those read already. Where the scan is not certain
 // nothing is unloaded: the manifest may be there and unreadable.
-func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, certain bool) []api.Change {
+func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, trust *signing.Trust, certain bool) []api.Change {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	all := make(map[string]bool, len(found))
@@ -155,10 +161,11 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, cer
 		if c != nil {
 			now := *c
 			now.proof = proofs[name]
+			now.revoked = revokedRecord(trust, c.record)
 			c = &now
 		}
-		if change, ok := decide(dc, isDeclared, c, d.cfg.Manifests.Removed); ok {
-			if change.Action == api.ActionUnload && !certain {
+		if change, ok := decide(dc, isDeclared, c, d.cfg.Manifests.Removed, d.cfg.Trust.Revoked); ok {
+			if change.Action == api.ActionUnload && c.revoked == "" && !certain {
 				continue
 			}
 			change.Collection = name
@@ -169,8 +176,10 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, cer
 }
 
 // decide is the rule for one collection: pure, so that its test is a table.
-func decide(dc declared, isDeclared bool, c *collection, removed config.Removed) (api.Change, bool) {
+func decide(dc declared, isDeclared bool, c *collection, removed config.Removed, revoked config.Revoked) (api.Change, bool) {
 	switch {
+	case c != nil && c.revoked != "" && revoked == config.RevokedUnload:
+		return api.Change{Action: api.ActionUnload, Reason: c.revoked, FromVersion: c.record.Version}, true
 	case isDeclared && dc.err != nil:
 		return api.Change{Action: api.ActionRefuse, Reason: "the manifest cannot be read"}, true // the problems say why
 	case !isDeclared && removed == config.RemovedKeep:
@@ -287,15 +296,37 @@ func (d *Daemon) Hangup() {
 	}
 }
 
+// strayRules are rules for signers whom the trust store does not know: with a
+// name that is misspelt, the signer who was meant has no bounds.
+func (d *Daemon) strayRules(trust *signing.Trust) []api.Problem {
+	known := map[string]bool{policy.AnySigner: true}
+	for _, s := range trust.Signers() {
+		known[s.Name] = true
+	}
+	var problems []api.Problem
+	for _, name := range sortedKeys(d.cfg.Signers) {
+		if !known[name] {
+			problems = append(problems, problem("", remedy.With(fmt.Errorf("hornetd.toml: signers.%s: no such signer in the trust store %s", name, d.cfg.Paths.Trust),
+				"correct the name, or remove the rule")))
+		}
+	}
+	return problems
+}
+
 // Check reads and verifies everything, as a start would, and loads nothing. It
 // needs neither bpffs nor a running daemon.
-func Check(cfg config.Config) []api.Problem {
-	trust, err := signing.LoadTrust(cfg.Paths.Trust)
+func Check(cfg config.Config, build Build) []api.Problem {
+	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers), log: zap.NewNop()}
+	var err error
+	if d.ratchet, err = readRatchet(filepath.Join(cfg.Paths.State, ratchetFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return []api.Problem{problem("", err)}
+	}
+	trust, err := d.readTrust()
 	if err != nil {
 		return []api.Problem{problem("", err)}
 	}
-	d := &Daemon{cfg: cfg, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{})}
 	found, problems, _ := d.scan()
+	problems = append(problems, d.strayRules(trust)...)
 	if _, err := groupID(cfg.API.Group); err != nil {
 		problems = append(problems, problem("", err))
 	}

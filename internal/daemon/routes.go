@@ -23,15 +23,16 @@ const (
 // behind Core, on the peer the kernel named.
 func routes(core Core) http.Handler {
 	handlers := map[string]handler{
-		api.RouteList:    listCollections,
-		api.RouteGet:     getCollection,
-		api.RouteLoad:    loadCollection,
-		api.RouteUnload:  unloadCollection,
-		api.RouteReload:  reload,
-		api.RoutePlan:    plan,
-		api.RouteStatus:  status,
-		api.RouteEntries: entries,
-		api.RouteEvents:  events,
+		api.RouteList:     listCollections,
+		api.RouteGet:      getCollection,
+		api.RouteLoad:     loadCollection,
+		api.RouteUnload:   unloadCollection,
+		api.RouteRollback: rollback,
+		api.RouteReload:   reload,
+		api.RoutePlan:     plan,
+		api.RouteStatus:   status,
+		api.RouteEntries:  entries,
+		api.RouteEvents:   events,
 	}
 	mux := http.NewServeMux()
 	for _, route := range api.Routes() {
@@ -120,6 +121,14 @@ func unloadCollection(core Core, r request) (any, error) {
 		return nil, err
 	}
 	return core.Unload(r.who, r.PathValue("name"), body.Force)
+}
+
+func rollback(core Core, r request) (any, error) {
+	var body api.RollbackRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Rollback(r.who, r.PathValue("name"), body.Version, body.Reason)
 }
 
 func reload(core Core, r request) (any, error) {

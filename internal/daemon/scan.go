@@ -6,11 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -127,9 +128,10 @@ func (d *Daemon) readManifest(files *safefile.Reader, src manifest.Source) (mani
 	return manifest.Parse(src.File, b)
 }
 
-// verify reads the object and its signature, once each, and proves that
-// somebody the manifest and the trust store name signed exactly these bytes.
-func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) (signing.Verified, error) {
+// verify reads the object and a signature, once each, and proves that somebody
+// the manifest and the trust store name signed exactly these bytes: the object's,
+// or, where the manifest has a signature, the text it was parsed from.
+func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
 	object, err := files.Read(m.Object.Path, maxObject)
 	if errors.Is(err, fs.ErrNotExist) {
 		return signing.Verified{}, remedy.With(m.Errorf("object.path", "%s: no such file", m.Object.Path),
@@ -138,15 +140,30 @@ func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest
 	if err != nil {
 		return signing.Verified{}, m.Errorf("object.path", "object: %w", err)
 	}
-	signature, err := files.Read(m.Object.Signature, maxSignature)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return signing.Verified{}, remedy.With(&signing.Error{Verdict: signing.BadSignature, File: m.Object.Path, Reason: err.Error()},
-			"%s", remedy.Of(err))
+	b := signing.Bundle{
+		Object: object, SHA256: m.Object.SHA256, ObjectFile: m.Object.Path, SignatureFile: m.Object.Signature,
+		Manifest: []byte(m.Source()), ManifestFile: m.File,
+		Accepted:       d.acceptedBefore(m, boot),
+		SignedManifest: slices.Contains(d.cfg.Manifests.Signed, filepath.Dir(m.File)),
 	}
-	return trust.Verify(signing.Bundle{
-		Object: object, Signature: signature, SHA256: m.Object.SHA256,
-		ObjectFile: m.Object.Path, SignatureFile: m.Object.Signature,
-	}, m.Object.Signers, time.Now())
+	if b.ManifestSignature, err = readSignature(files, m.File, m.Signature()); err != nil {
+		return signing.Verified{}, err
+	}
+	if b.ManifestSignature == nil {
+		if b.Signature, err = readSignature(files, m.Object.Path, m.Object.Signature); err != nil {
+			return signing.Verified{}, err
+		}
+	}
+	return trust.Verify(b, m.Object.Signers, d.clock())
+}
+
+// readSignature reads the signature of file: nil where there is none.
+func readSignature(files *safefile.Reader, file, signature string) ([]byte, error) {
+	b, err := files.Read(signature, maxSignature)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, remedy.With(&signing.Error{Verdict: signing.BadSignature, File: file, Reason: err.Error()}, "%s", remedy.Of(err))
+	}
+	return b, nil
 }
 
 // names resolves the users and groups of manifests on this host.

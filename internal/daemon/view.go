@@ -32,7 +32,7 @@ func (d *Daemon) viewLocked(name string) api.Collection {
 		}
 	}
 	if c := d.running[name]; c != nil {
-		viewRunning(&out, c)
+		d.viewRunningLocked(&out, c)
 		if !isDeclared {
 			out.Reason, out.Hint = "its manifest is gone", "hornetctl reload unloads it"
 		}
@@ -52,12 +52,14 @@ func (d *Daemon) reasonLocked(name string) error {
 	return d.declared[name].err
 }
 
-// viewRunning fills in what the record says.
-func viewRunning(out *api.Collection, c *collection) {
+// viewRunningLocked fills in what the record says, and what is wrong with it now.
+func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 	r := c.record
 	out.State, out.Adopted = api.StateRunning, c.adopted
-	reasons := c.drift
-	if w := c.proof.warning(); w != "" {
+	reasons, revoked := c.drift, revokedRecord(d.trust, c.record)
+	if revoked != "" {
+		reasons = append([]string{"runs, but " + revoked}, reasons...)
+	} else if w := d.warning(c); w != "" {
 		reasons = append([]string{w}, reasons...)
 	}
 	out.Reason = strings.Join(reasons, "; ")
@@ -67,6 +69,12 @@ func viewRunning(out *api.Collection, c *collection) {
 	out.Signature = api.Signature{Verdict: string(signing.OK), Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
 		Signer: api.Signer{Name: r.Signer.Name, Subject: r.Signer.Subject, KeyID: r.Signer.KeyID,
 			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
+	if revoked != "" {
+		out.Signature.Verdict = string(signing.Revoked)
+	}
+	if revoked == "" && !r.Signer.NotAfter.IsZero() && r.LoadedAt.After(r.Signer.NotAfter) {
+		out.Signature.Verdict = string(signing.OKExpired)
+	}
 	out.LoadedAt = r.LoadedAt
 	out.LoadedBy = &api.Caller{UID: r.Caller.UID, GID: r.Caller.GID}
 	for _, m := range r.Maps {
@@ -95,7 +103,7 @@ func viewLink(l pinning.RecordLink, programID uint32) api.Link {
 }
 
 func viewSigner(s signing.Signer) api.Signer {
-	return api.Signer{Name: s.Name, Subject: s.Subject, KeyID: s.KeyID, Algorithm: s.Algorithm, NotAfter: s.NotAfter, Problem: s.Problem}
+	return api.Signer{Name: s.Name, Subject: s.Subject, KeyID: s.KeyID, Algorithm: s.Algorithm, NotAfter: s.NotAfter, Problem: s.Problem, CA: s.CA}
 }
 
 func (d *Daemon) quarantinedLocked() []api.Collection {

@@ -60,8 +60,8 @@ func New(tb testing.TB, extra string) *Host {
 	h.key, h.cert, err = signing.Keygen("dev", "ecdsa")
 	h.must(err)
 	h.Write("trust.d/dev.pem", h.cert)
-	h.Write("hornetd.toml", fmt.Appendf(nil, "[paths]\nmanifests = [%q]\ntrust = %q\nbpffs = %q\nstate = %q\n\n[api]\nsocket = %q\nmode = \"0666\"\ngroup = \"0\"\n%s",
-		h.Manifests, h.Trust, h.BPFFS, h.State, h.Socket, extra))
+	h.Write("hornetd.toml", fmt.Appendf(nil, "[paths]\nmanifests = [%q]\ntrust = %q\nrevoked = %q\nbpffs = %q\nstate = %q\n\n[api]\nsocket = %q\nmode = \"0666\"\ngroup = \"0\"\n%s",
+		h.Manifests, h.Trust, filepath.Join(dir, "revoked"), h.BPFFS, h.State, h.Socket, extra))
 	tb.Cleanup(h.end)
 	return h
 }
@@ -106,6 +106,18 @@ func (h *Host) Sign(object []byte) []byte {
 func (h *Host) Key() (key, cert string) {
 	h.tb.Helper()
 	return h.Write("dev.key", h.key), h.Write("dev.pem", h.cert)
+}
+
+// Revoke puts a revocation list by "dev" in place and returns its path.
+func (h *Host) Revoke(list string) string {
+	h.tb.Helper()
+	key, err := signing.ParseKey(h.key)
+	h.must(err)
+	cert, err := signing.ParseCertificate(h.cert)
+	h.must(err)
+	b, err := signing.SignRevocations([]byte(list), key, cert)
+	h.must(err)
+	return h.Write("revoked", b)
 }
 
 // Manifest puts NAME.toml into the manifest directory.

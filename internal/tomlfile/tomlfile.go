@@ -117,6 +117,9 @@ func shorten(msg string) error {
 	return errors.New(printable(msg))
 }
 
+// String returns the text itself.
+func (t *Text) String() string { return t.text }
+
 // Errorf returns an *Error for key, with the line that key, or else the nearest
 // key around it, stands on. A nil Text knows no file and no line.
 func (t *Text) Errorf(key, format string, args ...any) error {

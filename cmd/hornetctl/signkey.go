@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+
+	"golang.org/x/term"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// maxRawSignature is more than an RSA key of 8192 bits makes.
+const maxRawSignature = 4 << 10
+
+// keyFile reads a private key. Where it is encrypted the passphrase is the first
+// line of passphraseFile, or else asked for on the terminal.
+func (c *ctl) keyFile(file, passphraseFile string) (crypto.Signer, error) {
+	b, err := readFile(file, maxKey)
+	if err != nil {
+		return nil, err
+	}
+	key, err := signing.ParseEncryptedKey(b, func() ([]byte, error) {
+		if passphraseFile != "" {
+			secret, err := readFile(passphraseFile, maxKey)
+			line, _, _ := bytes.Cut(secret, []byte("\n"))
+			return bytes.TrimSuffix(line, []byte("\r")), err
+		}
+		return c.askPassphrase(file)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return key, nil
+}
+
+// askPassphrase asks on the terminal the process belongs to, so that the key and
+// all else may come through pipes.
+func (c *ctl) askPassphrase(file string) ([]byte, error) {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil, remedy.With(errors.New("it is encrypted, and there is no terminal to ask for the passphrase on"), "give it with --passphrase-file")
+	}
+	defer tty.Close()
+	fmt.Fprintf(tty, "Passphrase for %s: ", escape(file))
+	secret, err := term.ReadPassword(int(tty.Fd()))
+	fmt.Fprintln(tty)
+	if err != nil {
+		return nil, fmt.Errorf("passphrase: %w", err)
+	}
+	return secret, nil
+}
+
+// commandKey is a key that another program holds: a token, a key service.
+type commandKey struct {
+	command string
+	public  crypto.PublicKey
+	stderr  io.Writer
+}
+
+func (k commandKey) Public() crypto.PublicKey { return k.public }
+
+// Sign runs the command with what is to be signed on its standard input: the
+// SHA-256, or with Ed25519, which hashes itself, all of it. What the command
+// makes is verified before it is used (cms.Sign).
+func (k commandKey) Sign(_ io.Reader, toSign []byte, _ crypto.SignerOpts) ([]byte, error) {
+	var out bytes.Buffer
+	cmd := exec.Command("/bin/sh", "-c", k.command)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(toSign), &out, k.stderr
+	if err := cmd.Run(); err != nil {
+		return nil, remedy.With(fmt.Errorf("%q: %w", k.command, err), "it gets the digest on its standard input and writes the raw signature; try it alone")
+	}
+	if out.Len() == 0 || out.Len() > maxRawSignature {
+		return nil, remedy.With(fmt.Errorf("%q: it wrote %d bytes, a signature has 1 to %d", k.command, out.Len(), maxRawSignature),
+			"have it write the raw signature to its standard output, and nothing else")
+	}
+	return out.Bytes(), nil
+}
+
+// key finds the private key of cert.
+func (o signOptions) key(c *ctl, cert *x509.Certificate) (crypto.Signer, error) {
+	if o.command != "" {
+		return commandKey{o.command, cert.PublicKey, c.stderr}, nil
+	}
+	return c.keyFile(o.keyFile, o.passphraseFile)
+}

@@ -1,0 +1,183 @@
+package main_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/testdaemon"
+)
+
+// farFuture is when every certificate here has expired.
+var farFuture = time.Date(2060, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// age makes the last audit record one of farFuture: hornetd's clock is never
+// before it.
+func age(t testing.TB, h *testdaemon.Host) {
+	t.Helper()
+	path := filepath.Join(h.State, "audit", "audit.jsonl")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = b[:bytes.LastIndexByte(b, '\n')+1]
+	next := bytes.Count(b, []byte("\n")) + 1
+	b = fmt.Appendf(b, `{"seq":%d,"time":%q,"phase":"note","verb":"test","caller":{"uid":0,"gid":0}}`+"\n", next, farFuture.Format(time.RFC3339))
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reboot ends the daemon and takes away what a reboot takes away.
+func reboot(t testing.TB, h *testdaemon.Host) {
+	t.Helper()
+	h.Kill()
+	for name := range onBPFFS(t, h) {
+		if err := os.RemoveAll(filepath.Join(h.BPFFS, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// expired wants the verdict expired.
+func expired(t testing.TB, err error) {
+	t.Helper()
+	var e *api.Error
+	if !errors.As(err, &e) || e.Kind != api.KindSignature || !strings.Contains(e.Message, ": expired: ") || e.Hint == "" {
+		t.Errorf("%#v, want expired", err)
+	}
+}
+
+// TestExpiredLoadsAgainAtBoot and nothing else of the same signer does.
+func TestExpiredLoadsAgainAtBoot(t *testing.T) {
+	h, cgroup := ratcheted(t, "boot", "")
+	reboot(t, h)
+	age(t, h)
+	h.Start()
+	c := get(t, h, "count")
+	if c.State != api.StateRunning || c.Adopted || c.Signature.Verdict != "ok-expired" || !strings.Contains(c.Reason, "is not valid now") {
+		t.Errorf("%s, adopted %t, verdict %s, %q", c.State, c.Adopted, c.Signature.Verdict, c.Reason)
+	}
+	if got := kernelLinks(t, c); len(got) != 1 {
+		t.Errorf("links: %v", got)
+	}
+	if got := problems(t, h); !strings.Contains(got, "not valid now") && !strings.Contains(got, "expired") || !strings.Contains(got, "the clock says") {
+		t.Errorf("status says %q", got)
+	}
+	var verdicts []string
+	for _, r := range auditRecords(t, h.State) {
+		if r.Verb == "load" && r.Phase == "outcome" {
+			verdicts = append(verdicts, r.Verdict)
+		}
+	}
+	if got := strings.Join(verdicts, " "); got != "ok ok-expired" {
+		t.Errorf("on record: %s", got)
+	}
+
+	// Not when somebody asks, not on reload.
+	unload(t, h, "count")
+	expired(t, tryLoad(h))
+	_, err := reload(t, h)
+	expired(t, err)
+
+	// At boot nothing that is not exactly what was loaded before.
+	for name, change := range map[string]func(){
+		"newer version": func() { h.Manifest("count", counting(cgroup, "boot", 6, "a")) },
+		"other object":  func() { h.Object("conn_count.bpf.o", append(example(t, "conn-count/conn_count.bpf.o"), 0)) },
+		"never loaded": func() {
+			h.Manifest("count2", counting(cgroup, "boot", 1, "a"))
+			if err := os.Remove(h.Manifests + "/count.toml"); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		reboot(t, h)
+		h.Manifest("count", counting(cgroup, "boot", 5, "a"))
+		h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+		os.Remove(h.Manifests + "/count2.toml")
+		change()
+		age(t, h)
+		h.Start()
+		s := statusCounts(t, h)
+		if s.Running != 0 || s.Failed != 1 {
+			t.Errorf("%s: %+v\n%s", name, s, problems(t, h))
+		}
+	}
+}
+
+func statusCounts(t testing.TB, h *testdaemon.Host) api.Counts {
+	t.Helper()
+	s, err := h.Client().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Collections
+}
+
+// TestExpiredRunsOn: what runs is never unloaded for it, and flagged from the
+// first answer, with or without its files.
+func TestExpiredRunsOn(t *testing.T) {
+	h, _ := ratcheted(t, "boot", "")
+	before := get(t, h, "count")
+	for range 2 {
+		h.Kill()
+		age(t, h)
+		h.Start()
+		c := get(t, h, "count")
+		list, err := h.Client().List(t.Context())
+		if err != nil || !c.Adopted || list[0].Reason == "" {
+			t.Errorf("adopted %t, reason %q, %v", c.Adopted, list[0].Reason, err)
+		}
+		if got := problems(t, h); !strings.Contains(got, "runs, but ") {
+			t.Errorf("status says %q", got)
+		}
+		if _, err := reload(t, h); err != nil {
+			t.Errorf("reload: %v", err)
+		}
+		if got := kernelLinks(t, before); len(got) != 1 {
+			t.Errorf("links: %v", got)
+		}
+	}
+}
+
+func TestExpiryStrict(t *testing.T) {
+	h, _ := ratcheted(t, "boot", "[trust]\nexpiry = \"strict\"\n")
+	reboot(t, h)
+	age(t, h)
+	h.Start()
+	if c := get(t, h, "count"); c.State != api.StateFailed || !strings.Contains(c.Reason, ": expired: ") {
+		t.Errorf("%s %q", c.State, c.Reason)
+	}
+}
+
+// TestRevokedAndExpired: that it was accepted before does not help.
+func TestRevokedAndExpired(t *testing.T) {
+	h, team := teamed(t, rooted)
+	reboot(t, h)
+	age(t, h)
+	h.Revoke(revokedKey(1, team.keyID(t)))
+	h.Start()
+	if c := get(t, h, "count"); c.State != api.StateFailed || !strings.Contains(c.Reason, ": revoked: ") {
+		t.Errorf("%s %q", c.State, c.Reason)
+	}
+}
+
+// TestExpiredWithoutRatchet: nobody knows that it was accepted before.
+func TestExpiredWithoutRatchet(t *testing.T) {
+	h, _ := ratcheted(t, "boot", "")
+	reboot(t, h)
+	age(t, h)
+	if err := os.Remove(filepath.Join(h.State, "ratchet")); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	if c := get(t, h, "count"); c.State != api.StateFailed || !strings.Contains(c.Reason, ": expired: ") {
+		t.Errorf("without the ratchet nothing was accepted before: %s %q", c.State, c.Reason)
+	}
+}

@@ -1,0 +1,304 @@
+package main_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/testdaemon"
+	"github.com/hornetd/hornetd/internal/testenv"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// second is another signer of a host, in its trust store under a name.
+type second struct{ key, cert []byte }
+
+func signer(t testing.TB, h *testdaemon.Host, name string) second {
+	t.Helper()
+	key, cert, err := signing.Keygen(name, "ecdsa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Write("trust.d/"+name+".pem", cert)
+	return second{key, cert}
+}
+
+func (s second) sign(t testing.TB, object []byte) []byte {
+	t.Helper()
+	key, err := signing.ParseKey(s.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := signing.ParseCertificate(s.cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := signing.Sign(object, key, cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (s second) keyID(t testing.TB) string {
+	t.Helper()
+	cert, err := signing.ParseCertificate(s.cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", cert.SubjectKeyId)
+}
+
+const rooted = "[trust]\nroots = [\"dev\"]\n"
+
+// teamed is a host on which "count", signed by "team", runs; "dev" is the root.
+func teamed(t *testing.T, config string) (*testdaemon.Host, second) {
+	t.Helper()
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, config)
+	team := signer(t, h, "team")
+	object := example(t, "conn-count/conn_count.bpf.o")
+	h.Object("conn_count.bpf.o", object)
+	h.Write("hornet.d/conn_count.bpf.o.p7s", team.sign(t, object))
+	h.Manifest("count", counting(testenv.Cgroup(t), "boot", 5, "a"))
+	h.Start()
+	if c := get(t, h, "count"); c.State != api.StateRunning || c.Signature.Signer.Name != "team" {
+		t.Fatalf("%s %q, signed by %q", c.State, c.Reason, c.Signature.Signer.Name)
+	}
+	return h, team
+}
+
+func revokedKey(serial int, id string) string {
+	return fmt.Sprintf("serial = %d\n[[key]]\nid = %q\nreason = \"stolen laptop\"\n", serial, id)
+}
+
+// isRevoked wants the verdict revoked, and the reason of the list.
+func isRevoked(t testing.TB, err error) {
+	t.Helper()
+	var e *api.Error
+	if !errors.As(err, &e) || e.Kind != api.KindSignature || !strings.Contains(e.Message, ": revoked: ") || e.Hint == "" {
+		t.Errorf("%#v, want revoked", err)
+	}
+}
+
+// TestRevoked: by key, certificate, object and version. What runs is flagged
+// and runs on; it does not load again, at boot neither; a list that revokes
+// less lets it.
+func TestRevoked(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		list func(h *testdaemon.Host, team second) string
+	}{
+		{"key", func(_ *testdaemon.Host, team second) string { return revokedKey(1, team.keyID(t)) }},
+		{"certificate", func(_ *testdaemon.Host, team second) string {
+			cert, err := signing.ParseCertificate(team.cert)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprintf("serial = 1\n[[certificate]]\nsha256 = '%x'\n", sha256.Sum256(cert.Raw))
+		}},
+		{"object", func(*testdaemon.Host, second) string {
+			return fmt.Sprintf("serial = 1\n[[object]]\nsha256 = '%x'\n", sha256.Sum256(example(t, "conn-count/conn_count.bpf.o")))
+		}},
+		{"version", func(*testdaemon.Host, second) string {
+			return "serial = 1\n[[manifest]]\nname = 'count'\nversion = 6\n"
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h, team := teamed(t, rooted)
+			before := get(t, h, "count")
+			h.Revoke(tt.list(h, team))
+			if _, err := reload(t, h); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if stdout, _, _ := h.Ctl("status"); !strings.Contains(stdout, "serial 1, signed by dev\n") {
+					t.Errorf("status: %s", stdout)
+				}
+				c := get(t, h, "count")
+				list, err := h.Client().List(context.Background())
+				if err != nil || c.State != api.StateRunning || c.Signature.Verdict != "revoked" || !strings.Contains(list[0].Reason, "runs, but ") {
+					t.Errorf("%s, verdict %s, reason %q, %v", c.State, c.Signature.Verdict, list[0].Reason, err)
+				}
+				if got := problems(t, h); strings.Count(got, "runs, but ") != 1 {
+					t.Errorf("status says %q", got)
+				}
+				if got := kernelLinks(t, before); len(got) != 1 {
+					t.Errorf("links: %v", got)
+				}
+				h.Kill()
+				h.Start() // it is adopted, and flagged from the first answer
+			}
+			unload(t, h, "count")
+			var e *api.Error
+			if err := tryLoad(h); !errors.As(err, &e) || e.Kind != api.KindSignature || !strings.Contains(e.Message, map[bool]string{true: "rolled-back", false: "revoked"}[tt.name == "version"]) {
+				t.Errorf("load: %v", err)
+			}
+			h.Kill()
+			h.Start()
+			if c := get(t, h, "count"); c.State != api.StateFailed {
+				t.Errorf("at boot: %s %q", c.State, c.Reason)
+			}
+			h.Revoke("serial = 2\n")
+			if _, err := reload(t, h); err != nil {
+				t.Fatal(err)
+			}
+			if c := get(t, h, "count"); c.State != api.StateRunning || c.Reason != "" {
+				t.Errorf("revoked no more: %s %q", c.State, c.Reason)
+			}
+		})
+	}
+}
+
+// TestRevokedUnloads: where hornetd.toml says so, at reload and at boot, also
+// when its manifest or another is broken.
+func TestRevokedUnloads(t *testing.T) {
+	for _, how := range []string{"reload", "reload that fails", "boot", "boot, its files gone"} {
+		t.Run(how, func(t *testing.T) {
+			h, team := teamed(t, rooted+"revoked = \"unload\"\n")
+			before := get(t, h, "count")
+			h.Revoke("serial = 1\n")
+			if _, err := reload(t, h); err != nil {
+				t.Fatal(err)
+			}
+			h.Revoke(revokedKey(2, team.keyID(t)))
+			switch how {
+			case "reload":
+				plan, err := h.Client().Plan(context.Background())
+				if err != nil || action(plan, "count") != api.ActionUnload || !strings.Contains(plan.Changes[0].Reason, "stolen laptop") {
+					t.Errorf("plan = %+v, %v", plan, err)
+				}
+				if _, err := reload(t, h); err != nil {
+					t.Fatal(err)
+				}
+			case "reload that fails":
+				h.Manifest("broken", "x = 1\n")
+				if _, err := reload(t, h); err == nil {
+					t.Error("a broken manifest: no error")
+				}
+			case "boot, its files gone":
+				if err := errors.Join(os.Remove(h.Manifests+"/conn_count.bpf.o"), os.Remove(h.Trust+"/team.pem")); err != nil {
+					t.Fatal(err)
+				}
+				fallthrough
+			case "boot":
+				h.Kill()
+				h.Start()
+			}
+			if got := kernelLinks(t, before); len(got) != 0 {
+				t.Errorf("links: %v", got)
+			}
+			if left := onBPFFS(t, h); len(left) != 0 {
+				t.Errorf("on bpffs: %v", left)
+			}
+		})
+	}
+}
+
+// TestListIsNotGood: refused at reload, where the last good one stays; at start
+// nothing loads, and what runs runs on.
+func TestListIsNotGood(t *testing.T) {
+	write := func(h *testdaemon.Host, b []byte) {
+		h.Write("revoked", b)
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(h *testdaemon.Host, team second)
+		want  string
+	}{
+		{"unsigned", func(h *testdaemon.Host, _ second) { write(h, []byte("serial = 9\n")) }, "is not signed"},
+		{"empty", func(h *testdaemon.Host, _ second) { write(h, nil) }, "is empty"},
+		{"by a key that is no root", func(h *testdaemon.Host, team second) {
+			key, _ := signing.ParseKey(team.key)
+			cert, _ := signing.ParseCertificate(team.cert)
+			b, err := signing.SignRevocations([]byte("serial = 9\n"), key, cert)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(h, b)
+		}, "unknown-key"},
+		{"signed and wrong", func(h *testdaemon.Host, _ second) { h.Revoke("serial = 9\nnonsense = 1\n") }, ":2: nonsense"},
+		{"older", func(h *testdaemon.Host, _ second) { h.Revoke("serial = 6\n") }, "older than serial 7"},
+		{"same serial", func(h *testdaemon.Host, _ second) { h.Revoke("serial = 7\n") }, "with other contents"},
+		{"gone", func(h *testdaemon.Host, _ second) {
+			if err := os.Remove(filepath.Join(h.Dir, "revoked")); err != nil {
+				t.Fatal(err)
+			}
+		}, "it is gone"},
+		{"writable by others", func(h *testdaemon.Host, _ second) {
+			if err := os.Chmod(h.Revoke("serial = 9\n"), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}, "can be written by others"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h, team := teamed(t, rooted)
+			good := revokedKey(7, "00112233")
+			h.Revoke(good)
+			if _, err := reload(t, h); err != nil {
+				t.Fatal(err)
+			}
+			tt.spoil(h, team)
+			_, err := reload(t, h)
+			var e *api.Error
+			if !errors.As(err, &e) || e.Kind != api.KindSignature || !strings.Contains(e.Message, tt.want) || e.Hint == "" {
+				t.Errorf("reload: %#v", err)
+			}
+			unload(t, h, "count")
+			load(t, h, "count") // the last good list stays
+			h.Kill()
+			h.Start()
+			if c := get(t, h, "count"); c.State != api.StateRunning || !c.Adopted {
+				t.Errorf("at start: %s, adopted %t", c.State, c.Adopted)
+			}
+			if got := problems(t, h); !strings.Contains(got, tt.want) {
+				t.Errorf("status says %q", got)
+			}
+			unload(t, h, "count")
+			isRevoked(t, tryLoad(h))
+			os.Remove(filepath.Join(h.Dir, "revoked")) // and with it its mode
+			h.Revoke("serial = 10\n")
+			if _, err := reload(t, h); err != nil {
+				t.Fatal(err)
+			}
+			if got := problems(t, h); got != "" {
+				t.Errorf("with a good list the status says %q", got)
+			}
+			if c := get(t, h, "count"); c.State != api.StateRunning {
+				t.Errorf("with a good list: %s", c.State)
+			}
+		})
+	}
+}
+
+// TestListNeedsRoots: without [trust] roots no list counts, and none is ignored.
+func TestListNeedsRoots(t *testing.T) {
+	h := testdaemon.New(t, "")
+	h.Revoke("serial = 1\n")
+	h.Start()
+	if got := problems(t, h); !strings.Contains(got, "[trust] roots") {
+		t.Errorf("status says %q", got)
+	}
+}
+
+// TestListOfTheFirstStart counts as one that a reload brought.
+func TestListOfTheFirstStart(t *testing.T) {
+	h := testdaemon.New(t, rooted)
+	for _, tt := range []struct {
+		serial int
+		want   string
+	}{{3, ""}, {2, "older than serial 3"}, {3, ""}} {
+		h.Revoke(fmt.Sprintf("serial = %d\n", tt.serial))
+		h.Start()
+		if got := problems(t, h); !strings.Contains(got, tt.want) || tt.want == "" && got != "" {
+			t.Errorf("serial %d: status says %q", tt.serial, got)
+		}
+		h.Kill()
+	}
+}

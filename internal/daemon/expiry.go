@@ -1,0 +1,68 @@
+package daemon
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// clock is the time that certificates are held against: what the clock says,
+// but not before the source's date and the last audit record when this daemon
+// was opened. A clock that died
+// must not make an expired certificate good.
+func (d *Daemon) clock() time.Time { return latest(time.Now(), d.floor) }
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// tellClock notes a clock that cannot be right.
+func (d *Daemon) tellClock() {
+	if now := time.Now(); now.Before(d.floor) {
+		d.tellState(remedy.With(fmt.Errorf("the clock says %s, which is before the last audit record or this hornetd's source: certificates are held against %s",
+			now.UTC().Format(time.RFC3339), d.floor.UTC().Format(time.RFC3339)),
+			"set the clock; where it is right and was ahead once, move the audit log away while hornetd is stopped"))
+	}
+}
+
+// acceptedBefore decides, where a start asks, on what is good but for the validity of its
+// certificate: it loads where exactly this manifest and object were loaded here
+// before.
+func (d *Daemon) acceptedBefore(m manifest.Manifest, boot bool) func(signing.Signer, [32]byte) bool {
+	if !boot || d.cfg.Trust.Expiry == config.ExpiryStrict {
+		return nil
+	}
+	return func(s signing.Signer, object [32]byte) bool {
+		return d.ratchet.Accepted(signing.Claim{Manifest: m.Name, Signer: s.Name, Version: m.Version,
+			ManifestDigest: hexDigest(m.Digest), ObjectDigest: hexDigest(object)})
+	}
+}
+
+// expired reports whether the certificate of who signed what runs as r has
+// ended.
+func (d *Daemon) expired(r pinning.Record) bool {
+	return !r.Signer.NotAfter.IsZero() && d.clock().After(r.Signer.NotAfter)
+}
+
+func expiredReason(signer string, end time.Time) string {
+	return fmt.Sprintf("the certificate of %q, which signed it, is not valid now (until %s): it loads at start only, because this host loaded it before",
+		signer, end.UTC().Format(time.RFC3339))
+}
+
+// warning is what there is to say of something that runs and would not load
+// now, or only at a start. Until its object was verified again its record
+// answers.
+func (d *Daemon) warning(c *collection) string {
+	if c.proof.verdict == "" && d.expired(c.record) {
+		return expiredReason(c.record.Signer.Name, c.record.Signer.NotAfter)
+	}
+	return c.proof.warning()
+}

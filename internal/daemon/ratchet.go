@@ -1,0 +1,233 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// ratchetFile is the ratchet's name in the state directory.
+const ratchetFile = "ratchet"
+
+// maxReason bounds the reason of a rollback, in bytes.
+const maxReason = 200
+
+// admit verifies what m names, and holds its version against what was loaded
+// here before. boot is that it is to load, or would, at a start.
+func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
+	v, err := d.verify(files, trust, m, boot)
+	if err != nil {
+		return signing.Verified{}, err
+	}
+	if err := trust.CheckVersion(claimOf(m, v)); err != nil {
+		return signing.Verified{}, err
+	}
+	err = d.ratchet.Check(claimOf(m, v))
+	if err != nil && d.cfg.Trust.Development {
+		d.log.Warn("development: loads in spite of it", zap.String("collection", m.Name), zap.Error(err))
+		err = nil
+	}
+	if err != nil {
+		return signing.Verified{}, err
+	}
+	return v, nil
+}
+
+func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
+	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Version: m.Version,
+		ManifestDigest: hexDigest(m.Digest), ObjectDigest: hexDigest(v.Digest()), File: m.Object.Path}
+}
+
+func recordedClaim(r pinning.Record) signing.Claim {
+	return signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Version: r.Version,
+		ManifestDigest: r.ManifestDigest, ObjectDigest: r.ObjectDigest, File: r.ObjectFile}
+}
+
+// openRatchet reads the ratchet. One that is damaged is set aside, and one that
+// is gone begins anew: an attacker who can damage it can delete it, and a host
+// whose disk lost a block must not come up without its firewall. What runs is
+// still known from its records (adoptRatchet). lost says what happened.
+func (d *Daemon) openRatchet() (lost error, err error) {
+	path := filepath.Join(d.cfg.Paths.State, ratchetFile)
+	d.ratchet, err = readRatchet(path)
+	switch {
+	case err == nil:
+		return nil, nil
+	case errors.Is(err, fs.ErrNotExist):
+		if records, _ := d.audit.Last(); records == 0 {
+			return nil, nil // the first start on this host
+		}
+		return remedy.With(fmt.Errorf("%s is gone: versions that were loaded before, and do not run now, are forgotten", path),
+			"restore it from a backup while hornetd is stopped, or see with hornetctl list that what runs is of the right version"), nil
+	}
+	aside := fmt.Sprintf("%s.damaged-%d", path, time.Now().UnixNano())
+	if moved := errors.Join(os.Rename(path, aside), syncDir(d.cfg.Paths.State)); moved != nil {
+		return nil, remedy.With(errors.Join(err, moved), "move %s away, or restore it from a backup", path)
+	}
+	return remedy.With(fmt.Errorf("%w: it was set aside as %s; versions that were loaded before, and do not run now, are forgotten", err, aside),
+		"restore it from a backup while hornetd is stopped, or see with hornetctl list that what runs is of the right version"), nil
+}
+
+// readRatchet reads the file; one that is not there is fs.ErrNotExist.
+func readRatchet(path string) (signing.Ratchet, error) {
+	b, err := safefile.Read(path, signing.MaxRatchet)
+	if err != nil {
+		return signing.Ratchet{}, err
+	}
+	r, err := signing.ParseRatchet(b)
+	if err != nil {
+		return r, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}
+
+// adoptRatchet makes up, from the records of what runs, for what the ratchet
+// has lost: a crash between a commit and the file, or the file itself.
+func (d *Daemon) adoptRatchet(lost error) {
+	next, changed := d.ratchet, false
+	for _, name := range sortedKeys(d.running) {
+		n, c := next.Adopt(recordedClaim(d.running[name].record))
+		next, changed = n, changed || c
+	}
+	next, listed := next.AdvanceList(d.trust.Revocations())
+	changed = changed || listed
+	if _, err := os.Lstat(filepath.Join(d.cfg.Paths.State, ratchetFile)); err != nil {
+		changed = true
+	}
+	if changed {
+		d.tellState(d.setRatchet(next))
+	}
+	if lost != nil {
+		d.tellState(lost)
+		_, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: "ratchet", Error: lost.Error()})
+		d.tellState(err)
+	}
+	if d.cfg.Trust.Development {
+		d.tellState(remedy.With(errors.New("[trust] development: older versions load with a warning"),
+			"remove the key from hornetd.toml where this host is not for writing programs"))
+	}
+}
+
+// tellState notes an error about the daemon's own state: what runs is right,
+// and an operator should know. It stays in the status while the daemon lives.
+func (d *Daemon) tellState(err error) {
+	if err == nil {
+		return
+	}
+	d.log.Error("state", zap.Error(err), zap.String("hint", remedy.Of(err)))
+	p := problem("", err)
+	p.Kind = api.KindUnavailable
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state = append(d.state, p)
+}
+
+// setRatchet makes next durable and what holds.
+func (d *Daemon) setRatchet(next signing.Ratchet) error {
+	commit, err := d.prepareRatchet(next)
+	if err != nil {
+		return err
+	}
+	return commit()
+}
+
+// prepareRatchet writes next beside the ratchet, to the disk, and returns what
+// puts it in the ratchet's place. A load prepares before its commit, so that a
+// full disk stops it, and puts it there behind, so that a load that failed
+// leaves no trace. A crash in between is adoptRatchet's.
+func (d *Daemon) prepareRatchet(next signing.Ratchet) (commit func() error, err error) {
+	b, err := next.Encode()
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(d.cfg.Paths.State, ratchetFile)
+	if err := writeSynced(path+".new", b); err != nil {
+		return nil, remedy.With(api.Errorf(api.KindUnavailable, "ratchet: %w", err), "free space on the file system of %s", d.cfg.Paths.State)
+	}
+	return func() error {
+		d.ratchet = next // whatever the disk says: it is what was loaded
+		if err := errors.Join(os.Rename(path+".new", path), syncDir(d.cfg.Paths.State)); err != nil {
+			return remedy.With(fmt.Errorf("ratchet: %w", err), "look after the disk of %s", d.cfg.Paths.State)
+		}
+		return nil
+	}, nil
+}
+
+// advance prepares the ratchet for a load: a function that does nothing where
+// it stays as it is.
+func (d *Daemon) advance(c signing.Claim) (commit func() error, err error) {
+	next, changed := d.ratchet.Advance(c)
+	if !changed {
+		return func() error { return nil }, nil
+	}
+	return d.prepareRatchet(next)
+}
+
+func writeSynced(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Rollback lets an older version of a collection load. It loads nothing.
+func (d *Daemon) Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error) {
+	if err := d.mayRollback(who, name, reason); err != nil {
+		return api.Collection{}, d.refuse(who, "rollback", name, err)
+	}
+	err := d.owner.do(func() (err error) {
+		a := d.begin(who, "rollback", name, api.EventRolledBack)
+		defer func() { err = a.conclude(err) }()
+		next, err := d.ratchet.Rollback(name, to)
+		if err != nil {
+			return remedy.With(api.Errorf(api.KindConflict, "%w", err), "%s", remedy.Of(err))
+		}
+		newest, _ := d.ratchet.Newest(name)
+		a.rec.Reason = fmt.Sprintf("from version %d to %d: %s", newest, to, reason)
+		if err := a.intend(); err != nil {
+			return err
+		}
+		return d.setRatchet(next)
+	})
+	if err != nil {
+		return api.Collection{}, err
+	}
+	return d.view(name), nil
+}
+
+func (d *Daemon) mayRollback(who Peer, name, reason string) error {
+	if err := rootOnly(who, "rollback"); err != nil {
+		return err
+	}
+	if err := manifest.ValidName(name); err != nil {
+		return remedy.With(api.Errorf(api.KindBadRequest, "%w", err), "%s", remedy.Of(err))
+	}
+	if reason == "" || len(reason) > maxReason {
+		return api.Errorf(api.KindBadRequest, "rollback: the reason has %d bytes, must have 1 to %d", len(reason), maxReason).
+			WithHint("say in a sentence why: it stands in the audit log")
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// withRevocations reads the revocation list, verifies it with the roots in
+// trust, and returns trust with the list in force. No list is fine until there
+// was one.
+func (d *Daemon) withRevocations(trust *signing.Trust) (*signing.Trust, error) {
+	file := d.cfg.Paths.Revoked
+	b, err := safefile.Read(file, signing.MaxRevocations)
+	var list *signing.Revocations
+	switch {
+	case err == nil:
+		if list, err = trust.VerifyRevocations(file, b, d.cfg.Trust.Roots); err != nil {
+			return nil, asSignature(err)
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, asSignature(remedy.With(fmt.Errorf("revocation list: %w", err), "%s", remedy.Of(err)))
+	}
+	if err := d.ratchet.CheckList(list); err != nil {
+		return nil, asSignature(remedy.With(fmt.Errorf("%s: %w", file, err), "%s", remedy.Of(err)))
+	}
+	return trust.WithRevocations(list), nil
+}
+
+func asSignature(err error) error {
+	return remedy.With(api.Errorf(api.KindSignature, "%w", err), "%s", remedy.Of(err))
+}
+
+// setTrust makes trust what holds, its list durably.
+func (d *Daemon) setTrust(trust *signing.Trust) error {
+	if next, changed := d.ratchet.AdvanceList(trust.Revocations()); changed {
+		if err := d.setRatchet(next); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.trust = trust
+	return nil
+}
+
+// revokeOnly is what a reload that fails still does: a new revocation list
+// comes into force, with the keys that were trusted before.
+func (d *Daemon) revokeOnly(a *act, who Peer, trust *signing.Trust) error {
+	list, last := trust.Revocations(), d.trusted()
+	if list == nil || last.Unlisted() == nil && last.Revocations() != nil && last.Revocations().Serial == list.Serial {
+		return nil
+	}
+	if err := a.intend(); err != nil {
+		return err
+	}
+	if err := d.setTrust(last.WithRevocations(list)); err != nil {
+		return err
+	}
+	changes := d.compare(d.declared, nil, d.trusted(), false)
+	d.apply(who, d.declared, slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action != api.ActionUnload }))
+	return nil
+}
+
+// revokedRecord says why what runs as r would be refused now, or "".
+func revokedRecord(trust *signing.Trust, r pinning.Record) string {
+	return trust.Revoked(recordedClaim(r), r.Signer.KeyID)
+}
+
+// revokedProblem is what the status shows of it.
+func revokedProblem(name string, r pinning.Record, reason string) api.Problem {
+	return api.Problem{Kind: api.KindSignature, Collection: name, File: r.ObjectFile, Message: "runs, but " + reason,
+		Hint: fmt.Sprintf(`load one that is not revoked, or hornetctl unload %s; [trust] revoked = "unload" in hornetd.toml does it by itself`, name)}
+}

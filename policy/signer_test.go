@@ -1,0 +1,86 @@
+package policy
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
+)
+
+func TestPermit(t *testing.T) {
+	spec := &ebpf.CollectionSpec{
+		Programs: map[string]*ebpf.ProgramSpec{"drop_v4": {SectionName: "xdp"}, "count": {SectionName: "cgroup/connect4"}},
+		Maps:     map[string]*ebpf.MapSpec{"a": hash(8, 8, 64), "b": hash(8, 8, 1)},
+	}
+	m := manifest.Manifest{Name: "m", Variables: map[string]any{"rate": int64(1), "dry_run": true}}
+	none := []string{}
+	for _, test := range []struct {
+		name  string
+		rules map[string]SignerRule
+		err   string // "" where it may
+		hint  string
+		is    error
+	}{
+		{"no rules", nil, "", "", nil},
+		{"a rule for somebody else", map[string]SignerRule{"other": {Attach: none}}, "", "", nil},
+		{"a rule that bounds nothing", map[string]SignerRule{"dev": {}, "*": {Attach: none}}, "", "", nil},
+		{"all of it, exactly", map[string]SignerRule{"dev": {Attach: []string{"xdp", "cgroup/connect4"}, Programs: []string{"drop_v4", "count"},
+			Variables: []string{"rate", "dry_run"}, Limits: Limits{Memory: 1040, Maps: 2, Programs: 2}}}, "", "", nil},
+		{"patterns", map[string]SignerRule{"dev": {Attach: []string{"x?p", "cgroup/*"}, Programs: []string{"*"}, Variables: []string{"*"}}}, "", "", nil},
+
+		{"for all", map[string]SignerRule{"*": {Attach: none}},
+			`collection "m": signer "dev" may not have program "count" of section "cgroup/connect4", says attach in [signers."*"]: permission denied`, `add "cgroup/connect4" to it in hornetd.toml`, ErrDenied},
+		{"a section that is missing", map[string]SignerRule{"dev": {Attach: []string{"cgroup/connect4"}}},
+			`signer "dev" may not have program "drop_v4" of section "xdp", says attach in [signers.dev]: permission denied`, `add "xdp"`, ErrDenied},
+		{"* is no slash", map[string]SignerRule{"dev": {Attach: []string{"*"}}}, `"count" of section "cgroup/connect4"`, "", ErrDenied},
+		{"the whole section", map[string]SignerRule{"dev": {Attach: []string{"xd", "cgroup/*"}}}, `section "xdp"`, "", ErrDenied},
+		{"a malformed pattern", map[string]SignerRule{"dev": {Attach: []string{"[", "cgroup/*", "xdp["}}}, `section "xdp"`, "", ErrDenied},
+		{"a program", map[string]SignerRule{"dev": {Programs: []string{"drop_*"}}}, `signer "dev" may not have program "count", says programs in [signers.dev]`, `add "count"`, ErrDenied},
+		{"a variable", map[string]SignerRule{"dev": {Variables: []string{"rate"}}}, `signer "dev" may not have variable "dry_run" set, says variables in [signers.dev]`, `add "dry_run"`, ErrDenied},
+		{"no variables", map[string]SignerRule{"dev": {Variables: none}}, `variable "dry_run" set`, "", ErrDenied},
+		{"programs", map[string]SignerRule{"dev": {Limits: Limits{Programs: 1}}},
+			`signer "dev" may have 1 programs, says limits.programs in [signers.dev], the object needs 2: limit exceeded`, "raise limits.programs", ErrLimit},
+		{"maps", map[string]SignerRule{"dev": {Limits: Limits{Maps: 1}}}, `may have 1 maps, says limits.maps`, "raise limits.maps", ErrLimit},
+		{"memory", map[string]SignerRule{"dev": {Limits: Limits{Memory: 1039}}},
+			`may have 1039 bytes of maps, says limits.memory in [signers.dev], the object needs 1040 (map "a" alone 1024)`, "raise limits.memory", ErrLimit},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := New(Limits{}, nil).WithSigners(test.rules).Permit("dev", m, spec)
+			if test.err == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !errors.Is(err, test.is) || !strings.Contains(err.Error(), test.err) || remedy.Of(err) == "" || !strings.Contains(remedy.Of(err), test.hint) {
+				t.Errorf("%v (remedy %q), want %q (%q)", err, remedy.Of(err), test.err, test.hint)
+			}
+		})
+	}
+	m.File = "/usr/lib/hornet.d/m.toml"
+	for _, test := range []struct {
+		allowed map[string][]string
+		ok      bool
+	}{
+		{nil, true},
+		{map[string][]string{"/etc/hornet.d": {"other"}, "/usr/lib": {}}, true},
+		{map[string][]string{"/usr/lib/hornet.d": {"other", "dev"}}, true},
+		{map[string][]string{"/usr/lib/hornet.d": {"other", "*"}}, false},
+		{map[string][]string{"/usr/lib/hornet.d": {}}, false},
+	} {
+		err := New(Limits{}, nil).WithDirectories(test.allowed).Permit("dev", m, spec)
+		if (err == nil) != test.ok || err != nil && (!errors.Is(err, ErrDenied) || remedy.Of(err) == "" ||
+			!strings.Contains(err.Error(), `collection "m": signer "dev" does not count in /usr/lib/hornet.d, says manifests.signers`)) {
+			t.Errorf("%v: %v", test.allowed, err)
+		}
+	}
+	// A name with a dot is quoted in TOML.
+	err := New(Limits{}, nil).WithSigners(map[string]SignerRule{"a.b": {Attach: none}}).Permit("a.b", m, spec)
+	if err == nil || !strings.Contains(err.Error(), `[signers."a.b"]`) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,131 @@
+package signing
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hornetd/hornetd/internal/cms"
+)
+
+// A certificate of the store that says both that it is a CA and that its key
+// may sign certificates makes the keys that it issued certificates for trusted
+// too, under its own name. Such a certificate travels in the message, and so do
+// those between it and the CA. Nothing in a message is trusted: it is a candidate,
+// and counts if its chain ends at a certificate of the store.
+
+// maxCarried is how many certificates of a message are looked at.
+const maxCarried = 8
+
+// isCA reports whether cert may issue. OpenSSL makes self-signed certificates CAs
+// unless told otherwise, so that is not enough.
+func isCA(cert *x509.Certificate) bool {
+	return cert != nil && cert.BasicConstraintsValid && cert.IsCA && cert.KeyUsage&x509.KeyUsageCertSign != 0
+}
+
+// authority reports whether e may issue certificates.
+func (e entry) authority() bool { return isCA(e.cert) && cms.CheckKey(e.key) == nil }
+
+// issued are the entries that m's own certificates make: the one m names, for
+// each CA of the store that its chains end at. The error says why there is none.
+func (t *Trust) issued(m *cms.Message, now time.Time) ([]entry, error) {
+	authorities := slices.DeleteFunc(slices.Clone(t.entries), func(e entry) bool { return !e.authority() })
+	if len(authorities) == 0 { // then nothing in it needs a parser
+		return nil, errors.New("there is no CA that could have issued the certificate in it")
+	}
+	leaf, others, err := carried(m)
+	if err != nil {
+		return nil, err
+	}
+	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: others, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}
+	for _, ca := range authorities {
+		options.Roots.AddCert(ca.cert)
+	}
+	chains, err := chains(leaf.cert, options, now)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate of %.200q in it does not lead to a CA of the store: %w", leaf.cert.Subject.String(), err)
+	}
+	var entries []entry
+	for _, chain := range chains {
+		for _, ca := range authorities {
+			if ca.cert.Equal(chain[len(chain)-1]) {
+				e := leaf
+				e.name, e.file, e.chain = ca.name, ca.file, chain
+				entries = append(entries, e)
+			}
+		}
+	}
+	return entries, nil
+}
+
+// carried returns the certificate in m that it names, and the others.
+func carried(m *cms.Message) (leaf entry, others *x509.CertPool, err error) {
+	if len(m.Certificates) > maxCarried {
+		return entry{}, nil, fmt.Errorf("it has %d certificates in it, at most %d are accepted", len(m.Certificates), maxCarried)
+	}
+	others = x509.NewCertPool()
+	for _, b := range m.Certificates {
+		cert, err := x509.ParseCertificate(b)
+		if err != nil {
+			return entry{}, nil, fmt.Errorf("a certificate in it: %w", err)
+		}
+		if err := cms.CheckKey(cert.PublicKey); err != nil {
+			return entry{}, nil, fmt.Errorf("the certificate of %.200q in it: %w", cert.Subject.String(), err)
+		}
+		e, err := certificateEntry(cert)
+		if err != nil {
+			return entry{}, nil, err
+		}
+		if leaf.cert == nil && e.named(m) {
+			leaf = e
+			continue
+		}
+		if isCA(cert) {
+			others.AddCert(cert)
+		}
+	}
+	switch {
+	case leaf.cert == nil:
+		return entry{}, nil, errors.New("it carries no certificate of its signer")
+	case leaf.problem != nil:
+		return entry{}, nil, fmt.Errorf("the certificate of %.200q in it: %w", leaf.cert.Subject.String(), leaf.problem)
+	case leaf.cert.IsCA:
+		return entry{}, nil, fmt.Errorf("the certificate of %.200q in it is a CA's, which signs objects only where it is in the store itself", leaf.cert.Subject.String())
+	case !slices.Contains(leaf.cert.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
+		return entry{}, nil, fmt.Errorf("the certificate of %.200q in it has no codeSigning among its extended key usages", leaf.cert.Subject.String())
+	}
+	return leaf, others, nil
+}
+
+// chains verifies cert at now; where something has expired, as it was in its
+// first moment: the validity is looked at once the signature is known to be good.
+func chains(cert *x509.Certificate, options x509.VerifyOptions, now time.Time) ([][]*x509.Certificate, error) {
+	options.CurrentTime = now
+	found, err := cert.Verify(options)
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		options.CurrentTime = cert.NotBefore
+		found, err = cert.Verify(options)
+	}
+	if err != nil {
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "x509: "))
+	}
+	return found, nil
+}
+
+// validity is when e's certificate and all above it are valid. There must be one.
+func (e entry) validity() (from, until time.Time, whose *x509.Certificate) {
+	from, until, whose = e.cert.NotBefore, e.cert.NotAfter, e.cert
+	for _, cert := range e.chain {
+		if cert.NotBefore.After(from) {
+			from = cert.NotBefore
+		}
+		if cert.NotAfter.Before(until) {
+			until, whose = cert.NotAfter, cert
+		}
+	}
+	return from, until, whose
+}

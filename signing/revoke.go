@@ -1,0 +1,372 @@
+package signing
+
+import (
+	"bytes"
+	"cmp"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/tomlfile"
+)
+
+// MaxRevocations bounds a signed revocation list, in bytes.
+const MaxRevocations = tomlfile.MaxSize + 16<<10
+
+// Revocations is a revocation list: keys, certificates and objects that do not
+// count any more, and the oldest version of manifests that may load. Serial
+// only grows.
+type Revocations struct {
+	Serial       uint64               `toml:"serial"`
+	Keys         []RevokedKey         `toml:"key"`
+	Certificates []RevokedCertificate `toml:"certificate"`
+	Objects      []RevokedObject      `toml:"object"`
+	Manifests    []MinimumVersion     `toml:"manifest"`
+
+	digest [32]byte // of the signed bytes
+	signer Signer
+}
+
+// RevokedKey is a key that is withdrawn, in whatever certificate it stands.
+type RevokedKey struct {
+	ID     string `toml:"id"` // subject key identifier, or SHA-256 of the SubjectPublicKeyInfo; hexadecimal
+	Reason string `toml:"reason"`
+}
+
+// RevokedCertificate is one certificate; another one for its key still counts.
+type RevokedCertificate struct {
+	SHA256 string `toml:"sha256"` // of its DER, hexadecimal
+	Reason string `toml:"reason"`
+}
+
+// RevokedObject is an object that must not load, whoever signed it.
+type RevokedObject struct {
+	SHA256 string `toml:"sha256"`
+	Reason string `toml:"reason"`
+}
+
+// MinimumVersion is the oldest version of a manifest that may load.
+type MinimumVersion struct {
+	Name    string `toml:"name"`
+	Version uint64 `toml:"version"`
+	Reason  string `toml:"reason"`
+}
+
+// Signer returns who signed the list.
+func (l *Revocations) Signer() Signer { return l.signer }
+
+// signatureBegin is where the signature of a list begins: what `openssl cms
+// -sign -outform PEM` writes, behind the signed bytes.
+const signatureBegin = "-----BEGIN CMS-----\n"
+
+// SplitRevocations divides the contents of a list's file into the TOML that is
+// signed and the signature in DER. One file, so that it is replaced by one
+// rename: there is no moment at which list and signature do not fit.
+func SplitRevocations(b []byte) (list, signature []byte, err error) {
+	at := bytes.Index(b, []byte("\n"+signatureBegin)) + 1
+	if at == 0 {
+		return nil, nil, errors.New("it is not signed: no line -----BEGIN CMS-----")
+	}
+	block, rest := pem.Decode(b[at:])
+	if block == nil || block.Type != "CMS" || len(block.Headers) > 0 || len(rest) > 0 || !bytes.HasPrefix(b[at:], []byte(signatureBegin)) {
+		return nil, nil, errors.New("its signature is no PEM block of type CMS, or something follows it")
+	}
+	return b[:at], block.Bytes, nil
+}
+
+// VerifyRevocations verifies a list's file with the entries of the store that
+// roots names, and only then parses it. The validity of certificates does not
+// count here: a list must not lose its force by age, nor by a dead clock, and
+// an older one is refused by its serial (Ratchet.CheckList).
+func (t *Trust) VerifyRevocations(file string, b []byte, roots []string) (*Revocations, error) {
+	l, err := t.verifyRevocations(file, b, roots)
+	if err != nil {
+		return nil, remedy.With(fmt.Errorf("revocation list: %w", err),
+			"put the last good %s back, or make one: hornetctl trust revoke --help; its signer must be in the trust store and in [trust] roots of hornetd.toml", file)
+	}
+	return l, nil
+}
+
+func (t *Trust) verifyRevocations(file string, b []byte, roots []string) (*Revocations, error) {
+	if len(b) > MaxRevocations {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d are read", file, len(b), MaxRevocations)
+	}
+	list, signature, err := SplitRevocations(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	here := slices.DeleteFunc(slices.Clone(roots), func(name string) bool {
+		return !slices.ContainsFunc(t.entries, func(e entry) bool { return e.name == name })
+	})
+	if len(here) == 0 {
+		return nil, fmt.Errorf("%s: [trust] roots (%s) names no key of %s: nobody can sign it", file, quote(roots), t)
+	}
+	// A list does not decide who signs its successor: roots does.
+	v, err := t.WithRevocations(nil).Verify(Bundle{Object: list, ObjectFile: file, Signature: signature, SignatureFile: file,
+		Accepted: func(Signer, [32]byte) bool { return true }}, here, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	l, err := ParseRevocations(file, list)
+	if err != nil {
+		return nil, err
+	}
+	l.digest, l.signer = v.Digest(), v.Signer()
+	return l, nil
+}
+
+var (
+	hexKeyID  = regexp.MustCompile(`^([0-9a-f]{2}){4,64}$`)
+	hexSHA256 = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// ParseRevocations reads the TOML of a list, which must be verified before. The
+// error is a *tomlfile.Error for the first thing in the file that is wrong.
+func ParseRevocations(file string, b []byte) (*Revocations, error) {
+	l := new(Revocations)
+	text, err := tomlfile.Decode(file, b, l)
+	if err != nil {
+		return nil, err
+	}
+	p := text.Problems()
+	if l.Serial == 0 {
+		p.Add("serial", "write serial = 1, and a larger one with every change", "is 0 or missing")
+	}
+	for i, k := range l.Keys {
+		digits(p, fmt.Sprintf("key[%d].id", i), k.ID, hexKeyID, "the key identifier that hornetctl trust list shows, in small hexadecimal digits")
+	}
+	for i, c := range l.Certificates {
+		digits(p, fmt.Sprintf("certificate[%d].sha256", i), c.SHA256, hexSHA256, "the SHA-256 of the certificate's DER, 64 small hexadecimal digits")
+	}
+	for i, o := range l.Objects {
+		digits(p, fmt.Sprintf("object[%d].sha256", i), o.SHA256, hexSHA256, "the SHA-256 of the object, 64 small hexadecimal digits")
+	}
+	for i, m := range l.Manifests {
+		if !validName.MatchString(m.Name) {
+			p.Add(fmt.Sprintf("manifest[%d].name", i), "write the name of a collection", "%.80q is not a name", m.Name)
+		}
+		if m.Version == 0 {
+			p.Add(fmt.Sprintf("manifest[%d].version", i), "write the oldest version that may load", "is 0 or missing")
+		}
+	}
+	for _, r := range l.reasons() {
+		p.Printable(r.key, r.text)
+	}
+	return l, p.First()
+}
+
+func digits(p *tomlfile.Problems, key, s string, want *regexp.Regexp, hint string) {
+	if !want.MatchString(s) {
+		p.Add(key, "write "+hint, "is %.80q", s)
+	}
+}
+
+type reason struct{ key, text string }
+
+func (l *Revocations) reasons() (all []reason) {
+	for i, x := range l.Keys {
+		all = append(all, reason{fmt.Sprintf("key[%d].reason", i), x.Reason})
+	}
+	for i, x := range l.Certificates {
+		all = append(all, reason{fmt.Sprintf("certificate[%d].reason", i), x.Reason})
+	}
+	for i, x := range l.Objects {
+		all = append(all, reason{fmt.Sprintf("object[%d].reason", i), x.Reason})
+	}
+	for i, x := range l.Manifests {
+		all = append(all, reason{fmt.Sprintf("manifest[%d].reason", i), x.Reason})
+	}
+	return all
+}
+
+// TOML returns the list as ParseRevocations reads it.
+func (l *Revocations) TOML() []byte {
+	var b strings.Builder
+	fmt.Fprintf(&b, "serial = %d\n", l.Serial)
+	table := func(name, key, value, why string) {
+		fmt.Fprintf(&b, "\n[[%s]]\n%s = %q\n", name, key, value)
+		if why != "" {
+			fmt.Fprintf(&b, "reason = %q\n", why)
+		}
+	}
+	for _, x := range l.Keys {
+		table("key", "id", x.ID, x.Reason)
+	}
+	for _, x := range l.Certificates {
+		table("certificate", "sha256", x.SHA256, x.Reason)
+	}
+	for _, x := range l.Objects {
+		table("object", "sha256", x.SHA256, x.Reason)
+	}
+	for _, x := range l.Manifests {
+		table("manifest", "name", x.Name, x.Reason)
+		fmt.Fprintf(&b, "version = %d\n", x.Version)
+	}
+	return []byte(b.String())
+}
+
+// SignRevocations returns the contents of a list's file: the TOML and its
+// signature.
+func SignRevocations(list []byte, key crypto.Signer, cert *x509.Certificate) ([]byte, error) {
+	signature, err := Sign(list, key, cert)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(list, pem.EncodeToMemory(&pem.Block{Type: "CMS", Bytes: signature})), nil
+}
+
+// WithRevocations returns t with a list in force, in the place of any other;
+// nil is no list.
+func (t *Trust) WithRevocations(l *Revocations) *Trust {
+	return &Trust{dir: t.dir, entries: t.entries, list: l}
+}
+
+// Closed returns t as it accepts nothing, because why keeps the revocation
+// list from being known.
+func (t *Trust) Closed(why error) *Trust {
+	return &Trust{dir: t.dir, entries: t.entries, list: t.list, closed: why}
+}
+
+// Unlisted is why no list is in force that should be, or nil.
+func (t *Trust) Unlisted() error { return t.closed }
+
+// Revocations returns the list in force, nil where there is none.
+func (t *Trust) Revocations() *Revocations { return t.list }
+
+// revokes says why nothing that e signed counts, or "": its key or certificate
+// is revoked, or one above it.
+func (l *Revocations) revokes(e entry) string {
+	if l == nil {
+		return ""
+	}
+	reason := l.revokesKey(e)
+	for _, cert := range e.chain {
+		above, err := certificateEntry(cert)
+		if err != nil {
+			return err.Error()
+		}
+		above.name = e.name
+		reason = cmp.Or(reason, l.revokesKey(above))
+	}
+	return reason
+}
+
+func (l *Revocations) revokesKey(e entry) string {
+	ids := make([]string, len(e.keyIDs))
+	for i, id := range e.keyIDs {
+		ids[i] = hex.EncodeToString(id)
+	}
+	if spki, err := x509.MarshalPKIXPublicKey(e.key); err == nil {
+		sum := sha256.Sum256(spki)
+		ids = append(ids, hex.EncodeToString(sum[:]))
+		derived, _ := derivedKeyIDs(spki)
+		for _, id := range derived {
+			ids = append(ids, hex.EncodeToString(id))
+		}
+	}
+	for _, k := range l.Keys {
+		if slices.Contains(ids, k.ID) {
+			return because(fmt.Sprintf("key %s of %q is revoked", k.ID, e.name), k.Reason)
+		}
+	}
+	if e.cert != nil {
+		sum := sha256.Sum256(e.cert.Raw)
+		for _, c := range l.Certificates {
+			if c.SHA256 == hex.EncodeToString(sum[:]) {
+				return because(fmt.Sprintf("certificate %.16s… of %q is revoked", c.SHA256, e.name), c.Reason)
+			}
+		}
+	}
+	return ""
+}
+
+func (l *Revocations) revokesObject(digest string) string {
+	if l == nil {
+		return ""
+	}
+	for _, o := range l.Objects {
+		if o.SHA256 == digest {
+			return because(fmt.Sprintf("object %.16s… is revoked", digest), o.Reason)
+		}
+	}
+	return ""
+}
+
+func (l *Revocations) tooOld(manifest string, version uint64) string {
+	if l == nil {
+		return ""
+	}
+	for _, m := range l.Manifests {
+		if m.Name == manifest && version < m.Version {
+			return because(fmt.Sprintf("version %d of %q is older than version %d, the oldest that the revocation list lets load", version, manifest, m.Version), m.Reason)
+		}
+	}
+	return ""
+}
+
+func because(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return what + ": " + why
+}
+
+// CheckVersion refuses a manifest that is older than the list in force wants.
+// The error is an *Error with the verdict RolledBack.
+func (t *Trust) CheckVersion(c Claim) error {
+	reason := t.list.tooOld(c.Manifest, c.Version)
+	if reason == "" {
+		return nil
+	}
+	return remedy.With(rolledBack(c, "%s", reason), "load a newer version of %s", c.Manifest)
+}
+
+// Revoked says why what runs would be refused by the list in force, or "". c and
+// keyID are what its record says; no file is needed.
+func (t *Trust) Revoked(c Claim, keyID string) string {
+	if t.list == nil {
+		return ""
+	}
+	for _, k := range t.list.Keys {
+		if k.ID == keyID {
+			return because(fmt.Sprintf("key %s of %q is revoked", k.ID, c.Signer), k.Reason)
+		}
+	}
+	if reason := t.list.revokesObject(c.ObjectDigest); reason != "" {
+		return reason
+	}
+	if reason := t.list.tooOld(c.Manifest, c.Version); reason != "" {
+		return reason
+	}
+	// By certificate, or by another identifier of its key. Several may have
+	// the key: while one of them counts, so does what it signed.
+	reason := ""
+	for _, e := range t.entries {
+		if hex.EncodeToString(e.keyIDs[0]) != keyID {
+			continue
+		}
+		if reason = t.list.revokes(e); reason == "" {
+			return ""
+		}
+	}
+	return reason
+}
+
+func revokedBy(b Bundle, signer, reason string) error {
+	return remedy.With(refuse(b, Revoked, signer, reason),
+		"have it signed with a key that is not revoked, or load another object: "+signCommand, b.ObjectFile)
+}
+
+func (t *Trust) refuseAll(b Bundle) error {
+	return remedy.With(refuse(b, Revoked, "", fmt.Sprintf("nothing loads while it is not known what is revoked: %v", t.closed)),
+		"%s", remedy.Of(t.closed))
+}
