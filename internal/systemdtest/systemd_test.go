@@ -40,7 +40,7 @@ var steps = []step{
 	{"closed", 1, closed},
 	{"namespace", 1, namespace},
 	{"late", 1, late},
-	{"smaller", 1, smaller},
+	{"instead", 1, instead},
 	{"reboot", 2, reboot},
 }
 

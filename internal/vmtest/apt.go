@@ -186,8 +186,11 @@ func (a *apt) closure(packages []string) ([]string, error) {
 	return all, nil
 }
 
-// download puts packages into dir and returns their files.
+// download puts packages into the new directory dir and returns their files.
 func (a *apt) download(dir string, packages []string) ([]string, error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
 	cmd := a.command("apt-get", append([]string{"-q", "download"}, packages...)...)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -180,16 +180,17 @@ func (s *store) fetch(i item) error {
 		return unavailable("%s: %w", i.what, err)
 	}
 	defer os.RemoveAll(tmp)
-	debs, err := a.download(tmp, packages)
+	debs, err := a.download(filepath.Join(tmp, "debs"), packages)
 	if err != nil {
-		// The lists may be older than the archive.
+		// The lists may be older than the archive. What came nevertheless is
+		// of the old version.
 		if err := a.update(); err != nil {
 			return err
 		}
 		if packages, err = i.resolve(a); err != nil {
 			return err
 		}
-		if debs, err = a.download(tmp, packages); err != nil {
+		if debs, err = a.download(filepath.Join(tmp, "newer"), packages); err != nil {
 			return unavailable("%s: %w", i.what, err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -13,13 +14,21 @@ import (
 // Errors are ErrUnavailable.
 func (a *Arch) sysroot() (string, error) {
 	if a.packages == nil {
-		return "", nil
+		return "", a.native()
 	}
 	s, err := a.store()
 	if err != nil {
 		return "", err
 	}
 	return s.sysroot(a.packages)
+}
+
+// native says whether guests can run programs of this machine.
+func (a *Arch) native() error {
+	if a.Name != runtime.GOARCH {
+		return unavailable("%s guest: it runs programs of this machine, which is %s: run the tests on a machine of its kind", a.Name, runtime.GOARCH)
+	}
+	return nil
 }
 
 func (s *store) sysroot(packages []string) (string, error) {

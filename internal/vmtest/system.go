@@ -71,7 +71,7 @@ func (s *System) Run(t *testing.T) []Result {
 		start := time.Now()
 		var out bytes.Buffer
 		r, err := g.Run(t.Context(), func(_ int, b []byte) { out.Write(b) })
-		t.Logf("boot %d: Linux %s: %.0f s", boot, r.Release, time.Since(start).Seconds())
+		t.Logf("boot %d: Linux %s, tried %d times: %.0f s", boot, r.Release, r.Boots, time.Since(start).Seconds())
 		if errors.Is(err, ErrUnavailable) {
 			giveUp(t, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -81,7 +82,7 @@ func (s *userlands) findOrMake(ctx context.Context) (disk string, err error) {
 // userlandKey names a userland. Whatever changes what is made changes it; the
 // versions of packages do not: remove the directory to get newer ones.
 func userlandKey() string {
-	recipe := fmt.Sprintln(userlandSuite, userlandPackages, userlandWithout, userlandSize, userlandFiles)
+	recipe := fmt.Sprintln(userlandSuite, userlandPackages, userlandWithout, userlandSize, userlandFiles, userlandGone)
 	return userlandSuite + "-" + hex.EncodeToString(sum([]byte(recipe)))[:12]
 }
 
@@ -193,6 +194,7 @@ func (s *userlands) bootstrap(ctx context.Context, tmp, root string) error {
 	cmd := exec.CommandContext(ctx, "mmdebstrap", append(args, userlandSuite, root, source)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "TMPDIR="+tmp)
 	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS} // and nothing propagates out of it
+	cmd.WaitDelay = 10 * time.Second                                    // apt and dpkg hold the pipe when it is killed
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: mmdebstrap: %w: %s", m.uri, err, lastLine(out))
 	}
@@ -203,22 +205,31 @@ func (s *userlands) bootstrap(ctx context.Context, tmp, root string) error {
 // booted before, so that systemd takes no first boot for a reason to turn
 // everything on or to ask something.
 var userlandFiles = []struct{ name, text string }{
-	{"/etc/machine-id", "0123456789abcdef0123456789abcdef\n"},
-	{"/etc/hostname", "guest\n"},
-	{"/etc/hosts", "127.0.0.1 localhost guest\n::1 localhost\n"},
-	{"/etc/resolv.conf", ""},
-	{"/etc/fstab", ""},
+	{"etc/machine-id", "0123456789abcdef0123456789abcdef\n"},
+	{"etc/hostname", "guest\n"},
+	{"etc/hosts", "127.0.0.1 localhost guest\n::1 localhost\n"},
+	{"etc/resolv.conf", ""},
+	{"etc/fstab", ""},
 }
 
-func settleUserland(root string) error {
+// userlandGone is removed: nothing is installed there any more, and apt knows
+// the machine's proxy.
+var userlandGone = []string{"etc/apt", "var/lib/apt", "var/lib/dpkg/info", "var/cache/apt"}
+
+// settleUserland changes nothing outside dir, wherever links in there lead.
+func settleUserland(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	for _, f := range userlandFiles {
-		if err := os.WriteFile(filepath.Join(root, f.name), []byte(f.text), 0o644); err != nil {
+		if err := root.WriteFile(f.name, []byte(f.text), 0o644); err != nil {
 			return err
 		}
 	}
-	// Nothing is installed there any more, and apt knows the machine's proxy.
-	for _, dir := range []string{"/etc/apt", "/var/lib/apt", "/var/lib/dpkg/info", "/var/cache/apt"} {
-		if err := os.RemoveAll(filepath.Join(root, dir)); err != nil {
+	for _, name := range userlandGone {
+		if err := root.RemoveAll(name); err != nil {
 			return err
 		}
 	}

@@ -123,17 +123,15 @@ func (o *options) runMatrix(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if failed := vmtest.Summary(os.Stdout, results); failed > 0 {
+		return fmt.Errorf("%d failed", failed)
+	}
 	if whole {
 		command, table := "make vm-matrix", vmtest.Table(m.Kernels, results)
 		if o.arch != vmtest.AMD64 {
 			command, table = "make vm-"+o.arch.Name, vmtest.TableOfTests(o.arch, m.Kernels, results)
 		}
-		if err := vmtest.WriteTable(filepath.Join(o.module, "internal/vmtest/README.md"), command, table); err != nil {
-			return err
-		}
-	}
-	if failed := vmtest.Summary(os.Stdout, results); failed > 0 {
-		return fmt.Errorf("%d failed", failed)
+		return vmtest.WriteTable(filepath.Join(o.module, "internal/vmtest/README.md"), command, table)
 	}
 	return nil
 }
