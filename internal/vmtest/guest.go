@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,7 +82,7 @@ func (g *Guest) Run(ctx context.Context, out func(command int, b []byte)) (*Repo
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	hung := false
-	for try := 1; try == 1 || hung && try <= maxBoots && ctx.Err() == nil; try++ {
+	for try := 1; try == 1 || hung && r.Release == "" && try <= maxBoots && ctx.Err() == nil; try++ {
 		r = newReport()
 		r.Boots = try
 		cmd := exec.CommandContext(ctx, qemu, g.arguments(initrd, console)...)
@@ -107,8 +108,9 @@ const (
 	maxBoots  = 3
 )
 
-// follow runs QEMU and reads the guest's port until it is off. A guest whose
-// /init did not begin within the limit has hung and is ended.
+// follow runs QEMU and reads the guest's port until it is off. A guest has hung,
+// and is ended, if its /init does not begin within the limit, or if the time of a
+// command is over and it does not say so.
 func (g *Guest) follow(cmd *exec.Cmd, r *Report, p *Plan, out func(int, []byte)) (hung bool, err error) {
 	// QEMU goes when this process does, however it does. The signal comes when
 	// the thread that started it ends, so that is kept.
@@ -135,18 +137,23 @@ func (g *Guest) follow(cmd *exec.Cmd, r *Report, p *Plan, out func(int, []byte))
 	if limit == 0 {
 		limit = bootLimit
 	}
-	boot := time.AfterFunc(limit, func() { cmd.Process.Kill() })
-	r.onBoot = func() { boot.Stop() }
+	var late atomic.Bool
+	patience := time.AfterFunc(limit, func() { late.Store(true); cmd.Process.Kill() })
+	defer patience.Stop()
+	r.wait = func(d time.Duration) {
+		if patience.Stop(); d > 0 {
+			patience.Reset(d)
+		}
+	}
 	readErr := r.read(port, p, out)
 	if readErr != nil {
 		cmd.Process.Kill()
 	}
 	err = cmd.Wait()
-	hung = !boot.Stop() && r.Release == ""
-	if err != nil && r.Release == "" && complaint.Len() > 0 {
+	if err != nil && r.Release == "" && !late.Load() && complaint.Len() > 0 {
 		return false, fmt.Errorf("guest: qemu: %w: %s", err, strings.TrimSpace(complaint.String()))
 	}
-	return hung, readErr
+	return late.Load(), readErr
 }
 
 // arguments are QEMU's. There is no network and no disk but those asked for; a

@@ -17,6 +17,12 @@ func TestGood(t *testing.T) { if err := os.WriteFile("/vm/out/hello", []byte("fr
 func TestFails(t *testing.T) { t.Error("wrong") }
 func TestPanics(t *testing.T) { panic("at the disco") }
 func TestHangs(t *testing.T) { time.Sleep(time.Hour) }
+func TestKernelHangs(t *testing.T) {
+	for _, f := range [][2]string{{"/sys/power/pm_freeze_timeout", "0"}, {"/sys/power/state", "freeze"}} {
+		if err := os.WriteFile(f[0], []byte(f[1]), 0); err != nil { t.Log(err) }
+	}
+	time.Sleep(time.Hour)
+}
 func TestKernelPanics(t *testing.T) {
 	os.Stdout.WriteString("the last words\n")
 	if err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0); err != nil { t.Fatal(err) }
@@ -108,6 +114,18 @@ func TestGuestKernelPanic(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(r.Console); !strings.Contains(string(b), "Kernel panic - not syncing") {
 		t.Errorf("the console says %q", b)
+	}
+}
+
+// A kernel that hangs is a time-out of the test that ran, and not of the run.
+func TestGuestKernelHangs(t *testing.T) {
+	g := small(t, "TestKernelHangs", "TestGood")
+	g.CPUs, g.Timeout = 1, 5*time.Minute
+	g.Commands[0].Timeout = 5 * time.Second
+	start := time.Now()
+	_, _, err := run(t, g)
+	if err == nil || !strings.Contains(err.Error(), "time-out while TestKernelHangs ran") || time.Since(start) > 3*time.Minute {
+		t.Errorf("error %v after %v", err, time.Since(start))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Report is what a guest said.
@@ -21,11 +22,12 @@ type Report struct {
 	running int // index of the command that runs, or -1
 	broken  string
 	ended   bool
-	onBoot  func()
+	// wait is told how long the next marker may take; 0 is for ever.
+	wait func(time.Duration)
 }
 
 func newReport() *Report {
-	return &Report{Files: map[string][]byte{}, running: -1, onBoot: func() {}}
+	return &Report{Files: map[string][]byte{}, running: -1, wait: func(time.Duration) {}}
 }
 
 // Exit is how a command ended. Status is -1 if it was killed.
@@ -37,6 +39,10 @@ type Exit struct {
 
 // OK says whether the command succeeded.
 func (e Exit) OK() bool { return e.Status == 0 && e.How == "exited" }
+
+// grace is what a guest has to end a command whose time is over. One that does
+// not has a kernel that hangs.
+const grace = 30 * time.Second
 
 // Most of what a guest can make the host keep in memory.
 const maxFile = 64 << 20
@@ -81,13 +87,16 @@ func (r *Report) marker(line string, p *Plan, body io.Reader) error {
 	switch word {
 	case "boot":
 		r.Release = rest
-		r.onBoot()
+		r.wait(0)
 	case "start":
 		i, err := strconv.Atoi(rest)
 		if err != nil || i < 0 || i >= len(p.Commands) {
 			return fmt.Errorf("guest: marker %q", line)
 		}
 		r.running = i
+		if d := p.Commands[i].Timeout; d > 0 {
+			r.wait(d + grace)
+		}
 	case "exit":
 		return r.exit(line, rest, p)
 	case "file":
@@ -110,6 +119,7 @@ func (r *Report) exit(line, rest string, p *Plan) error {
 	}
 	r.Exits = append(r.Exits, Exit{p.Commands[i].Name, status, how})
 	r.running = -1
+	r.wait(0)
 	return nil
 }
 
