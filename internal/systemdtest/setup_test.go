@@ -1,6 +1,7 @@
 package systemdtest
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -262,8 +263,16 @@ func effects(t *testing.T) {
 // congestion control to be one that can be had.
 func everyFunction(t *testing.T) {
 	t.Helper()
-	if dump := run(t, "bpftool", "-j", "map", "dump", "pinned", pins+"functions/maps/calls"); strings.Count(dump, `"value":0}`) != 0 {
-		t.Errorf("not all are called: %s", dump)
+	const counted = 9 // functions.bpf.c
+	dump := run(t, "bpftool", "-j", "map", "dump", "pinned", pins+"functions/maps/calls")
+	var calls []struct{ Formatted struct{ Value int } }
+	if err := json.Unmarshal([]byte(dump), &calls); err != nil || len(calls) != counted {
+		t.Errorf("%v: %d counters, want %d: %s", err, len(calls), counted, dump)
+	}
+	for i, c := range calls {
+		if c.Formatted.Value == 0 {
+			t.Errorf("program %d was never called", i)
+		}
 	}
 	if have := read(t, "/proc/sys/net/ipv4/tcp_available_congestion_control"); !strings.Contains(have, "hornet_steady") {
 		t.Errorf("congestion controls: %s", have)
