@@ -69,7 +69,7 @@ const noTest = "**no test**"
 
 // Table returns the Markdown table of attach types and kernels.
 func Table(kernels []string, results []Result) string {
-	var b, notes strings.Builder
+	var b strings.Builder
 	fmt.Fprintf(&b, "| Attach type | Linux %s |\n|---|%s\n", strings.Join(kernels, " | "), strings.Repeat("---|", len(kernels)))
 	for _, row := range attachRows {
 		fmt.Fprintf(&b, "| %s |", row.name)
@@ -78,15 +78,7 @@ func Table(kernels []string, results []Result) string {
 		}
 		b.WriteByte('\n')
 	}
-	for _, k := range kernels {
-		passed, failed, skipped := count(of(k, results))
-		fmt.Fprintf(&notes, "- Linux %s: %d passed, %d failed, %d skipped\n", k, passed, failed, skipped)
-	}
-	return b.String() + "\nAll tests of the run:\n\n" + notes.String()
-}
-
-func of(kernel string, results []Result) []Result {
-	return slices.DeleteFunc(slices.Clone(results), func(r Result) bool { return r.Kernel != kernel })
+	return b.String()
 }
 
 func cell(row attachRow, kernel string, results []Result) string {
