@@ -388,7 +388,8 @@ func TestMatchesFunction(t *testing.T) {
 		"return probe": {"on_kretprobe", "", func(t *Target) { t.AttachType = "kprobe" }, "link N has attach type kretprobe, not kprobe"},
 		"kprobe.multi": {"on_kprobes", "", func(t *Target) { t.Functions = append(t.Functions, "do_exit") }, "link N is at 1 functions (returns false), not 2 (returns false)"},
 		"uprobe.multi": {"on_uprobes", symbols, func(t *Target) { t.Returns = true }, "link N is at 2 functions (returns false), not 2 (returns true)"},
-		"executable":   {"on_uretprobes", symbols, func(t *Target) { t.Executable = "/bin/sh" }, fmt.Sprintf("link N is at %s, not at /bin/sh", lib)},
+		"executable":   {"on_uretprobes", symbols, func(t *Target) { t.Executable = "/bin/sh" }, "link N: /bin/sh was replaced after it had been looked up"},
+		"offsets":      {"on_uprobes", symbols, func(t *Target) { t.Offsets = []uint64{0x1000, 0x2000} }, fmt.Sprintf(" of %s, not at [0x1000 0x2000]", lib)},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -407,6 +408,22 @@ func TestMatchesFunction(t *testing.T) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestMatchesSymlink attaches through a directory that is a symlink, as /lib is:
+// the kernel tells the path that it leads to.
+func TestMatchesSymlink(t *testing.T) {
+	testenv.NoLeaks(t)
+	lib, dir := libc(t), filepath.Join(t.TempDir(), "lib")
+	if err := os.Symlink(filepath.Dir(lib), dir); err != nil {
+		t.Fatal(err)
+	}
+	requireProbes(t, "on_uprobes")
+	r := pinnedKernel(t, "attach_kernel", fmt.Sprintf("[[attach]]\nprogram = \"on_uprobes\"\nexecutable = %q\nsymbols = [\"exit\", \"__cxa*\"]\n",
+		filepath.Join(dir, filepath.Base(lib))), 0)
+	if err := r.matches(t, r.targets[0]); err != nil {
+		t.Error(err)
 	}
 }
 
