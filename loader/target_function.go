@@ -212,7 +212,7 @@ func traceable(patterns []string) ([]string, error) {
 			break
 		}
 		name, _, _ := strings.Cut(lines.Text(), " ") // "name [module]"
-		if slices.ContainsFunc(patterns, func(p string) bool { return matches(p, name) }) {
+		if slices.ContainsFunc(patterns, func(p string) bool { return isMatch(p, name) }) {
 			times[name]++
 		}
 	}
@@ -227,7 +227,7 @@ func chosen(patterns []string, times map[string]int) ([]string, error) {
 	for _, p := range patterns {
 		found := false
 		for name, n := range times {
-			if !matches(p, name) {
+			if !isMatch(p, name) {
 				continue
 			}
 			if n > 1 && !isPattern(p) {
@@ -280,12 +280,8 @@ func (r request) uprobes(t Target) (Target, error) {
 	}
 	defer x.close()
 	t.Executable, t.Inode, t.Symbol, t.Returns = path, x.inode, strings.Join(patterns, ","), r.hook.returns
-	for _, p := range patterns {
-		offsets, err := x.offsets(p)
-		if err != nil {
-			return t, r.fail("symbols", err)
-		}
-		t.Offsets = append(t.Offsets, offsets...)
+	if t.Offsets, err = x.offsets(patterns); err != nil {
+		return t, r.fail("symbols", err)
 	}
 	t.Offsets, err = bounded(t.Offsets)
 	return t, r.fail("symbols", err)
@@ -319,11 +315,13 @@ func mapNames(spec *ebpf.CollectionSpec) (names []string) {
 func isPattern(p string) bool { return strings.ContainsAny(p, "*?") }
 
 // matches says whether name is what pattern says: * stands for any letters, ?
-// for one. Unlike in paths, * stands for / too: Go's symbols have it.
-func matches(pattern, name string) bool {
+// for one. Unlike in paths, * stands for / too: Go's symbols have it. It also
+// returns how many letters it compared, at most the product of the lengths.
+func matches[S string | []byte](pattern string, name S) (ok bool, steps int) {
 	star, mark := -1, 0 // the last *, and where in name what it stands for ends
 	p := 0
 	for n := 0; n < len(name); {
+		steps++
 		switch {
 		case p < len(pattern) && pattern[p] == '*':
 			star, mark = p, n
@@ -334,8 +332,14 @@ func matches(pattern, name string) bool {
 			mark++
 			p, n = star+1, mark
 		default:
-			return false
+			return false, steps
 		}
 	}
-	return strings.Trim(pattern[p:], "*") == ""
+	return strings.Trim(pattern[p:], "*") == "", steps
+}
+
+// isMatch is matches where it does not matter how long it takes.
+func isMatch(pattern, name string) bool {
+	ok, _ := matches(pattern, name)
+	return ok
 }
