@@ -243,6 +243,15 @@ func TestChosen(t *testing.T) {
 	refused(t, err, "1001 functions match, more than 1000", "write narrower patterns")
 }
 
+// TestNamed has what the kernel lists and does not trace.
+func TestNamed(t *testing.T) {
+	const list = "do_exit\n__ftrace_invalid_address___120\ndo_init [ext4]\ndo_init [xfs]\n__ftrace_invalid_address___64 [xfs]\n__fput\nvfs_read\n"
+	got, err := named(strings.NewReader(list), []string{"do_*", "__f*"})
+	if diff := cmp.Diff(map[string]int{"do_exit": 1, "do_init": 2, "__fput": 1}, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+}
+
 // TestSymbolOffsets compares with nm(1).
 func TestSymbolOffsets(t *testing.T) {
 	lib := libc(t)

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -203,20 +204,32 @@ func traceable(patterns []string) ([]string, error) {
 		return nil, remedy.With(err, "run hornetd as root, and on a kernel that is not locked down for confidentiality")
 	}
 	defer f.Close()
-	times := map[string]int{} // how many functions have a name
-	for lines := bufio.NewScanner(f); ; {
-		if !lines.Scan() {
-			if err := lines.Err(); err != nil {
-				return nil, fmt.Errorf("%s: %w", f.Name(), err)
-			}
-			break
+	times, err := named(f, patterns)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return chosen(patterns, times)
+}
+
+// noFunction begins the names that the kernel lists for places to trace that are in
+// no function: weak ones that another definition has replaced.
+const noFunction = "__ftrace_invalid_address___"
+
+// named returns how many functions have a name that patterns match, of a list of
+// lines such as "name [module]".
+func named(list io.Reader, patterns []string) (map[string]int, error) {
+	times := map[string]int{}
+	lines := bufio.NewScanner(list)
+	for lines.Scan() {
+		name, _, _ := strings.Cut(lines.Text(), " ")
+		if strings.HasPrefix(name, noFunction) {
+			continue
 		}
-		name, _, _ := strings.Cut(lines.Text(), " ") // "name [module]"
 		if slices.ContainsFunc(patterns, func(p string) bool { return isMatch(p, name) }) {
 			times[name]++
 		}
 	}
-	return chosen(patterns, times)
+	return times, lines.Err()
 }
 
 // chosen returns the names that patterns match and one function has. The kernel
