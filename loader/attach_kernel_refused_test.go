@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 
@@ -241,6 +242,36 @@ func TestChosen(t *testing.T) {
 	}
 	_, err := chosen([]string{"f*"}, many)
 	refused(t, err, "1001 functions match, more than 1000", "write narrower patterns")
+}
+
+// TestFunctionAmong has modules with functions of one name.
+func TestFunctionAmong(t *testing.T) {
+	module := func(functions ...string) *btf.Spec {
+		var types []btf.Type
+		for _, name := range functions {
+			types = append(types, &btf.Func{Name: name, Type: &btf.FuncProto{Return: &btf.Void{}}})
+		}
+		b, err := btf.NewBuilder(types, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := b.Marshal(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return spec
+	}
+	modules := []*btf.Spec{module("init", "one"), module("other"), module("init", "exit", "exit")}
+	for name, want := range map[string]error{"one": nil, "other": nil, "none": btf.ErrNotFound, "init": btf.ErrMultipleMatches, "exit": btf.ErrMultipleMatches} {
+		id, err := functionAmong(slices.Values(modules), name)
+		if !errors.Is(err, want) || (id != 0) != (want == nil) {
+			t.Errorf("%s: type %d, %v; want %v", name, id, err, want)
+		}
+	}
 }
 
 // TestNamed has what the kernel lists and does not trace.

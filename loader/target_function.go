@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -76,16 +77,33 @@ func functionID(types *btf.Cache, name string) (btf.TypeID, error) {
 	if e != nil {
 		return 0, err
 	}
-	for _, module := range modules {
-		spec, e := types.Module(module)
-		if e != nil {
-			continue // gone meanwhile, or without types
+	return functionAmong(func(yield func(*btf.Spec) bool) {
+		for _, module := range modules {
+			// Without an error it is neither gone meanwhile nor without types.
+			if spec, err := types.Module(module); err == nil && !yield(spec) {
+				return
+			}
 		}
-		if id, e := functionIn(spec, name); !errors.Is(e, btf.ErrNotFound) {
-			return id, e
+	}, name)
+}
+
+// functionAmong looks a function up in the type information of modules. Of those
+// of several the library would take that of the module that was loaded first.
+func functionAmong(modules iter.Seq[*btf.Spec], name string) (btf.TypeID, error) {
+	found, err := btf.TypeID(0), btf.ErrNotFound
+	for spec := range modules {
+		id, e := functionIn(spec, name)
+		switch {
+		case errors.Is(e, btf.ErrNotFound):
+		case e != nil:
+			return 0, e
+		case err == nil:
+			return 0, btf.ErrMultipleMatches
+		default:
+			found, err = id, nil
 		}
 	}
-	return 0, err
+	return found, err
 }
 
 func functionIn(spec *btf.Spec, name string) (btf.TypeID, error) {
