@@ -187,6 +187,21 @@ func TestPlanStructOps(t *testing.T) {
 	}
 }
 
+// TestPlanStructOpsUnused has a program that stands in no map.
+func TestPlanStructOpsUnused(t *testing.T) {
+	spec := openFixture(t, "attach_ops")
+	unused := spec.Programs["cc_undo"].Copy()
+	unused.Name, unused.AttachTo = "cc_unused", ""
+	spec.Programs["cc_unused"] = unused
+	_, err := NewPlan(spec, parseManifest(t, opsManifest))
+	refused(t, err, `object: program "cc_unused" in section "struct_ops" is in no struct_ops map`,
+		`name it in a variable in SEC(".struct_ops.link"), or remove it from the object`)
+	var object *ObjectError
+	if !errors.As(err, &object) {
+		t.Errorf("a %T", err)
+	}
+}
+
 func TestLSMListed(t *testing.T) {
 	if err := lsmListed("capability,landlock,bpf"); err != nil {
 		t.Error(err)
