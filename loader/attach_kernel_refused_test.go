@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/testenv"
@@ -357,6 +358,32 @@ func TestAttachFunctionRefused(t *testing.T) {
 			}
 			refused(t, err, tt.want, tt.hint)
 		})
+	}
+}
+
+// TestExplainFunction has what no kernel of the tests answers.
+func TestExplainFunction(t *testing.T) {
+	const busy = "find out what: a live patch (/sys/kernel/livepatch) or a program (bpftool link show), and remove it"
+	for _, tt := range []struct {
+		typ        ebpf.ProgramType
+		err        error
+		want, hint string
+	}{
+		{ebpf.Tracing, unix.EINVAL, "this kernel does not trace the function: invalid argument", "name one of those in available_filter_functions of tracefs"},
+		{ebpf.LSM, unix.EINVAL, "this kernel calls no programs at the hook: invalid argument",
+			"use a kernel with CONFIG_BPF_LSM and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, which arm64 has since 6.4; or name another hook"},
+		{ebpf.LSM, notSupported, "this kernel calls no programs at the hook: errno 524", ""},
+		{ebpf.LSM, unix.EBUSY, "something else changes the function: device or resource busy", busy},
+		{ebpf.Tracing, unix.EBUSY, "something else changes the function: device or resource busy", busy},
+		{ebpf.LSM, unix.E2BIG, "as many programs as the kernel takes are attached already: argument list too long", "detach some (bpftool link show)"},
+	} {
+		err := explainFunction(tt.typ, fmt.Errorf("attach: %w", tt.err))
+		if err == nil || err.Error() != tt.want || !strings.HasPrefix(remedy.Of(err), tt.hint) || remedy.Of(err) == "" {
+			t.Errorf("%v of a %v: %v (%s), want %s (%s)", tt.err, tt.typ, err, remedy.Of(err), tt.want, tt.hint)
+		}
+	}
+	if err := explainFunction(ebpf.LSM, nil); err != nil {
+		t.Error(err)
 	}
 }
 
