@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -385,6 +386,24 @@ func TestExplainFunction(t *testing.T) {
 	if err := explainFunction(ebpf.LSM, nil); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestProbeDevice has files missing: no function is.
+func TestProbeDevice(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kprobe")
+	_, err := attachProbe(nil, probeDevice(dir), "do_exit", 0, true)
+	refused(t, err, "this kernel has no kprobes: open "+dir+"/type: no such file or directory", "use a kernel with CONFIG_KPROBE_EVENTS")
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Error("the reason is lost")
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "type"), []byte("6\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = attachProbe(nil, probeDevice(dir), "do_exit", 0, true)
+	refused(t, err, "kprobes of returns: open "+dir+"/format/retprobe: no such file or directory", "mount all of sysfs: the kernel has the file since 4.17")
 }
 
 func TestAttachStructOpsTaken(t *testing.T) {
