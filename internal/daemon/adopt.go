@@ -92,11 +92,11 @@ func (d *Daemon) recover() (err error) {
 // are until the commit.
 func (d *Daemon) switchBack() error {
 	programs, err := d.store.StagedPrograms()
-	if err != nil || len(programs) == 0 {
+	if err != nil {
 		return err
 	}
 	maps, err := d.store.StagedMaps()
-	if err != nil {
+	if err != nil || len(programs) == 0 && len(maps) == 0 {
 		return err
 	}
 	names, err := d.store.Entries()
