@@ -49,7 +49,7 @@ func Attach(coll *ebpf.Collection, ts []Target) (_ Links, err error) {
 			return nil, fmt.Errorf("link %q: two targets have this name", t.Link)
 		}
 		prog := coll.Programs[t.Program]
-		if prog == nil && t.Kind != kindStructOps {
+		if prog == nil && !StructOps(t.Kind) {
 			return nil, fmt.Errorf("attach %s to %s: the collection has no such program", t.Program, t)
 		}
 		l, err := attach(coll, prog, t)

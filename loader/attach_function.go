@@ -23,15 +23,27 @@ func attachFunction(prog *ebpf.Program, t Target) (l link.Link, err error) {
 	} else {
 		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: attachTypeOf(t.AttachType)})
 	}
+	return l, explainFunction(prog.Type(), err)
+}
+
+// explainFunction says what err means of a program of this type.
+func explainFunction(typ ebpf.ProgramType, err error) error {
 	switch {
 	case errors.Is(err, unix.E2BIG):
 		err = remedy.With(fmt.Errorf("as many programs as the kernel takes are attached already: %w", errnoOf(err)),
 			"detach some (bpftool link show)")
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENODEV), errors.Is(err, notSupported), errors.Is(err, link.ErrNotSupported):
+	case errors.Is(err, unix.EBUSY):
+		err = remedy.With(fmt.Errorf("something else changes the function: %w", errnoOf(err)),
+			"find out what: a live patch (/sys/kernel/livepatch) or a program (bpftool link show), and remove it")
+	case !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, notSupported) && !errors.Is(err, link.ErrNotSupported):
+	case typ == ebpf.LSM:
+		err = remedy.With(fmt.Errorf("this kernel calls no programs at the hook: %w", errnoOf(err)),
+			"use a kernel with CONFIG_BPF_LSM and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, which arm64 has since 6.4; or name another hook")
+	default:
 		err = remedy.With(fmt.Errorf("this kernel does not trace the function: %w", errnoOf(err)),
 			"name one of those in available_filter_functions of tracefs")
 	}
-	return l, explain(err)
+	return explain(err)
 }
 
 // attachReplacement puts prog in the place of a function of another program of

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,8 +13,10 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/testenv"
@@ -186,6 +189,21 @@ func TestPlanStructOps(t *testing.T) {
 	}
 }
 
+// TestPlanStructOpsUnused has a program that stands in no map.
+func TestPlanStructOpsUnused(t *testing.T) {
+	spec := openFixture(t, "attach_ops")
+	unused := spec.Programs["cc_undo"].Copy()
+	unused.Name, unused.AttachTo = "cc_unused", ""
+	spec.Programs["cc_unused"] = unused
+	_, err := NewPlan(spec, parseManifest(t, opsManifest))
+	refused(t, err, `object: program "cc_unused" in section "struct_ops" is in no struct_ops map`,
+		`name it in a variable in SEC(".struct_ops.link"), or remove it from the object`)
+	var object *ObjectError
+	if !errors.As(err, &object) {
+		t.Errorf("a %T", err)
+	}
+}
+
 func TestLSMListed(t *testing.T) {
 	if err := lsmListed("capability,landlock,bpf"); err != nil {
 		t.Error(err)
@@ -207,12 +225,12 @@ func TestMatchesPattern(t *testing.T) {
 		{"d?_exit", "do_exit", true}, {"d?_exit", "d_exit", false}, {"d?", "d", false}, {"d**", "d", true},
 		{"net/http.*", "net/http.(*Server).Serve", true}, {"(*Server).Serve", "(*Server).Serve", true},
 	} {
-		if got := matches(tt.pattern, tt.name); got != tt.want {
+		if got := isMatch(tt.pattern, tt.name); got != tt.want {
 			t.Errorf("%q, %q: %t", tt.pattern, tt.name, got)
 		}
 	}
 	// Must not take time that doubles with every *.
-	if matches(strings.Repeat("a*", 64)+"b", strings.Repeat("a", 128)) {
+	if isMatch(strings.Repeat("a*", 64)+"b", strings.Repeat("a", 128)) {
 		t.Error("matches")
 	}
 }
@@ -243,6 +261,45 @@ func TestChosen(t *testing.T) {
 	refused(t, err, "1001 functions match, more than 1000", "write narrower patterns")
 }
 
+// TestFunctionAmong has modules with functions of one name.
+func TestFunctionAmong(t *testing.T) {
+	module := func(functions ...string) *btf.Spec {
+		var types []btf.Type
+		for _, name := range functions {
+			types = append(types, &btf.Func{Name: name, Type: &btf.FuncProto{Return: &btf.Void{}}})
+		}
+		b, err := btf.NewBuilder(types, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := b.Marshal(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return spec
+	}
+	modules := []*btf.Spec{module("init", "one"), module("other"), module("init", "exit", "exit")}
+	for name, want := range map[string]error{"one": nil, "other": nil, "none": btf.ErrNotFound, "init": btf.ErrMultipleMatches, "exit": btf.ErrMultipleMatches} {
+		id, err := functionAmong(slices.Values(modules), name)
+		if !errors.Is(err, want) || (id != 0) != (want == nil) {
+			t.Errorf("%s: type %d, %v; want %v", name, id, err, want)
+		}
+	}
+}
+
+// TestNamed has what the kernel lists and does not trace.
+func TestNamed(t *testing.T) {
+	const list = "do_exit\n__ftrace_invalid_address___120\ndo_init [ext4]\ndo_init [xfs]\n__ftrace_invalid_address___64 [xfs]\n__fput\nvfs_read\n"
+	got, err := named(strings.NewReader(list), []string{"do_*", "__f*"})
+	if diff := cmp.Diff(map[string]int{"do_exit": 1, "do_init": 2, "__fput": 1}, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+}
+
 // TestSymbolOffsets compares with nm(1).
 func TestSymbolOffsets(t *testing.T) {
 	lib := libc(t)
@@ -258,9 +315,9 @@ func TestSymbolOffsets(t *testing.T) {
 			want = append(want, addrs[len(addrs)-1]+add)
 		}
 	}
-	got, err := x.offsets("pthread_cond_*")
+	got, err := x.offsets([]string{"pthread_cond_*", "pthread_cond_wait"})
+	got = slices.Compact(slices.Sorted(slices.Values(got)))
 	slices.Sort(want)
-	slices.Sort(got)
 	if want = slices.Compact(want); err != nil || len(want) < 2 || !slices.Equal(got, want) {
 		t.Errorf("%#x, %v; want %#x", got, err, want)
 	}
@@ -303,6 +360,50 @@ func TestAttachFunctionRefused(t *testing.T) {
 			refused(t, err, tt.want, tt.hint)
 		})
 	}
+}
+
+// TestExplainFunction has what no kernel of the tests answers.
+func TestExplainFunction(t *testing.T) {
+	const busy = "find out what: a live patch (/sys/kernel/livepatch) or a program (bpftool link show), and remove it"
+	for _, tt := range []struct {
+		typ        ebpf.ProgramType
+		err        error
+		want, hint string
+	}{
+		{ebpf.Tracing, unix.EINVAL, "this kernel does not trace the function: invalid argument", "name one of those in available_filter_functions of tracefs"},
+		{ebpf.LSM, unix.EINVAL, "this kernel calls no programs at the hook: invalid argument",
+			"use a kernel with CONFIG_BPF_LSM and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, which arm64 has since 6.4; or name another hook"},
+		{ebpf.LSM, notSupported, "this kernel calls no programs at the hook: errno 524", ""},
+		{ebpf.LSM, unix.EBUSY, "something else changes the function: device or resource busy", busy},
+		{ebpf.Tracing, unix.EBUSY, "something else changes the function: device or resource busy", busy},
+		{ebpf.LSM, unix.E2BIG, "as many programs as the kernel takes are attached already: argument list too long", "detach some (bpftool link show)"},
+	} {
+		err := explainFunction(tt.typ, fmt.Errorf("attach: %w", tt.err))
+		if err == nil || err.Error() != tt.want || !strings.HasPrefix(remedy.Of(err), tt.hint) || remedy.Of(err) == "" {
+			t.Errorf("%v of a %v: %v (%s), want %s (%s)", tt.err, tt.typ, err, remedy.Of(err), tt.want, tt.hint)
+		}
+	}
+	if err := explainFunction(ebpf.LSM, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestProbeDevice has files missing: no function is.
+func TestProbeDevice(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kprobe")
+	_, err := attachProbe(nil, probeDevice(dir), "do_exit", 0, true)
+	refused(t, err, "this kernel has no kprobes: open "+dir+"/type: no such file or directory", "use a kernel with CONFIG_KPROBE_EVENTS")
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Error("the reason is lost")
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "type"), []byte("6\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = attachProbe(nil, probeDevice(dir), "do_exit", 0, true)
+	refused(t, err, "kprobes of returns: open "+dir+"/format/retprobe: no such file or directory", "mount all of sysfs: the kernel has the file since 4.17")
 }
 
 func TestAttachStructOpsTaken(t *testing.T) {
@@ -388,7 +489,8 @@ func TestMatchesFunction(t *testing.T) {
 		"return probe": {"on_kretprobe", "", func(t *Target) { t.AttachType = "kprobe" }, "link N has attach type kretprobe, not kprobe"},
 		"kprobe.multi": {"on_kprobes", "", func(t *Target) { t.Functions = append(t.Functions, "do_exit") }, "link N is at 1 functions (returns false), not 2 (returns false)"},
 		"uprobe.multi": {"on_uprobes", symbols, func(t *Target) { t.Returns = true }, "link N is at 2 functions (returns false), not 2 (returns true)"},
-		"executable":   {"on_uretprobes", symbols, func(t *Target) { t.Executable = "/bin/sh" }, fmt.Sprintf("link N is at %s, not at /bin/sh", lib)},
+		"executable":   {"on_uretprobes", symbols, func(t *Target) { t.Executable = "/bin/sh" }, "link N: /bin/sh was replaced after it had been looked up"},
+		"offsets":      {"on_uprobes", symbols, func(t *Target) { t.Offsets = []uint64{0x1000, 0x2000} }, fmt.Sprintf(" of %s, not at [0x1000 0x2000]", lib)},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -407,6 +509,22 @@ func TestMatchesFunction(t *testing.T) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestMatchesSymlink attaches through a directory that is a symlink, as /lib is:
+// the kernel tells the path that it leads to.
+func TestMatchesSymlink(t *testing.T) {
+	testenv.NoLeaks(t)
+	lib, dir := libc(t), filepath.Join(t.TempDir(), "lib")
+	if err := os.Symlink(filepath.Dir(lib), dir); err != nil {
+		t.Fatal(err)
+	}
+	requireProbes(t, "on_uprobes")
+	r := pinnedKernel(t, "attach_kernel", fmt.Sprintf("[[attach]]\nprogram = \"on_uprobes\"\nexecutable = %q\nsymbols = [\"exit\", \"__cxa*\"]\n",
+		filepath.Join(dir, filepath.Base(lib))), 0)
+	if err := r.matches(t, r.targets[0]); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -442,11 +560,42 @@ func TestUpdateFunctionRefused(t *testing.T) {
 
 // TestNameAt has a table in which all names could be one long one.
 func TestNameAt(t *testing.T) {
-	table := []byte("\x00f\x00" + strings.Repeat("g", longestSymbol) + "\x00h")
-	for at, want := range map[uint32]string{0: "", 1: "f", 3: "", 4: strings.Repeat("g", longestSymbol-1), uint32(len(table) - 1): "", uint32(len(table)): ""} {
-		if got := nameAt(table, at); got != want {
+	const longest = manifest.LongestSymbol
+	table := []byte("\x00f\x00" + strings.Repeat("g", longest+1) + "\x00h")
+	for at, want := range map[uint32]string{0: "", 1: "f", 3: "", 4: strings.Repeat("g", longest), uint32(len(table) - 1): "", uint32(len(table)): ""} {
+		if got := string(nameAt(table, at)); got != want {
 			t.Errorf("at %d: %q, want %q", at, got, want)
 		}
+	}
+}
+
+// TestSymbolOffsetsHostile has a file made to take long: many symbols share one
+// long name, which patterns almost match.
+func TestSymbolOffsetsHostile(t *testing.T) {
+	const count = 10000
+	b := manySymbols(t, strings.Repeat("a", 200), count)
+	var wanted []string
+	for i := range 100 {
+		wanted = append(wanted, fmt.Sprintf("*%sb%d", strings.Repeat("a", 99), i))
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	x, err := openExecutable(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
+	_, err = x.offsets(wanted)
+	refused(t, err, file+": to compare all symbols takes more than 268435456 steps", "write fewer patterns, with fewer *; or write the names")
+	// Names and patterns that fail early are cheap, and no symbol takes memory.
+	for i := range wanted {
+		wanted[i] = fmt.Sprintf("b%d*", i)
+	}
+	allocs := testing.AllocsPerRun(1, func() { _, err = symbolOffsets(bytes.NewReader(b), int64(len(b)), append(wanted, "c", "d")) })
+	if err == nil || err.Error() != `there is no function "b0*"` || allocs > count/10 {
+		t.Errorf("%v, %v allocations", err, allocs)
 	}
 }
 

@@ -27,7 +27,12 @@ func attachTracepoint(prog *ebpf.Program, t Target) (link.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return attachPerfEvent(prog, &unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id})
+	fd, err := openPerfEvent(&unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id})
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return linkPerfEvent(prog, fd)
 }
 
 func attachUprobe(prog *ebpf.Program, t Target) (_ link.Link, err error) {
@@ -48,18 +53,22 @@ func attachUprobe(prog *ebpf.Program, t Target) (_ link.Link, err error) {
 }
 
 func attachKprobe(prog *ebpf.Program, t Target) (link.Link, error) {
-	l, err := attachProbe(prog, kprobes, t.Function, t.Offset, t.AttachType == "kretprobe")
+	return attachProbe(prog, kprobes, t.Function, t.Offset, t.AttachType == "kretprobe")
+}
+
+// explainKprobe says what the answer to opening a kprobe's event means.
+func explainKprobe(function string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		err = remedy.With(fmt.Errorf("this kernel has no function %s", t.Function),
+		return remedy.With(fmt.Errorf("this kernel has no function %s", function),
 			"name one that /proc/kallsyms has; the compiler inlines and renames functions, and a module's need the module loaded")
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		err = remedy.With(fmt.Errorf("this kernel has several functions %s", t.Function), "name a function that there is once")
+		return remedy.With(fmt.Errorf("this kernel has several functions %s", function), "name a function that there is once")
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EILSEQ):
-		err = remedy.With(fmt.Errorf("no probe can be there: %w", errnoOf(err)),
+		return remedy.With(fmt.Errorf("no probe can be there: %w", errnoOf(err)),
 			"name another function, or correct the offset: it must be that of an instruction, and code that probes rely on takes none")
 	}
-	return l, err
+	return err
 }
 
 // attachProbe puts a probe at an offset from what, a path or a function.
@@ -83,7 +92,15 @@ func attachProbe(prog *ebpf.Program, device probeDevice, what string, offset uin
 	defer pin.Unpin()
 	pin.Pin(name)
 	attr.Ext1 = uint64(uintptr(unsafe.Pointer(name)))
-	return attachPerfEvent(prog, attr)
+	fd, err := openPerfEvent(attr)
+	if err != nil && device.word() == "kprobe" {
+		err = explainKprobe(what, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return linkPerfEvent(prog, fd)
 }
 
 // checkExecutable refuses a file that is not the one that Resolve looked into.
@@ -99,23 +116,27 @@ func checkExecutable(t Target) error {
 	return nil
 }
 
-// attachPerfEvent opens a perf event for all processes and gives it prog. The
-// event counts on one CPU only, but prog hangs on what the event is about and
-// runs on all. The link keeps the event; the descriptor is not needed.
-func attachPerfEvent(prog *ebpf.Program, attr *unix.PerfEventAttr) (link.Link, error) {
+// openPerfEvent opens a perf event for all processes. It counts on one CPU only,
+// but a program hangs on what the event is about and runs on all.
+func openPerfEvent(attr *unix.PerfEventAttr) (fd int, err error) {
 	attr.Size = uint32(unsafe.Sizeof(*attr))
 	attr.Sample_type, attr.Sample, attr.Wakeup = unix.PERF_SAMPLE_RAW, 1, 1
-	fd, err := unix.PerfEventOpen(attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	fd, err = unix.PerfEventOpen(attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM):
-		return nil, remedy.With(fmt.Errorf("perf event: %w", err),
+		return 0, remedy.With(fmt.Errorf("perf event: %w", err),
 			"run hornetd as root, or with CAP_PERFMON and kernel.perf_event_paranoid at most 2")
 	case errors.Is(err, unix.EINVAL):
-		return nil, remedy.With(fmt.Errorf("perf event: %w", err), "correct the offset: it must be that of an instruction")
+		return 0, remedy.With(fmt.Errorf("perf event: %w", err), "correct the offset: it must be that of an instruction")
 	case err != nil:
-		return nil, fmt.Errorf("perf event: %w", err)
+		return 0, fmt.Errorf("perf event: %w", err)
 	}
-	defer unix.Close(fd)
+	return fd, nil
+}
+
+// linkPerfEvent gives the event prog. The link keeps the event; the descriptor
+// is not needed any more.
+func linkPerfEvent(prog *ebpf.Program, fd int) (link.Link, error) {
 	l, err := rawLink(link.RawLinkOptions{Target: fd, Program: prog, Attach: ebpf.AttachPerfEvent})
 	if errors.Is(err, unix.EACCES) {
 		err = remedy.With(fmt.Errorf("the program reads more of its context than the tracepoint has: %w", errnoOf(err)),
@@ -132,12 +153,14 @@ const (
 	uprobes probeDevice = "/sys/bus/event_source/devices/uprobe"
 )
 
+// word is what such a probe is called.
+func (d probeDevice) word() string { return filepath.Base(string(d)) }
+
 // number returns the kernel's number of the perf events that these probes are.
 func (d probeDevice) number() (uint32, error) {
 	b, err := os.ReadFile(filepath.Join(string(d), "type"))
 	if err != nil {
-		word := filepath.Base(string(d))
-		return 0, remedy.With(fmt.Errorf("this kernel has no %ss: %v", word, err), "use a kernel with CONFIG_%s_EVENTS", strings.ToUpper(word))
+		return 0, remedy.With(fmt.Errorf("this kernel has no %ss: %w", d.word(), err), "use a kernel with CONFIG_%s_EVENTS", strings.ToUpper(d.word()))
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
 	return uint32(n), err
@@ -148,7 +171,7 @@ func (d probeDevice) returnBit() (uint64, error) {
 	file := filepath.Join(string(d), "format/retprobe")
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return 0, err
+		return 0, remedy.With(fmt.Errorf("%ss of returns: %w", d.word(), err), "mount all of sysfs: the kernel has the file since 4.17")
 	}
 	bit, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "config:")
 	n, err := strconv.ParseUint(bit, 10, 6)

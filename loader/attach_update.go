@@ -20,12 +20,16 @@ func Updatable(kind string) bool {
 	return slices.Contains([]string{kindXDP, kindTCX, kindCgroup, kindNetns, kindIter, kindSockmap, kindStructOps}, kind)
 }
 
+// StructOps says whether links of this kind are of a map, which is attached as a
+// whole, and not of a program.
+func StructOps(kind string) bool { return kind == kindStructOps }
+
 // Updatable says whether an upgrade can keep the link of t and replace only its
 // program. A link that belongs to a map of the collection cannot be kept: the
 // new program would see the old collection's map. A struct_ops link has no
 // program, and its map can be replaced.
 func (t Target) Updatable() bool {
-	return t.Kind == kindStructOps || t.Map == "" && Updatable(t.Kind)
+	return StructOps(t.Kind) || t.Map == "" && Updatable(t.Kind)
 }
 
 // ErrOtherProgram is returned by Update for a link that does not run the
@@ -74,7 +78,7 @@ func UpdateMap(l link.Link, old, new *ebpf.Map) error {
 		return err
 	}
 	f, ok := l.(interface{ FD() int })
-	if !ok || s.Kind != kindStructOps {
+	if !ok || !StructOps(s.Kind) {
 		return fmt.Errorf("link %d: a link of kind %s has no map to replace", s.ID, s.Kind)
 	}
 	err = bpfsys.UpdateLinkMap(f.FD(), old.FD(), new.FD())

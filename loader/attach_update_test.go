@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/testenv"
@@ -122,7 +123,7 @@ func TestUpdate(t *testing.T) {
 			if after.ProgramID != programID(t, new) {
 				t.Errorf("runs program %d, want %d", after.ProgramID, programID(t, new))
 			}
-			if after.ProgramID = before.ProgramID; after != before {
+			if after.ProgramID = before.ProgramID; !cmp.Equal(after, before) {
 				t.Errorf("before %+v, after %+v", before, after)
 			}
 			if !tt.effect(t, r) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,7 +26,7 @@ type LinkState struct {
 
 	// Before Linux 6.6 the kernel does not tell these of a perf_event link.
 	Tracepoint string // of perf_event links without the group
-	Executable string // path as it was given when the link was made; also uprobe_multi, since 6.8
+	Executable string // path as it was given when the link was made
 	Offset     uint64 // in Executable or behind Function; the kernel tells the low 32 bits
 	Function   string // of kprobes
 
@@ -36,6 +37,7 @@ type LinkState struct {
 	// before 6.8 of a uprobe_multi link.
 	Count   uint32 // kprobe_multi, uprobe_multi: functions; 0: not told
 	Returns bool
+	Offsets []uint64 // uprobe_multi: sorted, in a file of which the kernel tells a path that need not be the one given
 
 	Family   string
 	Hook     string
@@ -98,8 +100,7 @@ func Describe(l link.Link) (LinkState, error) {
 		i := info.KprobeMulti()
 		s.Count, s.Returns = i.Count, i.Flags&multiReturn != 0
 	case kindUprobeMulti:
-		i := info.UprobeMulti()
-		s.Count, s.Returns, s.Executable = i.Count, i.Flags&multiReturn != 0, i.File
+		s.uprobeMulti(info.UprobeMulti())
 	case kindIter, kindSockmap, kindStructOps:
 		return s, s.fdinfo(l)
 	}
@@ -108,6 +109,15 @@ func Describe(l link.Link) (LinkState, error) {
 
 // multiReturn is BPF_F_KPROBE_MULTI_RETURN and BPF_F_UPROBE_MULTI_RETURN.
 const multiReturn = 1
+
+func (s *LinkState) uprobeMulti(i *link.UprobeMultiInfo) {
+	s.Count, s.Returns = i.Count, i.Flags&multiReturn != 0
+	all, _ := i.Offsets()
+	for _, o := range all {
+		s.Offsets = append(s.Offsets, o.Offset)
+	}
+	slices.Sort(s.Offsets)
+}
 
 func (s *LinkState) tracing(i *link.TracingInfo) {
 	s.TypeID = uint32(i.TargetBtfId)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -51,11 +52,11 @@ func (s LinkState) Matches(t Target) error {
 	case kindKprobeMulti:
 		return s.matchesMulti(t, len(t.Functions))
 	case kindUprobeMulti:
-		if s.Executable != "" && s.Executable != t.Executable {
-			return fmt.Errorf("link %d is at %s, not at %s", s.ID, s.Executable, t.Executable)
-		}
 		if err := s.matchesMulti(t, len(t.Offsets)); err != nil {
 			return err
+		}
+		if len(s.Offsets) > 0 && !slices.Equal(s.Offsets, t.Offsets) {
+			return fmt.Errorf("link %d is at offsets %#x of %s, not at %#x", s.ID, s.Offsets, t.Executable, t.Offsets)
 		}
 		return s.matchesExecutable(t)
 	}
@@ -63,7 +64,7 @@ func (s LinkState) Matches(t Target) error {
 }
 
 // matchesMulti compares how many functions there are. Which they are the kernel
-// tells by address, and addresses not to everybody.
+// tells of its own by address, and addresses not to everybody.
 func (s LinkState) matchesMulti(t Target, count int) error {
 	if s.Count != 0 && (int(s.Count) != count || s.Returns != t.Returns) {
 		return fmt.Errorf("link %d is at %d functions (returns %t), not %d (returns %t)", s.ID, s.Count, s.Returns, count, t.Returns)

@@ -66,6 +66,9 @@ func NewPlan(spec *ebpf.CollectionSpec, m manifest.Manifest) (*Plan, error) {
 			return nil, err
 		}
 	}
+	if err := p.checkStructOps(); err != nil {
+		return nil, err
+	}
 	for _, name := range p.order {
 		if p.spec.Maps[name].Type == ebpf.StructOpsMap {
 			continue // the library writes it

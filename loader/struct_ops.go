@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -86,6 +87,24 @@ func (p *Plan) programsOf(name string) (programs []string) {
 	}
 	slices.Sort(programs)
 	return programs
+}
+
+// checkStructOps refuses programs that no struct_ops map has: alone they cannot be
+// loaded, and would be missing without a word.
+func (p *Plan) checkStructOps() error {
+	used := map[string]bool{}
+	for _, name := range p.structOps() {
+		for _, program := range p.programsOf(name) {
+			used[program] = true
+		}
+	}
+	for _, program := range slices.Sorted(maps.Keys(p.spec.Programs)) {
+		if spec := p.spec.Programs[program]; spec.Type == ebpf.StructOps && !used[program] {
+			return remedy.With(&ObjectError{fmt.Errorf("program %q in section %q is in no struct_ops map", program, spec.SectionName)},
+				"name it in a variable in SEC(%q), or remove it from the object", structOpsSection)
+		}
+	}
+	return nil
 }
 
 // explainStructOps finds out which of the programs the kernel refuses, and why;

@@ -5,7 +5,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -75,16 +77,33 @@ func functionID(types *btf.Cache, name string) (btf.TypeID, error) {
 	if e != nil {
 		return 0, err
 	}
-	for _, module := range modules {
-		spec, e := types.Module(module)
-		if e != nil {
-			continue // gone meanwhile, or without types
+	return functionAmong(func(yield func(*btf.Spec) bool) {
+		for _, module := range modules {
+			// Without an error it is neither gone meanwhile nor without types.
+			if spec, err := types.Module(module); err == nil && !yield(spec) {
+				return
+			}
 		}
-		if id, e := functionIn(spec, name); !errors.Is(e, btf.ErrNotFound) {
-			return id, e
+	}, name)
+}
+
+// functionAmong looks a function up in the type information of modules. Of those
+// of several the library would take that of the module that was loaded first.
+func functionAmong(modules iter.Seq[*btf.Spec], name string) (btf.TypeID, error) {
+	found, err := btf.TypeID(0), btf.ErrNotFound
+	for spec := range modules {
+		id, e := functionIn(spec, name)
+		switch {
+		case errors.Is(e, btf.ErrNotFound):
+		case e != nil:
+			return 0, e
+		case err == nil:
+			return 0, btf.ErrMultipleMatches
+		default:
+			found, err = id, nil
 		}
 	}
-	return 0, err
+	return found, err
 }
 
 func functionIn(spec *btf.Spec, name string) (btf.TypeID, error) {
@@ -203,20 +222,32 @@ func traceable(patterns []string) ([]string, error) {
 		return nil, remedy.With(err, "run hornetd as root, and on a kernel that is not locked down for confidentiality")
 	}
 	defer f.Close()
-	times := map[string]int{} // how many functions have a name
-	for lines := bufio.NewScanner(f); ; {
-		if !lines.Scan() {
-			if err := lines.Err(); err != nil {
-				return nil, fmt.Errorf("%s: %w", f.Name(), err)
-			}
-			break
+	times, err := named(f, patterns)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return chosen(patterns, times)
+}
+
+// noFunction begins the names that the kernel lists for places to trace that are in
+// no function: weak ones that another definition has replaced.
+const noFunction = "__ftrace_invalid_address___"
+
+// named returns how many functions have a name that patterns match, of a list of
+// lines such as "name [module]".
+func named(list io.Reader, patterns []string) (map[string]int, error) {
+	times := map[string]int{}
+	lines := bufio.NewScanner(list)
+	for lines.Scan() {
+		name, _, _ := strings.Cut(lines.Text(), " ")
+		if strings.HasPrefix(name, noFunction) {
+			continue
 		}
-		name, _, _ := strings.Cut(lines.Text(), " ") // "name [module]"
-		if slices.ContainsFunc(patterns, func(p string) bool { return matches(p, name) }) {
+		if slices.ContainsFunc(patterns, func(p string) bool { return isMatch(p, name) }) {
 			times[name]++
 		}
 	}
-	return chosen(patterns, times)
+	return times, lines.Err()
 }
 
 // chosen returns the names that patterns match and one function has. The kernel
@@ -227,7 +258,7 @@ func chosen(patterns []string, times map[string]int) ([]string, error) {
 	for _, p := range patterns {
 		found := false
 		for name, n := range times {
-			if !matches(p, name) {
+			if !isMatch(p, name) {
 				continue
 			}
 			if n > 1 && !isPattern(p) {
@@ -280,12 +311,8 @@ func (r request) uprobes(t Target) (Target, error) {
 	}
 	defer x.close()
 	t.Executable, t.Inode, t.Symbol, t.Returns = path, x.inode, strings.Join(patterns, ","), r.hook.returns
-	for _, p := range patterns {
-		offsets, err := x.offsets(p)
-		if err != nil {
-			return t, r.fail("symbols", err)
-		}
-		t.Offsets = append(t.Offsets, offsets...)
+	if t.Offsets, err = x.offsets(patterns); err != nil {
+		return t, r.fail("symbols", err)
 	}
 	t.Offsets, err = bounded(t.Offsets)
 	return t, r.fail("symbols", err)
@@ -319,11 +346,13 @@ func mapNames(spec *ebpf.CollectionSpec) (names []string) {
 func isPattern(p string) bool { return strings.ContainsAny(p, "*?") }
 
 // matches says whether name is what pattern says: * stands for any letters, ?
-// for one. Unlike in paths, * stands for / too: Go's symbols have it.
-func matches(pattern, name string) bool {
+// for one. Unlike in paths, * stands for / too: Go's symbols have it. It also
+// returns how many letters it compared, at most the product of the lengths.
+func matches[S string | []byte](pattern string, name S) (ok bool, steps int) {
 	star, mark := -1, 0 // the last *, and where in name what it stands for ends
 	p := 0
 	for n := 0; n < len(name); {
+		steps++
 		switch {
 		case p < len(pattern) && pattern[p] == '*':
 			star, mark = p, n
@@ -334,8 +363,14 @@ func matches(pattern, name string) bool {
 			mark++
 			p, n = star+1, mark
 		default:
-			return false
+			return false, steps
 		}
 	}
-	return strings.Trim(pattern[p:], "*") == ""
+	return strings.Trim(pattern[p:], "*") == "", steps
+}
+
+// isMatch is matches where it does not matter how long it takes.
+func isMatch(pattern, name string) bool {
+	ok, _ := matches(pattern, name)
+	return ok
 }

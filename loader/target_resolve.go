@@ -92,7 +92,7 @@ func (r request) at(key string) string {
 }
 
 func (r request) resolve() ([]Target, error) {
-	if r.Program == "" {
+	if r.Attach.StructOps() {
 		return r.structOps()
 	}
 	r.prog = r.spec.Programs[r.Program]
@@ -142,7 +142,7 @@ func (r request) checkKeys() error {
 		"map":        r.Map != "",
 	}
 	thing, what := "the program", fmt.Sprintf("program %q, which is in section %q", r.Program, r.prog.SectionName)
-	if r.Program == "" {
+	if r.Attach.StructOps() {
 		thing, what = "a struct_ops map", fmt.Sprintf("map %q", r.Map)
 	}
 	takes := slices.Concat(r.hook.needs, r.hook.takes)

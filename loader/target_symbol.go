@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
 )
 
 // executable is an ELF file that a uprobe attaches to.
@@ -72,6 +73,11 @@ func symbolOffset(r io.ReaderAt, size int64, symbol string, more uint64) (uint64
 	if err != nil {
 		return 0, err
 	}
+	return codeOffset(f, sym, symbol, more)
+}
+
+// codeOffset returns where in the file the byte `more` behind a function is.
+func codeOffset(f *elf.File, sym elf.Sym64, symbol string, more uint64) (uint64, error) {
 	switch elf.ST_TYPE(sym.Info) {
 	case elf.STT_FUNC:
 	case elf.STT_GNU_IFUNC:
@@ -99,20 +105,17 @@ func placeOf(f *elf.File, sym elf.Sym64) (uint64, bool) {
 	return 0, false
 }
 
-// offsets returns where in the file the functions are that a name or a pattern
-// means, at least one. A pattern passes over what only looks like one.
-func (x executable) offsets(pattern string) ([]uint64, error) {
-	if !isPattern(pattern) {
-		n, err := x.offset(pattern, 0)
-		return []uint64{n}, err
-	}
+// offsets returns where in the file the functions are that names and patterns
+// mean, at least one for each; if there are too many, not all. A pattern passes
+// over what only looks like one.
+func (x executable) offsets(wanted []string) ([]uint64, error) {
 	info, err := x.file.Stat()
 	if err != nil {
 		return nil, err
 	}
-	list, err := symbolOffsets(x.file, info.Size(), pattern)
-	if err == nil && len(list) == 0 {
-		err = fmt.Errorf("there is no function %q", pattern)
+	list, err := symbolOffsets(x.file, info.Size(), wanted)
+	if errors.Is(err, errTooLong) {
+		return nil, remedy.With(fmt.Errorf("%s: %w", x.path, err), "write fewer patterns, with fewer *; or write the names")
 	}
 	if err != nil {
 		return nil, x.symbolError(err)
@@ -126,24 +129,110 @@ func (x executable) symbolError(err error) error {
 		"name a function that `nm %s` or `nm -D %s` shows; or give its offset in the file and no symbol", x.path, x.path)
 }
 
-// symbolOffsets is symbolOffset for a pattern. It stops where there are too many.
-func symbolOffsets(r io.ReaderAt, size int64, pattern string) (list []uint64, err error) {
+// mostSteps bounds the comparisons of bytes that patterns make in one file: about
+// a second. An ordinary one takes a thousandth of it.
+const mostSteps = 1 << 28
+
+var errTooLong = fmt.Errorf("to compare all symbols takes more than %d steps", mostSteps)
+
+// symbolOffsets is symbolOffset for names and patterns, all in one walk: the file
+// may have millions of symbols. It stops where there are too many functions.
+func symbolOffsets(r io.ReaderAt, size int64, wanted []string) (list []uint64, err error) {
 	f, err := openELF(r)
 	if err != nil {
 		return nil, err
 	}
-	seen := map[uint64]bool{}
-	err = eachSymbol(f, r, size, func(sym elf.Sym64, names []byte, hidden bool) bool {
-		if hidden || elf.ST_TYPE(sym.Info) != elf.STT_FUNC || !matches(pattern, nameAt(names, sym.Name)) {
+	names, hits := map[string]*versions{}, make([]int, len(wanted))
+	for _, w := range wanted {
+		if !isPattern(w) {
+			names[w] = &versions{}
+		}
+	}
+	seen, steps := map[uint64]bool{}, 0
+	err = eachSymbol(f, r, size, func(sym elf.Sym64, table []byte, hidden bool) bool {
+		name := nameAt(table, sym.Name)
+		if v := names[string(name)]; v != nil {
+			v.add(sym, hidden)
+		}
+		if len(names) == len(wanted) || hidden || elf.ST_TYPE(sym.Info) != elf.STT_FUNC {
 			return true
 		}
-		if at, ok := placeOf(f, sym); ok && !seen[at] {
-			seen[at] = true
-			list = append(list, at)
+		for i, w := range wanted {
+			if !isPattern(w) {
+				continue
+			}
+			ok, n := matches(w, name)
+			if steps += n; steps > mostSteps {
+				return false
+			}
+			if !ok {
+				continue
+			}
+			if at, ok := placeOf(f, sym); ok {
+				hits[i]++
+				if !seen[at] {
+					seen[at] = true
+					list = append(list, at)
+				}
+			}
 		}
 		return len(list) <= mostFunctions
 	})
-	return list, err
+	switch {
+	case err != nil:
+		return nil, err
+	case steps > mostSteps:
+		return nil, errTooLong
+	case len(list) > mostFunctions:
+		return list, nil
+	}
+	for i, w := range wanted {
+		v := names[w]
+		if v == nil {
+			if hits[i] == 0 {
+				return nil, fmt.Errorf("there is no function %q", w)
+			}
+			continue
+		}
+		sym, err := v.best(w)
+		if err != nil {
+			return nil, err
+		}
+		at, err := codeOffset(f, sym, w, 0)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, at)
+	}
+	return list, nil
+}
+
+// versions are what a name is of in a file.
+type versions struct {
+	found, old *elf.Sym64 // the first default one, one for old programs; nil: none
+}
+
+func (v *versions) add(sym elf.Sym64, hidden bool) {
+	if v.found != nil {
+		return
+	}
+	s := sym // only here it needs memory, not for every symbol
+	if hidden {
+		v.old = &s
+	} else {
+		v.found = &s
+	}
+}
+
+// best returns the symbol that the linker would take.
+func (v *versions) best(name string) (elf.Sym64, error) {
+	switch {
+	case v.found != nil:
+		return *v.found, nil
+	case v.old != nil:
+		return *v.old, nil
+	}
+	return elf.Sym64{}, fmt.Errorf("there is no function %q", name)
 }
 
 // openELF reads the headers of a program or library.
@@ -161,26 +250,17 @@ func openELF(r io.ReaderAt) (*elf.File, error) {
 // findSymbol looks a symbol up in both symbol tables. Of several versions of a
 // dynamic symbol it takes the default one.
 func findSymbol(f *elf.File, r io.ReaderAt, size int64, name string) (elf.Sym64, error) {
-	var found, old *elf.Sym64
+	var v versions
 	err := eachSymbol(f, r, size, func(sym elf.Sym64, names []byte, hidden bool) bool {
-		switch {
-		case !isName(names, sym.Name, name):
-		case hidden:
-			old = &sym
-		default:
-			found = &sym
+		if isName(names, sym.Name, name) {
+			v.add(sym, hidden)
 		}
-		return found == nil
+		return v.found == nil
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return elf.Sym64{}, err
-	case found != nil:
-		return *found, nil
-	case old != nil:
-		return *old, nil
 	}
-	return elf.Sym64{}, fmt.Errorf("there is no function %q", name)
+	return v.best(name)
 }
 
 // eachSymbol calls fn with every symbol that is defined in the file, its table's
@@ -269,20 +349,17 @@ func isName(table []byte, at uint32, name string) bool {
 	return bytes.HasPrefix(rest, []byte(name)) && rest[len(name)] == 0
 }
 
-// longestSymbol bounds the names that a pattern is compared with: the names of
-// all symbols may be one and the same, as long as the file.
-const longestSymbol = 1 << 10
-
-// nameAt returns the NUL-terminated string at an offset of table, "" where there
-// is none or a longer one.
-func nameAt(table []byte, at uint32) string {
+// nameAt returns the NUL-terminated string at an offset of table; none where there
+// is none or one longer than manifests have: the names of all symbols may be one
+// and the same, as long as the file.
+func nameAt(table []byte, at uint32) []byte {
 	if uint64(at) >= uint64(len(table)) {
-		return ""
+		return nil
 	}
 	rest := table[at:]
-	name, _, ok := bytes.Cut(rest[:min(len(rest), longestSymbol)], []byte{0})
+	name, _, ok := bytes.Cut(rest[:min(len(rest), manifest.LongestSymbol+1)], []byte{0})
 	if !ok {
-		return ""
+		return nil
 	}
-	return string(name)
+	return name
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -595,6 +596,18 @@ func smallELF(t testing.TB) []byte {
 	return b.Bytes()
 }
 
+// manySymbols is smallELF with count functions of one name.
+func manySymbols(t testing.TB, name string, count int) []byte {
+	t.Helper()
+	b := smallELF(t)
+	symbol := bytes.Clone(b[336:360])
+	const table, names = 184, 248 // section headers, in which the size is at 32 and the offset at 24
+	binary.LittleEndian.PutUint64(b[table+32:], uint64(24*count))
+	binary.LittleEndian.PutUint64(b[names+24:], uint64(312+24*count))
+	binary.LittleEndian.PutUint64(b[names+32:], uint64(len(name)+2))
+	return slices.Concat(b[:312], bytes.Repeat(symbol, count), []byte("\x00"+name+"\x00"))
+}
+
 func TestSymbolOffset(t *testing.T) {
 	b := smallELF(t)
 	patch := func(at int, v byte) []byte {
@@ -640,7 +653,7 @@ func FuzzSymbolOffset(f *testing.F) {
 	f.Add(smallELF(f), "?*", uint64(0))
 	f.Fuzz(func(t *testing.T, b []byte, symbol string, more uint64) {
 		symbolOffset(bytes.NewReader(b), int64(len(b)), symbol, more)
-		symbolOffsets(bytes.NewReader(b), int64(len(b)), symbol)
+		symbolOffsets(bytes.NewReader(b), int64(len(b)), []string{symbol})
 	})
 }
 

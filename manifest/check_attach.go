@@ -16,10 +16,12 @@ var (
 	functions  = regexp.MustCompile(`^[A-Za-z0-9_.$*?]{1,128}$`)
 )
 
-const (
-	mostPatterns  = 256 // of functions or symbols
-	longestSymbol = 256 // bytes; C++ and Go make long ones, for which there is *
-)
+const mostPatterns = 256 // of functions or symbols
+
+// LongestSymbol is how many bytes the symbols of an [[attach]] and what they are
+// compared with may be long. C++ makes longer ones, for which there is uprobe
+// with an offset.
+const LongestSymbol = 1 << 10
 
 func (c checker) attachAll(raw []rawAttach) []Attach {
 	var list []Attach
@@ -67,7 +69,7 @@ func (c checker) attach(key string, a Attach) {
 		c.identifier(key+".replaces", a.Replaces)
 	}
 	c.patterns(key+".functions", a.Functions, functions.MatchString)
-	c.patterns(key+".symbols", a.Symbols, func(s string) bool { return len(s) <= longestSymbol && !strings.ContainsFunc(s, notPrintable) })
+	c.patterns(key+".symbols", a.Symbols, func(s string) bool { return len(s) <= LongestSymbol && !strings.ContainsFunc(s, notPrintable) })
 	if a.Map != "" && !mapName.MatchString(a.Map) {
 		c.Add(key+".map", "write the map's name as it stands in the C source", "%.80q is not the name of a map", a.Map)
 	}

@@ -101,6 +101,10 @@ type Attach struct {
 	Map        string   // iter/bpf_map_elem: the map to walk; a struct_ops map
 }
 
+// StructOps says whether a is of a map, which is attached as a whole, and not of a
+// program.
+func (a Attach) StructOps() bool { return a.Program == "" }
+
 // Allow lets a user or a group do what May lists. Exactly one of User and
 // Group is set: a name or a decimal id.
 type Allow struct {

@@ -301,7 +301,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[[attach]]\nprogram = 'x'\nfunctions = ['a',\n'a/b']", `5: attach[0].functions[1]: "a/b" is not the name of a function or a pattern`, "* stands for"},
 		{"[[attach]]\nprogram = 'x'\nfunctions = ['a*',\n'a*']", `5: attach[0].functions[1]: "a*" stands there twice`, "remove one"},
 		{`[[attach]]` + "\nprogram = 'x'\n" + `symbols = ["a\u001b"]`, `4: attach[0].symbols[0]: "a\x1b" is not the name`, ""},
-		{"[[attach]]\nprogram = 'x'\nsymbols = ['" + strings.Repeat("f", 257) + "']", "4: attach[0].symbols[0]: \"ffff", ""},
+		{"[[attach]]\nprogram = 'x'\nsymbols = ['" + strings.Repeat("f", 1025) + "']", "4: attach[0].symbols[0]: \"ffff", ""},
 		{"[[attach]]\nprogram = 'x'\nsymbols = ['']", "4: attach[0].symbols[0]: is empty", ""},
 		{"[[attach]]\nprogram = 'x'\nreplaces = 'other/x'", `4: attach[0].replaces: "other/x" is not a name in C`, ""},
 
@@ -373,6 +373,7 @@ func TestParseTakesTheLargest(t *testing.T) {
 		"version = 9223372036854775807",
 		"[[attach]]\nprogram = '" + strings.Repeat("x", 128) + "'\ninterface = 'fifteenletters0'",
 		"[[attach]]\nprogram = 'x'\npriority = -2147483648\noffset = 9223372036854775807",
+		"[[attach]]\nprogram = 'x'\nsymbols = ['" + strings.Repeat("x", 1024) + "']",
 		"[[allow]]\nuser = '" + strings.Repeat("x", 256) + "'\nmay = ['status']",
 		"[[allow]]\nuser = '4294967294'\nmay = [" + repeat("'read:m%d',", 256) + "]",
 		"[limits]\nmemory = '16777215TiB'\nmaps = 65535\nprograms = 65535",

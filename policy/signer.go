@@ -20,7 +20,7 @@ const AnySigner = "*"
 // patterns as path.Match has them; nil bounds nothing, an empty one allows
 // nothing. Limits that are 0 are those of the policy.
 type SignerRule struct {
-	Attach    []string // sections of programs in the object, as in loader/README.md: "xdp", "cgroup/*"
+	Attach    []string // sections of programs in the object, as in loader/README.md: "xdp", "cgroup/*"; and what a manifest makes of them: "lsm/" and its function
 	Programs  []string // names of programs in the object
 	Variables []string // names of variables that the manifest sets
 	Limits    Limits
@@ -58,11 +58,17 @@ func (p Policy) Permit(signer string, m manifest.Manifest, spec *ebpf.Collection
 	}
 	for _, program := range slices.Sorted(maps.Keys(spec.Programs)) {
 		section := spec.Programs[program].SectionName
-		if !covers(rule.Attach, section) {
+		if !coversSection(rule.Attach, section) {
 			return outside(m, signer, name, "attach", fmt.Sprintf("program %q of section %q", program, section), section)
 		}
 		if !covers(rule.Programs, program) {
 			return outside(m, signer, name, "programs", fmt.Sprintf("program %q", program), program)
+		}
+	}
+	for _, a := range m.Attach {
+		section, key := elsewhere(a, spec, rule.Attach)
+		if section != "" {
+			return outside(m, signer, name, "attach", fmt.Sprintf("program %q at %q, as its key %s says", a.Program, section, key), section)
 		}
 	}
 	for _, variable := range slices.Sorted(maps.Keys(m.Variables)) {
@@ -71,6 +77,41 @@ func (p Policy) Permit(signer string, m manifest.Manifest, spec *ebpf.Collection
 		}
 	}
 	return rule.fits(signer, name, m, spec)
+}
+
+// elsewhere returns the section that a key of a makes of its program's, which
+// the key overrides, and the key, where the patterns do not allow it; else "".
+func elsewhere(a manifest.Attach, spec *ebpf.CollectionSpec, patterns []string) (section, key string) {
+	program := spec.Programs[a.Program]
+	if program == nil {
+		return "", "" // a map, or wrong, of which the loader tells
+	}
+	kind, _, _ := strings.Cut(program.SectionName, "/")
+	for _, k := range []struct {
+		key    string
+		values []string
+	}{{"function", []string{a.Function}}, {"functions", a.Functions}, {"tracepoint", []string{a.Tracepoint}}} {
+		for _, value := range k.values {
+			if section := kind + "/" + value; value != "" && !coversSection(patterns, section) {
+				return section, k.key
+			}
+		}
+	}
+	return "", ""
+}
+
+// coversSection is covers for a section that may be a pattern itself, of
+// functions. It must stand there as it is, or below a beginning that ends in *:
+// ? matches a *, which then stands for more.
+func coversSection(patterns []string, section string) bool {
+	if patterns == nil || !strings.ContainsAny(section, "*?") {
+		return covers(patterns, section)
+	}
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		start, open := strings.CutSuffix(p, "*")
+		rest, below := strings.CutPrefix(section, start)
+		return p == section || open && below && !strings.ContainsAny(start, `*?[\`) && !strings.Contains(rest, "/")
+	})
 }
 
 // covers tells whether one of the patterns matches all of s. A pattern that is

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -82,5 +83,46 @@ func TestPermit(t *testing.T) {
 	err := New(Limits{}, nil).WithSigners(map[string]SignerRule{"a.b": {Attach: none}}).Permit("a.b", m, spec)
 	if err == nil || !strings.Contains(err.Error(), `[signers."a.b"]`) {
 		t.Error(err)
+	}
+}
+
+// TestPermitFunction has manifests that send programs elsewhere than their sections.
+func TestPermitFunction(t *testing.T) {
+	spec := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{
+		"opened": {SectionName: "lsm/file_open"}, "many": {SectionName: "kprobe.multi/do_*"}, "any": {SectionName: "tracepoint"}}}
+	rule := []string{"lsm/file_open", "kprobe.multi/do_*", "kprobe.multi/vfs_?", "kprobe.multi/[a-c]*", "tracepoint", "tracepoint/sched/*"}
+	for _, test := range []struct {
+		attach manifest.Attach
+		at     string // "" where it may
+		key    string
+	}{
+		{manifest.Attach{Program: "opened"}, "", ""},
+		{manifest.Attach{Program: "opened", Function: "file_open"}, "", ""},
+		{manifest.Attach{Program: "opened", Function: "bprm_check_security"}, "lsm/bprm_check_security", "function"},
+		{manifest.Attach{Program: "many", Functions: []string{"do_exit", "do_*", "do_f?rk", "vfs_x", "vfs_?", "bio"}}, "", ""},
+		{manifest.Attach{Program: "many", Functions: []string{"do_exit", "tcp_*"}}, "kprobe.multi/tcp_*", "functions"},
+		{manifest.Attach{Program: "many", Functions: []string{"vfs_*"}}, "kprobe.multi/vfs_*", "functions"},
+		{manifest.Attach{Program: "many", Functions: []string{"b*"}}, "kprobe.multi/b*", "functions"},
+		{manifest.Attach{Program: "any", Tracepoint: "sched/sched_switch"}, "", ""},
+		{manifest.Attach{Program: "any", Tracepoint: "syscalls/sys_enter_bpf"}, "tracepoint/syscalls/sys_enter_bpf", "tracepoint"},
+	} {
+		m := manifest.Manifest{Name: "m", Attach: []manifest.Attach{test.attach}}
+		permit := func(attach []string) error {
+			return New(Limits{}, nil).WithSigners(map[string]SignerRule{"dev": {Attach: attach}}).Permit("dev", m, spec)
+		}
+		if err := permit(nil); err != nil {
+			t.Errorf("%+v: without a bound: %v", test.attach, err)
+		}
+		err := permit(rule)
+		if test.at == "" {
+			if err != nil {
+				t.Errorf("%+v: %v", test.attach, err)
+			}
+			continue
+		}
+		want := fmt.Sprintf(`signer "dev" may not have program %q at %q, as its key %s says, says attach in [signers.dev]: permission denied`, test.attach.Program, test.at, test.key)
+		if !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), want) || !strings.HasPrefix(remedy.Of(err), fmt.Sprintf("add %q to it in hornetd.toml", test.at)) {
+			t.Errorf("%v (%s), want %s", err, remedy.Of(err), want)
+		}
 	}
 }

@@ -92,11 +92,11 @@ func (d *Daemon) recover() (err error) {
 // are until the commit.
 func (d *Daemon) switchBack() error {
 	programs, err := d.store.StagedPrograms()
-	if err != nil || len(programs) == 0 {
+	if err != nil {
 		return err
 	}
 	maps, err := d.store.StagedMaps()
-	if err != nil {
+	if err != nil || len(programs) == 0 && len(maps) == 0 {
 		return err
 	}
 	names, err := d.store.Entries()
@@ -128,7 +128,7 @@ func switchLinkBack(entry *pinning.Entry, r pinning.RecordLink, programs map[ebp
 	}
 	defer l.Close()
 	state, err := loader.Describe(l)
-	if err == nil && r.Program == "" && maps[state.MapID] {
+	if err == nil && loader.StructOps(state.Kind) && maps[state.MapID] {
 		return switchMapBack(entry, r, l, state.MapID)
 	}
 	if err != nil || uint32(state.ProgramID) == r.ProgramID || !programs[state.ProgramID] {
@@ -307,7 +307,7 @@ func (s *seen) addLink(e *pinning.Entry, r pinning.RecordLink) {
 		s.differ("link %s: target: %v", r.Name, err)
 		return
 	}
-	if i := slices.IndexFunc(e.Record.Maps, func(m pinning.RecordMap) bool { return m.Name == t.Map }); i >= 0 && t.Program == "" && e.Record.Maps[i].ID != uint32(state.MapID) {
+	if i := slices.IndexFunc(e.Record.Maps, func(m pinning.RecordMap) bool { return m.Name == t.Map }); i >= 0 && loader.StructOps(t.Kind) && e.Record.Maps[i].ID != uint32(state.MapID) {
 		s.differ("link %q: of map %d; recorded map %d", r.Name, state.MapID, e.Record.Maps[i].ID)
 	}
 	if err := state.Matches(t); err != nil {

@@ -32,7 +32,7 @@ type switchover struct {
 
 // exchange prepares the switch-over of l, which is at t and was was in entry.
 func exchange(entry *pinning.Entry, coll *ebpf.Collection, l link.Link, was pinning.RecordLink, t loader.Target) (switchover, error) {
-	if t.Program == "" {
+	if loader.StructOps(t.Kind) {
 		old, err := entry.Map(t.Map)
 		if err != nil {
 			return switchover{}, fmt.Errorf("map %s: %w", t.Map, err)

@@ -275,6 +275,16 @@ func TestStructOpsEndToEnd(t *testing.T) {
 	if third := mapOf(t, id); third == second {
 		t.Fatalf("killed before the link had map %d", third)
 	}
+	// As a sweep leaves it that was killed in turn: the map is still staged.
+	staged, err := filepath.Glob(filepath.Join(h.BPFFS, "stage-*", "programs", "*"))
+	if err != nil || len(staged) != 5 {
+		t.Fatalf("staged: %q, %v", staged, err)
+	}
+	for _, pin := range staged {
+		if err := os.Remove(pin); err != nil {
+			t.Fatal(err)
+		}
+	}
 	h.Manifest("steady", "version = 2\n"+manifest)
 	h.Start()
 	if got := mapOf(t, id); got != second {
