@@ -70,6 +70,7 @@ type Bundle struct {
 	SignedManifest    bool   // nothing but a signed manifest will do
 
 	appended bool // Signature was at the end of Object
+	inStore  bool // keys that a CA of the store issued certificates to do not count
 }
 
 // manifest is the bundle in which the manifest itself is what is signed.
@@ -212,8 +213,11 @@ func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string, now time.
 	}
 	named := slices.DeleteFunc(slices.Clone(t.entries), func(e entry) bool { return !e.named(m) })
 	if len(named) == 0 {
-		var err error
-		if named, err = t.issued(m, now); err != nil {
+		err := errors.New("only a key that is in the store itself may sign this")
+		if !b.inStore {
+			named, err = t.issued(m, now)
+		}
+		if err != nil {
 			return nil, t.unknownKey(b, m, err)
 		}
 	}
