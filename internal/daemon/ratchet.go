@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -59,7 +60,9 @@ func recordedClaim(r pinning.Record) signing.Claim {
 // openRatchet reads the ratchet. One that is damaged is set aside, and one that
 // is gone begins anew: an attacker who can damage it can delete it, and a host
 // whose disk lost a block must not come up without its firewall. What runs is
-// still known from its records (adoptRatchet). lost says what happened.
+// still known from its records (adoptRatchet). One that could not be read is left
+// where it is, for a start that can, and nothing is written in its place until
+// then. lost says what happened.
 func (d *Daemon) openRatchet() (lost error, err error) {
 	path := filepath.Join(d.cfg.Paths.State, ratchetFile)
 	d.ratchet, err = readRatchet(path)
@@ -72,6 +75,9 @@ func (d *Daemon) openRatchet() (lost error, err error) {
 		}
 		return remedy.With(fmt.Errorf("%s is gone: versions that were loaded before, and do not run now, are forgotten", path),
 			"restore it from a backup while hornetd is stopped, or see with hornetctl list that what runs is of the right version"), nil
+	case errors.As(err, new(syscall.Errno)): // says nothing of what is in it
+		return remedy.With(fmt.Errorf("%w: %w; what it says of versions does not hold, and nothing new loads but at a start", errUnread, err),
+			"mend what keeps it from being read, or move %s away if it is lost, and restart hornetd", path), nil
 	}
 	aside := fmt.Sprintf("%s.damaged-%d", path, time.Now().UnixNano())
 	if moved := errors.Join(os.Rename(path, aside), syncDir(d.cfg.Paths.State)); moved != nil {
@@ -80,6 +86,9 @@ func (d *Daemon) openRatchet() (lost error, err error) {
 	return remedy.With(fmt.Errorf("%w: it was set aside as %s; versions that were loaded before, and do not run now, are forgotten", err, aside),
 		"restore it from a backup while hornetd is stopped, or see with hornetctl list that what runs is of the right version"), nil
 }
+
+// errUnread is that the ratchet's file is there and could not be read.
+var errUnread = errors.New("ratchet: not read")
 
 // readRatchet reads the file; one that is not there is fs.ErrNotExist.
 func readRatchet(path string) (signing.Ratchet, error) {
@@ -108,7 +117,11 @@ func (d *Daemon) adoptRatchet(lost error) {
 		changed = true
 	}
 	if changed {
-		d.tellState(d.setRatchet(next))
+		err := d.setRatchet(next)
+		d.ratchet = next // whatever the disk says: it is what runs
+		if !errors.Is(err, errUnread) {
+			d.tellState(err)
+		}
 	}
 	if lost != nil {
 		d.tellState(lost)
@@ -149,6 +162,9 @@ func (d *Daemon) setRatchet(next signing.Ratchet) error {
 // full disk stops it, and puts it there behind, so that a load that failed
 // leaves no trace. A crash in between is adoptRatchet's.
 func (d *Daemon) prepareRatchet(next signing.Ratchet) (commit func() error, err error) {
+	if errors.Is(d.lost, errUnread) {
+		return nil, remedy.With(api.Errorf(api.KindUnavailable, "%w", d.lost), "%s", remedy.Of(d.lost))
+	}
 	b, err := next.Encode()
 	if err != nil {
 		return nil, err
