@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -145,7 +146,9 @@ func (d *Daemon) tellState(err error) {
 	p.Kind = api.KindUnavailable
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.state = append(d.state, p)
+	if !slices.Contains(d.state, p) {
+		d.state = append(d.state, p)
+	}
 }
 
 // setRatchet makes next durable and what holds.
@@ -183,13 +186,25 @@ func (d *Daemon) prepareRatchet(next signing.Ratchet) (commit func() error, err 
 }
 
 // advance prepares the ratchet for a load: a function that does nothing where
-// it stays as it is.
-func (d *Daemon) advance(c signing.Claim) (commit func() error, err error) {
+// it stays as it is. At a start it is held in memory where it cannot be written: a
+// full disk must not cost a host its firewall, and the record of what runs makes
+// up for it at the next one.
+func (d *Daemon) advance(c signing.Claim) (func() error, error) {
 	next, changed := d.ratchet.Advance(c)
 	if !changed {
 		return func() error { return nil }, nil
 	}
-	return d.prepareRatchet(next)
+	commit, unwritten := d.prepareRatchet(next)
+	if unwritten == nil || !d.booting {
+		return commit, unwritten
+	}
+	return func() error {
+		d.ratchet = next
+		if errors.Is(unwritten, errUnread) {
+			return nil // told already
+		}
+		return unwritten
+	}, nil
 }
 
 func writeSynced(path string, b []byte) error {

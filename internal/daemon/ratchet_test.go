@@ -88,3 +88,33 @@ func TestUnreadRatchetStays(t *testing.T) {
 		t.Errorf("the next start knows of version %d", v)
 	}
 }
+
+// At a start a version that cannot be written down loads, and counts; then none
+// does.
+func TestRatchetIsHeldAtAStart(t *testing.T) {
+	d, path := remembering(t)
+	if err := os.Mkdir(path+".new", 0o700); err != nil { // so that nothing is written
+		t.Fatal(err)
+	}
+	d.booting = true
+	for v := range uint64(2) {
+		commit, err := d.advance(signing.Claim{Manifest: "count", Signer: "dev", Version: 6 + v})
+		if err != nil {
+			t.Fatalf("at a start: %v", err)
+		}
+		if held, _ := d.ratchet.Newest("count"); held != 5+v {
+			t.Errorf("version %d is held before the load is committed", held)
+		}
+		d.tellState(commit())
+	}
+	if v, _ := d.ratchet.Newest("count"); v != 7 {
+		t.Errorf("version %d is held, want 7", v)
+	}
+	if len(d.state) != 1 || !strings.HasPrefix(d.state[0].Message, "ratchet: ") || d.state[0].Hint == "" {
+		t.Errorf("status says %+v, want once that nothing was written", d.state)
+	}
+	d.booting = false
+	if _, err := d.advance(signing.Claim{Manifest: "count", Signer: "dev", Version: 8}); err == nil {
+		t.Error("on request it loads all the same")
+	}
+}

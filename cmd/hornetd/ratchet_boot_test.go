@@ -1,0 +1,42 @@
+package main_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hornetd/hornetd/api"
+)
+
+// TestUnwritableRatchetAtBoot: what is new loads at a start all the same, is
+// held against older versions, and is on disk once there is room.
+func TestUnwritableRatchetAtBoot(t *testing.T) {
+	h, cgroup := ratcheted(t, "boot", "")
+	h.Kill()
+	ratchet := filepath.Join(h.State, "ratchet")
+	if err := os.Mkdir(ratchet+".new", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.Manifest("count", counting(cgroup, "boot", 6, "a"))
+	h.Start()
+	if c := get(t, h, "count"); c.Version != 6 || c.State != api.StateRunning {
+		t.Errorf("version %d, %s %q", c.Version, c.State, c.Reason)
+	}
+	if got := problems(t, h); !strings.Contains(got, "ratchet: ") {
+		t.Errorf("status says %q", got)
+	}
+	unload(t, h, "count")
+	h.Manifest("count", counting(cgroup, "boot", 5, "a"))
+	refusedBack(t, tryLoad(h))
+	h.Manifest("count", counting(cgroup, "boot", 6, "a"))
+	load(t, h, "count")
+	h.Kill()
+	if err := os.Remove(ratchet + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	if b, err := os.ReadFile(ratchet); err != nil || !strings.Contains(string(b), "\ncount dev 6 ") {
+		t.Errorf("with room again: %v\n%s", err, b)
+	}
+}
