@@ -40,3 +40,19 @@ func TestUnwritableRatchetAtBoot(t *testing.T) {
 		t.Errorf("with room again: %v\n%s", err, b)
 	}
 }
+
+// TestOneKeyUnderTwoNames: under another name a key goes on where it stopped.
+func TestOneKeyUnderTwoNames(t *testing.T) {
+	h, cgroup := ratcheted(t, "request", "")
+	unload(t, h, "count")
+	if err := os.Rename(filepath.Join(h.Trust, "dev.pem"), filepath.Join(h.Trust, "again.pem")); err != nil {
+		t.Fatal(err)
+	}
+	h.Manifest("count", counting(cgroup, "request", 4, "a"))
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	refusedBack(t, tryLoad(h))
+	h.Manifest("count", counting(cgroup, "request", 5, "a"))
+	load(t, h, "count")
+}

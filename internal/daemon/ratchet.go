@@ -49,7 +49,7 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 }
 
 func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
-	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Version: m.Version,
+	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Key: v.Signer().KeySHA256, Version: m.Version,
 		ManifestDigest: hexDigest(m.Digest), ObjectDigest: hexDigest(v.Digest()), File: m.Object.Path}
 }
 
