@@ -501,10 +501,10 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := Parse("/m/10-x.toml", b)
+		m, err := Parse("/m/10-xdp-drop.toml", b)
 		if err != nil {
 			var e *Error
-			if !errors.As(err, &e) || e.File != "/m/10-x.toml" || remedy.Of(err) == "" {
+			if !errors.As(err, &e) || e.File != "/m/10-xdp-drop.toml" || remedy.Of(err) == "" {
 				t.Fatalf("%v: not an *Error with a remedy", err)
 			}
 			if e.Line < 0 || e.Line > bytes.Count(b, []byte("\n"))+1 {
@@ -516,7 +516,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		switch {
-		case m.Name != "x", m.Start == "", m.Fail == "":
+		case m.Name != "xdp-drop", m.Start == "", m.Fail == "":
 			t.Errorf("%+v", m)
 		case !filepath.IsAbs(m.Object.Path), !filepath.IsAbs(m.Object.Signature):
 			t.Errorf("object %+v", m.Object)
@@ -526,7 +526,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("rule %+v", a)
 			}
 		}
-		if again, err := Parse("/m/10-x.toml", b); err != nil || !reflect.DeepEqual(m, again) {
+		if again, err := Parse("/m/10-xdp-drop.toml", b); err != nil || !reflect.DeepEqual(m, again) {
 			t.Errorf("twice the same bytes, two manifests: %v", err)
 		}
 	})

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,4 +56,29 @@ func TestOneKeyUnderTwoNames(t *testing.T) {
 	refusedBack(t, tryLoad(h))
 	h.Manifest("count", counting(cgroup, "request", 5, "a"))
 	load(t, h, "count")
+}
+
+// TestSignedManifestSaysItsName: what was signed as one collection is no other
+// one, with versions of its own, under another file name.
+func TestSignedManifestSaysItsName(t *testing.T) {
+	h, cgroup := ratcheted(t, "request", "")
+	key, cert := h.Key()
+	m := h.Manifest("count", counting(cgroup, "request", 4, "a"))
+	ctl(t, h, "sign", "--key", key, "--cert", cert, m)
+	other := h.Manifest("other", string(read(t, m)))
+	if err := os.WriteFile(other+".p7s", read(t, m+".p7s"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, exit := h.Ctl("load", "other")
+	if exit != api.ExitFailure || !strings.Contains(stderr, `other.toml:1: name: is "count", and the file's name makes it "other"`) {
+		t.Errorf("under another file name: exit %d, %s", exit, stderr)
+	}
+
+	h.Manifest("other", strings.Replace(string(read(t, m)), "name = \"count\"\n", "", 1))
+	out, err := exec.Command("openssl", "cms", "-sign", "-binary", "-nocerts", "-noattr", "-outform", "DER",
+		"-in", other, "-signer", cert, "-inkey", key, "-out", other+".p7s").CombinedOutput()
+	if err != nil {
+		t.Fatalf("openssl: %v: %s", err, out)
+	}
+	refused(t, h, "other", other+": name: is missing, and a signed manifest must have it")
 }

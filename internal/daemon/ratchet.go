@@ -34,6 +34,11 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 	if err != nil {
 		return signing.Verified{}, err
 	}
+	if v.Covers() == signing.CoversManifest {
+		if err := m.CheckSigned(); err != nil {
+			return signing.Verified{}, asSignature(err)
+		}
+	}
 	if err := trust.CheckVersion(claimOf(m, v)); err != nil {
 		return signing.Verified{}, err
 	}
