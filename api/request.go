@@ -22,8 +22,9 @@ const (
 //
 // encoding/json by itself takes an unknown key, the same key twice, and KEY for
 // key: three ways for two readers of one request to disagree about what was
-// asked. Here each is refused, as are null, broken UTF-8, anything behind the
-// value, more than MaxRequestBytes and deeper nesting than MaxRequestDepth. Its
+// asked. It also takes a key that is not there for 0. Here each is refused (a key
+// may be left out where its field says omitempty or omitzero), as are null,
+// broken UTF-8, anything behind the value, more than MaxRequestBytes and deeper nesting than MaxRequestDepth. Its
 // errors are of kind bad-request, or limit.
 func DecodeRequest(r io.Reader, v any) error {
 	b, err := io.ReadAll(io.LimitReader(r, MaxRequestBytes+1))
@@ -33,7 +34,7 @@ func DecodeRequest(r io.Reader, v any) error {
 	case len(b) > MaxRequestBytes:
 		return Errorf(KindLimit, "request: body is longer than %d bytes", MaxRequestBytes)
 	case len(bytes.Trim(b, " \t\r\n")) == 0:
-		return nil
+		b = []byte("{}")
 	case !utf8.Valid(b):
 		return Errorf(KindBadRequest, "request: body is not valid UTF-8")
 	}
@@ -151,6 +152,14 @@ func checkObject(dec *json.Decoder, t reflect.Type, p *place) error {
 		}
 		if err := checkValue(dec, typ, member); err != nil {
 			return err
+		}
+	}
+	if t == nil || t.Kind() != reflect.Struct {
+		return nil
+	}
+	for f := range fields(t) {
+		if !f.optional && !seen[f.name] {
+			return fmt.Errorf("%s is missing", p.member(f.name))
 		}
 	}
 	return nil

@@ -14,13 +14,13 @@ import (
 
 // ask has everything a request could be made of.
 type ask struct {
-	Force bool           `json:"force"`
-	Count uint8          `json:"count"`
-	Names []string       `json:"names"`
-	One   *part          `json:"one"`
-	Parts []part         `json:"parts"`
-	Any   any            `json:"any"`
-	Words map[string]int `json:"words"`
+	Force bool           `json:"force,omitzero"`
+	Count uint8          `json:"count,omitzero"`
+	Names []string       `json:"names,omitzero"`
+	One   *part          `json:"one,omitzero"`
+	Parts []part         `json:"parts,omitzero"`
+	Any   any            `json:"any,omitzero"`
+	Words map[string]int `json:"words,omitzero"`
 }
 
 type part struct {
@@ -76,6 +76,8 @@ func TestDecodeRequestRefuses(t *testing.T) {
 		"twice, escaped":      {`{"force":true,"\u0066orce":false}`, KindBadRequest, `"force" is there twice`},
 		"twice in any":        {`{"any":{"x":1,"x":2}}`, KindBadRequest, `"any.x" is there twice`},
 		"twice in pointer":    {`{"one":{"name":"a","name":"b"}}`, KindBadRequest, `"one.name" is there twice`},
+		"missing inside":      {`{"parts":[{"name":"a"},{}]}`, KindBadRequest, `"parts[1].name" is missing`},
+		"missing in pointer":  {`{"one":{}}`, KindBadRequest, `"one.name" is missing`},
 		"null":                {`null`, KindBadRequest, `body is null`},
 		"null inside":         {`{"one":null}`, KindBadRequest, `"one" is null`},
 		"wrong type":          {`{"force":"yes"}`, KindBadRequest, `ask.force`},
@@ -114,6 +116,25 @@ func TestDecodeRequestRefuses(t *testing.T) {
 	}
 	if err := DecodeRequest(iotest.ErrReader(io.ErrClosedPipe), &v); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("read error is %v", err)
+	}
+}
+
+// A rollback that does not say to which version is none to version 0, which
+// would lift every bound.
+func TestDecodeRollback(t *testing.T) {
+	for body, want := range map[string]string{
+		``: `"version" is missing`, `{}`: `"version" is missing`, `{"reason":"x"}`: `"version" is missing`,
+		`{"version":null,"reason":"x"}`: `"version" is null`, `{"version":4}`: `"reason" is missing`,
+	} {
+		var req RollbackRequest
+		var e *Error
+		if err := DecodeRequest(strings.NewReader(body), &req); !errors.As(err, &e) || e.Kind != KindBadRequest || !strings.Contains(e.Message, want) {
+			t.Errorf("%q: %+v, %v; want …%s…", body, req, err, want)
+		}
+	}
+	var req RollbackRequest
+	if err := DecodeRequest(strings.NewReader(`{"version":0,"reason":"x"}`), &req); err != nil || req.Reason != "x" {
+		t.Errorf("to version 0 on purpose: %+v, %v", req, err)
 	}
 }
 

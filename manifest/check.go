@@ -28,6 +28,15 @@ var (
 // all stands for every map that is not named.
 const all = "*"
 
+// named reports whether the text says a name, which must be the file's: a signed
+// manifest is not another collection's under another file name.
+func (c checker) named(s *string, file string) bool {
+	if s != nil && *s != file {
+		c.Add("name", fmt.Sprintf("name the file %.70s.toml, or write name = %q and sign it again", *s, file), "is %.80q, and the file's name makes it %q", *s, file)
+	}
+	return s != nil
+}
+
 func (c checker) description(s string) string {
 	const limit = 200
 	if c.Printable("description", s) && len(s) > limit {

@@ -10,6 +10,7 @@ import "github.com/hornetd/hornetd/internal/tomlfile"
 // only Parse makes one.
 type Manifest struct {
 	Name        string         // collection name, from the file's name
+	Named       bool           // its text says the name too, so that a signature covers it
 	File        string         // the path Parse was given, for messages
 	Digest      [32]byte       // SHA-256 of the bytes Parse was given
 	Description string         // one line for people

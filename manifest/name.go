@@ -41,6 +41,16 @@ func NameOf(file string) (string, error) {
 	return name, nil
 }
 
+// CheckSigned says why m must not count as signed though its signature is good,
+// or nil: a signature covers the text, and not the file's name.
+func (m Manifest) CheckSigned() error {
+	if m.Named {
+		return nil
+	}
+	return remedy.With(m.Errorf("name", "is missing, and a signed manifest must have it: under another file name it would be another collection"),
+		"have it filled in and signed: hornetctl sign --key KEY --cert CERT %s", m.File)
+}
+
 // ValidName says what is wrong with the name of a collection, or nil.
 func ValidName(name string) error {
 	if !validName.MatchString(name) {

@@ -36,6 +36,7 @@ func Parse(file string, b []byte) (Manifest, error) {
 	c := checker{text.Problems(), text, filepath.Dir(file)}
 	m := Manifest{
 		Name:        name,
+		Named:       c.named(raw.Name, name),
 		File:        file,
 		Digest:      sha256.Sum256(b),
 		Description: c.description(raw.Description),
@@ -80,6 +81,7 @@ func (m Manifest) Errorf(key, format string, args ...any) error {
 
 // The file as it is written. Pointers tell an absent key from one that says 0.
 type rawManifest struct {
+	Name        *string           `toml:"name"`
 	Description string            `toml:"description"`
 	Version     uint64            `toml:"version"`
 	Start       string            `toml:"start"`

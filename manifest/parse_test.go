@@ -24,7 +24,7 @@ const full = `description = "Drop traffic from blocked networks"
 version     = 3
 start       = "request"
 fail        = "closed"
-
+name        = "xdp-drop"
 [object]
 path      = "sub/xdp_drop.bpf.o"
 signature = "/etc/hornet/xdp_drop.p7s"
@@ -150,6 +150,7 @@ func TestParse(t *testing.T) {
 	}
 	want := Manifest{
 		Name:        "xdp-drop",
+		Named:       true,
 		File:        "/etc/hornet.d/10-xdp-drop.toml",
 		Digest:      sha256.Sum256([]byte(full)),
 		Description: "Drop traffic from blocked networks",
@@ -203,6 +204,27 @@ func TestParse(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Manifest{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The name in the text is the one that the file's name makes.
+func TestParseName(t *testing.T) {
+	const text = "object.path = 'x.o'\nmaps.'*'.class = 'mutable'\n"
+	for file, good := range map[string]bool{"/m/drop.toml": true, "/m/20-drop.toml": true, "/m/other.toml": false, "/m/drop2.toml": false} {
+		m, err := Parse(file, []byte("name = 'drop'\n"+text))
+		if (err == nil) != good || m.Named != good {
+			t.Errorf("%s: %v, named %t", file, err, m.Named)
+		}
+		var e *Error
+		if !good && (!errors.As(err, &e) || e.Line != 1 || e.Key != "name" || remedy.Of(err) == "") {
+			t.Errorf("%s: %v", file, err)
+		}
+		if m, err := Parse(file, []byte(text)); err != nil || m.Named {
+			t.Errorf("%s without a name: %v, named %t", file, err, m.Named)
+		}
+	}
+	if _, err := Parse("/m/drop.toml", []byte("name = ''\n"+text)); err == nil {
+		t.Error("an empty name: accepted")
 	}
 }
 
@@ -404,17 +426,17 @@ func checkRefused(t *testing.T, text, want, hint string) {
 }
 
 func TestErrorf(t *testing.T) {
-	m, err := Parse("/m/x.toml", []byte(full))
+	m, err := Parse("/m/xdp-drop.toml", []byte(full))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for key, want := range map[string]string{
-		"variables.sample_rate":       "/m/x.toml:13: variables.sample_rate: no such variable",
-		"maps.blocked.entries[1]":     "/m/x.toml:23: maps.blocked.entries[1]: no such variable",
-		"maps.blocked.entries[1].key": "/m/x.toml:23: maps.blocked.entries[1].key: no such variable",
-		"maps..bss":                   "/m/x.toml:33: maps..bss: no such variable",
-		"attach[1].cgroup":            "/m/x.toml:45: attach[1].cgroup: no such variable",
-		"nothing":                     "/m/x.toml: nothing: no such variable",
+		"variables.sample_rate":       "/m/xdp-drop.toml:13: variables.sample_rate: no such variable",
+		"maps.blocked.entries[1]":     "/m/xdp-drop.toml:23: maps.blocked.entries[1]: no such variable",
+		"maps.blocked.entries[1].key": "/m/xdp-drop.toml:23: maps.blocked.entries[1].key: no such variable",
+		"maps..bss":                   "/m/xdp-drop.toml:33: maps..bss: no such variable",
+		"attach[1].cgroup":            "/m/xdp-drop.toml:45: attach[1].cgroup: no such variable",
+		"nothing":                     "/m/xdp-drop.toml: nothing: no such variable",
 	} {
 		if got := m.Errorf(key, "no such %s", "variable").Error(); got != want {
 			t.Errorf("%s\nwant %s", got, want)
@@ -480,10 +502,10 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := Parse("/m/10-x.toml", b)
+		m, err := Parse("/m/10-xdp-drop.toml", b)
 		if err != nil {
 			var e *Error
-			if !errors.As(err, &e) || e.File != "/m/10-x.toml" || remedy.Of(err) == "" {
+			if !errors.As(err, &e) || e.File != "/m/10-xdp-drop.toml" || remedy.Of(err) == "" {
 				t.Fatalf("%v: not an *Error with a remedy", err)
 			}
 			if e.Line < 0 || e.Line > bytes.Count(b, []byte("\n"))+1 {
@@ -495,7 +517,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		switch {
-		case m.Name != "x", m.Start == "", m.Fail == "":
+		case m.Name != "xdp-drop", m.Start == "", m.Fail == "":
 			t.Errorf("%+v", m)
 		case !filepath.IsAbs(m.Object.Path), !filepath.IsAbs(m.Object.Signature):
 			t.Errorf("object %+v", m.Object)
@@ -505,7 +527,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("rule %+v", a)
 			}
 		}
-		if again, err := Parse("/m/10-x.toml", b); err != nil || !reflect.DeepEqual(m, again) {
+		if again, err := Parse("/m/10-xdp-drop.toml", b); err != nil || !reflect.DeepEqual(m, again) {
 			t.Errorf("twice the same bytes, two manifests: %v", err)
 		}
 	})

@@ -20,14 +20,15 @@ const (
 	MaxRatchet        = 8 << 20 // bytes
 	maxRatchetEntries = 10_000
 	ratchetFormat     = "hornetd-ratchet 1"
-	ratchetLine       = 300 // bytes that a line usually has at most
+	ratchetLine       = 400 // bytes that a line usually has at most
 )
 
 // Ratchet remembers the newest version of each manifest that was loaded on
 // this host, for each signer by itself: a stolen key that signs version 2^60
 // shuts nobody else out. Signers go by their name in the trust store, so that a
-// renewed key goes on where the old one stopped. A Ratchet never changes; the
-// zero value remembers nothing.
+// renewed key goes on where the old one stopped, and by the key that signed last,
+// so that the same key under another name does not begin anew. A Ratchet never
+// changes; the zero value remembers nothing.
 type Ratchet struct {
 	entries map[ratchetKey]ratchetEntry
 	list    ratchetList
@@ -38,6 +39,7 @@ type Ratchet struct {
 type Claim struct {
 	Manifest       string // the collection's name
 	Signer         string // name in the trust store
+	Key            string // Signer.KeySHA256; "" where it is not known
 	Version        uint64 // 0 where the manifest names none
 	ManifestDigest string
 	ObjectDigest   string
@@ -56,6 +58,7 @@ type ratchetKey struct{ manifest, signer string }
 // that a rollback set, and any content of that version passes.
 type ratchetEntry struct {
 	Version        uint64
+	Key            string // that signed it; "" where it is not known
 	ManifestDigest string
 	ObjectDigest   string
 	// What a rollback went back from. It may run on for a while, and its record
@@ -64,16 +67,31 @@ type ratchetEntry struct {
 	LeftObject   string
 }
 
-// Check refuses c where a newer version was loaded before, or the same version
-// with other contents. Manifests without a version (0) may change as they like,
-// until one has a version. The error is an *Error with the verdict RolledBack.
+// Check refuses c where a newer version was loaded before, by the same signer or
+// the same key, or the same version with other contents. Manifests without a
+// version (0) may change as they like, until one has a version. The error is an
+// *Error with the verdict RolledBack.
 func (r Ratchet) Check(c Claim) error {
-	e, ok := r.entries[ratchetKey{c.Manifest, c.Signer}]
+	var refusal error
+	var newest uint64
+	for key, e := range r.entries {
+		if key.manifest != c.Manifest || key.signer != c.Signer && (c.Key == "" || e.Key != c.Key) {
+			continue
+		}
+		if err := e.check(key.signer, c); err != nil && (refusal == nil || e.Version > newest) {
+			refusal, newest = err, e.Version
+		}
+	}
+	return refusal
+}
+
+// check holds c against one entry, that of signer.
+func (e ratchetEntry) check(signer string, c Claim) error {
 	switch {
-	case !ok || c.Version > e.Version:
+	case c.Version > e.Version:
 		return nil
 	case c.Version < e.Version:
-		return remedy.With(rolledBack(c, "version %d of %q by signer %q is older than version %d, which was loaded here", c.Version, c.Manifest, c.Signer, e.Version),
+		return remedy.With(rolledBack(c, "version %d of %q by signer %q is older than version %d by %q, which was loaded here", c.Version, c.Manifest, c.Signer, e.Version, signer),
 			"load version %d or a newer one; to go back on purpose: hornetctl rollback %s --to %d --reason TEXT", e.Version, c.Manifest, c.Version)
 	case c.Version == 0 || e.ManifestDigest == "":
 		return nil
@@ -102,8 +120,9 @@ func (r Ratchet) Accepted(c Claim) bool {
 // one. It never goes back.
 func (r Ratchet) Advance(c Claim) (Ratchet, bool) {
 	key := ratchetKey{c.Manifest, c.Signer}
-	e := ratchetEntry{Version: c.Version, ManifestDigest: c.ManifestDigest, ObjectDigest: c.ObjectDigest}
-	if old, ok := r.entries[key]; ok && (c.Version < old.Version || old == e) {
+	old, ok := r.entries[key]
+	e := ratchetEntry{Version: c.Version, Key: cmp.Or(c.Key, old.Key), ManifestDigest: c.ManifestDigest, ObjectDigest: c.ObjectDigest}
+	if ok && (c.Version < old.Version || old == e) {
 		return r, false
 	}
 	next := Ratchet{entries: maps.Clone(r.entries), list: r.list}
@@ -147,7 +166,7 @@ func (r Ratchet) Rollback(manifest string, to uint64) (Ratchet, error) {
 		if key.manifest != manifest || e.Version < to {
 			continue
 		}
-		left := ratchetEntry{Version: to,
+		left := ratchetEntry{Version: to, Key: e.Key,
 			LeftManifest: cmp.Or(e.ManifestDigest, e.LeftManifest), LeftObject: cmp.Or(e.ObjectDigest, e.LeftObject)}
 		next.entries[key] = left
 	}
@@ -181,7 +200,7 @@ func (r Ratchet) AdvanceList(l *Revocations) (Ratchet, bool) {
 // Encode returns the contents of the ratchet's file: a line with the format
 // and the SHA-256 of what follows; one with the revocation list's serial and
 // SHA-256; then a line for each manifest and signer, in order: manifest, signer,
-// version, SHA-256 of manifest and object, the same of what a rollback left. "-"
+// version, SHA-256 of key, manifest and object, the same of what a rollback left. "-"
 // stands for what there is not. It is written with every load of something new,
 // so it must be cheap with a thousand of them.
 func (r Ratchet) Encode() ([]byte, error) {
@@ -196,7 +215,7 @@ func (r Ratchet) Encode() ([]byte, error) {
 	body = fmt.Appendf(body, "%d %s\n", r.list.Serial, cmp.Or(r.list.SHA256, "-"))
 	for _, key := range keys {
 		e := r.entries[key]
-		for i, word := range []string{key.manifest, key.signer, "", e.ManifestDigest, e.ObjectDigest, e.LeftManifest, e.LeftObject} {
+		for i, word := range []string{key.manifest, key.signer, "", e.Key, e.ManifestDigest, e.ObjectDigest, e.LeftManifest, e.LeftObject} {
 			switch {
 			case i == 2:
 				body = strconv.AppendUint(body, e.Version, 10)
@@ -205,7 +224,7 @@ func (r Ratchet) Encode() ([]byte, error) {
 			default:
 				body = append(body, cmp.Or(word, "-")...)
 			}
-			body = append(body, " \n"[i/6])
+			body = append(body, " \n"[i/7])
 		}
 	}
 	sum := sha256.Sum256(body)
@@ -249,8 +268,8 @@ func (r *Ratchet) parseLine(first bool, words []string) (err error) {
 	case first && len(words) == 2:
 		r.list.SHA256 = words[1]
 		r.list.Serial, err = strconv.ParseUint(words[0], 10, 64)
-	case !first && len(words) == 7:
-		e := ratchetEntry{ManifestDigest: words[3], ObjectDigest: words[4], LeftManifest: words[5], LeftObject: words[6]}
+	case !first && len(words) == 8:
+		e := ratchetEntry{Key: words[3], ManifestDigest: words[4], ObjectDigest: words[5], LeftManifest: words[6], LeftObject: words[7]}
 		e.Version, err = strconv.ParseUint(words[2], 10, 64)
 		r.entries[ratchetKey{words[0], words[1]}] = e
 	default:

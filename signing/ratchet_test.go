@@ -32,6 +32,17 @@ func TestRatchetCheck(t *testing.T) {
 	otherSigner.Signer = "b"
 	otherManifest := claim(1, "a")
 	otherManifest.Manifest = "n"
+	keyed := func(v uint64, signer, key string) Claim {
+		c := claim(v, "a")
+		c.Signer, c.Key = signer, key
+		return c
+	}
+	low := advanced(t, keyed(1, "a", "k1"), keyed(3, "dev", "k1"))
+	backKeyed, err := low.Rollback("m", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	adopted, _ := advanced(t, keyed(1, "dev", "k1")).Adopt(keyed(3, "dev", ""))
 	at3 := advanced(t, claim(1, "z"), claim(3, "a"))
 	back, err := at3.Rollback("m", 2)
 	if err != nil {
@@ -52,6 +63,15 @@ func TestRatchetCheck(t *testing.T) {
 		{"same version, other manifest and object", at3, claim(3, "b"), RolledBack},
 		{"same version, other object", at3, otherObject, RolledBack},
 		{"other signer", at3, otherSigner, OK},
+		{"same key under another name", low, keyed(2, "b", "k1"), RolledBack},
+		{"same key under a name with an older bound", low, keyed(2, "a", "k1"), RolledBack},
+		{"same key under another name, newer", low, keyed(4, "b", "k1"), OK},
+		{"same key under another name, rolled back", backKeyed, keyed(2, "b", "k1"), OK},
+		{"same key under another name, older than the rollback", backKeyed, keyed(1, "b", "k1"), RolledBack},
+		{"same key under another name, known from a record", adopted, keyed(2, "b", "k1"), RolledBack},
+		{"another key under another name", low, keyed(1, "b", "k2"), OK},
+		{"another key under the same name", low, keyed(2, "dev", "k2"), RolledBack},
+		{"unknown key under another name", advanced(t, claim(3, "a")), keyed(2, "b", ""), OK},
 		{"other manifest", at3, otherManifest, OK},
 		{"no version, other contents", advanced(t, claim(0, "a")), claim(0, "b"), OK},
 		{"largest version", advanced(t, claim(1<<63, "a")), claim(1<<63-1, "a"), RolledBack},
@@ -125,7 +145,7 @@ func TestRatchetAdopts(t *testing.T) {
 
 func TestRatchetFile(t *testing.T) {
 	r := advanced(t, claim(1, "a"), claim(2, "b"))
-	r, _ = r.Advance(Claim{Manifest: "a", Signer: "x", Version: 1<<64 - 1})
+	r, _ = r.Advance(Claim{Manifest: "a", Signer: "x", Key: "k", Version: 1<<64 - 1})
 	b, err := r.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +180,9 @@ func TestRatchetFile(t *testing.T) {
 }
 
 func FuzzRatchet(f *testing.F) {
-	for _, r := range []Ratchet{{}, advanced(f, claim(1, "a")), advanced(f, claim(0, "a"), claim(7, "b"))} {
+	key := claim(1, "k")
+	key.Key = "00ff"
+	for _, r := range []Ratchet{{}, advanced(f, key), advanced(f, claim(1, "a")), advanced(f, claim(0, "a"), claim(7, "b"))} {
 		b, err := r.Encode()
 		if err != nil {
 			f.Fatal(err)

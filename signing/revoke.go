@@ -22,6 +22,10 @@ import (
 // MaxRevocations bounds a signed revocation list, in bytes.
 const MaxRevocations = tomlfile.MaxSize + 16<<10
 
+// maxSerial leaves a host that saw a list with the largest serial room for
+// newer ones: TOML's integers end at 1<<63 - 1, and hornetctl adds one.
+const maxSerial = 1<<62 - 1
+
 // Revocations is a revocation list: keys, certificates and objects that do not
 // count any more, and the oldest version of manifests that may load. Serial
 // only grows.
@@ -84,7 +88,8 @@ func SplitRevocations(b []byte) (list, signature []byte, err error) {
 }
 
 // VerifyRevocations verifies a list's file with the entries of the store that
-// roots names, and only then parses it. The validity of certificates does not
+// roots names, and only then parses it. Those a CA among them issued certificates
+// to do not count, nor those that t's list or the new one revokes. The validity of certificates does not
 // count here: a list must not lose its force by age, nor by a dead clock, and
 // an older one is refused by its serial (Ratchet.CheckList).
 func (t *Trust) VerifyRevocations(file string, b []byte, roots []string) (*Revocations, error) {
@@ -110,15 +115,18 @@ func (t *Trust) verifyRevocations(file string, b []byte, roots []string) (*Revoc
 	if len(here) == 0 {
 		return nil, fmt.Errorf("%s: [trust] roots (%s) names no key of %s: nobody can sign it", file, quote(roots), t)
 	}
-	// A list does not decide who signs its successor: roots does.
-	v, err := t.WithRevocations(nil).Verify(Bundle{Object: list, ObjectFile: file, Signature: signature, SignatureFile: file,
-		Accepted: func(Signer, [32]byte) bool { return true }}, here, time.Time{})
+	signed := Bundle{Object: list, ObjectFile: file, Signature: signature, SignatureFile: file, inStore: true,
+		Accepted: func(Signer, [32]byte) bool { return true }}
+	v, err := t.WithRevocations(t.list).Verify(signed, here, time.Time{})
 	if err != nil {
 		return nil, err
 	}
 	l, err := ParseRevocations(file, list)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := t.WithRevocations(l).Verify(signed, here, time.Time{}); err != nil {
+		return nil, err // it revokes its own signer
 	}
 	l.digest, l.signer = v.Digest(), v.Signer()
 	return l, nil
@@ -140,6 +148,9 @@ func ParseRevocations(file string, b []byte) (*Revocations, error) {
 	p := text.Problems()
 	if l.Serial == 0 {
 		p.Add("serial", "write serial = 1, and a larger one with every change", "is 0 or missing")
+	}
+	if l.Serial > maxSerial {
+		p.Add("serial", fmt.Sprintf("write one up to %d", uint64(maxSerial)), "is %d: no newer list could follow", l.Serial)
 	}
 	for i, k := range l.Keys {
 		digits(p, fmt.Sprintf("key[%d].id", i), k.ID, hexKeyID, "the key identifier that hornetctl trust list shows, in small hexadecimal digits")

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
@@ -214,6 +215,7 @@ func TestListRefused(t *testing.T) {
 		"another block":        replaced("CMS", "CERTIFICATE"),
 		"PEM headers":          replaced("-----BEGIN CMS-----\n", "-----BEGIN CMS-----\nA: b\n\n"),
 		"too large":            append(bytes.Repeat([]byte("#\n"), MaxRevocations/2), good...),
+		"signed, last serial":  signedList(t, root, "serial = 4611686018427387904\n"),
 		"signed, no serial":    signedList(t, root, "# nothing\n"),
 		"signed, unknown key":  signedList(t, root, "serial = 1\nkeys = []\n"),
 		"signed, bad key id":   signedList(t, root, "serial = 1\n[[key]]\nid = 'ABCD0123'\n"),
@@ -244,18 +246,58 @@ func TestListRefused(t *testing.T) {
 	}
 }
 
-// A list keeps its force when its signer expires, or the clock is dead; and a
-// list that revokes its own signer stays in force.
+// A list keeps its force when its signer expires, or the clock is dead.
 func TestListOutlivesItsSigner(t *testing.T) {
 	root := issued(t, nil, func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.AddDate(-9, 0, 0), now.AddDate(-8, 0, 0) })
 	store := trust(t, map[string][]byte{"root.pem": root.pem()})
-	text := "serial = 1\n[[key]]\nid = '" + hex.EncodeToString(root.cert.SubjectKeyId) + "'\n"
 	for range 2 {
-		l, err := store.VerifyRevocations("revoked", signedList(t, root, text), []string{"root"})
+		l, err := store.VerifyRevocations("revoked", signedList(t, root, "serial = 1\n"), []string{"root"})
 		if err != nil || l.Signer().Name != "root" {
 			t.Fatal(err)
 		}
 		store = store.WithRevocations(l)
+	}
+}
+
+// A revoked key decides nothing any more, by the list in force or by its own.
+func TestListByARevokedRoot(t *testing.T) {
+	root, next := generated(t, "root", ""), generated(t, "next", "")
+	store := trust(t, map[string][]byte{"root.pem": root.pem(), "next.pem": next.pem()})
+	roots := []string{"root", "next"}
+	revoking := "serial = 1\n[[key]]\nid = '" + hex.EncodeToString(root.cert.SubjectKeyId) + "'\n"
+	if _, err := store.VerifyRevocations("revoked", signedList(t, root, revoking), roots); err == nil || remedy.Of(err) == "" {
+		t.Errorf("a list that revokes its own signer: %v", err)
+	}
+	l, err := store.VerifyRevocations("revoked", signedList(t, next, revoking), roots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store = store.WithRevocations(l)
+	if _, err := store.VerifyRevocations("revoked", signedList(t, root, "serial = 2\n"), roots); err == nil || remedy.Of(err) == "" {
+		t.Errorf("by a root that the list in force revokes: %v", err)
+	}
+	if _, err := store.VerifyRevocations("revoked", signedList(t, next, "serial = 2\n"), roots); err != nil {
+		t.Errorf("by the other root: %v", err)
+	}
+}
+
+// A CA among the roots lets those it issued certificates to sign objects, and
+// not the list.
+func TestListByALeaf(t *testing.T) {
+	root := certified(t, nil, "root", nil, asCA)
+	leaf := certified(t, &root, "leaf", nil, asIs)
+	store := trust(t, map[string][]byte{"root.pem": root.pem()})
+	text := []byte("serial = 1\n")
+	list := func(s signer) []byte {
+		return append(bytes.Clone(text), pem.EncodeToMemory(&pem.Block{Type: "CMS", Bytes: s.carry(t, text, leaf)})...)
+	}
+	if _, err := store.Verify(Bundle{Object: text, ObjectFile: "x.o", Signature: leaf.carry(t, text, leaf)}, nil, now); err != nil {
+		t.Fatalf("the leaf signs objects: %v", err)
+	}
+	for name, s := range map[string]signer{"leaf": leaf, "CA that may sign nothing else": root} {
+		if l, err := store.VerifyRevocations("revoked", list(s), []string{"root"}); err == nil || remedy.Of(err) == "" {
+			t.Errorf("by %s: %+v in force", name, l)
+		}
 	}
 }
 

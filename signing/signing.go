@@ -70,6 +70,7 @@ type Bundle struct {
 	SignedManifest    bool   // nothing but a signed manifest will do
 
 	appended bool // Signature was at the end of Object
+	inStore  bool // keys that a CA of the store issued certificates to do not count
 }
 
 // manifest is the bundle in which the manifest itself is what is signed.
@@ -212,8 +213,11 @@ func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string, now time.
 	}
 	named := slices.DeleteFunc(slices.Clone(t.entries), func(e entry) bool { return !e.named(m) })
 	if len(named) == 0 {
-		var err error
-		if named, err = t.issued(m, now); err != nil {
+		err := errors.New("only a key that is in the store itself may sign this")
+		if !b.inStore {
+			named, err = t.issued(m, now)
+		}
+		if err != nil {
 			return nil, t.unknownKey(b, m, err)
 		}
 	}
@@ -227,23 +231,25 @@ func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string, now time.
 
 // firstGood returns the first entry that passes. Several may be named: a
 // renewed certificate often keeps its key and with it the key identifier. The
-// refusal is of the entry that came furthest, which is returned with it.
+// refusal is of the first entry that came furthest, which is returned with it.
 func firstGood(b Bundle, m *cms.Message, candidates []entry, list *Revocations, now time.Time) (entry, error) {
-	var refusal *Error
-	var hinted error
+	var refusal error
 	var furthest entry
 	for _, e := range candidates {
 		err := e.check(b, m, list, now)
 		if err == nil {
 			return e, nil
 		}
-		if refusal == nil || refusal.Verdict == BadSignature {
-			errors.As(err, &refusal)
-			hinted, furthest = err, e
+		if refusal == nil || slices.Index(byProgress, verdictOf(err)) > slices.Index(byProgress, verdictOf(refusal)) {
+			refusal, furthest = err, e
 		}
 	}
-	return furthest, hinted
+	return furthest, refusal
 }
+
+// byProgress are the refusals of entry.check. One that may not sign, or whose
+// key is another, says nothing of the signature, and hides none that does.
+var byProgress = []Verdict{BadSignature, UnknownKey, Expired, Revoked}
 
 // check verifies m with one entry. The validity comes last, so that an expired
 // signature is one that is good but for that.

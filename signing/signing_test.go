@@ -197,7 +197,7 @@ func TestVerified(t *testing.T) {
 	if first, _ := v.Reader().ReadByte(); first != mine[0] {
 		t.Error("the bytes were copied: those that are loaded must be those that were verified")
 	}
-	want := Signer{Name: "team", Subject: "CN=Platform Team", KeyID: fmt.Sprintf("%x", s.cert.SubjectKeyId), Algorithm: "ECDSA P-256", NotBefore: s.cert.NotBefore, NotAfter: s.cert.NotAfter}
+	want := Signer{Name: "team", Subject: "CN=Platform Team", KeyID: fmt.Sprintf("%x", s.cert.SubjectKeyId), KeySHA256: hexOf(s.cert.RawSubjectPublicKeyInfo), Algorithm: "ECDSA P-256", NotBefore: s.cert.NotBefore, NotAfter: s.cert.NotAfter}
 	if diff := cmp.Diff(want, v.Signer()); diff != "" {
 		t.Errorf("signer (-want +got):\n%s", diff)
 	}
@@ -291,6 +291,37 @@ func BenchmarkVerify(b *testing.B) {
 	for b.Loop() {
 		if _, err := store.Verify(bundle, nil, time.Now()); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// What an entry that may not sign says hides nothing that another one says of the
+// signature itself, in whatever order they stand.
+func TestRefusalOfTheFurthestEntry(t *testing.T) {
+	good := issued(t, nil, func(*x509.Certificate) {})
+	unusable := issued(t, good.key, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+	other := issued(t, nil, func(c *x509.Certificate) { c.SubjectKeyId = good.cert.SubjectKeyId })
+	b := Bundle{Object: object, ObjectFile: "x.o", Signature: good.sign(t, object)}
+	late := good.cert.NotAfter.AddDate(1, 0, 0)
+	revoked := list(t, "serial = 1\n[[certificate]]\nsha256 = '"+hexOf(good.cert.Raw)+"'\n")
+	for name, files := range map[string]map[string][]byte{
+		"first": {"a.pem": unusable.pem(), "b.pem": other.pem(), "c.pem": good.pem()},
+		"last":  {"c.pem": unusable.pem(), "b.pem": other.pem(), "a.pem": good.pem()},
+	} {
+		store := trust(t, files)
+		if _, err := store.Verify(b, nil, now); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, _, _ := refusal(t, second(store.Verify(b, nil, late))); got != Expired {
+			t.Errorf("%s: %s, want expired", name, got)
+		}
+		if got, _, _ := refusal(t, second(store.WithRevocations(revoked).Verify(b, nil, late))); got != Revoked {
+			t.Errorf("%s: %s, want revoked", name, got)
+		}
+		accepted := b
+		accepted.Accepted = func(Signer, [32]byte) bool { return true }
+		if v, err := store.Verify(accepted, nil, late); err != nil || v.Verdict() != OKExpired {
+			t.Errorf("%s: accepted before: %s, %v", name, v.Verdict(), err)
 		}
 	}
 }

@@ -225,6 +225,9 @@ func (e entry) named(m *cms.Message) bool {
 
 func (e entry) signer() Signer {
 	s := Signer{Name: e.name, KeyID: fmt.Sprintf("%x", e.keyIDs[0]), Algorithm: algorithmOf(e.key)}
+	if spki, err := x509.MarshalPKIXPublicKey(e.key); err == nil { // not the certificate's own, which may be encoded in another way
+		s.KeySHA256 = fmt.Sprintf("%x", sha256.Sum256(spki))
+	}
 	if e.cert != nil {
 		s.Subject, s.CA = e.cert.Subject.String(), e.authority()
 		s.NotBefore, s.NotAfter, _ = e.validity()

@@ -318,3 +318,18 @@ func FuzzParseTrust(f *testing.F) {
 		}
 	})
 }
+
+// One key has one digest, with a certificate, with another and bare.
+func TestSignerKeySHA256(t *testing.T) {
+	s := generated(t, "dev", "")
+	again := issued(t, s.key, func(*x509.Certificate) {})
+	spki, err := x509.MarshalPKIXPublicKey(s.key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, got := range trust(t, map[string][]byte{"a.pem": s.pem(), "b.pem": again.pem(), "c.pem": s.publicPEM(t)}).Signers() {
+		if got.KeySHA256 != hexOf(spki) {
+			t.Errorf("%s: %q, want %s", got.Name, got.KeySHA256, hexOf(spki))
+		}
+	}
+}

@@ -29,6 +29,7 @@ type Signer struct {
 	Name      string    // file name in the trust store without .pem
 	Subject   string    // subject of the certificate that signed; empty for a bare public key
 	KeyID     string    // subject key identifier, hexadecimal
+	KeySHA256 string    // of the SubjectPublicKeyInfo as Go encodes it, hexadecimal
 	Algorithm string    // "RSA 2048", "ECDSA P-256", "Ed25519"
 	NotBefore time.Time // zero for a bare public key, as NotAfter
 	NotAfter  time.Time

@@ -193,7 +193,11 @@ func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, 
 	if err != nil {
 		return signing.Verified{}, err
 	}
-	return k.trust.Verify(bundle, m.Object.Signers, k.c.now())
+	v, err := k.trust.Verify(bundle, m.Object.Signers, k.c.now())
+	if err == nil && v.Covers() == signing.CoversManifest {
+		err = m.CheckSigned()
+	}
+	return v, err
 }
 
 // bundleOf reads the signature that decides about a manifest and its object.

@@ -126,7 +126,7 @@ func revoke(list *signing.Revocations, what, value, reason string) error {
 		}
 		list.Certificates = append(list.Certificates, signing.RevokedCertificate{SHA256: sum, Reason: reason})
 	case "object":
-		sum, err := digestOf(value, maxObject, func(b []byte) ([]byte, error) { return b, nil })
+		sum, err := digestOf(value, maxObject, signing.Contents) // what the daemon compares
 		if err != nil {
 			return err
 		}

@@ -13,7 +13,8 @@ import (
 	"github.com/hornetd/hornetd/signing"
 )
 
-// signManifest signs a manifest and, by the digest in it, its object.
+// signManifest signs a manifest and, by the digest in it, its object. The
+// manifest is written anew where it lacks the digest or its own name.
 func (s *signer) signManifest(file string) (signatureFile, error) {
 	text, err := readFile(file, maxManifest)
 	if err != nil {
@@ -40,11 +41,17 @@ func (s *signer) signManifest(file string) (signatureFile, error) {
 		return signatureFile{}, remedy.With(m.Errorf("object.sha256", "the SHA-256 of %s is %x", m.Object.Path, digest),
 			"remove the line to have it filled in, if this is the object you mean")
 	}
+	if !m.Named {
+		text = append(fmt.Appendf(nil, "name = %q\n", m.Name), text...)
+		if _, err := manifest.Parse(path, text); err != nil {
+			return signatureFile{}, err
+		}
+	}
 	out := signatureFile{File: file, Signature: file + ".p7s"}
 	if err := s.mayReplace(out, text); err != nil {
 		return signatureFile{}, err
 	}
-	if m.Object.SHA256 == nil {
+	if m.Object.SHA256 == nil || !m.Named {
 		info, err := os.Stat(file)
 		if err != nil {
 			return signatureFile{}, bare(err)

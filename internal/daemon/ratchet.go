@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -32,6 +34,11 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 	if err != nil {
 		return signing.Verified{}, err
 	}
+	if v.Covers() == signing.CoversManifest {
+		if err := m.CheckSigned(); err != nil {
+			return signing.Verified{}, asSignature(err)
+		}
+	}
 	if err := trust.CheckVersion(claimOf(m, v)); err != nil {
 		return signing.Verified{}, err
 	}
@@ -47,7 +54,7 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 }
 
 func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
-	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Version: m.Version,
+	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Key: v.Signer().KeySHA256, Version: m.Version,
 		ManifestDigest: hexDigest(m.Digest), ObjectDigest: hexDigest(v.Digest()), File: m.Object.Path}
 }
 
@@ -59,7 +66,9 @@ func recordedClaim(r pinning.Record) signing.Claim {
 // openRatchet reads the ratchet. One that is damaged is set aside, and one that
 // is gone begins anew: an attacker who can damage it can delete it, and a host
 // whose disk lost a block must not come up without its firewall. What runs is
-// still known from its records (adoptRatchet). lost says what happened.
+// still known from its records (adoptRatchet). One that could not be read is left
+// where it is, for a start that can, and nothing is written in its place until
+// then. lost says what happened.
 func (d *Daemon) openRatchet() (lost error, err error) {
 	path := filepath.Join(d.cfg.Paths.State, ratchetFile)
 	d.ratchet, err = readRatchet(path)
@@ -72,6 +81,9 @@ func (d *Daemon) openRatchet() (lost error, err error) {
 		}
 		return remedy.With(fmt.Errorf("%s is gone: versions that were loaded before, and do not run now, are forgotten", path),
 			"restore it from a backup while hornetd is stopped, or see with hornetctl list that what runs is of the right version"), nil
+	case errors.As(err, new(syscall.Errno)): // says nothing of what is in it
+		return remedy.With(fmt.Errorf("%w: %w; what it says of versions does not hold, and nothing new loads but at a start", errUnread, err),
+			"mend what keeps it from being read, or move %s away if it is lost, and restart hornetd", path), nil
 	}
 	aside := fmt.Sprintf("%s.damaged-%d", path, time.Now().UnixNano())
 	if moved := errors.Join(os.Rename(path, aside), syncDir(d.cfg.Paths.State)); moved != nil {
@@ -80,6 +92,9 @@ func (d *Daemon) openRatchet() (lost error, err error) {
 	return remedy.With(fmt.Errorf("%w: it was set aside as %s; versions that were loaded before, and do not run now, are forgotten", err, aside),
 		"restore it from a backup while hornetd is stopped, or see with hornetctl list that what runs is of the right version"), nil
 }
+
+// errUnread is that the ratchet's file is there and could not be read.
+var errUnread = errors.New("ratchet: not read")
 
 // readRatchet reads the file; one that is not there is fs.ErrNotExist.
 func readRatchet(path string) (signing.Ratchet, error) {
@@ -108,7 +123,11 @@ func (d *Daemon) adoptRatchet(lost error) {
 		changed = true
 	}
 	if changed {
-		d.tellState(d.setRatchet(next))
+		err := d.setRatchet(next)
+		d.ratchet = next // whatever the disk says: it is what runs
+		if !errors.Is(err, errUnread) {
+			d.tellState(err)
+		}
 	}
 	if lost != nil {
 		d.tellState(lost)
@@ -132,7 +151,9 @@ func (d *Daemon) tellState(err error) {
 	p.Kind = api.KindUnavailable
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.state = append(d.state, p)
+	if !slices.Contains(d.state, p) {
+		d.state = append(d.state, p)
+	}
 }
 
 // setRatchet makes next durable and what holds.
@@ -149,6 +170,9 @@ func (d *Daemon) setRatchet(next signing.Ratchet) error {
 // full disk stops it, and puts it there behind, so that a load that failed
 // leaves no trace. A crash in between is adoptRatchet's.
 func (d *Daemon) prepareRatchet(next signing.Ratchet) (commit func() error, err error) {
+	if errors.Is(d.lost, errUnread) {
+		return nil, remedy.With(api.Errorf(api.KindUnavailable, "%w", d.lost), "%s", remedy.Of(d.lost))
+	}
 	b, err := next.Encode()
 	if err != nil {
 		return nil, err
@@ -167,13 +191,25 @@ func (d *Daemon) prepareRatchet(next signing.Ratchet) (commit func() error, err 
 }
 
 // advance prepares the ratchet for a load: a function that does nothing where
-// it stays as it is.
-func (d *Daemon) advance(c signing.Claim) (commit func() error, err error) {
+// it stays as it is. At a start it is held in memory where it cannot be written: a
+// full disk must not cost a host its firewall, and the record of what runs makes
+// up for it at the next one.
+func (d *Daemon) advance(c signing.Claim) (func() error, error) {
 	next, changed := d.ratchet.Advance(c)
 	if !changed {
 		return func() error { return nil }, nil
 	}
-	return d.prepareRatchet(next)
+	commit, unwritten := d.prepareRatchet(next)
+	if unwritten == nil || !d.booting {
+		return commit, unwritten
+	}
+	return func() error {
+		d.ratchet = next
+		if errors.Is(unwritten, errUnread) {
+			return nil // told already
+		}
+		return unwritten
+	}, nil
 }
 
 func writeSynced(path string, b []byte) error {
