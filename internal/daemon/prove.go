@@ -36,10 +36,9 @@ func (d *Daemon) prove(files *safefile.Reader, trust *signing.Trust, m manifest.
 	return p
 }
 
-// proveAll verifies again, from disk, what runs. An object that changed makes
-// a change of its own (decide).
-func (d *Daemon) proveAll(found map[string]declared, trust *signing.Trust) map[string]proof {
-	names := sortedKeys(d.running)
+// proveAll verifies again, from disk, what of names runs. An object that changed
+// makes a change of its own (decide).
+func (d *Daemon) proveAll(names []string, found map[string]declared, trust *signing.Trust) map[string]proof {
 	proofs := make([]proof, len(names))
 	var files safefile.Reader
 	defer files.Close()

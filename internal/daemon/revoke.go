@@ -7,8 +7,10 @@ import (
 	"slices"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/signing"
 )
@@ -72,6 +74,37 @@ func (d *Daemon) revokeOnly(a *act, who Peer, trust *signing.Trust) error {
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
 	return trust.Revoked(recordedClaim(r), r.Signer.KeyID)
+}
+
+// withdrawn are the collections that run and are revoked.
+func (d *Daemon) withdrawn() []string {
+	return slices.DeleteFunc(sortedKeys(d.running), func(name string) bool {
+		return revokedRecord(d.trusted(), d.running[name].record) == ""
+	})
+}
+
+// refusedByList reports whether err, of m's verification, is that the list in
+// force revokes it.
+func refusedByList(trust *signing.Trust, m manifest.Manifest, err error) bool {
+	var se *signing.Error
+	return errors.As(err, &se) && (se.Verdict == signing.Revoked ||
+		trust.CheckVersion(signing.Claim{Manifest: m.Name, Version: m.Version}) != nil)
+}
+
+// afterRevocation ends what is revoked and could not be replaced, where the
+// configuration wants that, and notes of what its manifest still wants why it
+// does not run.
+func (d *Daemon) afterRevocation(who Peer, found map[string]declared, c api.Change) {
+	if old := d.collection(c.Collection); old != nil && c.Action == api.ActionReplace && c.Error != nil && d.cfg.Trust.Revoked == config.RevokedUnload {
+		if revokedRecord(d.trusted(), old.record) != "" {
+			d.tellState(d.unload(who, c.Collection, false)) // why it was not replaced is noted already
+		}
+		return
+	}
+	// A manifest that is there and can be read is not unloaded for anything else.
+	if dc, ok := found[c.Collection]; ok && dc.err == nil && c.Action == api.ActionUnload && c.Done {
+		d.fail(c.Collection, remedy.With(api.Errorf(api.KindSignature, "unloaded: %s", c.Reason), "put one in its place that is not revoked, then hornetctl reload"))
+	}
 }
 
 // revokedProblem is what the status shows of it.
