@@ -141,6 +141,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		d.trust = d.trust.Closed(err)
 	} else {
 		d.trust = listed
+		d.tellState(d.settleList(listed.Revocations()))
 	}
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()

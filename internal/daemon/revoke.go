@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 
 	"github.com/hornetd/hornetd/api"
@@ -42,6 +43,9 @@ func asSignature(err error) error {
 
 // setTrust makes trust what holds, its list durably.
 func (d *Daemon) setTrust(trust *signing.Trust) error {
+	if err := d.settleList(trust.Revocations()); err != nil {
+		return err
+	}
 	if next, changed := d.ratchet.AdvanceList(trust.Revocations()); changed {
 		if err := d.setRatchet(next); err != nil {
 			return err
@@ -50,6 +54,21 @@ func (d *Daemon) setTrust(trust *signing.Trust) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.trust = trust
+	return nil
+}
+
+// settleList writes a new list's file to the disk, before its serial gets there:
+// after a crash with the older file the host would refuse that for its serial,
+// and load nothing.
+func (d *Daemon) settleList(list *signing.Revocations) error {
+	if _, changed := d.ratchet.AdvanceList(list); !changed {
+		return nil
+	}
+	for _, path := range []string{d.cfg.Paths.Revoked, filepath.Dir(d.cfg.Paths.Revoked)} {
+		if err := syncDir(path); err != nil {
+			return remedy.With(api.Errorf(api.KindUnavailable, "revocation list: to the disk: %w", err), "look after the disk of %s", d.cfg.Paths.Revoked)
+		}
+	}
 	return nil
 }
 
