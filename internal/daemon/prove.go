@@ -15,7 +15,7 @@ import (
 const unproven = "unproven"
 
 func proven(v signing.Verified) proof {
-	p := proof{verdict: string(v.Verdict()), digest: hexDigest(v.Digest())}
+	p := proof{verdict: string(v.Verdict()), digest: hexDigest(v.Digest()), notAfter: v.Signer().NotAfter}
 	if v.Verdict() == signing.OKExpired {
 		p.reason = expiredReason(v.Signer().Name, v.Signer().NotAfter)
 	}
@@ -92,7 +92,7 @@ func (d *Daemon) proofProblem(name string, c *collection) (api.Problem, bool) {
 		return api.Problem{}, false
 	}
 	hint := "put back what is missing (object, signature or key), or hornetctl unload " + name
-	if c.proof.verdict != unproven && d.expired(c.record) {
+	if c.proof.verdict != unproven && d.expired(c) {
 		hint = "put a renewed certificate into the trust store (hornetctl trust add), sign the object with its key and reload"
 	}
 	return api.Problem{Kind: api.KindSignature, Collection: name, File: c.record.ObjectFile,
