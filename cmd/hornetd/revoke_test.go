@@ -179,8 +179,16 @@ func TestRevokedUnloads(t *testing.T) {
 				}
 			case "reload that fails":
 				h.Manifest("broken", "x = 1\n")
-				if _, err := reload(t, h); err == nil {
-					t.Error("a broken manifest: no error")
+				want := "reload: only the revocation list (serial 2) took effect; unloaded: count; nothing else changed: "
+				if _, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), want) {
+					t.Errorf("a broken manifest: %v", err)
+				}
+				records := auditRecords(t, h.State)
+				if last := records[len(records)-1]; last.Verb != "reload" || last.Phase != "outcome" || !strings.HasPrefix(last.Error, want) {
+					t.Errorf("on record: %+v", last)
+				}
+				if _, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), "reload: nothing changed: ") {
+					t.Errorf("and again: %v", err)
 				}
 			case "boot, its files gone":
 				if err := errors.Join(os.Remove(h.Manifests+"/conn_count.bpf.o"), os.Remove(h.Trust+"/team.pem")); err != nil {

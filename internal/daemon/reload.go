@@ -41,10 +41,15 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	if len(problems) > 0 {
 		d.setProblems(problems)
-		if err := d.revokeOnly(a, who, trust); err != nil {
+		changes, revoked, err := d.revokeOnly(a, who, trust)
+		if err != nil {
 			return api.Plan{}, err
 		}
-		return api.Plan{Problems: problems}, nothingChanged(problems)
+		effect := "nothing changed"
+		if revoked {
+			effect = onlyRevoked(trust.Revocations(), changes)
+		}
+		return api.Plan{Changes: changes, Problems: problems}, stopped(effect, problems)
 	}
 	if err := a.intend(); err != nil {
 		return api.Plan{}, err
@@ -100,10 +105,11 @@ func (d *Daemon) trusted() *signing.Trust {
 	return d.trust
 }
 
-// nothingChanged is the error of a reload that stopped before it began.
-func nothingChanged(ps []api.Problem) error {
+// stopped is the error of a reload that stopped before it began; effect is what
+// it changed all the same.
+func stopped(effect string, ps []api.Problem) error {
 	first := ps[0]
-	e := &api.Error{Kind: first.Kind, Message: "reload: nothing changed: " + first.Message, Hint: first.Hint}
+	e := &api.Error{Kind: first.Kind, Message: "reload: " + effect + ": " + first.Message, Hint: first.Hint}
 	if more := len(ps) - 1; more > 0 {
 		e.Message += fmt.Sprintf(" (and %d more: hornetctl plan shows all)", more)
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/config"
@@ -73,21 +74,40 @@ func (d *Daemon) settleList(list *signing.Revocations) error {
 }
 
 // revokeOnly is what a reload that fails still does: a new revocation list
-// comes into force, with the keys that were trusted before.
-func (d *Daemon) revokeOnly(a *act, who Peer, trust *signing.Trust) error {
+// comes into force, with the keys that were trusted before. changed is false
+// where there is none.
+func (d *Daemon) revokeOnly(a *act, who Peer, trust *signing.Trust) (changes []api.Change, changed bool, err error) {
 	list, last := trust.Revocations(), d.trusted()
 	if list == nil || last.Unlisted() == nil && last.Revocations() != nil && last.Revocations().Serial == list.Serial {
-		return nil
+		return nil, false, nil
 	}
 	if err := a.intend(); err != nil {
-		return err
+		return nil, false, err
 	}
 	if err := d.setTrust(last.WithRevocations(list)); err != nil {
-		return err
+		return nil, false, err
 	}
-	changes := d.compare(d.declared, nil, d.trusted(), false)
-	d.apply(who, d.declared, slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action != api.ActionUnload }))
-	return nil
+	changes = slices.DeleteFunc(d.compare(d.declared, nil, d.trusted(), false), func(c api.Change) bool { return c.Action != api.ActionUnload })
+	d.apply(who, d.declared, changes)
+	return changes, true, nil
+}
+
+// onlyRevoked says what revokeOnly did, for the caller and the audit log.
+func onlyRevoked(list *signing.Revocations, changes []api.Change) string {
+	effect := fmt.Sprintf("only the revocation list (serial %d) took effect; ", list.Serial)
+	var unloaded []string
+	for _, c := range changes {
+		if c.Done {
+			unloaded = append(unloaded, c.Collection)
+		}
+	}
+	if len(unloaded) > 0 {
+		effect += "unloaded: " + strings.Join(unloaded, ", ") + "; "
+	}
+	if failed := failures(changes); failed != "" {
+		effect += failed + "; "
+	}
+	return effect + "nothing else changed"
 }
 
 // revokedRecord says why what runs as r would be refused now, or "".
