@@ -29,6 +29,7 @@ type trustStore struct {
 	dir    string // "": as hornetd.toml says
 	list   string // the same
 	roots  []string
+	asked  bool // for the list: see withList
 }
 
 func (c *ctl) trustGroup() *cobra.Command {
