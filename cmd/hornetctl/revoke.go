@@ -48,7 +48,7 @@ written without --force: at its next start nothing would load.`,
 			if err := s.open(); err != nil {
 				return err
 			}
-			root, err := s.c.openSigner(opts)
+			root, err := s.c.openSigner(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}
