@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 
 	"golang.org/x/term"
 
@@ -85,6 +86,19 @@ type commandKey struct {
 	stderr  io.Writer
 }
 
+// name is the command's first word, for messages. What follows, and the value of a
+// variable in front of it, may be a token's PIN, and messages end up in logs.
+func (k commandKey) name() string {
+	word, rest, _ := strings.Cut(strings.TrimSpace(k.command), " ")
+	if variable, _, ok := strings.Cut(word, "="); ok {
+		return variable + "=…"
+	}
+	if rest != "" {
+		word += " …"
+	}
+	return word
+}
+
 func (k commandKey) Public() crypto.PublicKey { return k.public }
 
 // Sign runs the command with what is to be signed on its standard input: the
@@ -95,10 +109,10 @@ func (k commandKey) Sign(_ io.Reader, toSign []byte, _ crypto.SignerOpts) ([]byt
 	cmd := exec.Command("/bin/sh", "-c", k.command)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(toSign), &out, k.stderr
 	if err := cmd.Run(); err != nil {
-		return nil, remedy.With(fmt.Errorf("%q: %w", k.command, err), "it gets the digest on its standard input and writes the raw signature; try it alone")
+		return nil, remedy.With(fmt.Errorf("%q: %w", k.name(), err), "it gets the digest on its standard input and writes the raw signature; try it alone")
 	}
 	if out.Len() == 0 || out.Len() > maxRawSignature {
-		return nil, remedy.With(fmt.Errorf("%q: it wrote %d bytes, a signature has 1 to %d", k.command, out.Len(), maxRawSignature),
+		return nil, remedy.With(fmt.Errorf("%q: it wrote %d bytes, a signature has 1 to %d", k.name(), out.Len(), maxRawSignature),
 			"have it write the raw signature to its standard output, and nothing else")
 	}
 	return out.Bytes(), nil
