@@ -22,7 +22,7 @@ import (
 )
 
 func (c *ctl) check() *cobra.Command {
-	var trust string
+	store := &trustStore{c: c}
 	cmd := &cobra.Command{
 		Use:   "check FILE...",
 		Short: "Check manifests, and the objects and signatures they name",
@@ -30,13 +30,13 @@ func (c *ctl) check() *cobra.Command {
 the object it names and its signature, and whether the two fit. Nothing is
 loaded and no daemon is needed. Interfaces, cgroups and other targets are not
 looked for: they are another host's. Where there is no trust store, the
-signature is not checked.
+signature is not checked, and without a revocation list, what is revoked.
 
 Problems are printed as FILE:LINE: KEY: REASON. The exit status is 1, or 4 if
 the first one is a signature.`,
 		Args: args("FILE..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			k, err := c.newChecker(trust, cmd.Flags().Changed("trust"))
+			k, err := c.newChecker(store)
 			if err != nil {
 				return err
 			}
@@ -50,8 +50,7 @@ the first one is a signature.`,
 			return verdict(all)
 		},
 	}
-	cmd.Flags().StringVar(&trust, "trust", trustDir, "`directory` with the certificates that count")
-	cmd.MarkFlagDirname("trust")
+	store.trustFlags(cmd)
 	return cmd
 }
 
@@ -77,16 +76,21 @@ type checker struct {
 	self  *signer        // see assume
 }
 
-// newChecker opens the trust store. One that was asked for must be there.
-func (c *ctl) newChecker(dir string, asked bool) (*checker, error) {
+// newChecker opens the trust store and the revocation list. One that was asked
+// for must be there.
+func (c *ctl) newChecker(store *trustStore) (*checker, error) {
+	asked := store.dir != "" || store.list != ""
+	if err := store.openBoth(); err != nil {
+		return nil, err
+	}
 	self, err := throwaway()
 	if err != nil {
 		return nil, fmt.Errorf("key for checking: %w", err)
 	}
 	k := &checker{c: c, self: self}
-	_, err = os.Stat(dir)
+	_, err = os.Stat(store.dir)
 	if err == nil {
-		k.trust, err = signing.LoadTrust(dir)
+		k.trust, err = signing.LoadTrust(store.dir)
 	}
 	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
 	switch {
@@ -94,6 +98,10 @@ func (c *ctl) newChecker(dir string, asked bool) (*checker, error) {
 		k.note = fmt.Sprintf("signature not checked: trust store: %v", bare(err))
 	case err != nil:
 		return nil, fmt.Errorf("trust store: %w", bare(err))
+	default:
+		if k.trust, k.note, err = store.withList(k.trust); err != nil {
+			return nil, err
+		}
 	}
 	return k, nil
 }
@@ -197,7 +205,10 @@ func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, 
 	if err == nil && v.Covers() == signing.CoversManifest {
 		err = m.CheckSigned()
 	}
-	return v, err
+	if err != nil {
+		return v, err
+	}
+	return v, newEnough(k.trust, m, v)
 }
 
 // bundleOf reads the signature that decides about a manifest and its object.

@@ -56,7 +56,8 @@ func writeNew(path string, b []byte, mode fs.FileMode) (err error) {
 }
 
 // replace writes a file beside path and gives it path's name, so that whoever
-// opens path finds the old contents or the new, never a part.
+// opens path finds the old contents or the new, never a part. It is on the disk
+// when replace returns: a daemon may at once note that it has seen it.
 func replace(path string, b []byte, mode fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
 	if err != nil {
@@ -70,7 +71,18 @@ func replace(path string, b []byte, mode fs.FileMode) (err error) {
 	if err := errors.Join(f.Chmod(mode), fill(f, b)); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return bare(err)
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // fill writes b to f, to the disk, and closes f.

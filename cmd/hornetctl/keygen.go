@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -36,7 +37,7 @@ signature. DIR/NAME.pem then holds the issuer's too, unless that is self-signed.
 			if (opts.issuer == "") != (opts.issuerKey == "") {
 				return usage(cmd, "keygen: --issuer and --issuer-key go together")
 			}
-			made, err := c.makeKey(args[0], opts)
+			made, err := c.makeKey(cmd.Context(), args[0], opts)
 			if err != nil {
 				return err
 			}
@@ -76,9 +77,9 @@ type keygenOptions struct {
 	issuer, issuerKey, passphraseFile string
 }
 
-func (c *ctl) makeKey(name string, opts keygenOptions) (keyFiles, error) {
+func (c *ctl) makeKey(ctx context.Context, name string, opts keygenOptions) (keyFiles, error) {
 	dir := opts.out
-	issuer, above, err := c.issuer(opts)
+	issuer, above, err := c.issuer(ctx, opts)
 	if err != nil {
 		return keyFiles{}, err
 	}
@@ -110,7 +111,7 @@ func (c *ctl) makeKey(name string, opts keygenOptions) (keyFiles, error) {
 // issuer opens the CA that issues, if there is one. above is what goes below a
 // certificate by it: its own and those of the CAs above it, in PEM, down from one
 // that is self-signed.
-func (c *ctl) issuer(opts keygenOptions) (issuer *signing.Issuer, above []byte, err error) {
+func (c *ctl) issuer(ctx context.Context, opts keygenOptions) (issuer *signing.Issuer, above []byte, err error) {
 	if opts.issuer == "" {
 		return nil, nil, nil
 	}
@@ -127,7 +128,7 @@ func (c *ctl) issuer(opts keygenOptions) (issuer *signing.Issuer, above []byte, 
 			above = append(above, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})...)
 		}
 	}
-	key, err := c.keyFile(opts.issuerKey, opts.passphraseFile)
+	key, err := c.keyFile(ctx, opts.issuerKey, opts.passphraseFile)
 	return &signing.Issuer{Cert: cert, Key: key}, above, err
 }
 

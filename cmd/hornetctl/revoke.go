@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -20,6 +22,7 @@ func (s *trustStore) revokeCommand() *cobra.Command {
 	var opts signOptions
 	var reason string
 	var serial uint64
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "revoke (--key KEY | --sign-command COMMAND) --cert CERT WHAT VALUE",
 		Short: "Add to the revocation list and sign it",
@@ -32,7 +35,8 @@ hornetd.toml names. The list is made where there is none. WHAT VALUE is one of
   manifest NAME=VERSION the oldest version of a manifest that may load
 
 The list that is there must be signed by the same key, or by a root of the trust
-store. Comments in it are lost.`,
+store. Comments in it are lost. A list that this host would not accept is not
+written without --force: at its next start nothing would load.`,
 		Args: args("WHAT", "VALUE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -44,7 +48,7 @@ store. Comments in it are lost.`,
 			if err := s.open(); err != nil {
 				return err
 			}
-			root, err := s.c.openSigner(opts)
+			root, err := s.c.openSigner(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}
@@ -56,7 +60,7 @@ store. Comments in it are lost.`,
 				return usageOf(err)
 			}
 			list.Serial = max(list.Serial+1, serial)
-			if err := s.write(list, root); err != nil {
+			if err := s.write(list, root, force); err != nil {
 				return err
 			}
 			return s.c.print(map[string]any{"file": s.list, "serial": list.Serial}, func() {
@@ -69,6 +73,7 @@ store. Comments in it are lost.`,
 	cmd.Flags().StringVar(&opts.passphraseFile, "passphrase-file", "", "`file` whose first line decrypts the key")
 	cmd.Flags().StringVar(&opts.command, "sign-command", "", "shell `command` that signs, as for sign")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, a `text` that refusals show")
+	cmd.Flags().BoolVar(&force, "force", false, "write it for other hosts, though this one would not accept it")
 	cmd.Flags().Uint64Var(&serial, "serial", 0, "at least this `number`, where a host has seen a newer list than is there")
 	return cmd
 }
@@ -94,8 +99,9 @@ func (s *trustStore) revocations(root *signer) (*signing.Revocations, error) {
 	return store.VerifyRevocations(s.list, b, s.roots)
 }
 
-// write signs the list as a host will read it, and puts it in place.
-func (s *trustStore) write(list *signing.Revocations, root *signer) error {
+// write signs the list as a host will read it, and puts it in place. One that
+// this host does not accept needs force.
+func (s *trustStore) write(list *signing.Revocations, root *signer, force bool) error {
 	b, err := signing.SignRevocations(list.TOML(), root.key, root.cert)
 	if err != nil {
 		return err
@@ -103,7 +109,54 @@ func (s *trustStore) write(list *signing.Revocations, root *signer) error {
 	if _, err := root.trust.VerifyRevocations(s.list, b, []string{"signer"}); err != nil {
 		return err
 	}
+	if !force {
+		store, err := signing.LoadTrust(s.dir)
+		if err == nil {
+			_, err = store.VerifyRevocations(s.list, b, s.roots)
+		}
+		if err != nil {
+			return remedy.With(fmt.Errorf("nothing written, with this list nothing would load at this host's next start: %w", err),
+				"sign it with a key of a root that is in %s and in [trust] roots of %s; where the list is for other hosts: --force", s.dir, s.config)
+		}
+	}
 	return replace(s.list, b, 0o644)
+}
+
+// keepsList refuses to make b, nil to remove it, of a file of the trust store
+// where the revocation list that is there would not be accepted any more.
+func (s *trustStore) keepsList(file string, b []byte) error {
+	list, err := readFile(s.list, signing.MaxRevocations)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return bare(err)
+	}
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".pem" {
+			continue
+		}
+		if files[e.Name()], err = readFile(filepath.Join(s.dir, e.Name()), maxKey); err != nil {
+			return err
+		}
+	}
+	if files[file] = b; b == nil {
+		delete(files, file)
+	}
+	left, err := signing.ParseTrust(files)
+	if err == nil {
+		_, err = left.VerifyRevocations(s.list, list, s.roots)
+	}
+	if err != nil {
+		return remedy.With(fmt.Errorf("nothing removed, without it nothing would load at this host's next start: %w", err),
+			"have a root that stays sign the list first (hornetctl trust revoke), or remove it all the same: --force")
+	}
+	return nil
 }
 
 var isSHA256 = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
@@ -45,7 +46,7 @@ v1.5 with an RSA key, ASN.1 with an EC key: pkeyutl of openssl does with
 			case opts.keyFile != "" && opts.command != "":
 				return usage(cmd, "sign: --key and --sign-command: one of them signs")
 			}
-			s, err := c.openSigner(opts)
+			s, err := c.openSigner(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}
@@ -100,7 +101,7 @@ type signer struct {
 	trust *signing.Trust      // in nobody but this signer
 }
 
-func (c *ctl) openSigner(opts signOptions) (*signer, error) {
+func (c *ctl) openSigner(ctx context.Context, opts signOptions) (*signer, error) {
 	b, err := readFile(opts.certFile, maxKey)
 	if err != nil {
 		return nil, err
@@ -113,7 +114,7 @@ func (c *ctl) openSigner(opts signOptions) (*signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", opts.certFile, err)
 	}
-	key, err := opts.key(c, cert)
+	key, err := opts.key(ctx, c, cert)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/x509"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 
 	"golang.org/x/term"
 
@@ -21,7 +23,7 @@ const maxRawSignature = 4 << 10
 
 // keyFile reads a private key. Where it is encrypted the passphrase is the first
 // line of passphraseFile, or else asked for on the terminal.
-func (c *ctl) keyFile(file, passphraseFile string) (crypto.Signer, error) {
+func (c *ctl) keyFile(ctx context.Context, file, passphraseFile string) (crypto.Signer, error) {
 	b, err := readFile(file, maxKey)
 	if err != nil {
 		return nil, err
@@ -32,7 +34,7 @@ func (c *ctl) keyFile(file, passphraseFile string) (crypto.Signer, error) {
 			line, _, _ := bytes.Cut(secret, []byte("\n"))
 			return bytes.TrimSuffix(line, []byte("\r")), err
 		}
-		return c.askPassphrase(file)
+		return c.askPassphrase(ctx, file)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
@@ -41,20 +43,40 @@ func (c *ctl) keyFile(file, passphraseFile string) (crypto.Signer, error) {
 }
 
 // askPassphrase asks on the terminal the process belongs to, so that the key and
-// all else may come through pipes.
-func (c *ctl) askPassphrase(file string) ([]byte, error) {
+// all else may come through pipes. When ctx ends, which Ctrl-C does, the terminal
+// is as it was.
+func (c *ctl) askPassphrase(ctx context.Context, file string) ([]byte, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
 		return nil, remedy.With(errors.New("it is encrypted, and there is no terminal to ask for the passphrase on"), "give it with --passphrase-file")
 	}
-	defer tty.Close()
-	fmt.Fprintf(tty, "Passphrase for %s: ", escape(file))
-	secret, err := term.ReadPassword(int(tty.Fd()))
-	fmt.Fprintln(tty)
+	fd := int(tty.Fd())
+	before, err := term.GetState(fd)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase: %w", err)
+		return nil, errors.Join(fmt.Errorf("passphrase: %w", err), tty.Close())
 	}
-	return secret, nil
+	type answer struct {
+		secret []byte
+		err    error
+	}
+	answers := make(chan answer, 1)
+	fmt.Fprintf(tty, "Passphrase for %s: ", escape(file))
+	go func() {
+		secret, err := term.ReadPassword(fd)
+		answers <- answer{secret, err}
+	}()
+	select {
+	case a := <-answers:
+		fmt.Fprintln(tty)
+		if err := errors.Join(a.err, tty.Close()); err != nil {
+			return nil, fmt.Errorf("passphrase: %w", err)
+		}
+		return a.secret, nil
+	case <-ctx.Done(): // it still reads, so the terminal stays open
+		err := term.Restore(fd, before)
+		fmt.Fprintln(tty)
+		return nil, errors.Join(errors.New("passphrase: interrupted"), err)
+	}
 }
 
 // commandKey is a key that another program holds: a token, a key service.
@@ -62,6 +84,19 @@ type commandKey struct {
 	command string
 	public  crypto.PublicKey
 	stderr  io.Writer
+}
+
+// name is the command's first word, for messages. What follows, and the value of a
+// variable in front of it, may be a token's PIN, and messages end up in logs.
+func (k commandKey) name() string {
+	word, rest, _ := strings.Cut(strings.TrimSpace(k.command), " ")
+	if variable, _, ok := strings.Cut(word, "="); ok {
+		return variable + "=…"
+	}
+	if rest != "" {
+		word += " …"
+	}
+	return word
 }
 
 func (k commandKey) Public() crypto.PublicKey { return k.public }
@@ -74,19 +109,19 @@ func (k commandKey) Sign(_ io.Reader, toSign []byte, _ crypto.SignerOpts) ([]byt
 	cmd := exec.Command("/bin/sh", "-c", k.command)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(toSign), &out, k.stderr
 	if err := cmd.Run(); err != nil {
-		return nil, remedy.With(fmt.Errorf("%q: %w", k.command, err), "it gets the digest on its standard input and writes the raw signature; try it alone")
+		return nil, remedy.With(fmt.Errorf("%q: %w", k.name(), err), "it gets the digest on its standard input and writes the raw signature; try it alone")
 	}
 	if out.Len() == 0 || out.Len() > maxRawSignature {
-		return nil, remedy.With(fmt.Errorf("%q: it wrote %d bytes, a signature has 1 to %d", k.command, out.Len(), maxRawSignature),
+		return nil, remedy.With(fmt.Errorf("%q: it wrote %d bytes, a signature has 1 to %d", k.name(), out.Len(), maxRawSignature),
 			"have it write the raw signature to its standard output, and nothing else")
 	}
 	return out.Bytes(), nil
 }
 
 // key finds the private key of cert.
-func (o signOptions) key(c *ctl, cert *x509.Certificate) (crypto.Signer, error) {
+func (o signOptions) key(ctx context.Context, c *ctl, cert *x509.Certificate) (crypto.Signer, error) {
 	if o.command != "" {
 		return commandKey{o.command, cert.PublicKey, c.stderr}, nil
 	}
-	return c.keyFile(o.keyFile, o.passphraseFile)
+	return c.keyFile(ctx, o.keyFile, o.passphraseFile)
 }

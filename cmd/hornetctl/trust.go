@@ -29,6 +29,7 @@ type trustStore struct {
 	dir    string // "": as hornetd.toml says
 	list   string // the same
 	roots  []string
+	asked  bool // for the list: see withList
 }
 
 func (c *ctl) trustGroup() *cobra.Command {
@@ -242,18 +243,21 @@ func (s *trustStore) add(from, name string) ([]trustKey, error) {
 
 func (s *trustStore) removeCommand() *cobra.Command {
 	var keyID string
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "remove NAME",
 		Short: "Trust a signer, or one of its keys, no more",
 		Long: `Take a signer out of the trust store, or with --key-id one of its keys. What it
 signed does not load any more; what runs runs on. Whoever still has the key on
-other hosts is trusted there: trust revoke is for keys that were lost.`,
+other hosts is trusted there: trust revoke is for keys that were lost. A key
+without which the revocation list does not count stays unless --force is given:
+at this host's next start nothing would load.`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := s.open(); err != nil {
 				return err
 			}
-			left, err := s.remove(args[0], keyID)
+			left, err := s.remove(args[0], keyID, force)
 			if err != nil {
 				return err
 			}
@@ -263,11 +267,12 @@ other hosts is trusted there: trust revoke is for keys that were lost.`,
 		},
 	}
 	cmd.Flags().StringVar(&keyID, "key-id", "", "only this key, by its `id`")
+	cmd.Flags().BoolVar(&force, "force", false, "remove it though the revocation list does not count without it")
 	return cmd
 }
 
 // remove returns how many keys the signer has left.
-func (s *trustStore) remove(name, keyID string) (left int, err error) {
+func (s *trustStore) remove(name, keyID string, force bool) (left int, err error) {
 	file := name + ".pem"
 	path := filepath.Join(s.dir, file)
 	if filepath.Base(path) != file {
@@ -277,14 +282,30 @@ func (s *trustStore) remove(name, keyID string) (left int, err error) {
 	if err != nil {
 		return 0, remedy.With(err, "hornetctl trust list shows the signers")
 	}
-	if keyID == "" {
+	var keep []byte
+	if keyID != "" {
+		if keep, left, err = without(path, b, keyID); err != nil {
+			return 0, err
+		}
+	}
+	if !force {
+		if err := s.keepsList(file, keep); err != nil {
+			return 0, err
+		}
+	}
+	if keep == nil {
 		return 0, bare(os.Remove(path))
 	}
-	trust, err := signing.ParseTrust(map[string][]byte{file: b})
+	return left, replace(path, keep, 0o644)
+}
+
+// without returns the file of a signer without one of its keys, and how many are
+// left; nil where none is.
+func without(path string, b []byte, keyID string) (keep []byte, left int, err error) {
+	trust, err := signing.ParseTrust(map[string][]byte{filepath.Base(path): b})
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	var keep []byte
 	signers := trust.Signers()
 	for i, rest := 0, b; i < len(signers); i++ { // in the order of the blocks
 		var block *pem.Block
@@ -293,11 +314,8 @@ func (s *trustStore) remove(name, keyID string) (left int, err error) {
 			left++
 		}
 	}
-	switch left {
-	case len(signers):
-		return left, remedy.With(fmt.Errorf("%s: no key %.140q", path, keyID), "hornetctl trust list shows the keys")
-	case 0:
-		return 0, bare(os.Remove(path))
+	if left == len(signers) {
+		return nil, 0, remedy.With(fmt.Errorf("%s: no key %.140q", path, keyID), "hornetctl trust list shows the keys")
 	}
-	return left, replace(path, keep, 0o644)
+	return keep, left, nil
 }

@@ -20,12 +20,15 @@ const trustDir = "/etc/hornet/trust.d"
 
 func (c *ctl) verifyFile() *cobra.Command {
 	var opts verifyOptions
+	store := &trustStore{c: c}
 	cmd := &cobra.Command{
 		Use:   "verify-file FILE...",
 		Short: "Check the signatures of objects and manifests",
 		Long: `Check that each FILE is signed by a key of the trust store, as hornetd does
 before it loads it, and say by whom, what of it, and when. A FILE.toml is a
 manifest: it is checked together with the object it names. No daemon is needed.
+What the revocation list of this host revokes is not good; whether that is older
+than what the host has loaded is not asked.
 
 The exit status is that of the first file that is not good: 4 for a signature,
 1 for a file that cannot be read.`,
@@ -34,7 +37,15 @@ The exit status is that of the first file that is not good: 4 for a signature,
 			if opts.signature != "" && (len(args) > 1 || isManifest(args[0])) {
 				return usage(cmd, "verify-file: --signature is for one object")
 			}
-			trust, err := signing.LoadTrust(opts.trust)
+			if err := store.openBoth(); err != nil {
+				return err
+			}
+			opts.trust = store.dir
+			trust, err := signing.LoadTrust(store.dir)
+			if err != nil {
+				return err
+			}
+			trust, note, err := store.withList(trust)
 			if err != nil {
 				return err
 			}
@@ -45,6 +56,7 @@ The exit status is that of the first file that is not good: 4 for a signature,
 				if err != nil {
 					errs = append(errs, err)
 				}
+				v.Note = note
 				all = append(all, v)
 			}
 			if err := c.print(map[string]any{"files": all}, func() { c.verifiedList(all) }); err != nil {
@@ -54,9 +66,8 @@ The exit status is that of the first file that is not good: 4 for a signature,
 		},
 	}
 	cmd.Flags().StringVar(&opts.signature, "signature", "", "signature `file` (default FILE.p7s)")
-	cmd.Flags().StringVar(&opts.trust, "trust", trustDir, "`directory` with the certificates that count")
+	store.trustFlags(cmd)
 	cmd.Flags().StringSliceVar(&opts.signers, "signer", nil, "accept only this `name` of the trust store; may be repeated")
-	cmd.MarkFlagDirname("trust")
 	return cmd
 }
 
@@ -75,6 +86,7 @@ type verification struct {
 	SignedAt  time.Time      `json:"signed_at,omitzero"`  // as the signer says; absent where they do not
 	Trust     string         `json:"trust,omitempty"`     // file of the trust store that decided
 	Problem   *api.Problem   `json:"problem,omitempty"`
+	Note      string         `json:"note,omitempty"` // what was not checked
 }
 
 func isManifest(file string) bool { return filepath.Ext(file) == ".toml" }
@@ -142,15 +154,17 @@ func (c *ctl) verifyManifest(file string, trust *signing.Trust, opts verifyOptio
 			return "", v, err
 		}
 	}
-	return m.Object.Path, v, nil
+	return m.Object.Path, v, newEnough(trust, m, v)
 }
 
 // verifiedList prints a line for each good file.
 func (c *ctl) verifiedList(all []verification) {
+	note := ""
 	for _, v := range all {
 		if !v.OK {
 			continue
 		}
+		note = v.Note // the same for all
 		s, when := v.Signature, "at an unknown time"
 		if !v.SignedAt.IsZero() {
 			when = "at " + v.SignedAt.Local().Format("2006-01-02 15:04:05") + " by their own clock"
@@ -161,6 +175,9 @@ func (c *ctl) verifiedList(all []verification) {
 		}
 		c.say("%s: %s: signed by %s (%s%s, %s) %s, %s, object SHA-256 %s", v.File, verified(*s), s.Signer.Name, s.Signer.Algorithm,
 			subject, v.Trust, when, s.Format, v.Object.SHA256)
+	}
+	if note != "" {
+		c.say("note: %s", note)
 	}
 }
 

@@ -179,8 +179,16 @@ func TestRevokedUnloads(t *testing.T) {
 				}
 			case "reload that fails":
 				h.Manifest("broken", "x = 1\n")
-				if _, err := reload(t, h); err == nil {
-					t.Error("a broken manifest: no error")
+				want := "reload: only the revocation list (serial 2) took effect; unloaded: count; nothing else changed: "
+				if _, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), want) {
+					t.Errorf("a broken manifest: %v", err)
+				}
+				records := auditRecords(t, h.State)
+				if last := records[len(records)-1]; last.Verb != "reload" || last.Phase != "outcome" || !strings.HasPrefix(last.Error, want) {
+					t.Errorf("on record: %+v", last)
+				}
+				if _, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), "reload: nothing changed: ") {
+					t.Errorf("and again: %v", err)
 				}
 			case "boot, its files gone":
 				if err := errors.Join(os.Remove(h.Manifests+"/conn_count.bpf.o"), os.Remove(h.Trust+"/team.pem")); err != nil {
@@ -196,6 +204,95 @@ func TestRevokedUnloads(t *testing.T) {
 			}
 			if left := onBPFFS(t, h); len(left) != 0 {
 				t.Errorf("on bpffs: %v", left)
+			}
+		})
+	}
+}
+
+// TestSignedAgainAndRevoked: with a good signature on disk what is revoked is
+// replaced, in the same step, and is good again.
+func TestSignedAgainAndRevoked(t *testing.T) {
+	for _, policy := range []string{"unload", "keep"} {
+		for _, how := range []string{"reload", "boot"} {
+			t.Run(policy+" at "+how, func(t *testing.T) {
+				h, team := teamed(t, rooted+"revoked = \""+policy+"\"\n")
+				next := signer(t, h, "next")
+				h.Write("hornet.d/conn_count.bpf.o.p7s", next.sign(t, example(t, "conn-count/conn_count.bpf.o")))
+				h.Revoke(revokedKey(1, team.keyID(t)))
+				if how == "boot" {
+					h.Kill()
+					h.Start()
+				}
+				if _, err := reload(t, h); err != nil {
+					t.Fatal(err)
+				}
+				c := get(t, h, "count")
+				if c.State != api.StateRunning || c.Signature.Signer.Name != "next" || c.Signature.Verdict != "ok" || c.Reason != "" {
+					t.Errorf("%s %q, %s by %q", c.State, c.Reason, c.Signature.Verdict, c.Signature.Signer.Name)
+				}
+				if got := problems(t, h); got != "" {
+					t.Errorf("status says %q", got)
+				}
+				unloaded := 0
+				for _, r := range auditRecords(t, h.State) {
+					if r.Verb == "unload" {
+						unloaded++
+					}
+				}
+				if unloaded > 0 || len(kernelLinks(t, c)) != 1 {
+					t.Errorf("%d unloads, links %v", unloaded, kernelLinks(t, c))
+				}
+			})
+		}
+	}
+}
+
+// TestRevokedAndNotReplaceable: what was signed again and does not load leaves
+// nothing revoked running.
+func TestRevokedAndNotReplaceable(t *testing.T) {
+	h, team := teamed(t, rooted+"revoked = \"unload\"\n")
+	before := get(t, h, "count")
+	h.Kill()
+	h.Write("hornet.d/conn_count.bpf.o.p7s", signer(t, h, "next").sign(t, example(t, "conn-count/conn_count.bpf.o")))
+	h.Manifest("count", counting("/sys/fs/cgroup/no such", "boot", 6, "a"))
+	h.Revoke(revokedKey(1, team.keyID(t)))
+	h.Start()
+	if c := get(t, h, "count"); c.State != api.StateFailed || !strings.Contains(c.Reason, "no such") {
+		t.Errorf("%s %q", c.State, c.Reason)
+	}
+	if got := kernelLinks(t, before); len(got) != 0 {
+		t.Errorf("links: %v", got)
+	}
+}
+
+// TestRevokedStopsNoReload: what is revoked and does not run is a failed
+// collection, and the rest of the host can be reloaded.
+func TestRevokedStopsNoReload(t *testing.T) {
+	for name, list := range map[string]func(team second) string{
+		"key":     func(team second) string { return revokedKey(1, team.keyID(t)) },
+		"version": func(second) string { return "serial = 1\n[[manifest]]\nname = 'count'\nversion = 6\n" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, team := teamed(t, rooted+"revoked = \"unload\"\n")
+			h.Revoke(list(team))
+			for i := range 3 {
+				if i == 1 {
+					h.Manifest("count2", strings.Replace(counting(testenv.Cgroup(t), "boot", 5, "a"), "conn_count.bpf.o", "other.bpf.o", 1))
+					h.Object("other.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+				}
+				plan, err := reload(t, h)
+				if err != nil || len(plan.Problems) > 0 {
+					t.Fatalf("reload %d: %+v, %v", i, plan, err)
+				}
+				if c := get(t, h, "count"); c.State != api.StateFailed || c.Hint == "" {
+					t.Errorf("reload %d: %s %q", i, c.State, c.Reason)
+				}
+				if got := problems(t, h); !strings.Contains(got, "revoked") && !strings.Contains(got, "older than version 6") {
+					t.Errorf("reload %d: status says %q", i, got)
+				}
+			}
+			if c := get(t, h, "count2"); c.State != api.StateRunning {
+				t.Errorf("the other one: %s %q", c.State, c.Reason)
 			}
 		})
 	}

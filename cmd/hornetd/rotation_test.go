@@ -144,7 +144,7 @@ func TestKeyRotation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, stderr, exit := h.Ctl("trust", "--config", h.Config, "revoke", "--key", r.key("root", n-1), "--cert", r.cert("root", n-1), "key", "00112233"); exit != 0 {
+		if _, stderr, exit := h.Ctl("trust", "--config", h.Config, "revoke", "--force", "--key", r.key("root", n-1), "--cert", r.cert("root", n-1), "key", "00112233"); exit != 0 {
 			t.Fatalf("exit %d: %s", exit, stderr)
 		}
 		if b, _ := os.ReadFile(filepath.Join(h.Dir, "revoked")); bytes.Equal(b, good) {

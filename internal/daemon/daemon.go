@@ -73,9 +73,10 @@ type collection struct {
 // proof is the result of verifying a running collection's object again, from
 // disk: whether what it was loaded from is still there and still trusted.
 type proof struct {
-	verdict string // of signing, or "unproven" where the file is gone
-	digest  string // of the object on disk; "" where it could not be verified
-	reason  string
+	verdict  string // of signing, or "unproven" where the file is gone
+	digest   string // of the object on disk; "" where it could not be verified
+	reason   string
+	notAfter time.Time // of the certificate; zero: no end
 }
 
 // held is a directory that is left alone: its programs run, and nothing here
@@ -141,6 +142,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		d.trust = d.trust.Closed(err)
 	} else {
 		d.trust = listed
+		d.tellState(d.settleList(listed.Revocations()))
 	}
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()

@@ -51,14 +51,29 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// What is revoked goes where the policy says so, whatever its manifest says.
+// What is revoked is replaced where what is on disk is good, and else goes where
+// the policy says so, whatever its manifest says.
 func TestDecideRevoked(t *testing.T) {
-	c := &collection{revoked: "key 00 is revoked"}
-	for _, dc := range []declared{{}, {err: errors.New("line 3")}, {manifest: manifest.Manifest{Name: "a", Start: manifest.StartBoot}}} {
-		for policy, want := range map[config.Revoked]bool{config.RevokedUnload: true, config.RevokedKeep: false} {
-			got, ok := decide(dc, true, c, config.RemovedKeep, policy)
-			if !ok || (got.Action == api.ActionUnload) != want || want && got.Reason != c.revoked {
-				t.Errorf("%+v, %s: %+v", dc, policy, got)
+	there := declared{manifest: manifest.Manifest{Name: "a", Start: manifest.StartBoot}}
+	ok, revoked := string(signing.OK), string(signing.Revoked)
+	for _, c := range []struct {
+		dc           declared
+		declared     bool
+		verdict      string
+		unload, keep api.Action
+	}{
+		{there, true, ok, api.ActionReplace, api.ActionReplace},
+		{there, true, revoked, api.ActionUnload, api.ActionKeep},
+		{there, true, "", api.ActionUnload, api.ActionKeep},
+		{declared{err: errors.New("line 3")}, true, ok, api.ActionUnload, api.ActionRefuse},
+		{declared{}, false, ok, api.ActionUnload, api.ActionKeep},
+	} {
+		runs := &collection{revoked: "key 00 is revoked", proof: proof{verdict: c.verdict}}
+		runs.record.ManifestDigest = hexDigest(c.dc.manifest.Digest)
+		for policy, want := range map[config.Revoked]api.Action{config.RevokedUnload: c.unload, config.RevokedKeep: c.keep} {
+			got, _ := decide(c.dc, c.declared, runs, config.RemovedKeep, policy)
+			if got.Action != want || want == api.ActionUnload && got.Reason != runs.revoked {
+				t.Errorf("%+v, %q, %s: %+v", c.dc, c.verdict, policy, got)
 			}
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
-	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -46,10 +45,19 @@ func (d *Daemon) acceptedBefore(m manifest.Manifest, boot bool) func(signing.Sig
 	}
 }
 
-// expired reports whether the certificate of who signed what runs as r has
-// ended.
-func (d *Daemon) expired(r pinning.Record) bool {
-	return !r.Signer.NotAfter.IsZero() && d.clock().After(r.Signer.NotAfter)
+// validUntil is the end of the certificate by which c was verified: when its
+// object was verified again, with a renewed one maybe, or as its record says.
+// Zero is no end.
+func (c *collection) validUntil() time.Time {
+	if c.proof.verdict == string(signing.OK) {
+		return c.proof.notAfter
+	}
+	return c.record.Signer.NotAfter
+}
+
+// expired reports whether that has passed.
+func (d *Daemon) expired(c *collection) bool {
+	return !c.validUntil().IsZero() && d.clock().After(c.validUntil())
 }
 
 func expiredReason(signer string, end time.Time) string {
@@ -58,11 +66,11 @@ func expiredReason(signer string, end time.Time) string {
 }
 
 // warning is what there is to say of something that runs and would not load
-// now, or only at a start. Until its object was verified again its record
-// answers.
+// now, or only at a start. The clock is asked every time: a certificate that was
+// good at the last reload may have ended since.
 func (d *Daemon) warning(c *collection) string {
-	if c.proof.verdict == "" && d.expired(c.record) {
-		return expiredReason(c.record.Signer.Name, c.record.Signer.NotAfter)
+	if v := c.proof.verdict; (v == "" || v == string(signing.OK)) && d.expired(c) {
+		return expiredReason(c.record.Signer.Name, c.validUntil())
 	}
 	return c.proof.warning()
 }

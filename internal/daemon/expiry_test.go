@@ -18,23 +18,30 @@ func TestClockIsNeverBeforeTheFloor(t *testing.T) {
 	}
 }
 
-// What was adopted a moment ago is flagged by its record; once its object was
-// verified again, with a renewed certificate maybe, that says how it is.
+// What runs is flagged as soon as the certificate has ended by which it was last
+// verified: its record's, or a renewed one.
 func TestWarningOfWhatExpired(t *testing.T) {
-	d := &Daemon{}
-	c := &collection{record: pinning.Record{Signer: pinning.Signer{Name: "dev", NotAfter: time.Now().Add(-time.Hour)}}}
-	if d.warning(c) == "" {
-		t.Error("adopted, expired: not flagged")
-	}
-	c.proof.verdict = string(signing.OK)
-	if w := d.warning(c); w != "" {
-		t.Errorf("renewed: %s", w)
-	}
-	c.proof = proof{}
-	for _, end := range []time.Time{{}, time.Now().Add(time.Hour)} {
-		c.record.Signer.NotAfter = end
-		if w := d.warning(c); w != "" {
-			t.Errorf("valid until %s: %s", end, w)
+	past, later := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	ok := string(signing.OK)
+	for _, tt := range []struct {
+		name   string
+		record time.Time
+		proof  proof
+		want   bool
+	}{
+		{"adopted", past, proof{}, true},
+		{"adopted, valid", later, proof{}, false},
+		{"adopted, no end", time.Time{}, proof{}, false},
+		{"verified, and ended since", past, proof{verdict: ok, notAfter: past}, true},
+		{"verified", later, proof{verdict: ok, notAfter: later}, false},
+		{"renewed", past, proof{verdict: ok, notAfter: later}, false},
+		{"renewed, and that ended too", past.Add(-time.Hour), proof{verdict: ok, notAfter: past}, true},
+		{"a public key now", past, proof{verdict: ok}, false},
+	} {
+		c := &collection{record: pinning.Record{Signer: pinning.Signer{Name: "dev", NotAfter: tt.record}}, proof: tt.proof}
+		_, flagged := new(Daemon).proofProblem("a", c)
+		if w := new(Daemon).warning(c); (w != "") != tt.want || flagged != tt.want {
+			t.Errorf("%s: %q, in the status %t", tt.name, w, flagged)
 		}
 	}
 }

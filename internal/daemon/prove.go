@@ -15,7 +15,7 @@ import (
 const unproven = "unproven"
 
 func proven(v signing.Verified) proof {
-	p := proof{verdict: string(v.Verdict()), digest: hexDigest(v.Digest())}
+	p := proof{verdict: string(v.Verdict()), digest: hexDigest(v.Digest()), notAfter: v.Signer().NotAfter}
 	if v.Verdict() == signing.OKExpired {
 		p.reason = expiredReason(v.Signer().Name, v.Signer().NotAfter)
 	}
@@ -36,10 +36,9 @@ func (d *Daemon) prove(files *safefile.Reader, trust *signing.Trust, m manifest.
 	return p
 }
 
-// proveAll verifies again, from disk, what runs. An object that changed makes
-// a change of its own (decide).
-func (d *Daemon) proveAll(found map[string]declared, trust *signing.Trust) map[string]proof {
-	names := sortedKeys(d.running)
+// proveAll verifies again, from disk, what of names runs. An object that changed
+// makes a change of its own (decide).
+func (d *Daemon) proveAll(names []string, found map[string]declared, trust *signing.Trust) map[string]proof {
 	proofs := make([]proof, len(names))
 	var files safefile.Reader
 	defer files.Close()
@@ -93,7 +92,7 @@ func (d *Daemon) proofProblem(name string, c *collection) (api.Problem, bool) {
 		return api.Problem{}, false
 	}
 	hint := "put back what is missing (object, signature or key), or hornetctl unload " + name
-	if c.proof.verdict != unproven && d.expired(c.record) {
+	if c.proof.verdict != unproven && d.expired(c) {
 		hint = "put a renewed certificate into the trust store (hornetctl trust add), sign the object with its key and reload"
 	}
 	return api.Problem{Kind: api.KindSignature, Collection: name, File: c.record.ObjectFile,

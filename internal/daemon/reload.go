@@ -36,15 +36,20 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 		return api.Plan{}, err
 	}
 	found, problems, certain := d.scan()
-	proofs := d.proveAll(found, trust)
+	proofs := d.proveAll(sortedKeys(d.running), found, trust)
 	changes := d.compare(found, proofs, trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	if len(problems) > 0 {
 		d.setProblems(problems)
-		if err := d.revokeOnly(a, who, trust); err != nil {
+		changes, revoked, err := d.revokeOnly(a, who, trust)
+		if err != nil {
 			return api.Plan{}, err
 		}
-		return api.Plan{Problems: problems}, nothingChanged(problems)
+		effect := "nothing changed"
+		if revoked {
+			effect = onlyRevoked(trust.Revocations(), changes)
+		}
+		return api.Plan{Changes: changes, Problems: problems}, stopped(effect, problems)
 	}
 	if err := a.intend(); err != nil {
 		return api.Plan{}, err
@@ -56,6 +61,11 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	d.setDeclared(found)
 	d.setProblems(nil)
 	d.apply(who, found, changes)
+	for _, c := range changes {
+		if c.Action == api.ActionRefuse && c.Error != nil {
+			d.fail(c.Collection, remedy.With(c.Error, "%s", c.Error.Hint))
+		}
+	}
 	a.partial = failures(changes)
 	return api.Plan{Changes: changes}, nil
 }
@@ -95,10 +105,11 @@ func (d *Daemon) trusted() *signing.Trust {
 	return d.trust
 }
 
-// nothingChanged is the error of a reload that stopped before it began.
-func nothingChanged(ps []api.Problem) error {
+// stopped is the error of a reload that stopped before it began; effect is what
+// it changed all the same.
+func stopped(effect string, ps []api.Problem) error {
 	first := ps[0]
-	e := &api.Error{Kind: first.Kind, Message: "reload: nothing changed: " + first.Message, Hint: first.Hint}
+	e := &api.Error{Kind: first.Kind, Message: "reload: " + effect + ": " + first.Message, Hint: first.Hint}
 	if more := len(ps) - 1; more > 0 {
 		e.Message += fmt.Sprintf(" (and %d more: hornetctl plan shows all)", more)
 	}
@@ -112,7 +123,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 		return api.Plan{}, err
 	}
 	found, problems, certain := d.scan()
-	changes := d.compare(found, d.proveAll(found, trust), trust, certain)
+	changes := d.compare(found, d.proveAll(sortedKeys(d.running), found, trust), trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	return api.Plan{Changes: changes, Problems: problems}, nil
 }
@@ -122,7 +133,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 // What runs is not unloaded for want of a manifest that may only be unreadable.
 func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 	found, problems, certain := d.scan()
-	changes := d.compare(found, nil, d.trusted(), certain)
+	changes := d.compare(found, d.proveAll(d.withdrawn(), found, d.trusted()), d.trusted(), certain)
 	d.setDeclared(found)
 	d.apply(self(), found, changes)
 	return changes, problems
@@ -134,7 +145,7 @@ func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 // none of it changes what runs now.
 func (d *Daemon) reprove() error {
 	found := maps.Clone(d.declared)
-	proofs := d.proveAll(found, d.trusted())
+	proofs := d.proveAll(sortedKeys(d.running), found, d.trusted())
 	d.setProofs(proofs)
 	changes := d.compare(found, proofs, d.trusted(), false)
 	d.apply(self(), found, slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action != api.ActionReplace }))
@@ -178,6 +189,9 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, tru
 // decide is the rule for one collection: pure, so that its test is a table.
 func decide(dc declared, isDeclared bool, c *collection, removed config.Removed, revoked config.Revoked) (api.Change, bool) {
 	switch {
+	case c != nil && c.revoked != "" && isDeclared && dc.err == nil && c.proof.verdict == string(signing.OK):
+		return api.Change{Action: api.ActionReplace, Reason: "what is on disk is good, and of what runs " + c.revoked,
+			FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
 	case c != nil && c.revoked != "" && revoked == config.RevokedUnload:
 		return api.Change{Action: api.ActionUnload, Reason: c.revoked, FromVersion: c.record.Version}, true
 	case isDeclared && dc.err != nil:
@@ -202,7 +216,9 @@ func decide(dc declared, isDeclared bool, c *collection, removed config.Removed,
 }
 
 // verifyAll reads and verifies what the changes would load, and decides all
-// that can be decided before the kernel is asked.
+// that can be decided before the kernel is asked. What does not run and is
+// revoked becomes a refusal of that one change: it stays revoked, and must not
+// keep every later reload from what else it is for.
 func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, changes []api.Change) []api.Problem {
 	problems := make([]*api.Problem, len(changes))
 	var files safefile.Reader
@@ -213,7 +229,13 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 		if c.Action != api.ActionLoad && c.Action != api.ActionReplace {
 			return
 		}
-		if err := d.examine(&files, trust, found[c.Collection].manifest, resolve); err != nil {
+		m := found[c.Collection].manifest
+		err := d.examine(&files, trust, m, resolve)
+		switch {
+		case err == nil:
+		case c.Action == api.ActionLoad && refusedByList(trust, m, err):
+			changes[i].Action, changes[i].Reason, changes[i].Error = api.ActionRefuse, "it is revoked", asAPIError(err)
+		default:
 			p := problem(c.Collection, err)
 			problems[i] = &p
 		}
@@ -268,6 +290,7 @@ func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change
 				d.fail(c.Collection, err)
 			}
 			c.Done = err == nil
+			d.afterRevocation(who, found, *c)
 		}
 	}
 	if loaded {

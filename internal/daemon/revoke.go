@@ -4,11 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/signing"
 )
@@ -40,6 +44,9 @@ func asSignature(err error) error {
 
 // setTrust makes trust what holds, its list durably.
 func (d *Daemon) setTrust(trust *signing.Trust) error {
+	if err := d.settleList(trust.Revocations()); err != nil {
+		return err
+	}
 	if next, changed := d.ratchet.AdvanceList(trust.Revocations()); changed {
 		if err := d.setRatchet(next); err != nil {
 			return err
@@ -51,27 +58,92 @@ func (d *Daemon) setTrust(trust *signing.Trust) error {
 	return nil
 }
 
-// revokeOnly is what a reload that fails still does: a new revocation list
-// comes into force, with the keys that were trusted before.
-func (d *Daemon) revokeOnly(a *act, who Peer, trust *signing.Trust) error {
-	list, last := trust.Revocations(), d.trusted()
-	if list == nil || last.Unlisted() == nil && last.Revocations() != nil && last.Revocations().Serial == list.Serial {
+// settleList writes a new list's file to the disk, before its serial gets there:
+// after a crash with the older file the host would refuse that for its serial,
+// and load nothing.
+func (d *Daemon) settleList(list *signing.Revocations) error {
+	if _, changed := d.ratchet.AdvanceList(list); !changed {
 		return nil
 	}
+	for _, path := range []string{d.cfg.Paths.Revoked, filepath.Dir(d.cfg.Paths.Revoked)} {
+		if err := syncDir(path); err != nil {
+			return remedy.With(api.Errorf(api.KindUnavailable, "revocation list: to the disk: %w", err), "look after the disk of %s", d.cfg.Paths.Revoked)
+		}
+	}
+	return nil
+}
+
+// revokeOnly is what a reload that fails still does: a new revocation list
+// comes into force, with the keys that were trusted before. changed is false
+// where there is none.
+func (d *Daemon) revokeOnly(a *act, who Peer, trust *signing.Trust) (changes []api.Change, changed bool, err error) {
+	list, last := trust.Revocations(), d.trusted()
+	if list == nil || last.Unlisted() == nil && last.Revocations() != nil && last.Revocations().Serial == list.Serial {
+		return nil, false, nil
+	}
 	if err := a.intend(); err != nil {
-		return err
+		return nil, false, err
 	}
 	if err := d.setTrust(last.WithRevocations(list)); err != nil {
-		return err
+		return nil, false, err
 	}
-	changes := d.compare(d.declared, nil, d.trusted(), false)
-	d.apply(who, d.declared, slices.DeleteFunc(changes, func(c api.Change) bool { return c.Action != api.ActionUnload }))
-	return nil
+	changes = slices.DeleteFunc(d.compare(d.declared, nil, d.trusted(), false), func(c api.Change) bool { return c.Action != api.ActionUnload })
+	d.apply(who, d.declared, changes)
+	return changes, true, nil
+}
+
+// onlyRevoked says what revokeOnly did, for the caller and the audit log.
+func onlyRevoked(list *signing.Revocations, changes []api.Change) string {
+	effect := fmt.Sprintf("only the revocation list (serial %d) took effect; ", list.Serial)
+	var unloaded []string
+	for _, c := range changes {
+		if c.Done {
+			unloaded = append(unloaded, c.Collection)
+		}
+	}
+	if len(unloaded) > 0 {
+		effect += "unloaded: " + strings.Join(unloaded, ", ") + "; "
+	}
+	if failed := failures(changes); failed != "" {
+		effect += failed + "; "
+	}
+	return effect + "nothing else changed"
 }
 
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
 	return trust.Revoked(recordedClaim(r), r.Signer.KeyID)
+}
+
+// withdrawn are the collections that run and are revoked.
+func (d *Daemon) withdrawn() []string {
+	return slices.DeleteFunc(sortedKeys(d.running), func(name string) bool {
+		return revokedRecord(d.trusted(), d.running[name].record) == ""
+	})
+}
+
+// refusedByList reports whether err, of m's verification, is that the list in
+// force revokes it.
+func refusedByList(trust *signing.Trust, m manifest.Manifest, err error) bool {
+	var se *signing.Error
+	return errors.As(err, &se) && (se.Verdict == signing.Revoked ||
+		trust.CheckVersion(signing.Claim{Manifest: m.Name, Version: m.Version}) != nil)
+}
+
+// afterRevocation ends what is revoked and could not be replaced, where the
+// configuration wants that, and notes of what its manifest still wants why it
+// does not run.
+func (d *Daemon) afterRevocation(who Peer, found map[string]declared, c api.Change) {
+	if old := d.collection(c.Collection); old != nil && c.Action == api.ActionReplace && c.Error != nil && d.cfg.Trust.Revoked == config.RevokedUnload {
+		if revokedRecord(d.trusted(), old.record) != "" {
+			d.tellState(d.unload(who, c.Collection, false)) // why it was not replaced is noted already
+		}
+		return
+	}
+	// A manifest that is there and can be read is not unloaded for anything else.
+	if dc, ok := found[c.Collection]; ok && dc.err == nil && c.Action == api.ActionUnload && c.Done {
+		d.fail(c.Collection, remedy.With(api.Errorf(api.KindSignature, "unloaded: %s", c.Reason), "put one in its place that is not revoked, then hornetctl reload"))
+	}
 }
 
 // revokedProblem is what the status shows of it.
