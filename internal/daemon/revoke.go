@@ -26,7 +26,8 @@ func (d *Daemon) withRevocations(trust *signing.Trust) (*signing.Trust, error) {
 	var list *signing.Revocations
 	switch {
 	case err == nil:
-		if list, err = trust.VerifyRevocations(file, b, d.cfg.Trust.Roots); err != nil {
+		// What the list in force revokes signs no newer one.
+		if list, err = trust.WithRevocations(d.inForce()).VerifyRevocations(file, b, d.cfg.Trust.Roots); err != nil {
 			return nil, asSignature(err)
 		}
 	case !errors.Is(err, fs.ErrNotExist):
@@ -36,6 +37,14 @@ func (d *Daemon) withRevocations(trust *signing.Trust) (*signing.Trust, error) {
 		return nil, asSignature(remedy.With(fmt.Errorf("%s: %w", file, err), "%s", remedy.Of(err)))
 	}
 	return trust.WithRevocations(list), nil
+}
+
+// inForce is the list that holds now, nil where there is none.
+func (d *Daemon) inForce() *signing.Revocations {
+	if trust := d.trusted(); trust != nil {
+		return trust.Revocations()
+	}
+	return nil
 }
 
 func asSignature(err error) error {
