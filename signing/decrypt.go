@@ -106,9 +106,13 @@ func decrypt(der, passphrase []byte) ([]byte, error) {
 	return decryptCBC(block, scheme.IV.Bytes, k.Data)
 }
 
+func wrongPassphrase() error {
+	return remedy.With(errors.New("the passphrase is wrong, or the file damaged"), "try it with openssl pkey -in KEY")
+}
+
 // decryptCBC decrypts data, and takes the padding off (RFC 8018, 6.1.1).
 func decryptCBC(block cipher.Block, iv, data []byte) ([]byte, error) {
-	wrong := remedy.With(errors.New("the passphrase is wrong, or the file damaged"), "try it with openssl pkey -in KEY")
+	wrong := wrongPassphrase()
 	if len(data) == 0 || len(data)%aes.BlockSize != 0 {
 		return nil, wrong
 	}

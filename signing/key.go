@@ -10,6 +10,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -193,10 +194,12 @@ func parsePrivate(block *pem.Block, passphrase func() ([]byte, error)) (any, err
 			return nil, err
 		}
 		key, err := x509.ParsePKCS8PrivateKey(der)
-		if err != nil { // one wrong passphrase in 256 leaves something that looks padded
-			return nil, fmt.Errorf("the passphrase is wrong, or the file damaged: %w", err)
+		var syntax asn1.SyntaxError
+		var structure asn1.StructuralError
+		if errors.As(err, &syntax) || errors.As(err, &structure) {
+			return nil, wrongPassphrase() // one in 256 leaves something that looks padded
 		}
-		return key, nil
+		return key, err
 	case "PRIVATE KEY":
 		return x509.ParsePKCS8PrivateKey(block.Bytes)
 	case "EC PRIVATE KEY":
