@@ -10,9 +10,9 @@ import (
 	"github.com/hornetd/hornetd/manifest"
 )
 
-// aim sets what some programs are for, which the kernel wants to know when it
-// loads them: the function that the section or the program's [[attach]] names.
-// Of a second [[attach]] that says otherwise, and of names that are wrong,
+// aim sets, before the load, the function that a program will be attached to: the
+// kernel wants to know it when it loads such a program. The program's [[attach]]
+// names it, or else the section. Of a second [[attach]] that says otherwise, and of names that are wrong,
 // Resolve tells.
 func (p *Plan) aim() error {
 	p.spec.Programs = maps.Clone(p.spec.Programs)

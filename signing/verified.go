@@ -6,7 +6,8 @@ import (
 )
 
 // Verified is proof: an object whose bytes are covered by a valid signature of
-// a trusted key, directly or by their digest in a manifest. Only Trust.Verify makes one; the zero Verified proves nothing.
+// a trusted key, directly or by their digest in a manifest. Only Trust.Verify
+// makes one; the zero Verified proves nothing.
 type Verified struct {
 	object  []byte
 	digest  [32]byte

@@ -12,8 +12,7 @@ import (
 
 // clock is the time that certificates are held against: what the clock says,
 // but not before the source's date and the last audit record when this daemon
-// was opened. A clock that died
-// must not make an expired certificate good.
+// was opened. A clock that died must not make an expired certificate good.
 func (d *Daemon) clock() time.Time { return latest(time.Now(), d.floor) }
 
 func latest(a, b time.Time) time.Time {
