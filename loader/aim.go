@@ -12,8 +12,8 @@ import (
 
 // aim sets, before the load, the function that a program will be attached to: the
 // kernel wants to know it when it loads such a program. The program's [[attach]]
-// names it, or else the section. Of a second [[attach]] that says otherwise, and of names that are wrong,
-// Resolve tells.
+// names it, or else the section. Of a second [[attach]] that says otherwise, and
+// of names that are wrong, Resolve tells.
 func (p *Plan) aim() error {
 	p.spec.Programs = maps.Clone(p.spec.Programs)
 	for _, name := range slices.Sorted(maps.Keys(p.spec.Programs)) {
