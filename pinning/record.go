@@ -9,9 +9,10 @@ import (
 	"time"
 )
 
-// recordFormat is the format this version writes. A change that an older
-// hornetd would misread raises it.
-const recordFormat = 1
+// recordFormat is the newest format this version writes. A change that an older
+// hornetd would misread raises it. What has no drop-ins is written as format 1, so
+// that an older one goes on with it.
+const recordFormat = 2
 
 // maxRecord bounds a record, in bytes of JSON.
 const maxRecord = 256 << 10
@@ -25,9 +26,13 @@ type Record struct {
 
 	Description    string `json:"description,omitempty"`
 	ManifestFile   string `json:"manifest_file"`
-	ManifestDigest string `json:"manifest_sha256"` // hexadecimal, as all digests here
+	ManifestDigest string `json:"manifest_sha256"` // hexadecimal, as all digests here; with drop-ins, of all that made it
 	Version        uint64 `json:"version"`
 	Start          string `json:"start"` // "boot", "request"
+
+	// Where there are drop-ins only (format 2).
+	TextDigest string         `json:"manifest_text_sha256,omitempty"` // of the manifest's file
+	DropIns    []RecordDropIn `json:"drop_ins,omitempty"`             // in the order in which they were applied
 
 	ObjectFile      string `json:"object_file"`
 	ObjectDigest    string `json:"object_sha256"`
@@ -52,6 +57,14 @@ type Signer struct {
 	KeyID     string    `json:"key_id,omitempty"`
 	Algorithm string    `json:"algorithm,omitempty"`
 	NotAfter  time.Time `json:"not_after,omitzero"`
+}
+
+// RecordDropIn describes a drop-in of the manifest.
+type RecordDropIn struct {
+	File   string `json:"file"`
+	SHA256 string `json:"sha256"`
+	Signer string `json:"signer,omitempty"` // name in the trust store; "" where it is not signed
+	KeyID  string `json:"key_id,omitempty"`
 }
 
 // Caller is who asked for the load, as the kernel named them. A load nobody
@@ -104,7 +117,10 @@ type RecordLink struct {
 
 // encode returns the record's JSON.
 func (r Record) encode() ([]byte, error) {
-	r.Format = recordFormat
+	r.Format = 1
+	if len(r.DropIns) > 0 {
+		r.Format = recordFormat
+	}
 	r.LoadedAt = r.LoadedAt.UTC()
 	b, err := json.Marshal(r)
 	if err != nil {

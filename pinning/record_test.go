@@ -43,6 +43,22 @@ func TestRecordReadsBackAsWritten(t *testing.T) {
 	}
 }
 
+// An older hornetd leaves alone what it cannot read whole.
+func TestRecordWithDropInsIsOfItsOwnFormat(t *testing.T) {
+	want := exampleRecord()
+	want.TextDigest = strings.Repeat("ef", 32)
+	want.DropIns = []RecordDropIn{{File: "/etc/hornet.d/xdp-drop.toml.d/1.toml", SHA256: strings.Repeat("01", 32), Signer: "ops", KeyID: "03"}, {File: "/2.toml", SHA256: strings.Repeat("02", 32)}}
+	b, err := want.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Format = 2
+	got, err := decodeRecord(b)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+}
+
 func TestRecordIsRefused(t *testing.T) {
 	good, err := exampleRecord().encode()
 	if err != nil {
@@ -66,7 +82,7 @@ func TestRecordIsRefused(t *testing.T) {
 		"unknown field":           {replace(`"covers"`, `"colour":1,"covers"`), ErrCorrupt},
 		"no format":               {replace(`"format":1,`, ``), ErrCorrupt},
 		"format below one":        {replace(`"format":1`, `"format":-1`), ErrCorrupt},
-		"newer":                   {replace(`"format":1`, `"format":2`), ErrNewerRecord},
+		"newer":                   {replace(`"format":1`, `"format":3`), ErrNewerRecord},
 		"newer and not readable":  {replace(`"format":1,"name":`, `"format":9,"colour":{},"name":`), ErrNewerRecord},
 		"bad name":                {replace(`"name":"xdp-drop"`, `"name":"../x"`), ErrCorrupt},
 		"pin leads out":           {replace(`"pin":"hits"`, `"pin":"../record"`), ErrCorrupt},
@@ -99,7 +115,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte(`{"format":1,"name":"a"}`))
-	f.Add([]byte(`{"format":2,"name":1}`))
+	f.Add([]byte(`{"format":3,"name":1}`))
 	f.Add([]byte(`{"format":1,"name":"a","maps":[{"name":"..","pin":"__"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := decodeRecord(b)

@@ -38,6 +38,10 @@ func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.Col
 		LoadedAt: time.Now().UTC(),
 		Caller:   pinning.Caller{UID: who.UID, GID: who.GID},
 	}
+	for _, dropIn := range v.DropIns() {
+		r.TextDigest = hexDigest(m.TextDigest)
+		r.DropIns = append(r.DropIns, pinning.RecordDropIn{File: dropIn.File, SHA256: hexDigest(dropIn.Digest), Signer: dropIn.Signer.Name, KeyID: dropIn.Signer.KeyID})
+	}
 	for _, s := range maps {
 		r.Maps = append(r.Maps, pinning.RecordMap{Name: s.Name, Type: s.Type, ID: s.ID, Class: string(s.Class),
 			Frozen: s.Frozen, ProgramWrites: s.Writes, SHA256: s.SHA256, HashBy: s.HashBy,

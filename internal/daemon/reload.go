@@ -349,7 +349,7 @@ func Check(cfg config.Config, build Build) []api.Problem {
 		return []api.Problem{problem("", err)}
 	}
 	found, problems, _ := d.scan()
-	problems = append(problems, d.strayRules(trust)...)
+	problems = append(append(problems, d.strays...), d.strayRules(trust)...)
 	if _, err := groupID(cfg.API.Group); err != nil {
 		problems = append(problems, problem("", err))
 	}

@@ -121,7 +121,15 @@ func onlyRevoked(list *signing.Revocations, changes []api.Change) string {
 
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
-	return trust.Revoked(recordedClaim(r), r.Signer.KeyID)
+	reason := trust.Revoked(recordedClaim(r), r.Signer.KeyID)
+	for _, dropIn := range r.DropIns {
+		if dropIn.Signer != "" && reason == "" {
+			c := recordedClaim(r)
+			c.Signer = dropIn.Signer
+			reason = trust.Revoked(c, dropIn.KeyID)
+		}
+	}
+	return reason
 }
 
 // withdrawn are the collections that run and are revoked.

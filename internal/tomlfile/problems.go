@@ -12,7 +12,7 @@ import (
 // Problems collects what is wrong with a file, so that a reader is told of the
 // first one in the file rather than of the first one that was looked for.
 type Problems struct {
-	text *Text
+	at   func(key string) *Text // where key stands
 	errs []error
 }
 
@@ -21,12 +21,16 @@ type Problems struct {
 const maxProblems = 16
 
 // Problems starts a collection of what is wrong with t.
-func (t *Text) Problems() *Problems { return &Problems{text: t} }
+func (t *Text) Problems() *Problems { return ProblemsOf(func(string) *Text { return t }) }
+
+// ProblemsOf starts a collection of what is wrong with what several texts make
+// together; at says in which of them a key stands.
+func ProblemsOf(at func(key string) *Text) *Problems { return &Problems{at: at} }
 
 // Add notes that something is wrong at key. hint is its remedy.
 func (p *Problems) Add(key, hint, format string, args ...any) {
 	if len(p.errs) < maxProblems {
-		p.errs = append(p.errs, remedy.With(p.text.Errorf(key, format, args...), "%s", hint))
+		p.errs = append(p.errs, remedy.With(p.at(key).Errorf(key, format, args...), "%s", hint))
 	}
 }
 

@@ -149,6 +149,13 @@ func (t *Text) Line(key string) (line int, exact bool) {
 	return line, best == len(key)
 }
 
+// Has reports whether key, or something inside it, stands in the text.
+func (t *Text) Has(key string) bool {
+	found := false
+	_ = scan(t.file, t.text, func(p string, _ int) { found = found || within(p, key) })
+	return found
+}
+
 // within tells whether key is path or lies inside of it.
 func within(key, path string) bool {
 	rest, ok := strings.CutPrefix(key, path)
