@@ -25,6 +25,7 @@ const (
 	VerbUnload     = "unload"
 	VerbRepair     = "repair"
 	VerbQuarantine = "quarantine"
+	VerbRecover    = "recover"
 )
 
 // Bounds of one record.
@@ -77,7 +78,7 @@ type Caller struct {
 // reserved reports whether a record may use the space that is kept.
 func (r Record) reserved() bool {
 	switch r.Verb {
-	case VerbUnload, VerbRepair, VerbQuarantine:
+	case VerbUnload, VerbRepair, VerbQuarantine, VerbRecover:
 		return r.Phase != Refusal // which anybody can cause
 	}
 	return r.Phase == Outcome
