@@ -306,9 +306,6 @@ func TestRecover(t *testing.T) {
 	before := get(t, h, "two")
 
 	dir, foreign := quarantined(t, h, "two")
-	if _, stderr, exit := h.CtlAs(4242, "recover", dir); exit != api.ExitDenied {
-		t.Errorf("as another user: exit %d, %s", exit, stderr)
-	}
 	for _, none := range []string{"two", "quarantine-0-two", "quarantine-"} {
 		if _, stderr, exit := h.Ctl("recover", none); exit != api.ExitFailure {
 			t.Errorf("recover %s: exit %d, %s", none, exit, stderr)
@@ -316,6 +313,9 @@ func TestRecover(t *testing.T) {
 	}
 	if err := os.Remove(foreign); err != nil {
 		t.Fatal(err)
+	}
+	if _, stderr, exit := h.CtlAs(4242, "recover", dir); exit != api.ExitDenied {
+		t.Errorf("as another user: exit %d, %s", exit, stderr)
 	}
 	ctl(t, h, "recover", dir)
 	c := get(t, h, "two")
