@@ -137,11 +137,14 @@ func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 	return changes, problems
 }
 
-// reprove verifies again, from disk, what runs, and replaces what has another
-// good object now. A start does it behind READY: reading and verifying every
+// reprove checks what frozen maps hold, verifies again, from disk, what runs, and
+// replaces what has another good object now. A start does it behind READY: reading and verifying every
 // object is most of what a start with hundreds of collections would do, and
 // none of it changes what runs now.
 func (d *Daemon) reprove() error {
+	if err := d.checkContents(); err != nil {
+		return err
+	}
 	found := maps.Clone(d.declared)
 	proofs := d.proveAll(sortedKeys(d.running), found, d.trusted())
 	d.setProofs(proofs)
