@@ -29,6 +29,8 @@ type Record struct {
 	Version        uint64 `json:"version"`
 	Start          string `json:"start"` // "boot", "request"
 
+	Requires []string `json:"requires,omitempty"` // collections that must run
+
 	ObjectFile      string `json:"object_file"`
 	ObjectDigest    string `json:"object_sha256"`
 	Signer          Signer `json:"signer"`
@@ -67,7 +69,8 @@ type RecordMap struct {
 	Pin    string `json:"pin"` // file name below maps/, see PinName
 	Type   string `json:"type"`
 	ID     uint32 `json:"id"`
-	Class  string `json:"class"` // "frozen", "mutable"
+	Class  string `json:"class"`            // "frozen", "mutable"
+	Shared string `json:"shared,omitempty"` // the name by which others have it, too
 	Frozen bool   `json:"frozen"`
 	// ProgramWrites is set where the manifest gave up that programs cannot write
 	// a frozen map.

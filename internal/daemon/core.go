@@ -102,7 +102,13 @@ func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, erro
 		return api.Collection{}, d.refuse(who, "unload", name, err)
 	}
 	last := d.view(name)
-	if err := d.owner.do(func() error { return d.unload(who, name, force) }); err != nil {
+	err := d.owner.do(func() error {
+		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
+			return d.refuse(who, "unload", name, err)
+		}
+		return d.unload(who, name, force)
+	})
+	if err != nil {
 		return api.Collection{}, err
 	}
 	last.State, last.Reason, last.Hint = api.StateAvailable, "", ""
@@ -176,6 +182,14 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 			s.Problems = append(s.Problems, revokedProblem(name, d.running[name].record, reason))
 		} else if p, ok := d.proofProblem(name, d.running[name]); ok {
 			s.Problems = append(s.Problems, p)
+		}
+	}
+	for _, name := range sortedKeys(d.running) {
+		for _, required := range d.running[name].record.Requires {
+			if d.running[required] == nil {
+				s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name,
+					Message: fmt.Sprintf("runs, but requires %q, which does not", required), Hint: "hornetctl load " + required})
+			}
 		}
 	}
 	for _, dir := range sortedKeys(d.held) {

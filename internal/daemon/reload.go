@@ -37,6 +37,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	proofs := d.proveAll(sortedKeys(d.running), found, trust)
 	changes := d.compare(found, proofs, trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
+	problems = append(problems, unmet(changes, found, sortedKeys(d.running))...)
 	if len(problems) > 0 {
 		d.setProblems(problems)
 		changes, revoked, err := d.revokeOnly(a, who, trust)
@@ -123,6 +124,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 	found, problems, certain := d.scan()
 	changes := d.compare(found, d.proveAll(sortedKeys(d.running), found, trust), trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
+	problems = append(problems, unmet(changes, found, sortedKeys(d.running))...)
 	return api.Plan{Changes: changes, Problems: problems}, nil
 }
 
@@ -167,7 +169,8 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, tru
 		all[name] = true
 	}
 	var changes []api.Change
-	for _, name := range sortedKeys(all) {
+	names, _ := inOrder(sortedKeys(all), predecessors(found, d.running)) // scan has refused circles
+	for _, name := range names {
 		dc, isDeclared := found[name]
 		c := d.running[name]
 		if c != nil {
@@ -263,14 +266,17 @@ func resolver() func(*ebpf.CollectionSpec, manifest.Manifest) error {
 	}
 }
 
-// apply carries the changes out: what leaves first, so that what comes finds
-// its place free. A change that fails is noted in it and stops no other.
+// apply carries the changes out, which are in order: what leaves first, so that
+// what comes finds its place free. A change that fails is noted in it and stops no other.
 func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change) {
 	cache := btf.NewCache()
 	loaded := false
 	for _, action := range []api.Action{api.ActionUnload, api.ActionReplace, api.ActionLoad} {
 		for i := range changes {
 			c := &changes[i]
+			if action == api.ActionUnload {
+				c = &changes[len(changes)-1-i] // what requires others goes before them
+			}
 			if c.Action != action {
 				continue
 			}
