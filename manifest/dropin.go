@@ -107,6 +107,8 @@ func merge(a, b rawManifest) rawManifest {
 	a.Description = cmp.Or(b.Description, a.Description)
 	a.Start = cmp.Or(b.Start, a.Start)
 	a.Fail = cmp.Or(b.Fail, a.Fail)
+	a.Requires = other(a.Requires, b.Requires)
+	a.After = other(a.After, b.After)
 	a.Object = rawObject{
 		Path:      cmp.Or(b.Object.Path, a.Object.Path),
 		Signature: cmp.Or(b.Object.Signature, a.Object.Signature),
@@ -132,6 +134,7 @@ func mergeMap(a, b rawMap) rawMap {
 		Entries:       other(a.Entries, b.Entries),
 		ProgramWrites: cmp.Or(b.ProgramWrites, a.ProgramWrites),
 		Keep:          cmp.Or(b.Keep, a.Keep),
+		Shared:        cmp.Or(b.Shared, a.Shared),
 		MaxEntries:    cmp.Or(b.MaxEntries, a.MaxEntries),
 		Inner:         cmp.Or(b.Inner, a.Inner),
 	}

@@ -21,6 +21,8 @@ version = 3
 description = "what was signed"
 start = "boot"
 fail = "open"
+requires = ["y"]
+after = ["z"]
 [object]
 path = "x.o"
 signature = "x.sig"
@@ -38,6 +40,9 @@ inner = "t"
 [maps.k]
 class = "mutable"
 keep = true
+[maps.s]
+class = "mutable"
+shared = "one"
 [[attach]]
 program = "a"
 interface = "eth*"
@@ -126,6 +131,10 @@ var narrowing = []struct {
 	{"start", `start = "boot"`, ""},
 	{"fail", `fail = "open"`, ""},
 	{"fail", `fail = "closed"`, "fail"},
+	{"requires", `requires = ["y"]`, ""},
+	{"requires", `requires = []`, "requires"},
+	{"requires", `requires = ["y", "z"]`, "requires"},
+	{"after", `after = []`, "after"},
 	{"object.path", `object.path = "x.o"`, ""},
 	{"object.path", `object.path = "y.o"`, "object.path"},
 	{"object.signature", `object.signature = "y.sig"`, "object.signature"},
@@ -147,6 +156,7 @@ var narrowing = []struct {
 	{"maps.program_writes", `maps.m.program_writes = true`, ""},
 	{"maps.program_writes", `maps.m.program_writes = false`, "maps.m.program_writes"},
 	{"maps.keep", `maps.k.keep = false`, "maps.k.keep"},
+	{"maps.shared", `maps.s.shared = "two"`, "maps.s.shared"},
 	{"maps.max_entries", `maps.m.max_entries = 9`, "maps.m.max_entries"},
 	{"maps.inner", `maps.m.inner = "u"`, "maps.m.inner"},
 
@@ -275,6 +285,7 @@ func TestApply(t *testing.T) {
 			"[maps.a]\nclass = 'mutable'\nmax_entries = 3\n[maps.b]\nclass = 'mutable'\n[maps.'*']\nclass = 'frozen'"},
 		{"a list whole", "[[attach]]\nprogram = 'a'\n[[attach]]\nprogram = 'b'", "[[attach]]\nprogram = 'c'", "[[attach]]\nprogram = 'c'"},
 		{"a list away", "[[attach]]\nprogram = 'a'\n[[allow]]\nuser = 'u'\nmay = ['load']\n[test]\nprogram = 'a'\nreturns = 0", "attach = []\nallow = []\ntest = []", ""},
+		{"other collections", "requires = ['a']\nafter = ['b']", "requires = []\nafter = ['c', 'd']", "after = ['c', 'd']"},
 		{"limits", "[limits]\nmaps = 3\nprograms = 2", "[limits]\nmaps = 4\nmemory = '1MiB'", "[limits]\nmaps = 4\nprograms = 2\nmemory = '1MiB'"},
 	}
 	for _, tt := range tests {
@@ -346,7 +357,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"bad element", "\n[[attach]]\nprogram = 'a'\ninterface = 'a/b'", dropInFile + ":4: attach[0].interface: "},
 		{"missing in an element", "\n[[attach]]\nmode = 'auto'", dropInFile + ":2: attach[0].program: is missing"},
 		{"missing in a map", "[maps.new]\nmax_entries = 2", dropInFile + ":1: maps.new.class: is missing"},
-		{"together", "maps.k.class = 'frozen'", base + ":22: maps.k.keep: the contents of a frozen map"},
+		{"together", "maps.k.class = 'frozen'", base + ":24: maps.k.keep: the contents of a frozen map"},
 		{"zero", "limits.maps = 0", dropInFile + ":1: limits.maps: is 0"},
 	}
 	for _, tt := range tests {
@@ -362,8 +373,8 @@ func TestApplyRefuses(t *testing.T) {
 	must(t, err)
 	for key, want := range map[string]string{
 		"attach[0].program": dropInFile + ":2: ", "attach[0].interface": dropInFile + ":1: ", "attach[1].program": dropInFile + ":",
-		"variables.rate": base + ":12: ", "variables.on.x": dropInFile + ":4: ", "variables.on.y": dropInFile + ":3: ",
-		"maps.m.class": base + ":15: ", "object.path": base + ":7: ", "nowhere": base + ": ",
+		"variables.rate": base + ":14: ", "variables.on.x": dropInFile + ":4: ", "variables.on.y": dropInFile + ":3: ",
+		"maps.m.class": base + ":17: ", "object.path": base + ":9: ", "nowhere": base + ": ",
 	} {
 		if err := after.Errorf(key, "wrong"); !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", key, err, want)

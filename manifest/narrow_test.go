@@ -92,7 +92,7 @@ func asksForNoMore(t *testing.T, before, after manifest.Manifest) {
 	t.Helper()
 	for _, same := range [][2]any{
 		{before.Object, after.Object}, {before.Variables, after.Variables}, {before.Maps, after.Maps},
-		{before.Tests, after.Tests}, {before.Fail, after.Fail}, {before.Description, after.Description},
+		{before.Tests, after.Tests}, {before.Requires, after.Requires}, {before.After, after.After}, {before.Fail, after.Fail}, {before.Description, after.Description},
 	} {
 		if diff := cmp.Diff(same[0], same[1], cmpopts.EquateEmpty()); diff != "" {
 			t.Fatalf("(-was +is):\n%s", diff)

@@ -46,6 +46,8 @@ func check(m Manifest) (Manifest, error) {
 	m.Version = raw.Version
 	m.Start = c.start(raw.Start)
 	m.Fail = c.fail(raw.Fail)
+	m.Requires = c.others("requires", m.Name, raw.Requires)
+	m.After = c.others("after", m.Name, raw.After)
 	m.Object = c.object(raw.Object)
 	m.Variables = c.variables(raw.Variables)
 	m.Maps = c.maps(raw.Maps)
@@ -87,6 +89,8 @@ type rawManifest struct {
 	Version     uint64            `toml:"version"`
 	Start       string            `toml:"start"`
 	Fail        string            `toml:"fail"`
+	Requires    []string          `toml:"requires"`
+	After       []string          `toml:"after"`
 	Object      rawObject         `toml:"object"`
 	Variables   map[string]any    `toml:"variables"`
 	Maps        map[string]rawMap `toml:"maps"`
@@ -108,6 +112,7 @@ type rawMap struct {
 	Entries       []rawEntry `toml:"entries"`
 	ProgramWrites *bool      `toml:"program_writes"`
 	Keep          *bool      `toml:"keep"`
+	Shared        string     `toml:"shared"`
 	MaxEntries    *uint32    `toml:"max_entries"`
 	Inner         string     `toml:"inner"`
 }

@@ -34,6 +34,8 @@ type Record struct {
 	TextDigest string         `json:"manifest_text_sha256,omitempty"` // of the manifest's file
 	DropIns    []RecordDropIn `json:"drop_ins,omitempty"`             // in the order in which they were applied
 
+	Requires []string `json:"requires,omitempty"` // collections that must run
+
 	ObjectFile      string `json:"object_file"`
 	ObjectDigest    string `json:"object_sha256"`
 	Signer          Signer `json:"signer"`
@@ -80,7 +82,8 @@ type RecordMap struct {
 	Pin    string `json:"pin"` // file name below maps/, see PinName
 	Type   string `json:"type"`
 	ID     uint32 `json:"id"`
-	Class  string `json:"class"` // "frozen", "mutable"
+	Class  string `json:"class"`            // "frozen", "mutable"
+	Shared string `json:"shared,omitempty"` // the name by which others have it, too
 	Frozen bool   `json:"frozen"`
 	// ProgramWrites is set where the manifest gave up that programs cannot write
 	// a frozen map.

@@ -63,7 +63,7 @@ func (c *ctl) unload() *cobra.Command {
 			return c.print(collection, func() { c.say("%s: unloaded", args[0]) })
 		},
 	}
-	cmd.Flags().BoolVar(&req.Force, "force", false, "also one in quarantine: its programs end")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "also one that others require, or in quarantine: its programs end")
 	return cmd
 }
 

@@ -78,7 +78,7 @@ func TestDropInNarrows(t *testing.T) {
 	if out := ctl(t, h, "cat", "--config", h.Config, "xdp-drop"); !strings.HasPrefix(out, "# "+m+"\n") || !strings.HasSuffix(out, "\n\n# "+narrow+"\n"+b) {
 		t.Errorf("cat:\n%s", out)
 	}
-	if lines := loads(t, h); !strings.Contains(lines[len(lines)-1], `"manifest":"`+with.Manifest.SHA256+`"`) {
+	if lines := loads(t, h); !strings.Contains(lines[len(lines)-1], `"manifest":"`+sha256sum(t, m)+`","drop_ins":"`+with.Manifest.SHA256+`"`) {
 		t.Errorf("recorded: %s", lines[len(lines)-1])
 	}
 

@@ -29,6 +29,7 @@ type Core interface {
 	Load(who Peer, name string) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
+	Recover(who Peer, dir string) (api.Collection, error)
 	Reload(who Peer) (api.Plan, error)
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
@@ -101,7 +102,13 @@ func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, erro
 		return api.Collection{}, d.refuse(who, "unload", name, err)
 	}
 	last := d.view(name)
-	if err := d.owner.do(func() error { return d.unload(who, name, force) }); err != nil {
+	err := d.owner.do(func() error {
+		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
+			return d.refuse(who, "unload", name, err)
+		}
+		return d.unload(who, name, force)
+	})
+	if err != nil {
 		return api.Collection{}, err
 	}
 	last.State, last.Reason, last.Hint = api.StateAvailable, "", ""
@@ -178,9 +185,17 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 			s.Problems = append(s.Problems, p)
 		}
 	}
+	for _, name := range sortedKeys(d.running) {
+		for _, required := range d.running[name].record.Requires {
+			if d.running[required] == nil {
+				s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name,
+					Message: fmt.Sprintf("runs, but requires %q, which does not", required), Hint: "hornetctl load " + required})
+			}
+		}
+	}
 	for _, dir := range sortedKeys(d.held) {
 		s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: dir,
-			Message: "quarantined: " + d.held[dir].reason, Hint: "look at it, then hornetctl unload --force " + dir})
+			Message: "quarantined: " + d.held[dir].reason, Hint: quarantineHint(dir)})
 	}
 	return s, nil
 }

@@ -35,12 +35,15 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return d.private(who, policy.Load, src.Name, err)
 	}
-	a.rec.Manifest = hexDigest(m.Digest)
+	a.rec.Manifest, a.rec.DropIns, a.rec.Version = hexDigest(m.TextDigest), withDropIns(m), m.Version
 	grant, err := d.policy.Authorize(who.subject(), policy.Load, m)
 	if err != nil {
 		return err
 	}
 	if err := d.unheld(m.Name); err != nil {
+		return err
+	}
+	if err := d.requirements(m); err != nil {
 		return err
 	}
 	old := d.collection(m.Name)
@@ -84,7 +87,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	defer func() { d.tell("discard", stage.Discard()) }() // no effect after the commit
-	kept, err := d.kept(old, m)
+	kept, err := d.kept(old, m, verified.Signer().Name)
 	if err != nil {
 		return err
 	}
@@ -137,8 +140,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err := stage.PinRecord(record); err != nil {
 		return err
 	}
-	advance, err := d.advance(claimOf(m, verified))
-	if err != nil {
+	if err := d.mayAdvance(claimOf(m, verified)); err != nil {
 		return err
 	}
 	// The point of no return: behind it the collection runs, whatever happens
@@ -147,7 +149,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	links.keep()
-	d.tellState(advance())
+	d.advance(claimOf(m, verified))
 	a.loaded(record, old != nil)
 	d.put(m, &collection{record: record, proof: proven(verified)})
 	return nil
@@ -164,25 +166,44 @@ func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, func() 
 	return st, func() error { return d.settled(st.Replace()) }, err
 }
 
-// kept opens the maps of the replaced collection whose contents the manifest
-// wants to keep.
-func (d *Daemon) kept(old *collection, m manifest.Manifest) (_ map[string]*ebpf.Map, err error) {
+// kept opens the maps that are there already: those that others share, and of
+// the replaced collection those whose contents the manifest wants to keep.
+func (d *Daemon) kept(old *collection, m manifest.Manifest, signer string) (_ map[string]*ebpf.Map, err error) {
 	kept := make(map[string]*ebpf.Map)
-	if old == nil {
-		return kept, nil
-	}
 	defer func() {
 		if err != nil {
 			closeMaps(kept)
 		}
 	}()
+	for _, name := range sortedKeys(m.Maps) {
+		if m.Maps[name].Shared == "" {
+			continue
+		}
+		other, err := d.shared(m.Name, signer, m.Maps[name].Shared, func(format string, args ...any) error {
+			return m.Errorf("maps."+name+".shared", format, args...)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if other != nil {
+			kept[name] = other
+		}
+	}
+	if old == nil {
+		return kept, nil
+	}
 	entry, err := d.open(m.Name)
 	if err != nil {
 		return nil, err
 	}
 	defer entry.Close()
 	for _, r := range old.record.Maps {
-		if !m.Maps[r.Name].Keep {
+		now := m.Maps[r.Name]
+		switch {
+		case now.Keep && r.Shared != "":
+			return nil, remedy.With(m.Errorf("maps."+r.Name+".keep", "the map was shared as %q, and is to be no more", r.Shared),
+				"remove keep = true to begin with an empty map")
+		case kept[r.Name] != nil, !now.Keep && now.Shared == "", r.Shared != "" && r.Shared != now.Shared:
 			continue
 		}
 		if kept[r.Name], err = entry.Map(r.Name); err != nil {

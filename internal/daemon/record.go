@@ -34,6 +34,7 @@ func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.Col
 		Signer: pinning.Signer{Name: signer.Name, Subject: signer.Subject, KeyID: signer.KeyID,
 			Algorithm: signer.Algorithm, NotAfter: signer.NotAfter},
 		SignatureFormat: v.Format(), Covers: v.Covers(), CheckedBy: "hornetd",
+		Requires: m.Requires,
 		Memory:   memory,
 		LoadedAt: time.Now().UTC(),
 		Caller:   pinning.Caller{UID: who.UID, GID: who.GID},
@@ -44,7 +45,7 @@ func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.Col
 	}
 	for _, s := range maps {
 		r.Maps = append(r.Maps, pinning.RecordMap{Name: s.Name, Type: s.Type, ID: s.ID, Class: string(s.Class),
-			Frozen: s.Frozen, ProgramWrites: s.Writes, SHA256: s.SHA256, HashBy: s.HashBy,
+			Shared: m.Maps[s.Name].Shared, Frozen: s.Frozen, ProgramWrites: s.Writes, SHA256: s.SHA256, HashBy: s.HashBy,
 			KeySize: s.KeySize, ValueSize: s.ValueSize, MaxEntries: s.MaxEntries})
 	}
 	for _, s := range programs {

@@ -3,9 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -39,6 +37,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	proofs := d.proveAll(sortedKeys(d.running), found, trust)
 	changes := d.compare(found, proofs, trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
+	problems = append(problems, unmet(changes, found, sortedKeys(d.running))...)
 	if len(problems) > 0 {
 		d.setProblems(problems)
 		changes, revoked, err := d.revokeOnly(a, who, trust)
@@ -125,6 +124,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 	found, problems, certain := d.scan()
 	changes := d.compare(found, d.proveAll(sortedKeys(d.running), found, trust), trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
+	problems = append(problems, unmet(changes, found, sortedKeys(d.running))...)
 	return api.Plan{Changes: changes, Problems: problems}, nil
 }
 
@@ -139,11 +139,14 @@ func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 	return changes, problems
 }
 
-// reprove verifies again, from disk, what runs, and replaces what has another
-// good object now. A start does it behind READY: reading and verifying every
+// reprove checks what frozen maps hold, verifies again, from disk, what runs, and
+// replaces what has another good object now. A start does it behind READY: reading and verifying every
 // object is most of what a start with hundreds of collections would do, and
 // none of it changes what runs now.
 func (d *Daemon) reprove() error {
+	if err := d.checkContents(); err != nil {
+		return err
+	}
 	found := maps.Clone(d.declared)
 	proofs := d.proveAll(sortedKeys(d.running), found, d.trusted())
 	d.setProofs(proofs)
@@ -166,7 +169,8 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, tru
 		all[name] = true
 	}
 	var changes []api.Change
-	for _, name := range sortedKeys(all) {
+	names, _ := inOrder(sortedKeys(all), predecessors(found, d.running)) // scan has refused circles
+	for _, name := range names {
 		dc, isDeclared := found[name]
 		c := d.running[name]
 		if c != nil {
@@ -262,14 +266,17 @@ func resolver() func(*ebpf.CollectionSpec, manifest.Manifest) error {
 	}
 }
 
-// apply carries the changes out: what leaves first, so that what comes finds
-// its place free. A change that fails is noted in it and stops no other.
+// apply carries the changes out, which are in order: what leaves first, so that
+// what comes finds its place free. A change that fails is noted in it and stops no other.
 func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change) {
 	cache := btf.NewCache()
 	loaded := false
 	for _, action := range []api.Action{api.ActionUnload, api.ActionReplace, api.ActionLoad} {
 		for i := range changes {
 			c := &changes[i]
+			if action == api.ActionUnload {
+				c = &changes[len(changes)-1-i] // what requires others goes before them
+			}
 			if c.Action != action {
 				continue
 			}
@@ -340,8 +347,7 @@ func (d *Daemon) strayRules(trust *signing.Trust) []api.Problem {
 // needs neither bpffs nor a running daemon.
 func Check(cfg config.Config, build Build) []api.Problem {
 	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers), log: zap.NewNop()}
-	var err error
-	if d.ratchet, err = readRatchet(filepath.Join(cfg.Paths.State, ratchetFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.viewRatchet(); err != nil {
 		return []api.Problem{problem("", err)}
 	}
 	trust, err := d.readTrust()
