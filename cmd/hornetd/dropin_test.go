@@ -270,7 +270,11 @@ func TestDropInBadInput(t *testing.T) {
 // signedBy signs a file with hornetctl.
 func signedBy(t testing.TB, h *testdaemon.Host, s second, file string) {
 	t.Helper()
-	ctl(t, h, "sign", "--key", h.Write("second.key", s.key), "--cert", h.Write("second.pem", s.cert), file)
+	key := h.Write("second.key", s.key)
+	if err := os.Chmod(key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctl(t, h, "sign", "--key", key, "--cert", h.Write("second.pem", s.cert), file)
 }
 
 func remove(t testing.TB, path string) {
