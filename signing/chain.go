@@ -54,11 +54,26 @@ func (t *Trust) issued(m *cms.Message, now time.Time) ([]entry, error) {
 			if ca.cert.Equal(chain[len(chain)-1]) {
 				e := leaf
 				e.name, e.file, e.chain = ca.name, ca.file, chain
+				if e.keys, err = keysOf(chain); err != nil {
+					return nil, err
+				}
 				entries = append(entries, e)
 			}
 		}
 	}
 	return entries, nil
+}
+
+// keysOf are the keys of a chain, in its order.
+func keysOf(chain []*x509.Certificate) (keys []Key, err error) {
+	for _, cert := range chain {
+		e, err := certificateEntry(cert)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, e.keys...)
+	}
+	return keys, nil
 }
 
 // carried returns the certificate in m that it names, and the others.

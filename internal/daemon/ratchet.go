@@ -45,7 +45,7 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 	err = d.ratchet.Check(claimOf(m, v))
 	if err != nil && d.cfg.Trust.Development {
 		d.log.Warn("development: loads in spite of it", zap.String("collection", m.Name), zap.Error(err))
-		err = nil
+		return v.RolledBack(), nil
 	}
 	if err != nil {
 		return signing.Verified{}, err

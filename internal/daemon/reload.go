@@ -189,7 +189,7 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, tru
 // decide is the rule for one collection: pure, so that its test is a table.
 func decide(dc declared, isDeclared bool, c *collection, removed config.Removed, revoked config.Revoked) (api.Change, bool) {
 	switch {
-	case c != nil && c.revoked != "" && isDeclared && dc.err == nil && c.proof.verdict == string(signing.OK):
+	case c != nil && c.revoked != "" && isDeclared && dc.err == nil && loads(c.proof.verdict):
 		return api.Change{Action: api.ActionReplace, Reason: "what is on disk is good, and of what runs " + c.revoked,
 			FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
 	case c != nil && c.revoked != "" && revoked == config.RevokedUnload:

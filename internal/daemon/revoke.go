@@ -121,7 +121,7 @@ func onlyRevoked(list *signing.Revocations, changes []api.Change) string {
 
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
-	return trust.Revoked(recordedClaim(r), r.Signer.KeyID)
+	return trust.Revoked(recordedClaim(r), signing.Signer{KeyID: r.Signer.KeyID})
 }
 
 // withdrawn are the collections that run and are revoked.
