@@ -194,8 +194,10 @@ func certifiedAgain(t testing.TB, keyFile, certFile string, from, until time.Tim
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return pemOf(der)
 }
+
+func pemOf(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }
 
 func TestExpiryStrict(t *testing.T) {
 	h, _ := ratcheted(t, "boot", "[trust]\nexpiry = \"strict\"\n")

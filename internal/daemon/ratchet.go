@@ -59,7 +59,7 @@ func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
 }
 
 func recordedClaim(r pinning.Record) signing.Claim {
-	return signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Version: r.Version,
+	return signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Key: r.Signer.KeySHA256, Version: r.Version,
 		ManifestDigest: r.ManifestDigest, ObjectDigest: r.ObjectDigest, File: r.ObjectFile}
 }
 

@@ -121,7 +121,16 @@ func onlyRevoked(list *signing.Revocations, changes []api.Change) string {
 
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
-	return trust.Revoked(recordedClaim(r), signing.Signer{KeyID: r.Signer.KeyID})
+	return trust.Revoked(recordedClaim(r), recordedSigner(r))
+}
+
+// recordedSigner is the signer of r, as far as a list can revoke it.
+func recordedSigner(r pinning.Record) signing.Signer {
+	s := signing.Signer{KeyID: r.Signer.KeyID}
+	for _, k := range r.Signer.Chain {
+		s.Chain = append(s.Chain, signing.Key(k))
+	}
+	return s
 }
 
 // withdrawn are the collections that run and are revoked.
