@@ -183,7 +183,7 @@ func (t *Trust) signer(b Bundle, signers []string, now time.Time) (Verified, err
 	if err != nil {
 		return Verified{}, malformed(b, err)
 	}
-	candidates, err := t.candidates(b, message, signers, now)
+	candidates, err := t.candidates(b, message, signers)
 	if err != nil {
 		return Verified{}, err
 	}
@@ -210,7 +210,7 @@ func (b Bundle) format() string {
 
 // candidates are the entries the message may be verified with: those it names,
 // or else those it brings and a CA of the store issued, and the caller allows.
-func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string, now time.Time) ([]entry, error) {
+func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string) ([]entry, error) {
 	for _, name := range signers {
 		if !slices.ContainsFunc(t.entries, func(e entry) bool { return e.name == name }) {
 			return nil, t.unknownName(b, name)
@@ -220,7 +220,7 @@ func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string, now time.
 	if len(named) == 0 {
 		err := errors.New("only a key that is in the store itself may sign this")
 		if !b.inStore {
-			named, err = t.issued(m, now)
+			named, err = t.issued(m)
 		}
 		if err != nil {
 			return nil, t.unknownKey(b, m, err)
@@ -269,8 +269,8 @@ func (e entry) check(b Bundle, m *cms.Message, list *Revocations, now time.Time)
 		return revokedBy(b, e.name, fmt.Sprintf("%s is by %q: %s", b.signatureFile(), e.name, reason))
 	}
 	if e.cert != nil {
-		if from, until, whose := e.validity(); now.Before(from) || now.After(until) {
-			return e.expired(b, now, from, until, whose)
+		if from, until := e.validity(); now.Before(from.NotBefore) || now.After(until.NotAfter) {
+			return e.expired(b, now, from, until)
 		}
 	}
 	return nil

@@ -244,7 +244,8 @@ func (e entry) signer() Signer {
 	s := Signer{Name: e.name, KeyID: e.keys[0].IDs[0], KeySHA256: e.keys[0].SHA256, Algorithm: algorithmOf(e.key), Chain: e.keys}
 	if e.cert != nil {
 		s.Subject, s.CA = e.cert.Subject.String(), e.authority()
-		s.NotBefore, s.NotAfter, _ = e.validity()
+		from, until := e.validity()
+		s.NotBefore, s.NotAfter = from.NotBefore, until.NotAfter
 	}
 	if e.problem != nil && !s.CA {
 		s.Problem = e.problem.Error()
