@@ -277,6 +277,26 @@ func (t *Trust) Signers() []Signer {
 	return signers
 }
 
+// Narrowed returns t without the keys that are not in next under the same name and
+// in the same certificate, and those keys.
+func (t *Trust) Narrowed(next *Trust) (narrowed *Trust, gone []Signer) {
+	narrowed = &Trust{dir: t.dir, list: t.list, closed: t.closed}
+	for _, e := range t.entries {
+		if slices.ContainsFunc(next.entries, e.stands) {
+			narrowed.entries = append(narrowed.entries, e)
+		} else {
+			gone = append(gone, e.signer())
+		}
+	}
+	return narrowed, gone
+}
+
+// stands reports whether other is the same key, in the same certificate, under
+// the same name.
+func (e entry) stands(other entry) bool {
+	return e.name == other.name && e.keys[0].SHA256 == other.keys[0].SHA256 && e.keys[0].Certificate == other.keys[0].Certificate
+}
+
 // file is where a certificate for name belongs.
 func (t *Trust) file(name string) string {
 	return filepath.Join(cmp.Or(t.dir, "the trust store"), name+".pem")

@@ -26,30 +26,25 @@ import (
 )
 
 // reload reads everything again, and only where all of it can be read and
-// verified does it change anything.
+// verified does it change anything, but that trust becomes less (shrink).
 func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	a := d.begin(who, "reload", "", api.EventReloaded)
 	defer func() { err = a.conclude(err) }()
 
-	trust, err := d.readTrust()
+	store, err := d.readStore()
 	if err != nil {
-		return api.Plan{}, err
+		return api.Plan{}, err // nobody knows what it does not have any more
+	}
+	trust, err := d.withRevocations(store)
+	if err != nil {
+		return d.shrink(a, who, store, nil, []api.Problem{problem("", err)})
 	}
 	found, problems, certain := d.scan()
 	proofs := d.proveAll(sortedKeys(d.running), found, trust)
 	changes := d.compare(found, proofs, trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	if len(problems) > 0 {
-		d.setProblems(problems)
-		changes, revoked, err := d.revokeOnly(a, who, trust)
-		if err != nil {
-			return api.Plan{}, err
-		}
-		effect := "nothing changed"
-		if revoked {
-			effect = onlyRevoked(trust.Revocations(), changes)
-		}
-		return api.Plan{Changes: changes, Problems: problems}, stopped(effect, problems)
+		return d.shrink(a, who, trust, found, problems)
 	}
 	if err := a.intend(); err != nil {
 		return api.Plan{}, err
@@ -88,14 +83,22 @@ func failures(changes []api.Change) string {
 // readTrust reads the trust store and the revocation list as they are now on
 // disk.
 func (d *Daemon) readTrust() (*signing.Trust, error) {
-	trust, err := signing.LoadTrust(d.cfg.Paths.Trust)
+	store, err := d.readStore()
+	if err != nil {
+		return nil, err
+	}
+	return d.withRevocations(store)
+}
+
+func (d *Daemon) readStore() (*signing.Trust, error) {
+	store, err := signing.LoadTrust(d.cfg.Paths.Trust)
 	if err != nil && remedy.Of(err) == "" {
 		err = remedy.With(err, "mend or remove the file the message names")
 	}
 	if err != nil {
 		return nil, remedy.With(fmt.Errorf("trust store: %w", err), "%s", remedy.Of(err))
 	}
-	return d.withRevocations(trust)
+	return store, nil
 }
 
 // trusted is the trust store in force.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -82,28 +83,62 @@ func (d *Daemon) settleList(list *signing.Revocations) error {
 	return nil
 }
 
-// revokeOnly is what a reload that fails still does: a new revocation list
-// comes into force, with the keys that were trusted before. changed is false
-// where there is none.
-func (d *Daemon) revokeOnly(a *act, who Peer, trust *signing.Trust) (changes []api.Change, changed bool, err error) {
-	list, last := trust.Revocations(), d.trusted()
-	if list == nil || last.Unlisted() == nil && last.Revocations() != nil && last.Revocations().Serial == list.Serial {
-		return nil, false, nil
+// shrink is what a reload that fails for problems still does: trust becomes less.
+// Keys that are not in next count no more, and a new revocation list comes into
+// force; keys that are new in next count with the whole reload only. found are the
+// manifests as they were read now, where they were.
+func (d *Daemon) shrink(a *act, who Peer, next *signing.Trust, found map[string]declared, problems []api.Problem) (api.Plan, error) {
+	d.setProblems(problems)
+	last := d.trusted()
+	shrunk, gone := last.Narrowed(next)
+	list := next.Revocations()
+	if list != nil && last.Unlisted() == nil && last.Revocations() != nil && last.Revocations().Serial == list.Serial {
+		list = nil
+	}
+	if list != nil {
+		shrunk = shrunk.WithRevocations(list)
+	}
+	if list == nil && len(gone) == 0 {
+		return api.Plan{Problems: problems}, stopped("nothing changed", problems)
 	}
 	if err := a.intend(); err != nil {
-		return nil, false, err
+		return api.Plan{Problems: problems}, err
 	}
-	if err := d.setTrust(last.WithRevocations(list)); err != nil {
-		return nil, false, err
+	if err := d.setTrust(shrunk); err != nil {
+		return api.Plan{Problems: problems}, err
 	}
-	changes = slices.DeleteFunc(d.compare(d.declared, nil, d.trusted(), false), func(c api.Change) bool { return c.Action != api.ActionUnload })
+	d.setProofs(d.proveAll(sortedKeys(d.running), d.readLast(found), shrunk))
+	changes := slices.DeleteFunc(d.compare(d.declared, nil, shrunk, false), func(c api.Change) bool { return c.Action != api.ActionUnload })
 	d.apply(who, d.declared, changes)
-	return changes, true, nil
+	return api.Plan{Changes: changes, Problems: problems}, stopped(onlyShrunk(list, gone, changes), problems)
 }
 
-// onlyRevoked says what revokeOnly did, for the caller and the audit log.
-func onlyRevoked(list *signing.Revocations, changes []api.Change) string {
-	effect := fmt.Sprintf("only the revocation list (serial %d) took effect; ", list.Serial)
+// readLast are the manifests as they could be read last: now, or by an earlier
+// reload.
+func (d *Daemon) readLast(found map[string]declared) map[string]declared {
+	all := maps.Clone(d.declared)
+	for name, dc := range found {
+		if dc.err == nil {
+			all[name] = dc
+		}
+	}
+	return all
+}
+
+// onlyShrunk says what shrink did, for the caller and the audit log.
+func onlyShrunk(list *signing.Revocations, gone []signing.Signer, changes []api.Change) string {
+	var shrunk []string
+	if list != nil {
+		shrunk = append(shrunk, fmt.Sprintf("the revocation list (serial %d)", list.Serial))
+	}
+	if len(gone) > 0 {
+		var names []string
+		for _, s := range gone {
+			names = append(names, s.Name)
+		}
+		shrunk = append(shrunk, fmt.Sprintf("the removal of keys from the trust store (%s)", strings.Join(slices.Compact(names), ", ")))
+	}
+	effect := fmt.Sprintf("only %s took effect; ", strings.Join(shrunk, " and "))
 	var unloaded []string
 	for _, c := range changes {
 		if c.Done {

@@ -24,7 +24,7 @@ var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bp
 // and what is trusted, is decided before the kernel is asked.
 const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestVerify|TestExposure|TestFirstBoot" +
 	"|Test(Bad|RefusedStarts|StartBeside|Expir|Revoked|List(IsNotGood|NeedsRoots|OfThe)|SignedA|SignerRules|VersionsOnly|WithoutVersion|Rollback|" +
-	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|TrustModel|KeyRotation|OneKey).*)$"
+	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey).*)$"
 
 // Matrix runs tests on several kernels.
 type Matrix struct {
