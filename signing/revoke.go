@@ -36,6 +36,7 @@ type Revocations struct {
 
 	digest [32]byte // of the signed bytes
 	signer Signer
+	file   []byte
 }
 
 // RevokedKey is a key that is withdrawn, in whatever certificate it stands.
@@ -65,6 +66,9 @@ type MinimumVersion struct {
 
 // Signer returns who signed the list.
 func (l *Revocations) Signer() Signer { return l.signer }
+
+// File returns the contents of the list's file as they were verified.
+func (l *Revocations) File() []byte { return l.file }
 
 // signatureBegin is where the signature of a list begins: what `openssl cms
 // -sign -outform PEM` writes, behind the signed bytes.
@@ -126,7 +130,7 @@ func (t *Trust) verifyRevocations(file string, b []byte, roots []string) (*Revoc
 	if _, err := t.WithRevocations(l).Verify(signed, here, time.Time{}); err != nil {
 		return nil, err // it revokes its own signer
 	}
-	l.digest, l.signer = v.Digest(), v.Signer()
+	l.digest, l.signer, l.file = v.Digest(), v.Signer(), b
 	return l, nil
 }
 

@@ -46,6 +46,7 @@ type Daemon struct {
 	mu       sync.RWMutex
 	ready    time.Time
 	trust    *signing.Trust
+	copied   error                  // why the list in force is the copy of the last good one; nil where it is not
 	declared map[string]declared    // what the directories said when last read
 	running  map[string]*collection // what the kernel runs
 	held     map[string]held        // by quarantined directory
@@ -137,14 +138,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
-	// There is no last good list to stay with: nothing loads until there is
-	// a good one. What runs runs on.
-	if listed, err := d.withRevocations(d.trust); err != nil {
-		d.trust = d.trust.Closed(err)
-	} else {
-		d.trust = listed
-		d.tellState(d.settleList(listed.Revocations()))
-	}
+	d.openList()
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()
 	return d, nil

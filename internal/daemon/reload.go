@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
@@ -28,7 +29,7 @@ import (
 // reload reads everything again, and only where all of it can be read and
 // verified does it change anything, but that trust becomes less (shrink).
 func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
-	a := d.begin(who, "reload", "", api.EventReloaded)
+	a := d.begin(who, audit.VerbReload, "", api.EventReloaded)
 	defer func() { err = a.conclude(err) }()
 
 	store, err := d.readStore()
