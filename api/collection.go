@@ -40,7 +40,7 @@ type File struct {
 
 // Signature is what checking the object's signature gave.
 type Signature struct {
-	Verdict   string `json:"verdict"`    // ok, unsigned, unknown-key, bad-signature, expired, …
+	Verdict   string `json:"verdict"`    // ok, ok-expired, ok-not-yet-valid, ok-rolled-back, unsigned, unknown-key, …
 	Format    string `json:"format"`     // cms-detached or cms-appended
 	Covers    string `json:"covers"`     // object, or object+manifest
 	CheckedBy string `json:"checked_by"` // hornetd, or hornetd+kernel

@@ -169,8 +169,10 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Revocations = &api.Revocations{Serial: list.Serial, Signer: list.Signer().Name}
 	}
 	s.Problems = append(s.Problems, d.state...)
-	if err := d.trust.Unlisted(); err != nil {
-		s.Problems = append(s.Problems, problem("", err))
+	for _, err := range []error{d.trust.Unlisted(), d.copied} {
+		if err != nil {
+			s.Problems = append(s.Problems, problem("", err))
+		}
 	}
 	s.Problems = append(s.Problems, d.problems...)
 	s.Problems = append(s.Problems, d.strayRules(d.trust)...)

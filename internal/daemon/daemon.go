@@ -46,6 +46,7 @@ type Daemon struct {
 	mu       sync.RWMutex
 	ready    time.Time
 	trust    *signing.Trust
+	copied   error                  // why the list in force is the copy of the last good one; nil where it is not
 	declared map[string]declared    // what the directories said when last read
 	running  map[string]*collection // what the kernel runs
 	held     map[string]held        // by quarantined directory
@@ -73,10 +74,11 @@ type collection struct {
 // proof is the result of verifying a running collection's object again, from
 // disk: whether what it was loaded from is still there and still trusted.
 type proof struct {
-	verdict  string // of signing, or "unproven" where the file is gone
-	digest   string // of the object on disk; "" where it could not be verified
-	reason   string
-	notAfter time.Time // of the certificate; zero: no end
+	verdict   string // of signing, or "unproven" where the file is gone
+	digest    string // of the object on disk; "" where it could not be verified
+	reason    string
+	notBefore time.Time // of the certificate; zero: no beginning
+	notAfter  time.Time // zero: no end
 }
 
 // held is a directory that is left alone: its programs run, and nothing here
@@ -136,14 +138,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
-	// There is no last good list to stay with: nothing loads until there is
-	// a good one. What runs runs on.
-	if listed, err := d.withRevocations(d.trust); err != nil {
-		d.trust = d.trust.Closed(err)
-	} else {
-		d.trust = listed
-		d.tellState(d.settleList(listed.Revocations()))
-	}
+	d.openList()
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()
 	return d, nil

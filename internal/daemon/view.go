@@ -66,14 +66,11 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 	out.Description, out.Version, out.Start = r.Description, r.Version, r.Start
 	out.Manifest = api.File{File: r.ManifestFile, SHA256: r.ManifestDigest}
 	out.Object = api.File{File: r.ObjectFile, SHA256: r.ObjectDigest}
-	out.Signature = api.Signature{Verdict: string(signing.OK), Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
+	out.Signature = api.Signature{Verdict: recordedVerdict(r), Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
 		Signer: api.Signer{Name: r.Signer.Name, Subject: r.Signer.Subject, KeyID: r.Signer.KeyID,
 			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
 	if revoked != "" {
 		out.Signature.Verdict = string(signing.Revoked)
-	}
-	if revoked == "" && !r.Signer.NotAfter.IsZero() && r.LoadedAt.After(r.Signer.NotAfter) {
-		out.Signature.Verdict = string(signing.OKExpired)
 	}
 	out.LoadedAt = r.LoadedAt
 	out.LoadedBy = &api.Caller{UID: r.Caller.UID, GID: r.Caller.GID}
@@ -86,6 +83,18 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 	for _, l := range r.Links {
 		out.Links = append(out.Links, viewLink(l, l.ProgramID))
 	}
+}
+
+// recordedVerdict is what r was loaded with. A record of format 1 does not say,
+// but when it was loaded.
+func recordedVerdict(r pinning.Record) string {
+	switch {
+	case r.Verdict != "":
+		return r.Verdict
+	case !r.Signer.NotAfter.IsZero() && r.LoadedAt.After(r.Signer.NotAfter):
+		return string(signing.OKExpired)
+	}
+	return string(signing.OK)
 }
 
 func viewMap(m pinning.RecordMap) api.Map {
