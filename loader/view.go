@@ -1,14 +1,15 @@
 package loader
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -34,8 +35,14 @@ type View struct{ nets map[string]*netView }
 type netView struct {
 	inode uint64
 	index map[string]int // by name
-	name  map[int]string
+	links map[int]netLink
 	err   error
+}
+
+// netLink is an interface, and the XDP programs that it runs.
+type netLink struct {
+	name string
+	xdp  []uint32
 }
 
 // NewView returns a View that has looked at nothing yet.
@@ -44,7 +51,7 @@ func NewView() *View { return &View{nets: map[string]*netView{}} }
 func (v *View) net(path string) *netView {
 	n, ok := v.nets[path]
 	if !ok {
-		n = &netView{index: map[string]int{}, name: map[int]string{}}
+		n = &netView{index: map[string]int{}}
 		n.err = n.look(path)
 		v.nets[path] = n
 	}
@@ -59,15 +66,44 @@ func (n *netView) look(path string) error {
 	defer ns.close()
 	n.inode = ns.inode
 	return ns.do(func() error {
-		all, err := net.Interfaces()
+		dump, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
 		if err != nil {
 			return fmt.Errorf("list interfaces%s: %w", ns, err)
 		}
-		for _, i := range all {
-			n.index[i.Name], n.name[i.Index] = i.Index, i.Name
+		if n.links, err = readLinks(dump); err != nil {
+			return fmt.Errorf("list interfaces%s: %w", ns, err)
+		}
+		for index, l := range n.links {
+			n.index[l.name] = index
 		}
 		return nil
 	})
+}
+
+// readLinks reads the kernel's list of interfaces: RTM_NEWLINK messages, each a
+// struct ifinfomsg and attributes.
+func readLinks(dump []byte) (map[int]netLink, error) {
+	msgs, err := syscall.ParseNetlinkMessage(dump)
+	if err != nil {
+		return nil, err
+	}
+	links := make(map[int]netLink, len(msgs))
+	for i := range msgs {
+		data := msgs[i].Data
+		if msgs[i].Header.Type != unix.RTM_NEWLINK || len(data) < unix.SizeofIfInfomsg {
+			continue
+		}
+		attrs := data[unix.SizeofIfInfomsg:]
+		l := netLink{name: unix.ByteSliceToString(attr(attrs, unix.IFLA_IFNAME))}
+		xdp := attr(attrs, unix.IFLA_XDP)
+		for _, kind := range []uint16{unix.IFLA_XDP_PROG_ID, unix.IFLA_XDP_DRV_PROG_ID, unix.IFLA_XDP_SKB_PROG_ID, unix.IFLA_XDP_HW_PROG_ID} {
+			if id := attrUint32(xdp, kind); id != 0 {
+				l.xdp = append(l.xdp, id)
+			}
+		}
+		links[int(binary.NativeEndian.Uint32(data[4:]))] = l
+	}
+	return links, nil
 }
 
 // Again returns t as it would be resolved now: the same names, and the numbers
@@ -158,7 +194,18 @@ func executableAgain(t Target) (Target, error) {
 
 // NameOf returns what the interface number index is called in the network
 // namespace of t, "" where there is none.
-func (v *View) NameOf(t Target, index int) string { return v.net(t.Netns).name[index] }
+func (v *View) NameOf(t Target, index int) string { return v.net(t.Netns).links[index].name }
+
+// Elsewhere reports whether a link in state s is at another interface than t's,
+// though both have one number: numbers are counted in each network namespace, and
+// the link's was moved into another. It knows of XDP only.
+func (v *View) Elsewhere(s LinkState, t Target) bool {
+	if s.Kind != kindXDP || s.Ifindex == 0 || s.Ifindex != t.Ifindex {
+		return false
+	}
+	l, ok := v.net(t.Netns).links[t.Ifindex]
+	return ok && !slices.Contains(l.xdp, uint32(s.ProgramID))
+}
 
 // IsPattern says whether the interface of a manifest's attach may be several.
 func IsPattern(name string) bool { return strings.ContainsAny(name, `*?[\`) }

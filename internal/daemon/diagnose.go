@@ -23,12 +23,13 @@ type sight struct {
 
 // linkSight is what was seen of one link of the record.
 type linkSight struct {
-	target  loader.Target     // of the record
-	state   *loader.LinkState // nil: the kernel has no link of that id
-	now     loader.Target     // what target leads to
-	err     error             // why it leads nowhere
-	pattern bool              // target came of a pattern
-	renamed string            // what the interface that the link is at is called, if not as target says
+	target    loader.Target     // of the record
+	state     *loader.LinkState // nil: the kernel has no link of that id
+	now       loader.Target     // what target leads to
+	err       error             // why it leads nowhere
+	pattern   bool              // target came of a pattern
+	elsewhere bool              // the link is at another interface of the same number
+	renamed   string            // what the interface that the link is at is called, if not as target says
 }
 
 // diagnosis says what is wrong with a running collection and what a repair does
@@ -141,7 +142,7 @@ func (g *diagnosis) link(r pinning.RecordLink, l linkSight, s sight) bool {
 		}
 	case absent:
 		g.absent(r, l, s, keep)
-	case !l.state.At(l.now), l.now.NetnsInode != l.target.NetnsInode, !placed(l) && !reflect.DeepEqual(l.now, l.target):
+	case !l.state.At(l.now), l.elsewhere, l.now.NetnsInode != l.target.NetnsInode, !placed(l) && !reflect.DeepEqual(l.now, l.target):
 		g.attach(r, l, "link %s: %s is another one now", r.Name, l.now)
 	default:
 		if !reflect.DeepEqual(l.now, l.target) {

@@ -90,6 +90,7 @@ func lookAtLink(v *loader.View, r pinning.RecordLink, m manifest.Manifest) (link
 		return l, nil // gone
 	}
 	l.state = &state
+	l.elsewhere = l.err == nil && v.Elsewhere(state, l.now)
 	if l.err != nil && state.Ifindex != 0 {
 		l.renamed = v.NameOf(l.target, state.Ifindex)
 	}

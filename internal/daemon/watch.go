@@ -20,8 +20,11 @@ const (
 	// somebody detached, and an interface in another network namespace, give
 	// none.
 	pulse = 400 * time.Millisecond
-	// settle is how long hints are gathered: one interface sends a dozen.
+	// settle is how long hints are gathered, at least: one interface sends a dozen.
 	settle = 10 * time.Millisecond
+	// share bounds what a storm of hints can cost: a look that took 1 ms is not
+	// taken again within share ms, unless by the pulse.
+	share = 20
 )
 
 // watcher finds what is not as it should be, and has it repaired. It looks on a
@@ -51,8 +54,10 @@ func (w *watcher) run() {
 	tick := time.NewTicker(pulse)
 	defer tick.Stop()
 	for {
+		began := time.Now()
 		w.survey()
 		w.hints.aim(w.places())
+		rest := min(max(settle, share*time.Since(began)), pulse)
 		select {
 		case <-w.d.owner.quit:
 			return
@@ -61,7 +66,7 @@ func (w *watcher) run() {
 			select {
 			case <-w.d.owner.quit:
 				return
-			case <-time.After(settle):
+			case <-time.After(rest):
 			}
 		}
 	}
