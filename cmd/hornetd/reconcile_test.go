@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -396,5 +397,189 @@ func TestMoves(t *testing.T) {
 	after := whole(t, h, "xdp-drop", 1)
 	if after.Links[0].ID == before.Links[0].ID || after.Programs[0].ID != before.Programs[0].ID {
 		t.Errorf("before %+v, after %+v", before.Links, after.Links)
+	}
+}
+
+// TestCgroupAndNamespace: what a link was attached to goes, and comes again.
+func TestCgroupAndNamespace(t *testing.T) {
+	t.Run("cgroup", func(t *testing.T) {
+		testenv.NoLeaks(t)
+		cgroup := filepath.Join(testenv.Cgroup(t), "a/b")
+		must(t, os.MkdirAll(cgroup, 0o755))
+		h := testdaemon.New(t, "")
+		h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+		h.Manifest("two", two(cgroup, ""))
+		h.Start()
+		before := whole(t, h, "two", 2)
+		must(t, os.Remove(cgroup), os.Remove(filepath.Dir(cgroup)))
+		eventually(t, "drift", func() bool { return len(eventsOf(t, h, api.EventDrift, "two")) > 0 })
+		if r := get(t, h, "two").Reason; !strings.Contains(r, "there is no cgroup") {
+			t.Errorf("%q", r)
+		}
+		if c := get(t, h, "two"); !strings.Contains(c.Hint, "when what is missing is there again") || len(c.Links) != 2 {
+			t.Errorf("%+v", c)
+		}
+		must(t, os.MkdirAll(cgroup, 0o755))
+		t.Logf("repaired after %s", eventually(t, "repaired", func() bool { return len(eventsOf(t, h, api.EventRepaired, "two")) > 0 }))
+		after := whole(t, h, "two", 2)
+		if after.Programs[0].ID != before.Programs[0].ID || after.Links[0].ID == before.Links[0].ID {
+			t.Errorf("before %+v, after %+v", before, after)
+		}
+		if show, _, _ := h.RunAs(0, "bpftool", "cgroup", "show", cgroup); strings.Count(show, "connect") < 2 {
+			t.Error(show)
+		}
+	})
+	t.Run("namespace", func(t *testing.T) {
+		testenv.NoLeaks(t)
+		pair := testenv.Veth(t)
+		ns := testenv.Netns(t)
+		file := filepath.Join(t.TempDir(), "ns")
+		must(t, os.WriteFile(file, nil, 0o600), unix.Mount(ns, file, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { unix.Unmount(file, unix.MNT_DETACH) })
+		testenv.IP(t, ns, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
+		h := testdaemon.New(t, "")
+		h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+		h.Manifest("xdp-drop", strings.Replace(blocking(pair, "10.77.0.0/24", ""), pair.B.Netns, file, 1))
+		h.Start()
+		before := whole(t, h, "xdp-drop", 1)
+		must(t, unix.Unmount(file, 0), os.Remove(file))
+		eventually(t, "drift", func() bool { return strings.Contains(get(t, h, "xdp-drop").Reason, "does not exist") })
+		must(t, os.WriteFile(file, nil, 0o600), unix.Mount(pair.B.Netns, file, "", unix.MS_BIND, ""))
+		t.Logf("repaired after %s", eventually(t, "repaired", func() bool { return len(eventsOf(t, h, api.EventRepaired, "xdp-drop")) > 0 }))
+		after := whole(t, h, "xdp-drop", 1)
+		if after.Programs[0].ID != before.Programs[0].ID || !xdpOn(t, pair) {
+			t.Errorf("before %+v, after %+v", before, after)
+		}
+		shoot(t, pair, 5)
+		if n := packets(t, h); n != 5 {
+			t.Errorf("%d counted", n)
+		}
+	})
+}
+
+// TestFlapping: after a hundred times the interface has its program, once, and
+// repairs were made less often than the interface.
+func TestFlapping(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", local(blocking(pair, "10.77.0.0/24", ""), pair))
+	in(t, h, pair.B.Netns)
+	for range 100 {
+		testenv.IP(t, pair.B.Netns, "link", "del", pair.B.Name)
+		testenv.IP(t, pair.A.Netns, "link", "add", pair.A.Name, "type", "veth", "peer", "name", pair.B.Name, "netns", pair.B.Netns)
+	}
+	remake(t, &pair)
+	t.Logf("attached %s after the last", eventually(t, "attached", func() bool { return xdpOn(t, pair) && get(t, h, "xdp-drop").Reason == "" }))
+	whole(t, h, "xdp-drop", 1)
+	shoot(t, pair, 5)
+	if n := packets(t, h); n != 5 {
+		t.Errorf("%d counted", n)
+	}
+	n := len(eventsOf(t, h, api.EventRepaired, "xdp-drop"))
+	t.Logf("%d repairs of 101", n)
+	if n > 60 {
+		t.Errorf("%d repairs", n)
+	}
+}
+
+// TestFight: what another tool takes away again and again is left to it, and
+// said, until somebody reloads.
+func TestFight(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
+	h.Start()
+	c := get(t, h, "xdp-drop")
+	for strings.Contains(c.Reason, "left as it is") == false {
+		for id := range kernelLinks(t, c) {
+			h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(id))
+		}
+		time.Sleep(50 * time.Millisecond)
+		c = get(t, h, "xdp-drop")
+		if n := len(eventsOf(t, h, api.EventRepaired, "xdp-drop")); n > 6 {
+			t.Fatalf("%d repairs", n)
+		}
+	}
+	if !strings.Contains(c.Hint, "hornetctl reload") || xdpOn(t, pair) {
+		t.Errorf("%q", c.Hint)
+	}
+	// An interface that is made anew is nobody's fight.
+	remake(t, &pair)
+	eventually(t, "attached", func() bool { return xdpOn(t, pair) })
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "no drift", func() bool { return get(t, h, "xdp-drop").Reason == "" })
+	for id := range kernelLinks(t, c) {
+		h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(id))
+	}
+	eventually(t, "repaired after the reload", func() bool { return get(t, h, "xdp-drop").Reason == "" && xdpOn(t, pair) })
+}
+
+// TestDrift: what cannot be repaired is told, with the reason and a remedy, and
+// what runs is not touched.
+func TestDrift(t *testing.T) {
+	type place struct {
+		*testdaemon.Host
+		pair testenv.Pair
+		c    api.Collection
+	}
+	stopped := func(p place, f func()) {
+		p.Signal(syscall.SIGSTOP)
+		f()
+		p.Signal(syscall.SIGCONT)
+	}
+	for name, test := range map[string]struct {
+		do         func(*testing.T, place)
+		want, hint string
+	}{
+		"another program is there": {func(t *testing.T, p place) {
+			stopped(p, func() {
+				p.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(p.c.Links[0].ID))
+				testenv.IP(t, p.pair.B.Netns, "link", "set", "dev", "veth0", "xdpgeneric", "pinned", p.BPFFS+"/xdp-drop/programs/xdp_drop")
+			})
+			t.Cleanup(func() { testenv.IP(t, p.pair.B.Netns, "link", "set", "dev", "veth0", "xdpgeneric", "off") })
+		}, "runs there already", "xdp off"},
+		"object gone": {func(t *testing.T, p place) {
+			stopped(p, func() {
+				must(t, os.RemoveAll(p.BPFFS+"/xdp-drop/programs"), os.RemoveAll(p.BPFFS+"/xdp-drop/links"), os.Remove(p.Manifests+"/xdp_drop.bpf.o"))
+				eventually(t, "the program is gone", func() bool { return len(kernelLinks(t, p.c)) == 0 })
+			})
+		}, "no such file", "put"},
+		"foreign pin": {func(t *testing.T, p place) {
+			must(t, os.Mkdir(p.BPFFS+"/xdp-drop/maps/mine", 0o700))
+			p.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(p.c.Links[0].ID))
+			t.Cleanup(func() { os.Remove(p.BPFFS + "/xdp-drop/maps/mine") })
+		}, "not of hornetd's making", "unload"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			pair := testenv.Veth(t)
+			h := testdaemon.New(t, "")
+			h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+			h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
+			h.Start()
+			c := whole(t, h, "xdp-drop", 1)
+			test.do(t, place{h, pair, c})
+			eventually(t, "drift", func() bool { return len(eventsOf(t, h, api.EventDrift, "xdp-drop")) > 0 })
+			if c := get(t, h, "xdp-drop"); !strings.Contains(c.Reason, test.want) || !strings.Contains(c.Hint, test.hint) {
+				t.Errorf("%q, hint %q", c.Reason, c.Hint)
+			}
+			s, err := h.Client().Status(context.Background())
+			if err != nil || len(s.Problems) == 0 || !strings.Contains(fmt.Sprint(s.Problems), "drift: ") {
+				t.Errorf("status: %+v, %v", s.Problems, err)
+			}
+			if said := eventsOf(t, h, api.EventDrift, "xdp-drop"); len(said) != 1 {
+				t.Errorf("events: %q", said)
+			}
+			time.Sleep(1500 * time.Millisecond)
+			if n := len(recordsOf(t, h, "repair")); n > 12 {
+				t.Errorf("%d audit records within 2 s", n)
+			}
+		})
 	}
 }

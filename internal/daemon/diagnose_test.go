@@ -157,6 +157,9 @@ func TestPatience(t *testing.T) {
 	if n := len(times); n > 80 || times[n-1]-times[n-2] != longestWait {
 		t.Errorf("failing: %d attempts, %v…", len(times), times[:8])
 	}
+	if times, _ = run(mended{}, fmt.Errorf("interface: %w", loader.ErrAbsent), false, time.Hour); len(times) < 1700 {
+		t.Errorf("gone again: %d attempts", len(times))
+	}
 	times, p = run(mended{repaired: true, taken: true}, nil, true, time.Hour)
 	if len(times) != fightLimit || !p.over || !p.ready(start.Add(time.Hour), false) {
 		t.Errorf("taken away: %d repairs %v, over %t", len(times), times, p.over)

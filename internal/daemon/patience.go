@@ -47,7 +47,7 @@ func (p patience) after(now time.Time, m mended, err error) patience {
 		p.pause = 0
 	}
 	limit := longestPace
-	if err != nil || !m.repaired {
+	if !m.repaired && !absentTarget(err) { // not because the target went again
 		limit = longestWait
 	}
 	p.pause, p.last = min(max(2*p.pause, firstPause), limit), now
