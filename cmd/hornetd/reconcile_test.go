@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -582,4 +583,156 @@ func TestDrift(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestKilledAtEverySystemCallOfARepair: whenever it dies, the old directory or
+// the new one is there, whole, and the next daemon ends with one link attached.
+func TestKilledAtEverySystemCallOfARepair(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
+	h.Start()
+	program := get(t, h, "xdp-drop").Programs[0].ID
+	shoot(t, pair, 5)
+	rounds, kept, swapped := 0, 0, 0
+	for _, call := range []string{"mkdirat", "linkat", "renameat2", "unlinkat", "fdatasync", "bpf"} {
+		for n := 1; ; n++ {
+			if testing.Short() && n > 3 || call == "bpf" && n > 12 { // looking makes such calls too
+				break
+			}
+			rounds++
+			id := get(t, h, "xdp-drop").Links[0].ID
+			cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n))
+			l, err := link.NewFromID(link.ID(id))
+			must(t, err)
+			must(t, l.Detach(), l.Close())
+			survived := true
+			for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+				c, err := h.Client().Get(context.Background(), "xdp-drop")
+				if err != nil {
+					survived = false
+					break
+				}
+				if c.Reason == "" && c.Links[0].ID != id && len(onBPFFS(t, h)) == 1 && len(recordsOf(t, h, "repair"))%2 == 0 {
+					break
+				}
+			}
+			if survived {
+				h.Kill()
+			} else {
+				h.Wait()
+			}
+			cmd.Wait()
+			if !onBPFFS(t, h)["xdp-drop"] {
+				t.Fatalf("%s %d: it is gone from bpffs: %v", call, n, onBPFFS(t, h))
+			}
+			if xdpOn(t, pair) {
+				swapped++
+			} else {
+				kept++
+			}
+			h.Start()
+			c := whole(t, h, "xdp-drop", 1)
+			if c.Programs[0].ID != program || !c.Adopted || !xdpOn(t, pair) {
+				t.Errorf("program %d, was %d", c.Programs[0].ID, program)
+			}
+			if n := packets(t, h); n != 5 {
+				t.Errorf("%d counted", n)
+			}
+			if t.Failed() {
+				t.Fatalf("%s %d", call, n)
+			}
+			if survived && call != "bpf" {
+				break // there are fewer than n such calls
+			}
+		}
+	}
+	t.Logf("%d kills: %d times without a program on the interface, %d with", rounds, kept, swapped)
+	if kept == 0 || swapped == 0 {
+		t.Error("the points do not span the repair")
+	}
+}
+
+// TestManyRepairsLeaveNothing: after two hundred repairs the daemon has as many
+// descriptors and threads of execution, and the kernel as many objects, as
+// before.
+func TestManyRepairsLeaveNothing(t *testing.T) {
+	testenv.NoLeaks(t)
+	cgroup := testenv.Cgroup(t)
+	h := testdaemon.New(t, "")
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	// One collection each, so that no repair waits for the one before.
+	const each = 50
+	for i := range each {
+		dir := filepath.Join(cgroup, fmt.Sprint("c", i))
+		must(t, os.Mkdir(dir, 0o755))
+		h.Manifest(fmt.Sprint("c", i), two(dir, ""))
+	}
+	h.Start()
+	client := h.Client() // one, whose connection stays
+	again := func() {
+		for i := range each {
+			dir := filepath.Join(cgroup, fmt.Sprint("c", i))
+			must(t, os.Remove(dir), os.Mkdir(dir, 0o755))
+		}
+		began := time.Now()
+		eventually(t, "all repaired", func() bool {
+			list, err := client.List(context.Background())
+			must(t, err)
+			for _, c := range list {
+				if c.Reason != "" || len(attachedTo(t, filepath.Join(cgroup, c.Name))) != 1 {
+					return false
+				}
+			}
+			return true
+		})
+		t.Logf("%d repaired within %s", each, time.Since(began))
+		time.Sleep(500 * time.Millisecond)
+	}
+	again()
+	fds := descriptors(t, h)
+	rounds := 4
+	if testing.Short() {
+		rounds = 2
+	}
+	for range rounds {
+		again()
+	}
+	if now := descriptors(t, h); now > fds+2 {
+		t.Errorf("%d descriptors, %d before", now, fds)
+	}
+	t.Logf("%d descriptors before, %d after", fds, descriptors(t, h))
+	if on := onBPFFS(t, h); len(on) != each {
+		t.Errorf("on bpffs: %v", on)
+	}
+	for i := range each {
+		if got := kernelLinks(t, get(t, h, fmt.Sprint("c", i))); len(got) != 2 {
+			t.Errorf("c%d has links %v", i, got)
+		}
+	}
+	h.Stop()
+	if log := h.Log(); strings.Contains(log, "left behind") {
+		t.Error(log)
+	}
+}
+
+// attachedTo returns the programs that run for connect4 in a cgroup.
+func attachedTo(t testing.TB, cgroup string) []link.AttachedProgram {
+	t.Helper()
+	dir, err := os.Open(cgroup)
+	must(t, err)
+	defer dir.Close()
+	found, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: ebpf.AttachCGroupInet4Connect})
+	must(t, err)
+	return found.Programs
+}
+
+// descriptors is how many the daemon has open.
+func descriptors(t testing.TB, h *testdaemon.Host) int {
+	t.Helper()
+	all, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.PID()))
+	must(t, err)
+	return len(all)
 }

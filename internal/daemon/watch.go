@@ -24,7 +24,7 @@ const (
 	settle = 10 * time.Millisecond
 	// share bounds what a storm of hints can cost: a look that took 1 ms is not
 	// taken again within share ms, unless by the pulse.
-	share = 20
+	share = 10
 )
 
 // watcher finds what is not as it should be, and has it repaired. It looks on a
@@ -54,10 +54,7 @@ func (w *watcher) run() {
 	tick := time.NewTicker(pulse)
 	defer tick.Stop()
 	for {
-		began := time.Now()
-		w.survey()
-		w.hints.aim(w.places())
-		rest := min(max(settle, share*time.Since(began)), pulse)
+		rest := min(max(settle, share*w.survey()), pulse)
 		select {
 		case <-w.d.owner.quit:
 			return
@@ -91,39 +88,67 @@ func (w *watcher) charge() charge {
 	return c
 }
 
-// survey looks at everything once.
-func (w *watcher) survey() {
+// survey looks at everything once, has repaired what is wrong, and returns how
+// long the looking took.
+func (w *watcher) survey() time.Duration {
+	began := time.Now()
 	c := w.charge()
 	if w.d.amnesty.Swap(false) {
 		clear(w.tries)
 	}
-	for name := range w.tries {
-		if c.running[name] == nil && c.waiting[name].source.Name == "" {
-			delete(w.tries, name)
-		}
-	}
+	maps.DeleteFunc(w.tries, func(name string, _ patience) bool {
+		_, waits := c.waiting[name]
+		return c.running[name] == nil && !waits
+	})
+	// What is watched before it is looked at is not missed between the two.
+	w.hints.aim(w.places(c))
+	var work []func()
 	v := loader.NewView()
 	for name, running := range c.running {
-		if wrong, taken := w.wrong(v, running); wrong {
-			w.try(name, taken, w.d.reconcile)
+		switch wrong, taken := w.wrong(v, running); wrong {
+		case toRepair:
+			work = append(work, func() { w.try(name, taken, w.d.reconcile) })
+		case toTell: // which is no attempt
+			work = append(work, func() {
+				w.d.owner.do(func() error { _, err := w.d.reconcile(name); return err })
+			})
 		}
 	}
 	for name, dc := range c.waiting {
 		if v.Present(dc.manifest) == nil {
-			w.try(name, false, w.d.comes)
+			work = append(work, func() { w.try(name, false, w.d.comes) })
 		}
 	}
+	looked := time.Since(began)
+	for _, f := range work {
+		f()
+	}
+	return looked
 }
 
-// wrong reports whether there is anything to repair, or to tell, and whether it
-// is something that was taken away.
-func (w *watcher) wrong(v *loader.View, c *collection) (wrong, taken bool) {
+// wrong is what is to be done about a collection.
+type wrong int
+
+const (
+	nothing wrong = iota
+	toTell        // what is wrong with it has changed, and cannot be repaired now
+	toRepair
+)
+
+// wrong reports what is to be done, and whether something was taken away.
+func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) {
 	s, err := w.d.glance(v, c.record, w.d.manifestOf(c.record))
 	if err != nil {
-		return true, false
+		return toRepair, false
 	}
 	g := diagnose(c.record, s, revokedRecord(w.d.trusted(), c.record))
-	return len(g.repairs) > 0 || !slices.Equal(g.drift, c.drift), g.taken
+	switch {
+	case len(g.repairs) > 0:
+		return toRepair, g.taken
+	case !slices.Equal(g.drift, c.drift) && !w.tries[c.record.Name].over:
+		return toTell, false
+	}
+	return nothing, false
 }
 
 // try runs a repair on the owner's thread, if it is not too soon.
@@ -150,8 +175,7 @@ func (w *watcher) try(name string, taken bool, repair func(string) (mended, erro
 }
 
 // places are the directories where changes show.
-func (w *watcher) places() []string {
-	c := w.charge()
+func (w *watcher) places(c charge) []string {
 	names := make([]string, 0, len(c.running))
 	var targets []loader.Target
 	var attaches []manifest.Attach
