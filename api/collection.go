@@ -8,6 +8,7 @@ type State string
 const (
 	StateRunning     State = "running"     // its programs are loaded and its links live
 	StateAvailable   State = "available"   // it can be loaded, nobody has asked yet
+	StatePending     State = "pending"     // it should run and waits for what it attaches to; Reason says for what
 	StateFailed      State = "failed"      // it should run and does not; Reason says why
 	StateQuarantined State = "quarantined" // it runs, but not as recorded; nothing touches it
 )

@@ -61,7 +61,7 @@ type Record struct {
 	DurationUS int64     `json:"duration_us,omitempty"`
 	Kind       string    `json:"kind,omitempty"` // of the error
 	Error      string    `json:"error,omitempty"`
-	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs
+	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs; of a repair, what was wrong
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
 	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
 

@@ -257,7 +257,7 @@ func TestRevokedAndNotReplaceable(t *testing.T) {
 	h.Manifest("count", counting("/sys/fs/cgroup/no such", "boot", 6, "a"))
 	h.Revoke(revokedKey(1, team.keyID(t)))
 	h.Start()
-	if c := get(t, h, "count"); c.State != api.StateFailed || !strings.Contains(c.Reason, "no such") {
+	if c := get(t, h, "count"); c.State != api.StatePending || !strings.Contains(c.Reason, "no such") {
 		t.Errorf("%s %q", c.State, c.Reason)
 	}
 	if got := kernelLinks(t, before); len(got) != 0 {

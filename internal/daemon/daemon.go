@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -37,10 +38,13 @@ type Daemon struct {
 	events  *stream
 	refused *coalescer
 	started time.Time
-	floor   time.Time // see clock
-	booting bool      // the start loads what it finds; written on the owner's thread only
-	ratchet ratchet   // read and written on the owner's thread only
-	lost    error     // what became of the ratchet, for the start to tell
+	floor   time.Time   // see clock
+	booting bool        // the start loads what it finds; written on the owner's thread only
+	watcher *watcher    // nil until Start is done
+	amnesty atomic.Bool // repairs begin anew
+	mending *collection // a load puts it back as it was; written on the owner's thread only
+	ratchet ratchet     // read and written on the owner's thread only
+	lost    error       // what became of the ratchet, for the start to tell
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
@@ -67,7 +71,8 @@ type collection struct {
 	record  pinning.Record
 	adopted bool     // it ran before this daemon started
 	proof   proof    // what the object on disk says now
-	drift   []string // where the world moved on under its links
+	drift   []string // what is not as recorded and stays so
+	hint    string   // what can be done about it; "" is the ordinary
 	revoked string   // why it would be refused now; set where changes are decided only
 }
 
@@ -90,9 +95,21 @@ type held struct {
 
 // failure is why a collection that should run does not.
 type failure struct {
-	err  error
-	when time.Time
+	err     error
+	when    time.Time
+	tries   int  // how often it is tried again when its targets are there
+	booting bool // the start wanted it
 }
+
+// waits reports whether it is loaded as soon as its targets are there.
+func (f failure) waits() bool { return f.tries > 0 }
+
+// pending reports whether that is all that is wrong with it.
+func (f failure) pending() bool { return f.waits() && absentTarget(f.err) }
+
+// mostTries is how often a collection that waited is loaded before it is failed
+// for another reason than that its target is not there.
+const mostTries = 8
 
 // Build is what this hornetd was made from.
 type Build struct {
@@ -153,6 +170,7 @@ func (d *Daemon) Start() error {
 		return err
 	}
 	go d.owner.do(d.reprove) // an error means that the daemon stops
+	d.watch()
 	return nil
 }
 
@@ -166,6 +184,7 @@ func (d *Daemon) start() error {
 	defer func() { d.booting = false }()
 	changes, problems := d.converge()
 	d.setProblems(problems)
+	d.mendAdopted()
 	if d.owner.stopping() {
 		return errStopped
 	}
@@ -225,6 +244,9 @@ func (d *Daemon) Heart(since uint64) (now uint64, beats bool) {
 func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
+	if d.watcher != nil {
+		<-d.watcher.done
+	}
 	d.refused.stop()
 	if d.ratchet.ahead {
 		d.tellState(d.setRatchet(d.ratchet.Ratchet))

@@ -241,6 +241,8 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 		err := d.examine(&files, trust, m, resolve)
 		switch {
 		case err == nil:
+		case c.Action == api.ActionLoad && absentTarget(err) && d.awaited(m):
+			changes[i].Action, changes[i].Reason = api.ActionRefuse, "waits: "+err.Error()
 		case c.Action == api.ActionLoad && refusedByList(trust, m, err):
 			changes[i].Action, changes[i].Reason, changes[i].Error = api.ActionRefuse, "it is revoked", asAPIError(err)
 		default:
@@ -312,10 +314,15 @@ func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change
 func (d *Daemon) setDeclared(found map[string]declared) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	was := d.declared
 	d.declared = found
-	for name := range d.failed {
+	for name, f := range d.failed {
+		if f.waits() && d.declared[name].manifest.Digest == was[name].manifest.Digest {
+			continue
+		}
 		delete(d.failed, name) // what fails again is noted again
 	}
+	d.amnesty.Store(true)
 }
 
 // Hangup is a reload asked for by a signal. Its errors go to the log.

@@ -135,7 +135,7 @@ func (d *Daemon) setTrust(trust *signing.Trust) error {
 	d.tellState(d.copyList(list))
 	if next, changed := d.ratchet.AdvanceList(list); changed {
 		if err := d.setRatchet(next); err != nil {
-			d.ratchet = next
+			d.ratchet.Ratchet, d.ratchet.ahead = next, true
 			d.tellState(err)
 		}
 	}
