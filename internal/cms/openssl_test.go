@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -298,5 +299,35 @@ func TestSameBytes(t *testing.T) {
 	}
 	if want := o.read(t, "object.p7s"); !bytes.Equal(got, want) {
 		t.Errorf("Sign made\n%x, OpenSSL\n%x", got, want)
+	}
+}
+
+// TestSignCarries: the certificates travel in the order DER has for a SET, and
+// the caller's are left as they are. OpenSSL lists what is inside.
+func TestSignCarries(t *testing.T) {
+	k := ecKey()
+	carried := [][]byte{rsaKey().cert.Raw, k.cert.Raw, edKey().cert.Raw}
+	slices.SortFunc(carried, func(a, b []byte) int { return bytes.Compare(b, a) }) // the wrong way round
+	before := slices.Clone(carried)
+	b, err := Sign(content, k, k.cert.SubjectKeyId, carried...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.EqualFunc(carried, before, bytes.Equal) {
+		t.Error("Sign sorted its caller's certificates")
+	}
+	m, err := Parse(b)
+	if err != nil || !slices.IsSortedFunc(m.Certificates, bytes.Compare) || len(m.Certificates) != 3 {
+		t.Fatalf("%v, %d certificates", err, len(m.Certificates))
+	}
+	// One that is no certificate is one that Parse does not read.
+	if _, err := Sign(content, k, k.cert.SubjectKeyId, []byte("not DER")); err == nil || !strings.Contains(err.Error(), "a certificate is malformed") {
+		t.Errorf("not DER: %v", err)
+	}
+	o := newOpenSSL(t)
+	o.write(t, "carried.p7s", b)
+	o.must(t, "cms", "-verify", "-noverify", "-binary", "-inform", "DER", "-in", "carried.p7s", "-content", "object", "-certsout", "carried", "-out", os.DevNull)
+	if n := bytes.Count(o.read(t, "carried"), []byte("-----BEGIN CERTIFICATE-----")); n != 3 {
+		t.Errorf("openssl finds %d certificates in it", n)
 	}
 }
