@@ -52,6 +52,24 @@ func (s *Store) Load(n Name) (*Entry, error) {
 	}
 }
 
+// LoadQuarantined opens what Quarantined lists as dir, as Load does.
+func (s *Store) LoadQuarantined(dir string) (*Entry, error) {
+	n, err := quarantinedName(dir)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.dir.open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	e, err := readEntry(n, d)
+	if err != nil {
+		d.close()
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return e, nil
+}
+
 func (s *Store) openCollection(n Name) (dir, error) {
 	if n.s == "" {
 		return dir{}, ErrNotExist

@@ -187,11 +187,11 @@ func TestListSerialOnlyGrows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := r.Encode()
+	b, err := r.Encode(7)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r, err = ParseRatchet(b); err != nil || r.CheckList(l2) == nil || r.CheckList(l3) != nil {
+	if r, _, err = ParseRatchet(b); err != nil || r.CheckList(l2) == nil || r.CheckList(l3) != nil {
 		t.Errorf("from the file: %v", err)
 	}
 }

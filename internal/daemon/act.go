@@ -100,6 +100,7 @@ func (a *act) tell(err error) {
 // signed notes whose signature covers the object, and who checked it.
 func (a *act) signed(v signing.Verified) {
 	a.rec.Object = hexDigest(v.Digest())
+	a.rec.SignerKey = v.Signer().KeySHA256
 	a.rec.Signer, a.rec.Format, a.rec.Covers = v.Signer().Name, v.Format(), v.Covers()
 	a.rec.Verdict, a.rec.VerdictBy = string(v.Verdict()), "hornetd"
 }

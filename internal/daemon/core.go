@@ -29,6 +29,7 @@ type Core interface {
 	Load(who Peer, name string) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
+	Recover(who Peer, dir string) (api.Collection, error)
 	Reload(who Peer) (api.Plan, error)
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
@@ -179,7 +180,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	}
 	for _, dir := range sortedKeys(d.held) {
 		s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: dir,
-			Message: "quarantined: " + d.held[dir].reason, Hint: "look at it, then hornetctl unload --force " + dir})
+			Message: "quarantined: " + d.held[dir].reason, Hint: quarantineHint(dir)})
 	}
 	return s, nil
 }

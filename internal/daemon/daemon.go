@@ -37,10 +37,10 @@ type Daemon struct {
 	events  *stream
 	refused *coalescer
 	started time.Time
-	floor   time.Time       // see clock
-	booting bool            // the start loads what it finds; written on the owner's thread only
-	ratchet signing.Ratchet // read and written on the owner's thread only
-	lost    error           // what became of the ratchet, for the start to tell
+	floor   time.Time // see clock
+	booting bool      // the start loads what it finds; written on the owner's thread only
+	ratchet ratchet   // read and written on the owner's thread only
+	lost    error     // what became of the ratchet, for the start to tell
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
@@ -128,7 +128,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	if err := os.Mkdir(cfg.Paths.State, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	if d.audit, err = audit.Open(filepath.Join(cfg.Paths.State, "audit")); err != nil {
+	if d.audit, err = audit.Open(filepath.Join(cfg.Paths.State, auditDir)); err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
 	_, last := d.audit.Last()
@@ -231,6 +231,9 @@ func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
 	d.refused.stop()
+	if d.ratchet.ahead {
+		d.tellState(d.setRatchet(d.ratchet.Ratchet))
+	}
 	return errors.Join(d.audit.Close(), d.store.Close())
 }
 

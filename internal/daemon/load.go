@@ -35,7 +35,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return d.private(who, policy.Load, src.Name, err)
 	}
-	a.rec.Manifest = hexDigest(m.Digest)
+	a.rec.Manifest, a.rec.Version = hexDigest(m.Digest), m.Version
 	grant, err := d.policy.Authorize(who.subject(), policy.Load, m)
 	if err != nil {
 		return err
@@ -137,8 +137,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err := stage.PinRecord(record); err != nil {
 		return err
 	}
-	advance, err := d.advance(claimOf(m, verified))
-	if err != nil {
+	if err := d.mayAdvance(claimOf(m, verified)); err != nil {
 		return err
 	}
 	// The point of no return: behind it the collection runs, whatever happens
@@ -147,7 +146,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	links.keep()
-	d.tellState(advance())
+	d.advance(claimOf(m, verified))
 	a.loaded(record, old != nil)
 	d.put(m, &collection{record: record, proof: proven(verified)})
 	return nil

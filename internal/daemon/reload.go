@@ -3,9 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -139,11 +137,14 @@ func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 	return changes, problems
 }
 
-// reprove verifies again, from disk, what runs, and replaces what has another
-// good object now. A start does it behind READY: reading and verifying every
+// reprove checks what frozen maps hold, verifies again, from disk, what runs, and
+// replaces what has another good object now. A start does it behind READY: reading and verifying every
 // object is most of what a start with hundreds of collections would do, and
 // none of it changes what runs now.
 func (d *Daemon) reprove() error {
+	if err := d.checkContents(); err != nil {
+		return err
+	}
 	found := maps.Clone(d.declared)
 	proofs := d.proveAll(sortedKeys(d.running), found, d.trusted())
 	d.setProofs(proofs)
@@ -340,8 +341,7 @@ func (d *Daemon) strayRules(trust *signing.Trust) []api.Problem {
 // needs neither bpffs nor a running daemon.
 func Check(cfg config.Config, build Build) []api.Problem {
 	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers), log: zap.NewNop()}
-	var err error
-	if d.ratchet, err = readRatchet(filepath.Join(cfg.Paths.State, ratchetFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.viewRatchet(); err != nil {
 		return []api.Problem{problem("", err)}
 	}
 	trust, err := d.readTrust()

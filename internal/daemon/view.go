@@ -106,11 +106,15 @@ func viewSigner(s signing.Signer) api.Signer {
 	return api.Signer{Name: s.Name, Subject: s.Subject, KeyID: s.KeyID, Algorithm: s.Algorithm, NotAfter: s.NotAfter, Problem: s.Problem, CA: s.CA}
 }
 
+func quarantineHint(dir string) string {
+	return "look at it; hornetctl recover " + dir + " has it run in order again, hornetctl unload --force ends its programs"
+}
+
 func (d *Daemon) quarantinedLocked() []api.Collection {
 	var out []api.Collection
 	for _, dir := range sortedKeys(d.held) {
 		out = append(out, api.Collection{Name: dir, State: api.StateQuarantined, Reason: d.held[dir].reason,
-			Hint: "hornetctl unload --force " + dir + " ends its programs"})
+			Hint: quarantineHint(dir)})
 	}
 	return out
 }
@@ -121,7 +125,7 @@ func (d *Daemon) observe(name string) (api.Collection, error) {
 	out := d.view(name)
 	if isHeld(name) {
 		out.State, out.Reason = api.StateQuarantined, d.heldFor(name)
-		out.Hint = "hornetctl unload --force " + name + " ends its programs"
+		out.Hint = quarantineHint(name)
 		return out, nil
 	}
 	if out.State != api.StateRunning {
