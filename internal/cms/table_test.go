@@ -93,6 +93,9 @@ func TestAccepted(t *testing.T) {
 			if err := accept(b, content, test.key.cert); err != nil {
 				t.Fatal(err)
 			}
+			if err := new(differences).compare(nil, b, content, test.key.cert); err != nil {
+				t.Error(err)
+			}
 			if err := accept(b, append(slices.Clone(content), 0), test.key.cert); !errors.Is(err, ErrSignature) {
 				t.Errorf("one byte more: %v", err)
 			}
@@ -318,6 +321,14 @@ func TestRefused(t *testing.T) {
 			err := accept(p.message(t, test.key), content, test.key.cert)
 			if err == nil {
 				t.Fatal("accepted")
+			}
+			// The same change to a message of the kind that the other library reads.
+			p = test.parts(test.key)
+			p.version, p.infoVersion, p.signer = integer(1), integer(1), issuerAndSerial(test.key)
+			test.change(p)
+			b := p.message(t, test.key)
+			if err := new(differences).compare(accept(b, content, test.key.cert), b, content, test.key.cert); err != nil {
+				t.Error(err)
 			}
 			if !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %q does not say %q", err, test.want)
