@@ -82,9 +82,10 @@ func SplitRevocations(b []byte) (list, signature []byte, err error) {
 	if at == 0 {
 		return nil, nil, errors.New("it is not signed: no line -----BEGIN CMS-----")
 	}
-	block, rest := pem.Decode(b[at:])
-	if block == nil || block.Type != "CMS" || len(block.Headers) > 0 || len(rest) > 0 || !bytes.HasPrefix(b[at:], []byte(signatureBegin)) {
-		return nil, nil, errors.New("its signature is no PEM block of type CMS, or something follows it")
+	// One spelling, OpenSSL's: the library steps over what is no block.
+	block, _ := pem.Decode(b[at:])
+	if block == nil || !bytes.Equal(b[at:], pem.EncodeToMemory(&pem.Block{Type: "CMS", Bytes: block.Bytes})) {
+		return nil, nil, errors.New("its signature is not one PEM block of type CMS as openssl writes it, or something follows it")
 	}
 	return b[:at], block.Bytes, nil
 }

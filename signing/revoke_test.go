@@ -214,6 +214,8 @@ func TestListRefused(t *testing.T) {
 		"a line before":        append([]byte("\n"), good...),
 		"a line behind":        append(bytes.Clone(good), '\n'),
 		"TOML behind":          append(bytes.Clone(good), "serial = 2\n"...),
+		"a block cut off":      replaced("-----BEGIN CMS-----\n", "-----BEGIN CMS-----\nMIGj\n-----BEGIN CMS-----\n"),
+		"lines end as in DOS":  bytes.ReplaceAll(good, []byte("\n"), []byte("\r\n")),
 		"two signatures":       append(bytes.Clone(good), good[bytes.Index(good, []byte("-----BEGIN")):]...),
 		"another block":        replaced("CMS", "CERTIFICATE"),
 		"PEM headers":          replaced("-----BEGIN CMS-----\n", "-----BEGIN CMS-----\nA: b\n\n"),
