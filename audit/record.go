@@ -50,11 +50,11 @@ type Record struct {
 	Version    uint64    `json:"version,omitempty"`  // of the manifest
 	Object     string    `json:"object,omitempty"`   // SHA-256, hexadecimal
 	Signer     string    `json:"signer,omitempty"`
-	SignerKey  string    `json:"signer_key,omitempty"`       // SHA-256 of the public key, hexadecimal
 	Format     string    `json:"signature_format,omitempty"` // "cms-detached", "cms-appended"
 	Covers     string    `json:"covers,omitempty"`           // "object", "object+manifest"
 	Verdict    string    `json:"verdict,omitempty"`
 	VerdictBy  string    `json:"verdict_by,omitempty"` // "hornetd", "kernel"
+	SignerKey  string    `json:"signer_key,omitempty"` // SHA-256 of the public key, hexadecimal
 	Programs   []uint32  `json:"programs,omitempty"`   // ids, as Maps and Links
 	Maps       []uint32  `json:"maps,omitempty"`
 	Links      []uint32  `json:"links,omitempty"`
