@@ -9,9 +9,10 @@ import (
 	"time"
 )
 
-// recordFormat is the newest format this version writes. A change that an older
-// hornetd would misread raises it. What has no drop-ins is written as format 1, so
-// that an older one goes on with it.
+// recordFormat is the format this version writes. A change that an older
+// hornetd would misread raises it: one that does not know a field takes the
+// record to be damaged. 2 added Verdict, drop-ins, and of Signer the key's digest, the
+// beginning of the validity and the chain; in a record of format 1 they are empty.
 const recordFormat = 2
 
 // maxRecord bounds a record, in bytes of JSON.
@@ -30,7 +31,7 @@ type Record struct {
 	Version        uint64 `json:"version"`
 	Start          string `json:"start"` // "boot", "request"
 
-	// Where there are drop-ins only (format 2).
+	// Where there are drop-ins only.
 	TextDigest string         `json:"manifest_text_sha256,omitempty"` // of the manifest's file
 	DropIns    []RecordDropIn `json:"drop_ins,omitempty"`             // in the order in which they were applied
 
@@ -39,9 +40,10 @@ type Record struct {
 	ObjectFile      string `json:"object_file"`
 	ObjectDigest    string `json:"object_sha256"`
 	Signer          Signer `json:"signer"`
-	SignatureFormat string `json:"signature_format"` // "cms-detached", "cms-appended"
-	Covers          string `json:"covers"`           // "object", "object+manifest"
-	CheckedBy       string `json:"checked_by"`       // "hornetd", "kernel"
+	SignatureFormat string `json:"signature_format"`  // "cms-detached", "cms-appended"
+	Covers          string `json:"covers"`            // "object", "object+manifest"
+	CheckedBy       string `json:"checked_by"`        // "hornetd", "kernel"
+	Verdict         string `json:"verdict,omitempty"` // it was accepted with, as package signing names them
 
 	Maps     []RecordMap     `json:"maps"`
 	Programs []RecordProgram `json:"programs"`
@@ -57,16 +59,25 @@ type Signer struct {
 	Name      string    `json:"name"` // in the trust store
 	Subject   string    `json:"subject,omitempty"`
 	KeyID     string    `json:"key_id,omitempty"`
+	KeySHA256 string    `json:"key_sha256,omitempty"` // of its SubjectPublicKeyInfo
 	Algorithm string    `json:"algorithm,omitempty"`
+	NotBefore time.Time `json:"not_before,omitzero"`
 	NotAfter  time.Time `json:"not_after,omitzero"`
+	Chain     []Key     `json:"chain,omitempty"` // from the key that signed to the one in the trust store
+}
+
+// Key is one key that a signature was accepted through.
+type Key struct {
+	Certificate string   `json:"certificate_sha256,omitempty"` // of its DER; empty for a bare public key
+	SHA256      string   `json:"key_sha256,omitempty"`         // of its SubjectPublicKeyInfo
+	IDs         []string `json:"key_ids"`                      // subject key identifiers it goes by
 }
 
 // RecordDropIn describes a drop-in of the manifest.
 type RecordDropIn struct {
-	File   string `json:"file"`
-	SHA256 string `json:"sha256"`
-	Signer string `json:"signer,omitempty"` // name in the trust store; "" where it is not signed
-	KeyID  string `json:"key_id,omitempty"`
+	File   string  `json:"file"`
+	SHA256 string  `json:"sha256"`
+	Signer *Signer `json:"signer,omitempty"` // nil where it is not signed
 }
 
 // Caller is who asked for the load, as the kernel named them. A load nobody
@@ -120,10 +131,7 @@ type RecordLink struct {
 
 // encode returns the record's JSON.
 func (r Record) encode() ([]byte, error) {
-	r.Format = 1
-	if len(r.DropIns) > 0 {
-		r.Format = recordFormat
-	}
+	r.Format = recordFormat
 	r.LoadedAt = r.LoadedAt.UTC()
 	b, err := json.Marshal(r)
 	if err != nil {

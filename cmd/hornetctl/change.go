@@ -72,7 +72,9 @@ func (c *ctl) reload() *cobra.Command {
 		Use:   "reload",
 		Short: "Read the manifests again and apply the differences",
 		Long: `Read the trust store and the manifests again and apply the differences.
-If one manifest is wrong nothing changes. See what would happen with plan.`,
+If one manifest is wrong nothing changes, but that keys that are gone from the
+trust store count no more, and that a new revocation list is in force. See what
+would happen with plan.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			plan, err := c.client().Reload(cmd.Context())

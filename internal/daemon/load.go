@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -50,6 +51,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if old != nil && !replace {
 		a.quiet = true
 		return old.unchanged(m)
+	}
+	if d.mending != nil {
+		if m, err = d.mending.sameAgain(m); err != nil {
+			return err
+		}
 	}
 	name, err := pinning.ParseName(m.Name)
 	if err != nil {
@@ -192,7 +198,11 @@ func (d *Daemon) kept(old *collection, m manifest.Manifest, signer string) (_ ma
 	if old == nil {
 		return kept, nil
 	}
-	entry, err := d.open(m.Name)
+	n, err := pinning.ParseName(m.Name)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := d.store.Hold(n, old.record)
 	if err != nil {
 		return nil, err
 	}
@@ -206,9 +216,14 @@ func (d *Daemon) kept(old *collection, m manifest.Manifest, signer string) (_ ma
 		case kept[r.Name] != nil, !now.Keep && now.Shared == "", r.Shared != "" && r.Shared != now.Shared:
 			continue
 		}
-		if kept[r.Name], err = entry.Map(r.Name); err != nil {
+		held, err := openMap(entry, r)
+		if d.mending != nil && errors.Is(err, fs.ErrNotExist) {
+			continue // gone with its contents: that is why it is mended
+		}
+		if err != nil {
 			return nil, err
 		}
+		kept[r.Name] = held
 	}
 	return kept, nil
 }
