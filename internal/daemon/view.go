@@ -115,6 +115,14 @@ func viewSigner(s signing.Signer) api.Signer {
 	return api.Signer{Name: s.Name, Subject: s.Subject, KeyID: s.KeyID, Algorithm: s.Algorithm, NotAfter: s.NotAfter, Problem: s.Problem, CA: s.CA}
 }
 
+// viewList is nil for no list.
+func viewList(l *signing.Revocations) *api.Revocations {
+	if l == nil {
+		return nil
+	}
+	return &api.Revocations{Serial: l.Serial, Signer: l.Signer().Name}
+}
+
 func (d *Daemon) quarantinedLocked() []api.Collection {
 	var out []api.Collection
 	for _, dir := range sortedKeys(d.held) {
