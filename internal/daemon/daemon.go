@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -38,6 +39,7 @@ type Daemon struct {
 	refused *coalescer
 	started time.Time
 	floor   time.Time       // see clock
+	signed  atomic.Int64    // newest signing time that counts, in Unix seconds: see clock
 	booting bool            // the start loads what it finds; written on the owner's thread only
 	ratchet signing.Ratchet // read and written on the owner's thread only
 	lost    error           // what became of the ratchet, for the start to tell

@@ -34,6 +34,7 @@ func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.Col
 		Signer: pinning.Signer{Name: signer.Name, Subject: signer.Subject, KeyID: signer.KeyID, KeySHA256: signer.KeySHA256,
 			Algorithm: signer.Algorithm, NotBefore: signer.NotBefore, NotAfter: signer.NotAfter},
 		SignatureFormat: v.Format(), Covers: v.Covers(), CheckedBy: "hornetd", Verdict: string(v.Verdict()),
+		SignedAt: v.SignedAt().UTC(),
 		Memory:   memory,
 		LoadedAt: time.Now().UTC(),
 		Caller:   pinning.Caller{UID: who.UID, GID: who.GID},
