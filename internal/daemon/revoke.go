@@ -139,9 +139,10 @@ func (d *Daemon) setTrust(trust *signing.Trust) error {
 			d.tellState(err)
 		}
 	}
+	isNew := d.inForce() != list
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.trust.Revocations() != list {
+	if isNew {
 		d.copied = nil
 	}
 	d.trust = trust
