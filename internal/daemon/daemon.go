@@ -38,13 +38,14 @@ type Daemon struct {
 	events  *stream
 	refused *coalescer
 	started time.Time
-	floor   time.Time   // see clock
-	booting bool        // the start loads what it finds; written on the owner's thread only
-	watcher *watcher    // nil until Start is done
-	amnesty atomic.Bool // repairs begin anew
-	mending *collection // a load puts it back as it was; written on the owner's thread only
-	ratchet ratchet     // read and written on the owner's thread only
-	lost    error       // what became of the ratchet, for the start to tell
+	floor   time.Time    // see clock
+	booting bool         // the start loads what it finds; written on the owner's thread only
+	watcher *watcher     // nil until Start is done
+	amnesty atomic.Bool  // repairs begin anew
+	mending *collection  // a load puts it back as it was; written on the owner's thread only
+	ratchet ratchet      // read and written on the owner's thread only
+	lost    error        // what became of the ratchet, for the start to tell
+	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex

@@ -158,6 +158,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	d.advance(claimOf(m, verified))
 	a.loaded(record, old != nil)
 	d.put(m, &collection{record: record, proof: proven(verified)})
+	d.countSigned(record)
 	return nil
 }
 
