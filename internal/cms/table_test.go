@@ -131,7 +131,7 @@ func TestRefused(t *testing.T) {
 			p.signer = seq(ec.cert.RawIssuer, serial)
 		}
 	}
-	for _, test := range []struct {
+	rows := []struct {
 		name   string
 		key    *testKey
 		parts  func(*testKey) *parts
@@ -314,7 +314,18 @@ func TestRefused(t *testing.T) {
 		{"protection for a MAC", rk, attributed, func(p *parts) {
 			p.attributes = append(p.attributes, attribute(oidAlgorithmProtection, seq(p.digest, tlv(0xa2, oid(oidRSA)))))
 		}, "signatureAlgorithm is malformed"},
-	} {
+	}
+	seen := map[string]bool{}
+	for _, test := range rows {
+		if test.want == "" || seen[test.name] {
+			t.Errorf("%s: says nothing, or is there twice", test.name)
+		}
+		seen[test.name] = true
+	}
+	if t.Logf("%d rows", len(rows)); len(rows) < 80 {
+		t.Error("must be at least 80")
+	}
+	for _, test := range rows {
 		t.Run(test.name, func(t *testing.T) {
 			p := test.parts(test.key)
 			test.change(p)
