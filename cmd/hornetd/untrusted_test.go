@@ -106,9 +106,11 @@ func TestUntrustedParser(t *testing.T) {
 	h.Object("conn_count.bpf.o", object)
 
 	// One that is killed while it waits is replaced.
-	if err := syscall.Kill(parserOf(t, h), syscall.SIGKILL); err != nil {
+	killed := parserOf(t, h)
+	if err := syscall.Kill(killed, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	processGone(t, killed, "running")
 	load(t, h, "count")
 	unload()
 
@@ -172,7 +174,7 @@ func processGone(t testing.TB, pid int, daemon string) {
 			return
 		}
 	}
-	t.Errorf("process %d is still there, the daemon was %s", pid, daemon)
+	t.Errorf("process %d is still there, the daemon is %s", pid, daemon)
 }
 
 // TestUntrustedCannotStart: without a confined process the object is not parsed,

@@ -238,7 +238,9 @@ func (c *process) ready() error {
 		return fmt.Errorf("not ready within %s", patience)
 	}
 	rest, _ := io.ReadAll(io.LimitReader(c.out, maxAnswer))
-	return fmt.Errorf("not confined: %s", shown(string(said[:n])+string(rest), maxReason))
+	c.Kill()
+	<-c.ended
+	return fmt.Errorf("not confined: %s: %s", c.state, shown(string(said[:n])+string(rest), maxReason))
 }
 
 // ask hands the object over and returns the answer of a process that ended well.

@@ -85,11 +85,20 @@ func waiting(t testing.TB, parent int) int {
 			return false
 		}
 		pid = all[0]
-		return status(t, pid)["Seccomp"] == "2"
+		return status(t, pid)["Seccomp"] == "2" && reads(pid)
 	}) {
 		t.Fatalf("no process is ready, there are %v", offspring(t, parent))
 	}
 	return pid
+}
+
+// reads says whether a process has a thread in read(2) of its object.
+func reads(pid int) bool {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+	return slices.ContainsFunc(files, func(f string) bool {
+		b, _ := os.ReadFile(f)
+		return strings.HasPrefix(string(b), fmt.Sprintf("%d 0x%x ", unix.SYS_READ, objectFD))
+	})
 }
 
 // status is /proc/PID/status; empty for a process that has ended.
@@ -267,7 +276,7 @@ func TestCannotBeConfined(t *testing.T) {
 	defer p.Close()
 	err := p.Parse(object("good"))
 	var failure *Failure
-	if !errors.As(err, &failure) || failure.Started || remedy.Of(err) == "" || err.Error() != `parser: not confined: no such \x1b thing` {
+	if !errors.As(err, &failure) || failure.Started || remedy.Of(err) == "" || err.Error() != `parser: not confined: exit status 1: no such \x1b thing` {
 		t.Errorf("%v (%s)", err, remedy.Of(err))
 	}
 	if err := <-told; !strings.Contains(err.Error(), "not confined") {
@@ -305,6 +314,7 @@ func TestLandlock(t *testing.T) {
 	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION); errno != 0 {
 		t.Skipf("this kernel has no Landlock (%s)", errno)
 	}
+	t.Cleanup(func() { os.Remove("/tmp/confine-test") }) // it is only there if this fails
 	for name, says := range map[string]string{
 		"test-files":            `open /: permission denied\nmkdir /tmp/confine-test: permission denied`,
 		"test-files-everywhere": "open /: permission denied",
