@@ -50,7 +50,7 @@ type Log struct {
 	size      int64     // bytes of whole lines; what lies behind is not there
 	allocated int64     // the file has its blocks up to here
 	dirty     bool      // a failed write may have left something behind size
-	closed    bool
+	closed    bool      // nothing is written any more
 }
 
 // Recovery says what Open had to put right: bytes behind the last whole record,
@@ -82,6 +82,30 @@ func open(dir string, space space) (_ *Log, err error) {
 		return nil, fmt.Errorf("%s: %w", l.path, err)
 	}
 	l.allocate(0) // a disk that is full already is Append's to report
+	return l, nil
+}
+
+// View opens the log in dir for reading only, also while another process has
+// it. It changes nothing, and sees the records that are whole now. It returns
+// ErrUnsafe and ErrCorrupt, and fs.ErrNotExist where there is none.
+func View(dir string) (_ *Log, err error) {
+	l := &Log{path: filepath.Join(dir, fileName), closed: true}
+	if l.file, err = openAt(nil, l.path, unix.O_RDONLY); err != nil {
+		return nil, err
+	}
+	fi, err := l.file.Stat()
+	if err == nil {
+		err = safe(l.file, unix.S_IFREG)
+	}
+	var last Record
+	if err == nil {
+		l.size, last, err = l.lastRecord(fi.Size())
+	}
+	if err != nil {
+		l.file.Close()
+		return nil, fmt.Errorf("%s: %w", l.path, err)
+	}
+	l.next, l.last = last.Seq+1, last.Time
 	return l, nil
 }
 

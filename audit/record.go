@@ -20,11 +20,14 @@ const (
 )
 
 // Verbs whose records may use the reserved space: they take things down or put
-// them right.
+// them right. A reload puts a revocation list in force; what it loads has records
+// of its own.
 const (
 	VerbUnload     = "unload"
 	VerbRepair     = "repair"
 	VerbQuarantine = "quarantine"
+	VerbRecover    = "recover"
+	VerbReload     = "reload"
 )
 
 // Bounds of one record.
@@ -44,8 +47,10 @@ type Record struct {
 	Collection string    `json:"collection,omitempty"`
 	Caller     Caller    `json:"caller"`
 	Manifest   string    `json:"manifest,omitempty"` // SHA-256, hexadecimal
+	Version    uint64    `json:"version,omitempty"`  // of the manifest
 	Object     string    `json:"object,omitempty"`   // SHA-256, hexadecimal
 	Signer     string    `json:"signer,omitempty"`
+	SignerKey  string    `json:"signer_key,omitempty"`       // SHA-256 of the public key, hexadecimal
 	Format     string    `json:"signature_format,omitempty"` // "cms-detached", "cms-appended"
 	Covers     string    `json:"covers,omitempty"`           // "object", "object+manifest"
 	Verdict    string    `json:"verdict,omitempty"`
@@ -56,7 +61,7 @@ type Record struct {
 	DurationUS int64     `json:"duration_us,omitempty"`
 	Kind       string    `json:"kind,omitempty"` // of the error
 	Error      string    `json:"error,omitempty"`
-	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs
+	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs; of a repair, what was wrong
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
 	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
 
@@ -75,7 +80,7 @@ type Caller struct {
 // reserved reports whether a record may use the space that is kept.
 func (r Record) reserved() bool {
 	switch r.Verb {
-	case VerbUnload, VerbRepair, VerbQuarantine:
+	case VerbUnload, VerbRepair, VerbQuarantine, VerbRecover, VerbReload:
 		return r.Phase != Refusal // which anybody can cause
 	}
 	return r.Phase == Outcome
@@ -89,7 +94,7 @@ func (r Record) encode() (Record, []byte, error) {
 		return r, nil, fmt.Errorf("record: unknown phase %q", r.Phase)
 	}
 	r.Time = r.Time.UTC().Round(0)
-	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.Object, &r.Signer, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Reason} {
+	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.Object, &r.Signer, &r.SignerKey, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Reason} {
 		var cut bool
 		*s, cut = escape(*s)
 		r.Cut = r.Cut || cut

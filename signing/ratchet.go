@@ -197,22 +197,30 @@ func (r Ratchet) AdvanceList(l *Revocations) (Ratchet, bool) {
 	return Ratchet{entries: r.entries, list: ratchetList{Serial: l.Serial, SHA256: hex.EncodeToString(l.digest[:])}}, true
 }
 
+// Room refuses a ratchet with more entries than are kept.
+func (r Ratchet) Room() error {
+	if n := len(r.entries); n > maxRatchetEntries {
+		return remedy.With(fmt.Errorf("ratchet: %d manifests and signers, at most %d are kept", n, maxRatchetEntries),
+			"stop hornetd, move the ratchet away and start it: it begins anew with what runs")
+	}
+	return nil
+}
+
 // Encode returns the contents of the ratchet's file: a line with the format
 // and the SHA-256 of what follows; one with the revocation list's serial and
-// SHA-256; then a line for each manifest and signer, in order: manifest, signer,
+// SHA-256, and the number of the audit record up to which the file tells everything;
+// then a line for each manifest and signer, in order: manifest, signer,
 // version, SHA-256 of key, manifest and object, the same of what a rollback left. "-"
-// stands for what there is not. It is written with every load of something new,
-// so it must be cheap with a thousand of them.
-func (r Ratchet) Encode() ([]byte, error) {
-	if n := len(r.entries); n > maxRatchetEntries {
-		return nil, remedy.With(fmt.Errorf("ratchet: %d manifests and signers, at most %d are kept", n, maxRatchetEntries),
-			"stop hornetd, move the ratchet away and start it: it begins anew with what runs")
+// stands for what there is not.
+func (r Ratchet) Encode(logged uint64) ([]byte, error) {
+	if err := r.Room(); err != nil {
+		return nil, err
 	}
 	keys := slices.SortedFunc(maps.Keys(r.entries), func(a, b ratchetKey) int {
 		return cmp.Or(strings.Compare(a.manifest, b.manifest), strings.Compare(a.signer, b.signer))
 	})
 	body := make([]byte, 0, (len(keys)+1)*(ratchetLine))
-	body = fmt.Appendf(body, "%d %s\n", r.list.Serial, cmp.Or(r.list.SHA256, "-"))
+	body = fmt.Appendf(body, "%d %s %d\n", r.list.Serial, cmp.Or(r.list.SHA256, "-"), logged)
 	for _, key := range keys {
 		e := r.entries[key]
 		for i, word := range []string{key.manifest, key.signer, "", e.Key, e.ManifestDigest, e.ObjectDigest, e.LeftManifest, e.LeftObject} {
@@ -233,47 +241,61 @@ func (r Ratchet) Encode() ([]byte, error) {
 
 // ParseRatchet reads what Encode wrote, and nothing else: of what it accepts,
 // Encode makes the same bytes.
-func ParseRatchet(b []byte) (Ratchet, error) {
+func ParseRatchet(b []byte) (r Ratchet, logged uint64, err error) {
 	if len(b) > MaxRatchet {
-		return Ratchet{}, fmt.Errorf("ratchet: %d bytes, at most %d are read", len(b), MaxRatchet)
+		return Ratchet{}, 0, fmt.Errorf("ratchet: %d bytes, at most %d are read", len(b), MaxRatchet)
 	}
 	head, body, _ := bytes.Cut(b, []byte("\n"))
 	if !bytes.HasPrefix(head, []byte(ratchetFormat+" ")) {
-		return Ratchet{}, fmt.Errorf("ratchet: begins with %.40q, not %q", head, ratchetFormat)
+		return Ratchet{}, 0, fmt.Errorf("ratchet: begins with %.40q, not %q", head, ratchetFormat)
 	}
 	if sum := sha256.Sum256(body); string(head[len(ratchetFormat)+1:]) != hex.EncodeToString(sum[:]) {
-		return Ratchet{}, errors.New("ratchet: its checksum is not that of its contents")
+		return Ratchet{}, 0, errors.New("ratchet: its checksum is not that of its contents")
 	}
-	r := Ratchet{entries: make(map[ratchetKey]ratchetEntry)}
+	r.entries = make(map[ratchetKey]ratchetEntry)
 	for i, line := range strings.Split(strings.TrimSuffix(string(body), "\n"), "\n") {
-		if err := r.parseLine(i == 0, strings.Split(line, " ")); err != nil {
-			return Ratchet{}, fmt.Errorf("ratchet: line %d: %w", i+2, err)
+		words := strings.Split(line, " ")
+		if i == 0 {
+			logged, err = r.parseList(words)
+		} else {
+			err = r.parseEntry(words)
+		}
+		if err != nil {
+			return Ratchet{}, 0, fmt.Errorf("ratchet: line %d: %w", i+2, err)
 		}
 	}
-	if again, err := r.Encode(); err != nil || !bytes.Equal(again, b) {
-		return Ratchet{}, errors.Join(errors.New("ratchet: not as hornetd writes it"), err)
+	if again, err := r.Encode(logged); err != nil || !bytes.Equal(again, b) {
+		return Ratchet{}, 0, errors.Join(errors.New("ratchet: not as hornetd writes it"), err)
 	}
-	return r, nil
+	return r, logged, nil
 }
 
-// parseLine takes one line behind the head; first is that of the list. What
-// Encode would not write is for ParseRatchet to find.
-func (r *Ratchet) parseLine(first bool, words []string) (err error) {
+// parseList and parseEntry take one line. What Encode would not write is for
+// ParseRatchet to find.
+func (r *Ratchet) parseList(words []string) (logged uint64, err error) {
+	if len(words) != 3 {
+		return 0, fmt.Errorf("%d words", len(words))
+	}
+	if words[1] != "-" {
+		r.list.SHA256 = words[1]
+	}
+	var notLogged error
+	r.list.Serial, err = strconv.ParseUint(words[0], 10, 64)
+	logged, notLogged = strconv.ParseUint(words[2], 10, 64)
+	return logged, errors.Join(err, notLogged)
+}
+
+func (r *Ratchet) parseEntry(words []string) error {
+	if len(words) != 8 {
+		return fmt.Errorf("%d words", len(words))
+	}
 	for i, w := range words {
 		if w == "-" {
 			words[i] = ""
 		}
 	}
-	switch {
-	case first && len(words) == 2:
-		r.list.SHA256 = words[1]
-		r.list.Serial, err = strconv.ParseUint(words[0], 10, 64)
-	case !first && len(words) == 8:
-		e := ratchetEntry{Key: words[3], ManifestDigest: words[4], ObjectDigest: words[5], LeftManifest: words[6], LeftObject: words[7]}
-		e.Version, err = strconv.ParseUint(words[2], 10, 64)
-		r.entries[ratchetKey{words[0], words[1]}] = e
-	default:
-		err = fmt.Errorf("%d words", len(words))
-	}
+	version, err := strconv.ParseUint(words[2], 10, 64)
+	r.entries[ratchetKey{words[0], words[1]}] = ratchetEntry{Version: version, Key: words[3],
+		ManifestDigest: words[4], ObjectDigest: words[5], LeftManifest: words[6], LeftObject: words[7]}
 	return err
 }

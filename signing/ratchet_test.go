@@ -146,27 +146,27 @@ func TestRatchetAdopts(t *testing.T) {
 func TestRatchetFile(t *testing.T) {
 	r := advanced(t, claim(1, "a"), claim(2, "b"))
 	r, _ = r.Advance(Claim{Manifest: "a", Signer: "x", Key: "k", Version: 1<<64 - 1})
-	b, err := r.Encode()
+	b, err := r.Encode(7)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := ParseRatchet(b)
-	if err != nil || !cmp.Equal(got.entries, r.entries) {
+	got, logged, err := ParseRatchet(b)
+	if err != nil || !cmp.Equal(got.entries, r.entries) || logged != 7 {
 		t.Fatalf("%v, %v", got, err)
 	}
 	for i := range b {
 		for bit := range 8 {
 			flipped := bytes.Clone(b)
 			flipped[i] ^= 1 << bit
-			if _, err := ParseRatchet(flipped); err == nil {
+			if _, _, err := ParseRatchet(flipped); err == nil {
 				t.Fatalf("bit %d of byte %d flipped: accepted", bit, i)
 			}
 		}
-		if _, err := ParseRatchet(b[:i]); err == nil {
+		if _, _, err := ParseRatchet(b[:i]); err == nil {
 			t.Fatalf("cut after %d bytes: accepted", i)
 		}
 	}
-	if _, err := ParseRatchet(append(bytes.Clone(b), '\n')); err == nil {
+	if _, _, err := ParseRatchet(append(bytes.Clone(b), '\n')); err == nil {
 		t.Error("more behind it: accepted")
 	}
 	var full Ratchet
@@ -174,7 +174,7 @@ func TestRatchetFile(t *testing.T) {
 	for i := range maxRatchetEntries + 1 {
 		full.entries[ratchetKey{fmt.Sprint(i), ""}] = ratchetEntry{}
 	}
-	if _, err := full.Encode(); err == nil {
+	if _, err := full.Encode(0); err == nil {
 		t.Error("more entries than are kept: written")
 	}
 }
@@ -183,19 +183,19 @@ func FuzzRatchet(f *testing.F) {
 	key := claim(1, "k")
 	key.Key = "00ff"
 	for _, r := range []Ratchet{{}, advanced(f, key), advanced(f, claim(1, "a")), advanced(f, claim(0, "a"), claim(7, "b"))} {
-		b, err := r.Encode()
+		b, err := r.Encode(7)
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b)
 	}
-	f.Add([]byte("hornetd-ratchet 2 00\n0 -\n"))
+	f.Add([]byte("hornetd-ratchet 2 00\n0 - 0\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := ParseRatchet(b)
+		r, logged, err := ParseRatchet(b)
 		if err != nil {
 			return
 		}
-		again, err := r.Encode()
+		again, err := r.Encode(logged)
 		if err != nil || !bytes.Equal(again, b) {
 			t.Errorf("%q becomes %q, %v", b, again, err)
 		}

@@ -373,6 +373,7 @@ type auditRecord struct {
 	Phase      string `json:"phase"`
 	Verb       string `json:"verb"`
 	Collection string `json:"collection"`
+	Version    uint64 `json:"version"`
 	Error      string `json:"error"`
 	Kind       string `json:"kind"`
 	Verdict    string `json:"verdict"`

@@ -56,7 +56,7 @@ type killPoint struct {
 	n       int
 }
 
-// forget removes the ratchet, so that the next load writes it.
+// forget removes the ratchet, so that the next load is of something new.
 func forget(t testing.TB, h *testdaemon.Host) {
 	t.Helper()
 	if err := os.Remove(filepath.Join(h.State, "ratchet")); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -176,16 +176,16 @@ func killAt(t *testing.T, h *testdaemon.Host, pair testenv.Pair, p killPoint) bo
 	if got := kernelLinks(t, c); len(got) != 1 {
 		t.Errorf("links after a load: %v", got)
 	}
-	if b, err := os.ReadFile(filepath.Join(h.State, "ratchet")); err != nil || !strings.Contains(string(b), "\nxdp-drop dev 1 ") {
-		t.Errorf("it runs and is not in the ratchet: %v %s", err, b)
-	}
 	if _, err := h.Client().Unload(ctx, "xdp-drop", api.UnloadRequest{}); err != nil {
 		t.Error(err)
 	}
 	if left := onBPFFS(t, h); len(left) != 0 {
 		t.Errorf("left on bpffs after the unload: %v", left)
 	}
-	h.Kill()
+	h.Stop() // writes the ratchet
+	if b, err := os.ReadFile(filepath.Join(h.State, "ratchet")); err != nil || !strings.Contains(string(b), "\nxdp-drop dev 1 ") {
+		t.Errorf("it ran and is not in the ratchet: %v %s", err, b)
+	}
 	return after["xdp-drop"]
 }
 

@@ -182,19 +182,20 @@ func TestRollback(t *testing.T) {
 	refusedBack(t, err)
 }
 
-// TestKilledBetweenCommitAndRatchet: the record of what runs makes up for it.
-func TestKilledBetweenCommitAndRatchet(t *testing.T) {
+// TestKilledBetweenCommitAndRecord: what bpffs says of what runs makes up for it.
+func TestKilledBetweenCommitAndRecord(t *testing.T) {
 	h, cgroup := ratcheted(t, "request", "")
+	unload(t, h, "count")
 	h.Manifest("count", counting(cgroup, "request", 6, "a"))
-	cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", "inject=renameat:signal=KILL:when=1:error=EIO")
-	if _, err := reload(t, h); err == nil {
-		t.Fatal("not killed: is the ratchet put in place by another system call?")
+	cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", "inject=pwrite64:signal=KILL:when=2:error=EIO") // the first is the intent
+	if err := tryLoad(h); err == nil {
+		t.Fatal("not killed: is the outcome written by another system call?")
 	}
 	h.Wait()
 	cmd.Wait()
-	b, err := os.ReadFile(filepath.Join(h.State, "ratchet"))
-	if err != nil || !strings.Contains(string(b), "\ncount dev 5 ") {
-		t.Fatalf("the kill came too late: %v %s", err, b)
+	records := auditRecords(t, h.State)
+	if last := records[len(records)-1]; last.Phase != "intent" || last.Version != 6 {
+		t.Fatalf("killed at another point: the last record is %+v", last)
 	}
 	h.Start()
 	if c := get(t, h, "count"); c.Version != 6 || !c.Adopted {
@@ -205,24 +206,43 @@ func TestKilledBetweenCommitAndRatchet(t *testing.T) {
 	refusedBack(t, tryLoad(h))
 }
 
-// TestFullDiskStopsALoad: without the ratchet on disk nothing is committed.
+// TestAnsweredLoadIsRemembered: killed right behind the answer, with bpffs gone
+// as after a power cut.
+func TestAnsweredLoadIsRemembered(t *testing.T) {
+	h, cgroup := ratcheted(t, "request", "")
+	unload(t, h, "count")
+	h.Manifest("count", counting(cgroup, "request", 6, "a"))
+	load(t, h, "count")
+	h.Kill()
+	if err := os.RemoveAll(filepath.Join(h.BPFFS, "count")); err != nil {
+		t.Fatal(err)
+	}
+	h.Manifest("count", counting(cgroup, "request", 5, "a"))
+	if _, stderr, exit := h.RunAs(0, testdaemon.Binary(t, "hornetd"), "--check", "--config", h.Config); exit == 0 || !strings.Contains(stderr, "rolled-back") {
+		t.Errorf("hornetd --check: exit %d, %s", exit, stderr)
+	}
+	h.Start()
+	refusedBack(t, tryLoad(h))
+}
+
+// TestFullDiskStopsALoad: what cannot be put on record is not loaded.
 func TestFullDiskStopsALoad(t *testing.T) {
 	h, cgroup := ratcheted(t, "request", "")
+	unload(t, h, "count")
 	h.Manifest("count", counting(cgroup, "request", 6, "a"))
-	cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", "inject=fsync:error=ENOSPC:when=1")
-	plan, err := reload(t, h)
-	if err != nil || plan.Changes[0].Error == nil || plan.Changes[0].Error.Kind != api.KindUnavailable {
-		t.Errorf("reload = %+v, %v", plan, err)
+	cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", "inject=fdatasync:error=ENOSPC:when=1")
+	var e *api.Error
+	if err := tryLoad(h); !errors.As(err, &e) || e.Kind != api.KindUnavailable {
+		t.Errorf("load = %v", err)
 	}
-	if c := get(t, h, "count"); c.Version != 5 || c.State != api.StateRunning {
+	if c := get(t, h, "count"); c.State == api.StateRunning {
 		t.Errorf("version %d, %s", c.Version, c.State)
 	}
 	h.Kill()
 	cmd.Wait()
 	h.Start()
-	if c := get(t, h, "count"); c.Version != 6 {
-		t.Errorf("with room again: version %d", c.Version)
-	}
+	h.Manifest("count", counting(cgroup, "request", 5, "a"))
+	load(t, h, "count") // nobody was told that 6 was loaded
 }
 
 // TestRatchetLost: what runs is still known; the rest is forgotten, and that
@@ -290,5 +310,27 @@ func TestDevelopmentOnlyWarns(t *testing.T) {
 	load(t, h, "count")
 	if !strings.Contains(h.Log(), "older than version 5") {
 		t.Errorf("no warning: %s", h.Log())
+	}
+	// It is on record, and shown, as what it is: at once, and by another start.
+	records := auditRecords(t, h.State)
+	if last := records[len(records)-1]; last.Verb != "load" || last.Verdict != "ok-rolled-back" {
+		t.Errorf("on record: %+v", last)
+	}
+	for range 2 {
+		if c := get(t, h, "count"); c.Signature.Verdict != "ok-rolled-back" {
+			t.Errorf("verdict %s", c.Signature.Verdict)
+		}
+		if list, err := h.Client().List(t.Context()); err != nil || !strings.Contains(list[0].Reason, "[trust] development") {
+			t.Errorf("list: %+v, %v", list, err)
+		}
+		if got := problems(t, h); !strings.Contains(got, "runs, but another version") {
+			t.Errorf("status says %q", got)
+		}
+		h.Kill()
+		h.Start()
+	}
+	h.Object("conn_count.bpf.o", append(example(t, "conn-count/conn_count.bpf.o"), 0))
+	if plan, err := reload(t, h); err != nil || action(plan, "count") != api.ActionReplace {
+		t.Errorf("an object that changed: %+v, %v", plan, err)
 	}
 }

@@ -107,8 +107,8 @@ func (h *host) start() (time.Duration, error) {
 	h.ended = make(chan struct{})
 	go func(cmd *exec.Cmd, ended chan struct{}) {
 		cmd.Wait()
-		close(ended)
 		h.notify.SetReadDeadline(time.Now()) // there is nothing to wait for any more
+		close(ended)                         // the next start sets a deadline of its own
 	}(h.cmd, h.ended)
 	for buf := make([]byte, 4096); ; {
 		n, err := h.notify.Read(buf)

@@ -21,8 +21,24 @@ import (
 	"github.com/hornetd/hornetd/signing"
 )
 
-// ratchetFile is the ratchet's name in the state directory.
-const ratchetFile = "ratchet"
+// The ratchet's file, and the audit log's directory, in the state directory.
+const (
+	ratchetFile = "ratchet"
+	auditDir    = "audit"
+)
+
+// saveEvery is after how many audit records the ratchet is written anew, which
+// bounds what a start has to read of the log.
+const saveEvery = 1024
+
+// ratchet is what holds: the file's contents, and what the audit log says of the
+// loads since. A load makes its version durable with the record of its outcome,
+// and the file is written every now and then.
+type ratchet struct {
+	signing.Ratchet
+	logged uint64 // the audit record up to which the file tells everything
+	ahead  bool   // the file does not tell everything
+}
 
 // maxReason bounds the reason of a rollback, in bytes.
 const maxReason = 200
@@ -45,7 +61,7 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 	err = d.ratchet.Check(claimOf(m, v))
 	if err != nil && d.cfg.Trust.Development {
 		d.log.Warn("development: loads in spite of it", zap.String("collection", m.Name), zap.Error(err))
-		err = nil
+		return v.RolledBack(), nil
 	}
 	if err != nil {
 		return signing.Verified{}, err
@@ -59,7 +75,7 @@ func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
 }
 
 func recordedClaim(r pinning.Record) signing.Claim {
-	return signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Version: r.Version,
+	return signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Key: r.Signer.KeySHA256, Version: r.Version,
 		ManifestDigest: r.ManifestDigest, ObjectDigest: r.ObjectDigest, File: r.ObjectFile}
 }
 
@@ -74,7 +90,7 @@ func (d *Daemon) openRatchet() (lost error, err error) {
 	d.ratchet, err = readRatchet(path)
 	switch {
 	case err == nil:
-		return nil, nil
+		return d.ratchet.replay(d.audit), nil
 	case errors.Is(err, fs.ErrNotExist):
 		if records, _ := d.audit.Last(); records == 0 {
 			return nil, nil // the first start on this host
@@ -97,22 +113,65 @@ func (d *Daemon) openRatchet() (lost error, err error) {
 var errUnread = errors.New("ratchet: not read")
 
 // readRatchet reads the file; one that is not there is fs.ErrNotExist.
-func readRatchet(path string) (signing.Ratchet, error) {
+func readRatchet(path string) (r ratchet, err error) {
 	b, err := safefile.Read(path, signing.MaxRatchet)
 	if err != nil {
-		return signing.Ratchet{}, err
+		return r, err
 	}
-	r, err := signing.ParseRatchet(b)
-	if err != nil {
+	if r.Ratchet, r.logged, err = signing.ParseRatchet(b); err != nil {
 		return r, fmt.Errorf("%s: %w", path, err)
 	}
 	return r, nil
 }
 
+// viewRatchet reads the ratchet beside a daemon that may be running.
+func (d *Daemon) viewRatchet() (err error) {
+	d.ratchet, err = readRatchet(filepath.Join(d.cfg.Paths.State, ratchetFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	log, err := audit.View(filepath.Join(d.cfg.Paths.State, auditDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("audit log: %w", err)
+	}
+	defer log.Close()
+	return d.ratchet.replay(log)
+}
+
+// replay takes in the loads that the log tells of and the file does not.
+func (r *ratchet) replay(log *audit.Log) error {
+	last, _ := log.Last()
+	if r.logged > last { // the log was moved away: this one began behind it
+		r.logged, r.ahead = 0, true
+	}
+	err := log.Read(r.logged+1, func(rec audit.Record, _ []byte) error {
+		if c, ok := loggedClaim(rec); ok {
+			var changed bool
+			r.Ratchet, changed = r.Advance(c)
+			r.ahead = r.ahead || changed
+		}
+		return nil
+	})
+	r.ahead = r.ahead || last-r.logged >= saveEvery
+	return remedy.With(err, "what was loaded behind that record and does not run now is forgotten: see with hornetctl list that what runs is of the right version")
+}
+
+// loggedClaim is what a record says was loaded.
+func loggedClaim(r audit.Record) (signing.Claim, bool) {
+	return signing.Claim{Manifest: r.Collection, Signer: r.Signer, Key: r.SignerKey, Version: r.Version, ManifestDigest: r.Manifest, ObjectDigest: r.Object},
+		r.Phase == audit.Outcome && r.Verb == "load" && r.Kind == ""
+}
+
 // adoptRatchet makes up, from the records of what runs, for what the ratchet
-// has lost: a crash between a commit and the file, or the file itself.
+// has lost: a crash between a commit and its record, or the file.
 func (d *Daemon) adoptRatchet(lost error) {
-	next, changed := d.ratchet, false
+	next, changed := d.ratchet.Ratchet, d.ratchet.ahead
 	for _, name := range sortedKeys(d.running) {
 		n, c := next.Adopt(recordedClaim(d.running[name].record))
 		next, changed = n, changed || c
@@ -124,7 +183,7 @@ func (d *Daemon) adoptRatchet(lost error) {
 	}
 	if changed {
 		err := d.setRatchet(next)
-		d.ratchet = next // whatever the disk says: it is what runs
+		d.ratchet.Ratchet = next // whatever the disk says: it is what runs
 		if !errors.Is(err, errUnread) {
 			d.tellState(err)
 		}
@@ -158,58 +217,58 @@ func (d *Daemon) tellState(err error) {
 
 // setRatchet makes next durable and what holds.
 func (d *Daemon) setRatchet(next signing.Ratchet) error {
-	commit, err := d.prepareRatchet(next)
+	if err := d.unread(); err != nil {
+		return err
+	}
+	last, _ := d.audit.Last()
+	b, err := next.Encode(last)
 	if err != nil {
 		return err
 	}
-	return commit()
-}
-
-// prepareRatchet writes next beside the ratchet, to the disk, and returns what
-// puts it in the ratchet's place. A load prepares before its commit, so that a
-// full disk stops it, and puts it there behind, so that a load that failed
-// leaves no trace. A crash in between is adoptRatchet's.
-func (d *Daemon) prepareRatchet(next signing.Ratchet) (commit func() error, err error) {
-	if errors.Is(d.lost, errUnread) {
-		return nil, remedy.With(api.Errorf(api.KindUnavailable, "%w", d.lost), "%s", remedy.Of(d.lost))
-	}
-	b, err := next.Encode()
-	if err != nil {
-		return nil, err
-	}
 	path := filepath.Join(d.cfg.Paths.State, ratchetFile)
-	if err := writeSynced(path+".new", b); err != nil {
-		return nil, remedy.With(api.Errorf(api.KindUnavailable, "ratchet: %w", err), "free space on the file system of %s", d.cfg.Paths.State)
+	if err = writeSynced(path+".new", b); err == nil {
+		err = os.Rename(path+".new", path)
 	}
-	return func() error {
-		d.ratchet = next // whatever the disk says: it is what was loaded
-		if err := errors.Join(os.Rename(path+".new", path), syncDir(d.cfg.Paths.State)); err != nil {
-			return remedy.With(fmt.Errorf("ratchet: %w", err), "look after the disk of %s", d.cfg.Paths.State)
-		}
-		return nil
-	}, nil
+	if err == nil {
+		err = syncDir(d.cfg.Paths.State)
+	}
+	if err != nil {
+		return remedy.With(api.Errorf(api.KindUnavailable, "ratchet: %w", err), "free space on the file system of %s, or look after its disk", d.cfg.Paths.State)
+	}
+	d.ratchet = ratchet{Ratchet: next, logged: last}
+	return nil
 }
 
-// advance prepares the ratchet for a load: a function that does nothing where
-// it stays as it is. At a start it is held in memory where it cannot be written: a
-// full disk must not cost a host its firewall, and the record of what runs makes
-// up for it at the next one.
-func (d *Daemon) advance(c signing.Claim) (func() error, error) {
+// unread refuses a change of a ratchet that could not be read.
+func (d *Daemon) unread() error {
+	if errors.Is(d.lost, errUnread) {
+		return remedy.With(api.Errorf(api.KindUnavailable, "%w", d.lost), "%s", remedy.Of(d.lost))
+	}
+	return nil
+}
+
+// mayAdvance refuses a load that could not be remembered. At a start there is
+// none: a full disk must not cost a host its firewall, and the record of what runs
+// makes up for it at the next one.
+func (d *Daemon) mayAdvance(c signing.Claim) error {
+	next, changed := d.ratchet.Advance(c)
+	if !changed || d.booting {
+		return nil
+	}
+	return errors.Join(d.unread(), next.Room())
+}
+
+// advance is behind the commit of a load. The record of the outcome makes it
+// durable, before the load is answered.
+func (d *Daemon) advance(c signing.Claim) {
 	next, changed := d.ratchet.Advance(c)
 	if !changed {
-		return func() error { return nil }, nil
+		return
 	}
-	commit, unwritten := d.prepareRatchet(next)
-	if unwritten == nil || !d.booting {
-		return commit, unwritten
+	d.ratchet.Ratchet, d.ratchet.ahead = next, true
+	if last, _ := d.audit.Last(); last-d.ratchet.logged >= saveEvery && d.unread() == nil {
+		d.tellState(d.setRatchet(next))
 	}
-	return func() error {
-		d.ratchet = next
-		if errors.Is(unwritten, errUnread) {
-			return nil // told already
-		}
-		return unwritten
-	}, nil
 }
 
 func writeSynced(path string, b []byte) error {

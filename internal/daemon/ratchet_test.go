@@ -72,7 +72,7 @@ func TestUnreadRatchetStays(t *testing.T) {
 		t.Errorf("version %d is held, want that of what runs", v)
 	}
 	var e *api.Error
-	if _, err := d.advance(signing.Claim{Manifest: "count", Signer: "dev", Version: 6}); !errors.As(err, &e) || e.Kind != api.KindUnavailable || remedy.Of(err) == "" {
+	if err := d.mayAdvance(signing.Claim{Manifest: "count", Signer: "dev", Version: 6}); !errors.As(err, &e) || e.Kind != api.KindUnavailable || remedy.Of(err) == "" {
 		t.Errorf("a load that cannot be remembered: %v", err)
 	}
 	if len(d.state) != 1 || !strings.Contains(d.state[0].Message, "too many open files") {
@@ -89,32 +89,106 @@ func TestUnreadRatchetStays(t *testing.T) {
 	}
 }
 
-// At a start a version that cannot be written down loads, and counts; then none
-// does.
-func TestRatchetIsHeldAtAStart(t *testing.T) {
-	d, path := remembering(t)
-	if err := os.Mkdir(path+".new", 0o700); err != nil { // so that nothing is written
+// loadedOnRecord is a load as the log tells of it.
+func loadedOnRecord(t *testing.T, d *Daemon, version uint64) {
+	t.Helper()
+	for _, phase := range []audit.Phase{audit.Intent, audit.Outcome} {
+		if _, err := d.audit.Append(audit.Record{Phase: phase, Verb: "load", Collection: "count", Signer: "dev", Version: version}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// newest opens the ratchet as a start does, and says what it knows of.
+func newest(t *testing.T, d *Daemon) uint64 {
+	t.Helper()
+	lost, err := d.openRatchet()
+	if lost != nil || err != nil {
+		t.Fatal(lost, err)
+	}
+	v, _ := d.ratchet.Newest("count")
+	return v
+}
+
+// The log tells of what the file does not yet; of loads that were done, and
+// behind the record up to which the file tells everything.
+func TestRatchetIsReadFromTheLog(t *testing.T) {
+	d, _ := remembering(t)
+	loadedOnRecord(t, d, 7)
+	for _, r := range []audit.Record{
+		{Phase: audit.Intent, Verb: "load", Collection: "count", Signer: "dev", Version: 9},
+		{Phase: audit.Outcome, Verb: "load", Collection: "count", Signer: "dev", Version: 9, Kind: "verifier", Error: "refused"},
+		{Phase: audit.Refusal, Verb: "load", Collection: "count", Signer: "dev", Version: 9, Kind: "signature"},
+		{Phase: audit.Outcome, Verb: "unload", Collection: "count", Signer: "dev", Version: 9},
+		{Phase: audit.Outcome, Verb: "load", Collection: "other", Signer: "dev", Version: 9},
+	} {
+		if _, err := d.audit.Append(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := newest(t, d); v != 7 {
+		t.Fatalf("a start knows of version %d, want 7", v)
+	}
+	back, err := d.ratchet.Rollback("count", 6)
+	if err != nil {
 		t.Fatal(err)
 	}
-	d.booting = true
-	for v := range uint64(2) {
-		commit, err := d.advance(signing.Claim{Manifest: "count", Signer: "dev", Version: 6 + v})
-		if err != nil {
-			t.Fatalf("at a start: %v", err)
-		}
-		if held, _ := d.ratchet.Newest("count"); held != 5+v {
-			t.Errorf("version %d is held before the load is committed", held)
-		}
-		d.tellState(commit())
+	if err := d.setRatchet(back); err != nil {
+		t.Fatal(err)
 	}
-	if v, _ := d.ratchet.Newest("count"); v != 7 {
-		t.Errorf("version %d is held, want 7", v)
+	if v := newest(t, d); v != 6 {
+		t.Errorf("after a rollback to 6 a start knows of version %d: the log before it counts again", v)
 	}
-	if len(d.state) != 1 || !strings.HasPrefix(d.state[0].Message, "ratchet: ") || d.state[0].Hint == "" {
-		t.Errorf("status says %+v, want once that nothing was written", d.state)
+	// A log that was moved away begins at 1 again.
+	state := d.cfg.Paths.State
+	if err := errors.Join(d.audit.Close(), os.Rename(filepath.Join(state, auditDir), filepath.Join(state, "old"))); err != nil {
+		t.Fatal(err)
+	}
+	if d.audit, err = audit.Open(filepath.Join(state, auditDir)); err != nil {
+		t.Fatal(err)
+	}
+	loadedOnRecord(t, d, 8)
+	if v := newest(t, d); v != 8 {
+		t.Errorf("with a new log a start knows of version %d, want 8", v)
+	}
+	if err := d.viewRatchet(); err != nil {
+		t.Fatal(err)
+	}
+	if v, _ := d.ratchet.Newest("count"); v != 8 {
+		t.Errorf("beside the daemon version %d is read, want 8", v)
+	}
+}
+
+// The file is written anew before a start has much of the log to read.
+func TestRatchetIsSaved(t *testing.T) {
+	d, path := remembering(t)
+	for v := range uint64(saveEvery) {
+		d.advance(signing.Claim{Manifest: "count", Signer: "dev", Version: 6 + v})
+		loadedOnRecord(t, d, 6+v)
+	}
+	r, err := readRatchet(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last, _ := d.audit.Last(); last-r.logged > saveEvery+2 {
+		t.Errorf("the file is at record %d of %d", r.logged, last)
+	}
+}
+
+// At a start nothing new is refused for want of a place to remember it.
+func TestRatchetIsHeldAtAStart(t *testing.T) {
+	d, _ := remembering(t)
+	d.lost, d.booting = errUnread, true
+	c := signing.Claim{Manifest: "count", Signer: "dev", Version: 6}
+	if err := d.mayAdvance(c); err != nil {
+		t.Fatalf("at a start: %v", err)
+	}
+	d.advance(c)
+	if v, _ := d.ratchet.Newest("count"); v != 6 {
+		t.Errorf("version %d is held, want 6", v)
 	}
 	d.booting = false
-	if _, err := d.advance(signing.Claim{Manifest: "count", Signer: "dev", Version: 8}); err == nil {
+	if err := d.mayAdvance(signing.Claim{Manifest: "count", Signer: "dev", Version: 7}); err == nil {
 		t.Error("on request it loads all the same")
 	}
 }
