@@ -30,6 +30,7 @@ var ours = map[string]struct {
 	"internal/bpfsys":   {nil, "is deleted when cilium/ebpf can do the same"},
 	"internal/safefile": {leaf(), "a file is safe or not whatever it holds"},
 	"internal/tomlfile": {leaf(), "bounds what manifests and the configuration share, knows neither"},
+	"internal/confine":  {leaf(), "knows neither objects nor signers: a process, bytes, yes or no"},
 	"internal/testenv":  {nil, "tests of every package use it, so it can use none of them"},
 
 	"api":      {nil, "other programs import it: it must not drag the daemon along"},
@@ -44,7 +45,7 @@ var ours = map[string]struct {
 	"config": {leaf("policy", "signing", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
 
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "manifest", "pinning", "policy", "signing",
-		"internal/bpfsys", "internal/safefile"), "composes the rest; nothing composes it but the command"},
+		"internal/bpfsys", "internal/confine", "internal/safefile"), "composes the rest; nothing composes it but the command"},
 	"cmd/hornetd": {leaf("config", "systemd", "internal/daemon", "internal/safefile"), "flags, configuration, values, run"},
 	"cmd/hornetctl": {leaf("api", "config", "loader", "manifest", "signing", "internal/safefile"),
 		"a client: what it does without the daemon is reading and signing files"},
@@ -85,9 +86,9 @@ var others = []struct {
 	{"os/exec", []string{"internal/testenv", "internal/testdaemon", "internal/bench", "examples/toctou", "scripts/mutate", "scripts/testsum", "internal/vmtest", "internal/vmtest/cmd/vm", "cmd/hornetctl"},
 		"hornetd runs no other program, and hornetctl only the one it is told to sign with"},
 	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "audit", "systemd", "loader", "pinning", "examples/toctou",
-		"internal/bench", "internal/bpfsys", "internal/daemon", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
+		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
 		"api, manifest, policy, config and signing decide on data, without system calls"},
-	{"unsafe", []string{"internal/bpfsys", "internal/daemon", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
+	{"unsafe", []string{"internal/bpfsys", "internal/confine", "internal/daemon", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
 	{"C", nil, "static binaries"},
 	{"compress", nil, "a compressed file says nothing about its size"},
 	{"archive", nil, "an archive says nothing about its size"},

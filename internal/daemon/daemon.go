@@ -18,6 +18,7 @@ import (
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/confine"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
@@ -35,6 +36,7 @@ type Daemon struct {
 	audit   *audit.Log
 	policy  policy.Policy
 	owner   *owner
+	parser  *confine.Parser // nil where no signer needs one
 	events  *stream
 	refused *coalescer
 	started time.Time
@@ -159,6 +161,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	d.openList()
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()
+	d.startParser()
 	return d, nil
 }
 
@@ -245,6 +248,7 @@ func (d *Daemon) Heart(since uint64) (now uint64, beats bool) {
 func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
+	d.stopParser()
 	if d.watcher != nil {
 		<-d.watcher.done
 	}

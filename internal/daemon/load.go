@@ -66,9 +66,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	a.signed(verified)
-	spec, err := loader.OpenSpec(verified)
+	spec, err := d.parse(m, verified)
 	if err != nil {
-		return fmt.Errorf("%s: %w", m.Object.Path, err)
+		return err
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
@@ -311,9 +311,9 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	if err != nil {
 		return err
 	}
-	spec, err := loader.OpenSpec(verified)
+	spec, err := d.parse(m, verified)
 	if err != nil {
-		return fmt.Errorf("%s: %w", m.Object.Path, err)
+		return err
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {

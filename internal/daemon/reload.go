@@ -366,6 +366,8 @@ func Check(cfg config.Config, build Build) []api.Problem {
 	if err != nil {
 		return []api.Problem{problem("", err)}
 	}
+	d.startParser()
+	defer d.stopParser()
 	found, problems, _ := d.scan()
 	problems = append(problems, d.strayRules(trust)...)
 	if _, err := groupID(cfg.API.Group); err != nil {
