@@ -11,7 +11,7 @@ import (
 
 // recordFormat is the format this version writes. A change that an older
 // hornetd would misread raises it: one that does not know a field takes the
-// record to be damaged. 2 added Verdict, drop-ins, and of Signer the key's digest, the
+// record to be damaged. 2 added Verdict, SignedAt, drop-ins, and of Signer the key's digest, the
 // beginning of the validity and the chain; in a record of format 1 they are empty.
 const recordFormat = 2
 
@@ -37,13 +37,14 @@ type Record struct {
 
 	Requires []string `json:"requires,omitempty"` // collections that must run
 
-	ObjectFile      string `json:"object_file"`
-	ObjectDigest    string `json:"object_sha256"`
-	Signer          Signer `json:"signer"`
-	SignatureFormat string `json:"signature_format"`  // "cms-detached", "cms-appended"
-	Covers          string `json:"covers"`            // "object", "object+manifest"
-	CheckedBy       string `json:"checked_by"`        // "hornetd", "kernel"
-	Verdict         string `json:"verdict,omitempty"` // it was accepted with, as package signing names them
+	ObjectFile      string    `json:"object_file"`
+	ObjectDigest    string    `json:"object_sha256"`
+	Signer          Signer    `json:"signer"`
+	SignatureFormat string    `json:"signature_format"`   // "cms-detached", "cms-appended"
+	Covers          string    `json:"covers"`             // "object", "object+manifest"
+	CheckedBy       string    `json:"checked_by"`         // "hornetd", "kernel"
+	Verdict         string    `json:"verdict,omitempty"`  // it was accepted with, as package signing names them
+	SignedAt        time.Time `json:"signed_at,omitzero"` // as the signer says
 
 	Maps     []RecordMap     `json:"maps"`
 	Programs []RecordProgram `json:"programs"`

@@ -166,9 +166,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	for _, signer := range d.trust.Signers() {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
-	if list := d.trust.Revocations(); list != nil {
-		s.Revocations = &api.Revocations{Serial: list.Serial, Signer: list.Signer().Name}
-	}
+	s.Revocations = viewList(d.trust.Revocations())
 	s.Problems = append(s.Problems, d.state...)
 	for _, err := range []error{d.trust.Unlisted(), d.copied} {
 		if err != nil {

@@ -66,9 +66,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	a.signed(verified)
-	spec, err := loader.OpenSpec(verified)
+	spec, err := d.parse(m, verified)
 	if err != nil {
-		return fmt.Errorf("%s: %w", m.Object.Path, err)
+		return err
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
@@ -158,6 +158,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	d.advance(claimOf(m, verified))
 	a.loaded(record, old != nil)
 	d.put(m, &collection{record: record, proof: proven(verified)})
+	d.countSigned(record)
 	return nil
 }
 
@@ -324,9 +325,9 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	if err != nil {
 		return err
 	}
-	spec, err := loader.OpenSpec(verified)
+	spec, err := d.parse(m, verified)
 	if err != nil {
-		return fmt.Errorf("%s: %w", m.Object.Path, err)
+		return err
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {

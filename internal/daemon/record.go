@@ -33,6 +33,7 @@ func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.Col
 		Signer:          recordSigner(v.Signer()),
 		SignatureFormat: v.Format(), Covers: v.Covers(), CheckedBy: "hornetd", Verdict: string(v.Verdict()),
 		Requires: m.Requires,
+		SignedAt: v.SignedAt().UTC(),
 		Memory:   memory,
 		LoadedAt: time.Now().UTC(),
 		Caller:   pinning.Caller{UID: who.UID, GID: who.GID},

@@ -136,6 +136,14 @@ func quarantineHint(dir string) string {
 	return "look at it; hornetctl recover " + dir + " has it run in order again, hornetctl unload --force ends its programs"
 }
 
+// viewList is nil for no list.
+func viewList(l *signing.Revocations) *api.Revocations {
+	if l == nil {
+		return nil
+	}
+	return &api.Revocations{Serial: l.Serial, Signer: l.Signer().Name}
+}
+
 func (d *Daemon) quarantinedLocked() []api.Collection {
 	var out []api.Collection
 	for _, dir := range sortedKeys(d.held) {
