@@ -6,7 +6,8 @@
 # make vm-matrix  the tests that need a kernel, on every kernel
 # make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
 # make bench    the figures of docs/, side by side
-# make soak     a million changed objects, signatures and manifests: none may be accepted; HORNET_SEED=2 for others
+# make soak     a million changed objects, signatures and manifests: none may be accepted; HORNET_SEED=2 for others.
+#               Then 100,000 that are signed, through the daemon: it may neither die nor use more than 64 MB
 # make mutate   how many small changes of the verifier's own code its tests notice
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
@@ -54,6 +55,7 @@ bench: build
 
 soak:
 	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -run Soak ./signing
+	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -exec "$(CURDIR)/scripts/as-root" -run TestHostileObjects ./loader ./cmd/hornetd
 
 # Those that take long are asked last.
 mutate:
