@@ -46,7 +46,10 @@ func newRecordMap(record []byte, create func(bpfsys.MapAttr) (int, error)) (*ebp
 func readRecord(d dir) (Record, error) {
 	b, err := readRecordMap(d)
 	if err != nil {
-		return Record{}, fmt.Errorf("record: %w: %v", ErrCorrupt, err)
+		if errors.Is(err, ErrNotExist) {
+			err = errors.New(err.Error()) // a collection without a record is not one that is not there
+		}
+		return Record{}, fmt.Errorf("record: %w: %w", ErrCorrupt, err)
 	}
 	return decodeRecord(b)
 }

@@ -137,6 +137,9 @@ func (d *Daemon) observe(name string) (api.Collection, error) {
 	}
 	defer entry.Close()
 	s := look(entry)
+	if s.unsure != nil {
+		return out, s.unsure
+	}
 	out.Maps, out.Programs, out.Links = s.maps, s.programs, s.links
 	if all := append(s.differs, s.drift...); len(all) > 0 {
 		out.Reason = strings.Join(all, "; ")
