@@ -163,6 +163,9 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Revocations = &api.Revocations{Serial: list.Serial, Signer: list.Signer().Name}
 	}
 	s.Problems = append(s.Problems, d.state...)
+	if err := d.store.Reachable(); err != nil {
+		s.Problems = append(s.Problems, problem("", err))
+	}
 	if err := d.trust.Unlisted(); err != nil {
 		s.Problems = append(s.Problems, problem("", err))
 	}
