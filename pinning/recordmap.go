@@ -42,14 +42,15 @@ func newRecordMap(record []byte, create func(bpfsys.MapAttr) (int, error)) (*ebp
 }
 
 // readRecord reads the record pinned in d. Everything but a frozen map of the
-// right shape is ErrCorrupt: what can still be written is no record.
+// right shape is ErrCorrupt: what can still be written is no record. An error
+// that is Unanswered is only that.
 func readRecord(d dir) (Record, error) {
 	b, err := readRecordMap(d)
 	if err != nil {
-		if errors.Is(err, ErrNotExist) {
-			err = errors.New(err.Error()) // a collection without a record is not one that is not there
+		if Unanswered(err) {
+			return Record{}, fmt.Errorf("record: %w", err)
 		}
-		return Record{}, fmt.Errorf("record: %w: %w", ErrCorrupt, err)
+		return Record{}, fmt.Errorf("record: %w: %v", ErrCorrupt, err)
 	}
 	return decodeRecord(b)
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
@@ -40,7 +39,7 @@ func (d *Daemon) adopt() error {
 	found := make([]*collection, len(names))
 	errs := make([]error, len(names))
 	each(len(names), func(i int) {
-		if found[i], errs[i] = d.adoptOne(names[i]); unanswered(errs[i]) {
+		if found[i], errs[i] = d.adoptOne(names[i]); pinning.Unanswered(errs[i]) {
 			found[i], errs[i] = d.adoptOne(names[i])
 		}
 	})
@@ -177,18 +176,11 @@ func switchMapBack(entry *pinning.Entry, r pinning.RecordLink, l link.Link, now 
 	return nil
 }
 
-// unanswered reports whether err says that the kernel did not tell, and so
-// nothing of what was asked about.
-func unanswered(err error) bool {
-	return slices.ContainsFunc([]error{unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.EIO, unix.EPERM, unix.EINTR, unix.EAGAIN, unix.EBUSY},
-		func(errno error) bool { return errors.Is(err, errno) })
-}
-
 // quarantine sets a directory aside whole. Its links go on running. One whose
 // record a newer hornetd wrote stays where it is, and so does one that could not
 // be read: neither is known to be broken.
 func (d *Daemon) quarantine(name pinning.Name, why error) (err error) {
-	if errors.Is(why, pinning.ErrNewerRecord) || unanswered(why) {
+	if errors.Is(why, pinning.ErrNewerRecord) || pinning.Unanswered(why) {
 		d.held[name.String()] = held{name.String(), why.Error()}
 		d.log.Warn("left alone", zap.String("collection", name.String()), zap.Error(why))
 		return nil
@@ -263,7 +255,7 @@ func (s *seen) missing(err error) {
 // anything of what is there.
 func (s *seen) fail(format string, args ...any) {
 	err := fmt.Errorf(format, args...)
-	if !unanswered(err) {
+	if !pinning.Unanswered(err) {
 		s.differ("%v", err)
 	} else if s.unsure == nil {
 		s.unsure = err

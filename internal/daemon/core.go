@@ -182,8 +182,12 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		}
 	}
 	for _, dir := range sortedKeys(d.held) {
+		what := "quarantined: "
+		if !isHeld(dir) {
+			what = "left alone: "
+		}
 		s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: dir,
-			Message: "quarantined: " + d.held[dir].reason, Hint: quarantineHint(dir)})
+			Message: what + d.held[dir].reason, Hint: quarantineHint(dir)})
 	}
 	return s, nil
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/hornetd/hornetd/api"
@@ -45,7 +44,7 @@ func (d *Daemon) endInOrder(who Peer, dir string) (name string, err error) {
 		return "", err
 	}
 	c, differs := d.whole(dir)
-	if unanswered(differs) {
+	if pinning.Unanswered(differs) {
 		return "", differs
 	}
 	if differs == nil {

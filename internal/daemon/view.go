@@ -107,6 +107,9 @@ func viewSigner(s signing.Signer) api.Signer {
 }
 
 func quarantineHint(dir string) string {
+	if !isHeld(dir) { // left where it is: a newer record, or one that could not be read
+		return "restart hornetd when what kept it from being read is mended; a newer record needs the newer hornetd"
+	}
 	return "look at it; hornetctl recover " + dir + " has it run in order again, hornetctl unload --force ends its programs"
 }
 

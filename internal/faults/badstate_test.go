@@ -211,6 +211,42 @@ func TestUnmountedLive(t *testing.T) {
 	}
 }
 
+// TestUnanswered: a start that is refused every bpf(2) takes nothing for broken.
+// What runs stays where it is, and the next start adopts it.
+func TestUnanswered(t *testing.T) {
+	testenv.NoLeaks(t)
+	w := newWorld(t)
+	w.ensure(subject, "boot")
+	tally := w.begin(bystander, subject)
+	before, _ := w.kernel.look()
+	w.Kill()
+	if err := w.TryStart("strace", "-D", "-f", "-qq", "-o", os.DevNull, "-e", "trace=bpf", "-e", "inject=bpf:error=EMFILE:when=1+"); err != nil {
+		t.Fatalf("%v\n%s", err, w.Log())
+	}
+	s, err := w.Client().Status(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	for _, p := range s.Problems {
+		if strings.HasPrefix(p.Message, "left alone: ") && strings.HasSuffix(p.Message, ": record: too many open files") && strings.Contains(p.Hint, "restart") {
+			told++
+		}
+	}
+	if told != 2 {
+		t.Errorf("status says %+v", s.Problems)
+	}
+	if a, err := w.load(subject); a != refused || !strings.Contains(err.Error(), "still runs") {
+		t.Errorf("load beside it: %v", err)
+	}
+	w.Kill()
+	w.Start()
+	after, wrong := w.kernel.wait(exactly(w.is), settled)
+	if wrong = append(append(wrong, tally.violations()...), changed(before, after)...); len(wrong) > 0 {
+		t.Errorf("%s", strings.Join(wrong, "\n"))
+	}
+}
+
 // problems is what the status says is wrong.
 func (w *world) problems() (said string) {
 	w.t.Helper()
