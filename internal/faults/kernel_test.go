@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"unsafe"
 
@@ -103,7 +102,6 @@ func (k *kernel) look() (inventory, error) {
 			inv.links[id] = state
 		}
 	}
-	runtime.KeepAlive(k)
 	return inv, nil
 }
 

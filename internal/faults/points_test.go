@@ -216,14 +216,14 @@ var verbs = []verb{
 		prepare: func(w *world) map[string]int {
 			w.ensure(subject, "boot")
 			w.declare(subject, "boot", 3-w.is[subject])
-			come, go_ := comes, goes
+			fresh, old := comes, goes
 			if w.is[comes] != 0 {
-				come, go_ = goes, comes
+				fresh, old = goes, comes
 			}
-			w.ensure(go_, "boot")
-			w.undeclare(go_)
-			w.declare(come, "boot", 2)
-			return w.target(map[string]int{subject: 3 - w.is[subject], come: 2, go_: 0})
+			w.ensure(old, "boot")
+			w.undeclare(old)
+			w.declare(fresh, "boot", 2)
+			return w.target(map[string]int{subject: 3 - w.is[subject], fresh: 2, old: 0})
 		},
 		act:       func(w *world) (answer, error) { return w.reload() },
 		whole:     true,

@@ -119,11 +119,9 @@ func TestRacingStarts(t *testing.T) {
 		var winner *exec.Cmd
 		var mu sync.Mutex
 		running := map[*exec.Cmd]bool{}
-		starts := make([]*exec.Cmd, daemons)
 		lost := make(chan time.Duration, daemons)
-		for i := range starts {
+		for range daemons {
 			cmd := exec.Command(testdaemon.Binary(t, "hornetd"), "--config", w.Config)
-			starts[i] = cmd
 			running[cmd] = true
 			go func() {
 				began := time.Now()
