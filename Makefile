@@ -8,6 +8,8 @@
 # make faults   a kill and every error at every system call of six verbs, and 2,000 power cuts; ONLY="load KILL" for some
 # make faults-proof  the bugs that it must notice, one at a time; ONLY= for some
 # make bench    the figures of docs/, side by side
+# make soak     a million changed objects, signatures and manifests: none may be accepted; HORNET_SEED=2 for others
+# make mutate   how many small changes of the verifier's own code its tests notice
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
 # make examples the examples, signed with a new development key, in bin/examples
@@ -20,7 +22,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))$(if $(SOURCE_DATE_EPOCH), -X main.sourceDate=$(SOURCE_DATE_EPOCH))'
 
-.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 faults faults-proof bench generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 faults faults-proof bench soak mutate generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
@@ -59,6 +61,13 @@ faults-proof:
 
 bench: build
 	@scripts/bench
+
+soak:
+	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -run Soak ./signing
+
+# Those that take long are asked last.
+mutate:
+	go run ./scripts/mutate -dir internal/cms -late 'BitFlips|ByteValues|ContentFlips|Truncated|Mixed|Structure|TestSize|OpenSSL|PKCS7'
 
 generate:
 	@scripts/setup

@@ -52,7 +52,7 @@ type LoadRequest struct{}
 
 // UnloadRequest asks that a collection stop.
 type UnloadRequest struct {
-	Force bool `json:"force,omitempty"` // also one in quarantine
+	Force bool `json:"force,omitempty"` // also one in quarantine, or that others require
 }
 
 // RollbackRequest asks that Version of a collection, older than what was loaded

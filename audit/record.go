@@ -20,12 +20,14 @@ const (
 )
 
 // Verbs whose records may use the reserved space: they take things down or put
-// them right.
+// them right. A reload puts a revocation list in force; what it loads has records
+// of its own.
 const (
 	VerbUnload     = "unload"
 	VerbRepair     = "repair"
 	VerbQuarantine = "quarantine"
 	VerbRecover    = "recover"
+	VerbReload     = "reload"
 )
 
 // Bounds of one record.
@@ -48,18 +50,18 @@ type Record struct {
 	Version    uint64    `json:"version,omitempty"`  // of the manifest
 	Object     string    `json:"object,omitempty"`   // SHA-256, hexadecimal
 	Signer     string    `json:"signer,omitempty"`
-	SignerKey  string    `json:"signer_key,omitempty"`       // SHA-256 of the public key, hexadecimal
 	Format     string    `json:"signature_format,omitempty"` // "cms-detached", "cms-appended"
 	Covers     string    `json:"covers,omitempty"`           // "object", "object+manifest"
 	Verdict    string    `json:"verdict,omitempty"`
 	VerdictBy  string    `json:"verdict_by,omitempty"` // "hornetd", "kernel"
+	SignerKey  string    `json:"signer_key,omitempty"` // SHA-256 of the public key, hexadecimal
 	Programs   []uint32  `json:"programs,omitempty"`   // ids, as Maps and Links
 	Maps       []uint32  `json:"maps,omitempty"`
 	Links      []uint32  `json:"links,omitempty"`
 	DurationUS int64     `json:"duration_us,omitempty"`
 	Kind       string    `json:"kind,omitempty"` // of the error
 	Error      string    `json:"error,omitempty"`
-	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs
+	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs; of a repair, what was wrong
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
 	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
 
@@ -78,7 +80,7 @@ type Caller struct {
 // reserved reports whether a record may use the space that is kept.
 func (r Record) reserved() bool {
 	switch r.Verb {
-	case VerbUnload, VerbRepair, VerbQuarantine, VerbRecover:
+	case VerbUnload, VerbRepair, VerbQuarantine, VerbRecover, VerbReload:
 		return r.Phase != Refusal // which anybody can cause
 	}
 	return r.Phase == Outcome

@@ -24,6 +24,7 @@ type SignerRule struct {
 	Programs  []string // names of programs in the object
 	Variables []string // names of variables that the manifest sets
 	Limits    Limits
+	Untrusted bool // what it signed is parsed by a confined process before the daemon parses it
 }
 
 // WithSigners returns p with rules for signers, by their name in the trust store.
@@ -47,12 +48,7 @@ func (p Policy) Permit(signer string, m manifest.Manifest, spec *ebpf.Collection
 		return remedy.With(fmt.Errorf("collection %q: signer %q does not count in %s, says manifests.signers: %w", m.Name, signer, dir, ErrDenied),
 			"add %q to that directory's signers in hornetd.toml, or have one of those sign", signer)
 	}
-	name := signer
-	rule, ok := p.signers[name]
-	if !ok {
-		name = AnySigner
-		rule, ok = p.signers[name]
-	}
+	name, rule, ok := p.rule(signer)
 	if !ok {
 		return nil
 	}
@@ -77,6 +73,32 @@ func (p Policy) Permit(signer string, m manifest.Manifest, spec *ebpf.Collection
 		}
 	}
 	return rule.fits(signer, name, m, spec)
+}
+
+// rule returns the rule for a signer and the name under which it stands.
+func (p Policy) rule(signer string) (name string, rule SignerRule, ok bool) {
+	if rule, ok = p.signers[signer]; ok {
+		return signer, rule, true
+	}
+	rule, ok = p.signers[AnySigner]
+	return AnySigner, rule, ok
+}
+
+// Untrusted decides whether the objects of a signer go through a confined process
+// before the daemon parses them.
+func (p Policy) Untrusted(signer string) bool {
+	_, rule, _ := p.rule(signer)
+	return rule.Untrusted
+}
+
+// AnyUntrusted tells whether there can be such a signer.
+func (p Policy) AnyUntrusted() bool {
+	for _, rule := range p.signers {
+		if rule.Untrusted {
+			return true
+		}
+	}
+	return false
 }
 
 // elsewhere returns the section that a key of a makes of its program's, which

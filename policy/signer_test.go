@@ -126,3 +126,25 @@ func TestPermitFunction(t *testing.T) {
 		}
 	}
 }
+
+// A signer's own table counts, and "*" only for those that have none.
+func TestUntrusted(t *testing.T) {
+	yes, no := SignerRule{Untrusted: true}, SignerRule{}
+	for _, test := range []struct {
+		rules    map[string]SignerRule
+		dev, any bool
+	}{
+		{nil, false, false},
+		{map[string]SignerRule{"dev": no, "*": no}, false, false},
+		{map[string]SignerRule{"dev": yes}, true, true},
+		{map[string]SignerRule{"other": yes}, false, true},
+		{map[string]SignerRule{"*": yes}, true, true},
+		{map[string]SignerRule{"dev": no, "*": yes}, false, true},
+		{map[string]SignerRule{"dev": yes, "*": no}, true, true},
+	} {
+		p := New(Limits{}, nil).WithSigners(test.rules)
+		if p.Untrusted("dev") != test.dev || p.AnyUntrusted() != test.any {
+			t.Errorf("%v: dev %t, any %t", test.rules, p.Untrusted("dev"), p.AnyUntrusted())
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -63,7 +64,7 @@ func (c *ctl) unload() *cobra.Command {
 			return c.print(collection, func() { c.say("%s: unloaded", args[0]) })
 		},
 	}
-	cmd.Flags().BoolVar(&req.Force, "force", false, "also one in quarantine: its programs end")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "also one that others require, or in quarantine: its programs end")
 	return cmd
 }
 
@@ -72,11 +73,16 @@ func (c *ctl) reload() *cobra.Command {
 		Use:   "reload",
 		Short: "Read the manifests again and apply the differences",
 		Long: `Read the trust store and the manifests again and apply the differences.
-If one manifest is wrong nothing changes. See what would happen with plan.`,
+If one manifest is wrong nothing changes, but that keys that are gone from the
+trust store count no more, and that a new revocation list is in force. See what
+would happen with plan.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			plan, err := c.client().Reload(cmd.Context())
 			if err != nil {
+				if len(plan.Problems) > 0 { // for programs; the error says it to people
+					err = errors.Join(err, c.print(plan, func() {}))
+				}
 				return err
 			}
 			if err := c.print(plan, func() { c.planTable(plan) }); err != nil {

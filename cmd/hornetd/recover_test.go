@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hornetd/hornetd/api"
@@ -91,7 +93,7 @@ cgroup = %q
 `, cgroup, cgroup) + more
 }
 
-func TestMissingPinIsDrift(t *testing.T) {
+func TestMissingPinIsRepairedAtStart(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := testdaemon.New(t, "")
 	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
@@ -104,8 +106,20 @@ func TestMissingPinIsDrift(t *testing.T) {
 	}
 	h.Start()
 	after := get(t, h, "two")
-	if after.State != api.StateRunning || !after.Adopted || !strings.Contains(after.Reason, "connects") {
+	if after.State != api.StateRunning || !after.Adopted || after.Reason != "" {
 		t.Errorf("%s, adopted %t: %q", after.State, after.Adopted, after.Reason)
+	}
+	pinned, err := ebpf.LoadPinnedMap(filepath.Join(h.BPFFS, "two/maps/connects"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pinned.Close()
+	info, err := pinned.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := info.ID(); !slices.ContainsFunc(before.Maps, func(m api.Map) bool { return m.Name == "connects" && m.ID == uint32(id) }) {
+		t.Errorf("map %d is pinned, before: %+v", id, before.Maps)
 	}
 	if got := kernelLinks(t, before); len(got) != 2 {
 		t.Errorf("links: %v", got)

@@ -33,7 +33,11 @@ type switchover struct {
 // exchange prepares the switch-over of l, which is at t and was was in entry.
 func exchange(entry *pinning.Entry, coll *ebpf.Collection, l link.Link, was pinning.RecordLink, t loader.Target) (switchover, error) {
 	if loader.StructOps(t.Kind) {
-		old, err := entry.Map(t.Map)
+		i := slices.IndexFunc(entry.Record.Maps, func(m pinning.RecordMap) bool { return m.Name == t.Map })
+		if i < 0 {
+			return switchover{}, fmt.Errorf("map %s: %w", t.Map, pinning.ErrNotExist)
+		}
+		old, err := openMap(entry, entry.Record.Maps[i])
 		if err != nil {
 			return switchover{}, fmt.Errorf("map %s: %w", t.Map, err)
 		}
@@ -43,7 +47,11 @@ func exchange(entry *pinning.Entry, coll *ebpf.Collection, l link.Link, was pinn
 			close: old.Close,
 		}, nil
 	}
-	old, err := entry.Program(was.Program)
+	i := slices.IndexFunc(entry.Record.Programs, func(p pinning.RecordProgram) bool { return p.Name == was.Program })
+	if i < 0 {
+		return switchover{}, fmt.Errorf("program %s: %w", was.Program, pinning.ErrNotExist)
+	}
+	old, err := openProgram(entry, entry.Record.Programs[i])
 	if err != nil {
 		return switchover{}, fmt.Errorf("program %s: %w", was.Program, err)
 	}
@@ -103,7 +111,7 @@ func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collec
 	if err != nil {
 		return nil, err
 	}
-	entry, err := d.store.Load(name)
+	entry, err := d.store.Hold(name, old.record)
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +125,14 @@ func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collec
 		}
 		taken[was.Name] = true
 		l, err := entry.Link(was.Name)
+		if err == nil && !isAt(l, t) {
+			l.Close()
+			err = pinning.ErrNotExist
+		}
+		if errors.Is(err, pinning.ErrNotExist) {
+			rest = append(rest, t) // it was detached, or its pin taken away
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("link %s: %w", was.Name, err)
 		}
@@ -139,6 +155,12 @@ func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collec
 		a.targets = append(a.targets, t)
 	}
 	return rest, nil
+}
+
+// isAt says whether a link is attached, and to t.
+func isAt(l link.Link, t loader.Target) bool {
+	state, err := loader.Describe(l)
+	return err == nil && state.Alive() && state.At(t)
 }
 
 // samePlace finds the link of old that t takes over, and the mode it was

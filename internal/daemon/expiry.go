@@ -7,13 +7,45 @@ import (
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/signing"
 )
 
-// clock is the time that certificates are held against: what the clock says,
-// but not before the source's date and the last audit record when this daemon
-// was opened. A clock that died must not make an expired certificate good.
-func (d *Daemon) clock() time.Time { return latest(time.Now(), d.floor) }
+// maxAhead is how far the time that a signer says they signed at can move the
+// clock. Their clock may be wrong as well as this host's, and nobody knows which:
+// with a month, what a signer's wrong clock costs is that certificates count as
+// ended a month early, and who renews them in time notices nothing.
+const maxAhead = 30 * 24 * time.Hour
+
+// clock is the time that certificates are held against: what the clock says, but
+// not before the source's date and the last audit record when this daemon was
+// opened, nor before the newest signing time that counts, up to a bound. A clock
+// that died must not make an expired certificate good.
+func (d *Daemon) clock() time.Time {
+	now := latest(time.Now(), d.floor)
+	signed := time.Unix(d.signed.Load(), 0)
+	if limit := now.Add(maxAhead); signed.After(limit) {
+		return limit
+	}
+	return latest(now, signed)
+}
+
+// countSigned has the signing time of what runs as r count, where there is one.
+// It is the word of whoever has the key, so the key must be good now, and the time
+// one at which its certificate was valid. It counts while this daemon lives, and
+// then while r runs: a signer's wrong clock is mended by another signature.
+func (d *Daemon) countSigned(r pinning.Record) {
+	s := r.Signer
+	switch {
+	case r.SignedAt.IsZero() || !loads(r.Verdict) || r.SignedAt.Before(s.NotBefore) || !s.NotAfter.IsZero() && r.SignedAt.After(s.NotAfter):
+		return
+	case r.SignedAt.After(latest(time.Now(), d.floor)):
+		d.tellState(remedy.With(fmt.Errorf("collection %q: by its signature it was signed at %s, which the clock says is still to come: certificates are held against that, or %d days from now if that is earlier",
+			r.Name, r.SignedAt.UTC().Format(time.RFC3339), int(maxAhead.Hours()/24)),
+			"set the clock; where it is right, have %s signed again where the clock is right, load that and restart hornetd", r.ObjectFile))
+	}
+	d.signed.Store(max(d.signed.Load(), r.SignedAt.Unix()))
+}
 
 func latest(a, b time.Time) time.Time {
 	if a.Before(b) {
@@ -44,32 +76,43 @@ func (d *Daemon) acceptedBefore(m manifest.Manifest, boot bool) func(signing.Sig
 	}
 }
 
-// validUntil is the end of the certificate by which c was verified: when its
-// object was verified again, with a renewed one maybe, or as its record says.
-// Zero is no end.
-func (c *collection) validUntil() time.Time {
-	if c.proof.verdict == string(signing.OK) {
-		return c.proof.notAfter
+// validity is that of the certificate by which c was verified: when its object
+// was verified again, with a renewed one maybe, or as its record says. Zero is no
+// beginning, or no end.
+func (c *collection) validity() (from, until time.Time) {
+	if loads(c.proof.verdict) {
+		return c.proof.notBefore, c.proof.notAfter
 	}
-	return c.record.Signer.NotAfter
+	return c.record.Signer.NotBefore, c.record.Signer.NotAfter
 }
 
-// expired reports whether that has passed.
-func (d *Daemon) expired(c *collection) bool {
-	return !c.validUntil().IsZero() && d.clock().After(c.validUntil())
+// outside reports whether the clock is before or behind a validity.
+func (d *Daemon) outside(from, until time.Time) (early, late bool) {
+	now := d.clock()
+	return now.Before(from), !until.IsZero() && now.After(until)
 }
 
-func expiredReason(signer string, end time.Time) string {
-	return fmt.Sprintf("the certificate of %q, which signed it, is not valid now (until %s): it loads at start only, because this host loaded it before",
-		signer, end.UTC().Format(time.RFC3339))
+// invalidReason is why what is outside the validity of its signer's certificate,
+// which ends or begins ("until", "from") at bound, runs.
+func invalidReason(signer, side string, bound time.Time) string {
+	return fmt.Sprintf("the certificate of %q, which signed it, is not valid now (%s %s): it loads at start only, because this host loaded it before",
+		signer, side, bound.UTC().Format(time.RFC3339))
 }
 
 // warning is what there is to say of something that runs and would not load
 // now, or only at a start. The clock is asked every time: a certificate that was
 // good at the last reload may have ended since.
 func (d *Daemon) warning(c *collection) string {
-	if v := c.proof.verdict; (v == "" || v == string(signing.OK)) && d.expired(c) {
-		return expiredReason(c.record.Signer.Name, c.validUntil())
+	if v := c.proof.verdict; v == "" || loads(v) {
+		from, until := c.validity()
+		switch early, late := d.outside(from, until); {
+		case early:
+			return invalidReason(c.record.Signer.Name, "from", from)
+		case late:
+			return invalidReason(c.record.Signer.Name, "until", until)
+		case v == "" && c.record.Verdict == string(signing.OKRolledBack):
+			return rolledBackReason
+		}
 	}
 	return c.proof.warning()
 }

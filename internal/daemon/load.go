@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -43,10 +44,18 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err := d.unheld(m.Name); err != nil {
 		return err
 	}
+	if err := d.requirements(m); err != nil {
+		return err
+	}
 	old := d.collection(m.Name)
 	if old != nil && !replace {
 		a.quiet = true
 		return old.unchanged(m)
+	}
+	if d.mending != nil {
+		if m, err = d.mending.sameAgain(m); err != nil {
+			return err
+		}
 	}
 	name, err := pinning.ParseName(m.Name)
 	if err != nil {
@@ -57,9 +66,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	a.signed(verified)
-	spec, err := loader.OpenSpec(verified)
+	spec, err := d.parse(m, verified)
 	if err != nil {
-		return fmt.Errorf("%s: %w", m.Object.Path, err)
+		return err
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
@@ -84,7 +93,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	defer func() { d.tell("discard", stage.Discard()) }() // no effect after the commit
-	kept, err := d.kept(old, m)
+	kept, err := d.kept(old, m, verified.Signer().Name)
 	if err != nil {
 		return err
 	}
@@ -149,6 +158,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	d.advance(claimOf(m, verified))
 	a.loaded(record, old != nil)
 	d.put(m, &collection{record: record, proof: proven(verified)})
+	d.countSigned(record)
 	return nil
 }
 
@@ -163,30 +173,58 @@ func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, func() 
 	return st, func() error { return d.settled(st.Replace()) }, err
 }
 
-// kept opens the maps of the replaced collection whose contents the manifest
-// wants to keep.
-func (d *Daemon) kept(old *collection, m manifest.Manifest) (_ map[string]*ebpf.Map, err error) {
+// kept opens the maps that are there already: those that others share, and of
+// the replaced collection those whose contents the manifest wants to keep.
+func (d *Daemon) kept(old *collection, m manifest.Manifest, signer string) (_ map[string]*ebpf.Map, err error) {
 	kept := make(map[string]*ebpf.Map)
-	if old == nil {
-		return kept, nil
-	}
 	defer func() {
 		if err != nil {
 			closeMaps(kept)
 		}
 	}()
-	entry, err := d.open(m.Name)
+	for _, name := range sortedKeys(m.Maps) {
+		if m.Maps[name].Shared == "" {
+			continue
+		}
+		other, err := d.shared(m.Name, signer, m.Maps[name].Shared, func(format string, args ...any) error {
+			return m.Errorf("maps."+name+".shared", format, args...)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if other != nil {
+			kept[name] = other
+		}
+	}
+	if old == nil {
+		return kept, nil
+	}
+	n, err := pinning.ParseName(m.Name)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := d.store.Hold(n, old.record)
 	if err != nil {
 		return nil, err
 	}
 	defer entry.Close()
 	for _, r := range old.record.Maps {
-		if !m.Maps[r.Name].Keep {
+		now := m.Maps[r.Name]
+		switch {
+		case now.Keep && r.Shared != "":
+			return nil, remedy.With(m.Errorf("maps."+r.Name+".keep", "the map was shared as %q, and is to be no more", r.Shared),
+				"remove keep = true to begin with an empty map")
+		case kept[r.Name] != nil, !now.Keep && now.Shared == "", r.Shared != "" && r.Shared != now.Shared:
 			continue
 		}
-		if kept[r.Name], err = entry.Map(r.Name); err != nil {
+		held, err := openMap(entry, r)
+		if d.mending != nil && errors.Is(err, fs.ErrNotExist) {
+			continue // gone with its contents: that is why it is mended
+		}
+		if err != nil {
 			return nil, err
 		}
+		kept[r.Name] = held
 	}
 	return kept, nil
 }
@@ -273,9 +311,9 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	if err != nil {
 		return err
 	}
-	spec, err := loader.OpenSpec(verified)
+	spec, err := d.parse(m, verified)
 	if err != nil {
-		return fmt.Errorf("%s: %w", m.Object.Path, err)
+		return err
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {

@@ -334,7 +334,8 @@ func (v verb) run(w *world, args ...string) (a answer, err error, alive bool) {
 	}
 	tracer := w.trace(args...)
 	a, err = v.act(w)
-	if alive = w.alive(v.name == "stop", a); alive {
+	kills := slices.ContainsFunc(args, func(arg string) bool { return strings.Contains(arg, "signal=KILL") })
+	if alive = w.alive(kills || v.name == "stop", a); alive {
 		detach(tracer)
 	} else {
 		tracer.Wait()
@@ -455,14 +456,11 @@ func (v verb) try(w *world, p point) (wrong []string) {
 			wrong = append(wrong, stage+": "+s)
 		}
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		note("answer", []string{"I7: " + err.Error()})
+	if errors.Is(err, context.DeadlineExceeded) || alive && v.name == "stop" {
+		alive = false
+		note("answer", []string{"I7: it does not come\n" + w.stacks()})
 	}
-	if alive && v.name == "stop" {
-		w.Signal(syscall.SIGQUIT)
-		w.Wait()
-		note("answer", []string{"I7: hornetd does not end\n" + w.Log()})
-	} else if alive {
+	if alive {
 		at := settled
 		if a != refused {
 			at = done

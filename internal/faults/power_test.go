@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -326,6 +327,9 @@ func (w *world) afterCut(m *remembered) (wrong []string) {
 	if m.high > 0 {
 		w.declareAs(subject, "request", 1+m.high%2, m.high)
 		if a, err := w.load(subject); a != acknowledged {
+			if errors.Is(err, context.DeadlineExceeded) {
+				err = errors.New(w.stacks())
+			}
 			say("I4: version %d does not load: %v", m.high, err)
 			return wrong
 		}

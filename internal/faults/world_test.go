@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -172,6 +173,14 @@ func (w *world) undeclare(name string) {
 // finding, not a test that hangs.
 func patient() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), 30*time.Second)
+}
+
+// stacks ends a hornetd that does not answer, and returns what it was doing.
+func (w *world) stacks() string {
+	w.t.Helper()
+	w.Signal(syscall.SIGQUIT)
+	w.Wait()
+	return w.Log()
 }
 
 // beating is set in the environment of the process that makes the traffic.

@@ -1,8 +1,7 @@
 package tomlfile
 
 import (
-	"cmp"
-	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -13,11 +12,17 @@ import (
 // first one in the file rather than of the first one that was looked for.
 type Problems struct {
 	text *Text
-	errs []error
+	errs []found
 }
 
-// maxProblems bounds the work for a file that is wrong throughout: finding the
-// line of an error means reading the whole text.
+// found is one of them. Its line is looked for when all are known: finding it means
+// reading the whole text.
+type found struct {
+	key, hint string
+	err       error
+}
+
+// maxProblems bounds the work for a file that is wrong throughout.
 const maxProblems = 16
 
 // Problems starts a collection of what is wrong with t.
@@ -25,10 +30,13 @@ func (t *Text) Problems() *Problems { return &Problems{text: t} }
 
 // Add notes that something is wrong at key. hint is its remedy.
 func (p *Problems) Add(key, hint, format string, args ...any) {
-	if len(p.errs) < maxProblems {
-		p.errs = append(p.errs, remedy.With(p.text.Errorf(key, format, args...), "%s", hint))
+	if !p.full() {
+		p.errs = append(p.errs, found{key, hint, fmt.Errorf(format, args...)})
 	}
 }
+
+// full tells whether Add keeps no more.
+func (p *Problems) full() bool { return len(p.errs) == maxProblems }
 
 // OneOf checks that got, which stands at key, is one of allowed.
 func (p *Problems) OneOf(key, got string, allowed ...string) {
@@ -53,14 +61,17 @@ func (p *Problems) First() error {
 	if len(p.errs) == 0 {
 		return nil
 	}
-	return slices.MinFunc(p.errs, func(a, b error) int { return cmp.Compare(line(a), line(b)) })
-}
-
-// line is the line of an error that Errorf made.
-func line(err error) int {
-	var e *Error
-	if errors.As(err, &e) {
-		return e.Line
+	finders := make([]*finder, len(p.errs))
+	for i, f := range p.errs {
+		finders[i] = &finder{key: []byte(f.key), best: -1}
 	}
-	return 0
+	p.text.find(finders)
+	first := 0
+	for i, f := range finders {
+		if f.line < finders[first].line {
+			first = i
+		}
+	}
+	f := p.errs[first]
+	return remedy.With(&Error{File: p.text.file, Line: finders[first].line, Key: f.key, Err: f.err}, "%s", f.hint)
 }

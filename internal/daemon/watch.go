@@ -1,0 +1,283 @@
+package daemon
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/manifest"
+)
+
+const (
+	// pulse is how often everything is looked at without a hint. A link that
+	// somebody detached, and an interface in another network namespace, give
+	// none.
+	pulse = 500 * time.Millisecond
+	// settle is how long hints are gathered, at least: one interface sends a dozen.
+	settle = 10 * time.Millisecond
+	// share bounds what a storm of hints can cost: a look that took 1 ms is not
+	// taken again within share ms, unless by the pulse.
+	share = 10
+)
+
+// watcher finds what is not as it should be, and has it repaired. It looks on a
+// goroutine of its own and repairs on the owner's thread, so that nothing is
+// repaired while something else changes, and no reader waits.
+type watcher struct {
+	d     *Daemon
+	hints *hints
+	tries map[string]patience
+	done  chan struct{}
+
+	known  map[string]known
+	rounds int // since everything was looked at
+}
+
+// known is what there is to know of a running collection while it is the same.
+type known struct {
+	of      *collection
+	targets []loader.Target
+	visits  bool // it is in other network namespaces, which give no hints
+	err     error
+}
+
+// allEvery is after how many rounds everything is looked at though there was no
+// hint.
+const allEvery = 20
+
+// watch begins to look after what runs.
+func (d *Daemon) watch() {
+	w := &watcher{d: d, tries: map[string]patience{}, known: map[string]known{}, done: make(chan struct{})}
+	var err error
+	if w.hints, err = newHints(); err != nil {
+		d.tellState(remedy.With(err, "look into the log for what refused it; changes are found all the same, up to %s later", pulse))
+	}
+	d.watcher = w
+	go w.run()
+}
+
+func (w *watcher) run() {
+	defer close(w.done)
+	defer w.hints.close()
+	tick := time.NewTicker(pulse)
+	defer tick.Stop()
+	hinted := true
+	for {
+		rest := min(max(settle, share*w.survey(hinted)), pulse)
+		hinted = false
+		select {
+		case <-w.d.owner.quit:
+			return
+		case <-tick.C:
+		case <-w.hints.wake:
+			select {
+			case <-w.d.owner.quit:
+				return
+			case <-time.After(rest):
+				hinted = true
+			}
+		}
+	}
+}
+
+// charge is what the watcher looks after at one moment.
+type charge struct {
+	running map[string]*collection
+	waiting map[string]declared // what could not load for want of a target
+}
+
+func (w *watcher) charge() charge {
+	d := w.d
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	c := charge{maps.Clone(d.running), map[string]declared{}}
+	for name, f := range d.failed {
+		if dc, ok := d.declared[name]; ok && f.waits() && dc.err == nil {
+			c.waiting[name] = dc
+		}
+	}
+	return c
+}
+
+// survey looks once at everything, or without a hint only at what gives none, has repaired what is wrong, and returns how
+// long the looking took.
+func (w *watcher) survey(hinted bool) time.Duration {
+	began := time.Now()
+	c := w.charge()
+	if w.d.amnesty.Swap(false) {
+		clear(w.tries)
+	}
+	maps.DeleteFunc(w.tries, func(name string, _ patience) bool {
+		_, waits := c.waiting[name]
+		return c.running[name] == nil && !waits
+	})
+	// The directories before what is in them, so that nothing is missed between.
+	w.learn(c)
+	w.rounds++
+	all := hinted || w.rounds >= allEvery
+	if all {
+		w.aim(c)
+		w.rounds = 0
+	}
+	var work []func()
+	v := loader.NewView()
+	for name, running := range c.running {
+		if !all && w.calm(running) {
+			continue
+		}
+		switch wrong, taken := w.wrong(v, running); wrong {
+		case toRepair:
+			work = append(work, func() { w.try(name, taken, w.d.reconcile) })
+		case toTell: // which is no attempt
+			work = append(work, func() {
+				w.d.owner.do(func() error { _, err := w.d.reconcile(name); return err })
+			})
+		}
+	}
+	for name, dc := range c.waiting {
+		if v.Present(dc.manifest) == nil {
+			work = append(work, func() { w.try(name, false, w.d.comes) })
+		}
+	}
+	looked := time.Since(began)
+	for _, f := range work {
+		f()
+	}
+	return looked
+}
+
+// wrong is what is to be done about a collection.
+type wrong int
+
+const (
+	nothing wrong = iota
+	toTell        // what is wrong with it has changed, and cannot be repaired now
+	toRepair
+)
+
+// wrong reports what is to be done, and whether something was taken away.
+func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) {
+	k := w.known[c.record.Name]
+	if k.err != nil {
+		return toRepair, false // which tells
+	}
+	g := diagnose(c.record, w.d.glance(v, c.record, k.targets, w.d.manifestOf(c.record)), revokedRecord(w.d.trusted(), c.record))
+	switch {
+	case len(g.repairs) > 0:
+		return toRepair, g.taken
+	case !slices.Equal(g.drift, c.drift) && !w.tries[c.record.Name].over:
+		return toTell, false
+	}
+	return nothing, false
+}
+
+// try runs a repair on the owner's thread, if it is not too soon.
+func (w *watcher) try(name string, taken bool, repair func(string) (mended, error)) {
+	p, now := w.tries[name], time.Now()
+	if !p.ready(now, taken) {
+		return
+	}
+	if taken {
+		if p = p.fights(now); p.over {
+			w.tries[name] = p
+			w.d.owner.do(func() error { w.d.giveUp(name); return nil })
+			return
+		}
+	}
+	var m mended
+	err := w.d.owner.do(func() (err error) {
+		m, err = repair(name)
+		return err
+	})
+	if !errors.Is(err, errStopped) {
+		w.tries[name] = p.after(time.Now(), m, err)
+	}
+}
+
+// aim watches the directories where changes show of the targets of c.
+func (w *watcher) aim(c charge) {
+	var targets []loader.Target
+	var attaches []manifest.Attach
+	for name := range c.running {
+		targets = append(targets, w.known[name].targets...)
+	}
+	for _, dc := range c.waiting {
+		attaches = append(attaches, dc.manifest.Attach...)
+	}
+	w.hints.aim("", append(loader.Places(targets, attaches), w.d.store.Root()))
+}
+
+// learn keeps what does not change while a collection is the same one: what its
+// targets are, and which directories have its pins.
+func (w *watcher) learn(c charge) {
+	maps.DeleteFunc(w.known, func(name string, _ known) bool {
+		if c.running[name] == nil {
+			w.hints.aim(name, nil)
+		}
+		return c.running[name] == nil
+	})
+	for name, running := range c.running {
+		if w.known[name].of == running {
+			continue
+		}
+		k := known{of: running}
+		k.targets, k.err = targetsOf(running.record)
+		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" })
+		w.known[name] = k
+		w.hints.aim(name, w.d.store.Pins(name))
+	}
+}
+
+// calm reports whether c is as it was when it was looked at last, as far as it
+// gives no hints: its links run what they should, at something. That is all that
+// is asked without a hint.
+func (w *watcher) calm(c *collection) bool {
+	if k := w.known[c.record.Name]; k.err != nil || k.visits || len(c.drift) > 0 {
+		return false
+	}
+	for _, l := range c.record.Links {
+		if s, err := loader.StateByID(l.ID); err != nil || !s.Alive() || uint32(s.ProgramID) != l.ProgramID {
+			return false
+		}
+	}
+	return true
+}
+
+// awaited reports whether m waits for its targets already, since a start: it
+// must not keep a reload from what else that is for.
+func (d *Daemon) awaited(m manifest.Manifest) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	dc, ok := d.declared[m.Name]
+	return ok && d.failed[m.Name].waits() && dc.err == nil && dc.manifest.Digest == m.Digest
+}
+
+// comes loads a collection whose targets were not there, and now are. It runs
+// on the owner's thread.
+func (d *Daemon) comes(name string) (mended, error) {
+	d.mu.RLock()
+	f, dc := d.failed[name], d.declared[name]
+	d.mu.RUnlock()
+	if !f.waits() || dc.err != nil {
+		return mended{}, nil
+	}
+	d.booting = f.booting
+	defer func() { d.booting = false }()
+	err := d.load(self(), dc.source, false, btf.NewCache())
+	if err == nil {
+		return mended{repaired: true}, nil
+	}
+	d.fail(name, err)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now, ok := d.failed[name]; ok && !absentTarget(err) {
+		now.tries = f.tries - 1 // something else, which may be that it went again
+		d.failed[name] = now
+	}
+	return mended{}, err
+}
