@@ -156,7 +156,7 @@ func TestPowerCut(t *testing.T) {
 	w.Kill()
 	w.newBPFFS()
 	d := newDisk(t, w)
-	cuts := 20
+	cuts := 30
 	if *all {
 		cuts = 2000
 	}
@@ -244,7 +244,7 @@ func (w *world) something(m *remembered, random *rand.Rand, gone *atomic.Bool, d
 	acknowledged := func(a answer) bool { return a == acknowledged && !gone.Load() }
 	ctx, cancel := patient()
 	defer cancel()
-	what := []string{"load", "load", "load", "unload", "rollback"}[random.IntN(5)]
+	what := []string{"load", "load", "load", "unload", "rollback", "rollback"}[random.IntN(6)]
 	switch {
 	case what == "unload" && m.running:
 		a, _ := w.unload(subject)
