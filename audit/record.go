@@ -46,7 +46,8 @@ type Record struct {
 	Verb       string    `json:"verb"`
 	Collection string    `json:"collection,omitempty"`
 	Caller     Caller    `json:"caller"`
-	Manifest   string    `json:"manifest,omitempty"` // SHA-256, hexadecimal
+	Manifest   string    `json:"manifest,omitempty"` // SHA-256 of its own text, hexadecimal
+	DropIns    string    `json:"drop_ins,omitempty"` // SHA-256 of the manifest with its drop-ins, where it has any
 	Version    uint64    `json:"version,omitempty"`  // of the manifest
 	Object     string    `json:"object,omitempty"`   // SHA-256, hexadecimal
 	Signer     string    `json:"signer,omitempty"`
@@ -61,6 +62,7 @@ type Record struct {
 	DurationUS int64     `json:"duration_us,omitempty"`
 	Kind       string    `json:"kind,omitempty"` // of the error
 	Error      string    `json:"error,omitempty"`
+	Hint       string    `json:"hint,omitempty"`   // what to do about it
 	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs; of a repair, what was wrong
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
 	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
@@ -94,7 +96,7 @@ func (r Record) encode() (Record, []byte, error) {
 		return r, nil, fmt.Errorf("record: unknown phase %q", r.Phase)
 	}
 	r.Time = r.Time.UTC().Round(0)
-	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.Object, &r.Signer, &r.SignerKey, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Reason} {
+	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.DropIns, &r.Object, &r.Signer, &r.SignerKey, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Hint, &r.Reason} {
 		var cut bool
 		*s, cut = escape(*s)
 		r.Cut = r.Cut || cut

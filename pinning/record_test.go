@@ -46,6 +46,20 @@ func TestRecordReadsBackAsWritten(t *testing.T) {
 	}
 }
 
+func TestRecordWithDropIns(t *testing.T) {
+	want := exampleRecord()
+	want.TextDigest = strings.Repeat("ef", 32)
+	want.DropIns = []RecordDropIn{{File: "/etc/hornet.d/xdp-drop.toml.d/1.toml", SHA256: strings.Repeat("01", 32), Signer: &Signer{Name: "ops", KeyID: "03"}}, {File: "/2.toml", SHA256: strings.Repeat("02", 32)}}
+	b, err := want.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeRecord(b)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+}
+
 // TestRecordOfFormat1 reads what a hornetd that wrote format 1 had pinned on a host.
 func TestRecordOfFormat1(t *testing.T) {
 	b, err := os.ReadFile("testdata/record-1.json")

@@ -20,7 +20,7 @@ const AnySigner = "*"
 // patterns as path.Match has them; nil bounds nothing, an empty one allows
 // nothing. Limits that are 0 are those of the policy.
 type SignerRule struct {
-	Attach    []string // sections of programs in the object, as in loader/README.md: "xdp", "cgroup/*"; and what a manifest makes of them: "lsm/" and its function
+	Attach    []string // sections of programs in the object, as in loader/README.md: "xdp", "cgroup/*"; and what a manifest makes of them: "lsm/" and its function, "uprobe/" and PATH:SYMBOL+OFFSET
 	Programs  []string // names of programs in the object
 	Variables []string // names of variables that the manifest sets
 	Limits    Limits
@@ -108,24 +108,83 @@ func elsewhere(a manifest.Attach, spec *ebpf.CollectionSpec, patterns []string) 
 	if program == nil {
 		return "", "" // a map, or wrong, of which the loader tells
 	}
-	kind, _, _ := strings.Cut(program.SectionName, "/")
-	for _, k := range []struct {
-		key    string
-		values []string
-	}{{"function", []string{a.Function}}, {"functions", a.Functions}, {"tracepoint", []string{a.Tracepoint}}} {
-		for _, value := range k.values {
-			if section := kind + "/" + value; value != "" && !coversSection(patterns, section) {
-				return section, k.key
-			}
+	kind, rest, _ := strings.Cut(program.SectionName, "/")
+	for _, at := range aims(a, strings.TrimPrefix(kind, "?"), rest) {
+		if section := kind + "/" + at.place; !coversSection(patterns, section) {
+			return section, at.key
 		}
 	}
 	return "", ""
+}
+
+// aim is a place as a section has it behind its kind, and the key that says so.
+type aim struct{ key, place string }
+
+// aims returns where a sends a program of this kind instead of rest, which its
+// section says.
+func aims(a manifest.Attach, kind, rest string) []aim {
+	if strings.HasPrefix(kind, "uprobe") || strings.HasPrefix(kind, "uretprobe") {
+		return aimsInFile(a, rest)
+	}
+	var all []aim
+	switch {
+	case a.Function != "":
+		all = append(all, aim{"function", a.Function + behind(a.Offset)})
+	case a.Offset > 0:
+		all = append(all, aim{"offset", rest + behind(a.Offset)})
+	}
+	for _, pattern := range a.Functions {
+		all = append(all, aim{"functions", pattern})
+	}
+	if a.Tracepoint != "" {
+		all = append(all, aim{"tracepoint", a.Tracepoint})
+	}
+	return all
+}
+
+// aimsInFile is aims for PATH:SYMBOL+OFFSET.
+func aimsInFile(a manifest.Attach, rest string) []aim {
+	file, place := rest, ""
+	if i := strings.LastIndexByte(rest, ':'); i >= 0 {
+		file, place = rest[:i], rest[i+1:]
+	}
+	var all []aim
+	switch {
+	case a.Symbol != "":
+		all = append(all, aim{"symbol", a.Symbol + behind(a.Offset)})
+	case a.Offset > 0:
+		all = append(all, aim{"offset", behind(a.Offset)})
+	}
+	for _, pattern := range a.Symbols {
+		all = append(all, aim{"symbols", pattern})
+	}
+	if a.Executable != "" {
+		file = a.Executable
+		if len(all) == 0 {
+			all = append(all, aim{"executable", place})
+		}
+	}
+	for i := range all {
+		all[i].place = file + ":" + all[i].place
+	}
+	return all
+}
+
+// behind is an offset as sections have it.
+func behind(offset uint64) string {
+	if offset == 0 {
+		return ""
+	}
+	return fmt.Sprintf("+%#x", offset)
 }
 
 // coversSection is covers for a section that may be a pattern itself, of
 // functions. It must stand there as it is, or below a beginning that ends in *:
 // ? matches a *, which then stands for more.
 func coversSection(patterns []string, section string) bool {
+	if patterns != nil && strings.Contains(section, "/../") {
+		return false // a path out of the directories that a pattern names
+	}
 	if patterns == nil || !strings.ContainsAny(section, "*?") {
 		return covers(patterns, section)
 	}

@@ -36,6 +36,10 @@ func local(m string, pair testenv.Pair) string {
 	return strings.Replace(m, fmt.Sprintf("netns = %q\n", pair.B.Netns), "", 1)
 }
 
+// soon is well above what a repair takes on a busy machine, and below the ten
+// seconds after which everything is looked at.
+const soon = 5 * time.Second
+
 // eventually waits until ok is true, and returns how long that took.
 func eventually(t testing.TB, what string, ok func() bool) time.Duration {
 	t.Helper()
@@ -169,6 +173,9 @@ func TestRepairs(t *testing.T) {
 				h.Signal(syscall.SIGCONT)
 				took := eventually(t, "repaired", func() bool { return len(eventsOf(t, h, api.EventRepaired, "xdp-drop")) > 0 })
 				t.Logf("repaired after %s", took)
+				if took > soon {
+					t.Errorf("repaired only after %s: what is found without a hint is found later", took)
+				}
 				if what == "renamed away" {
 					must(t, os.RemoveAll(h.BPFFS+"/other"))
 				}
@@ -318,7 +325,10 @@ func TestPattern(t *testing.T) {
 		return func() bool { return len(get(t, h, "xdp-drop").Links) == n }
 	}
 	testenv.IP(t, ns, "link", "add", "veth1", "type", "veth", "peer", "name", "else0")
-	t.Logf("attached after %s", eventually(t, "a second link", links(2)))
+	took := eventually(t, "a second link", links(2))
+	if t.Logf("attached after %s", took); took > soon {
+		t.Errorf("attached only after %s", took)
+	}
 	after := whole(t, h, "xdp-drop", 2)
 	if after.Links[0].ID != before.Links[0].ID || after.Programs[0].ID != before.Programs[0].ID {
 		t.Errorf("before %+v, after %+v", before.Links, after.Links)

@@ -58,7 +58,8 @@ func (a *act) conclude(err error) error {
 	a.rec.DurationUS = time.Since(a.began).Microseconds()
 	a.rec.Error = a.partial
 	if err != nil {
-		a.rec.Error, a.rec.Kind = err.Error(), string(kindOfError(err))
+		told := asAPIError(err) // as whoever asked is told
+		a.rec.Error, a.rec.Hint, a.rec.Kind = told.Message, told.Hint, string(told.Kind)
 		var se *signing.Error
 		if errors.As(err, &se) {
 			a.rec.Verdict, a.rec.VerdictBy = string(se.Verdict), "hornetd"

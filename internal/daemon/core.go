@@ -174,6 +174,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		}
 	}
 	s.Problems = append(s.Problems, d.problems...)
+	s.Problems = append(s.Problems, d.strays...)
 	s.Problems = append(s.Problems, d.strayRules(d.trust)...)
 	for _, name := range sortedKeys(d.failed) {
 		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
@@ -369,7 +370,11 @@ func (d *Daemon) put(m manifest.Manifest, c *collection) {
 	defer d.mu.Unlock()
 	d.running[m.Name] = c
 	delete(d.failed, m.Name)
-	d.declared[m.Name] = declared{source: manifest.Source{Name: m.Name, File: m.File}, manifest: m}
+	src := manifest.Source{Name: m.Name, File: m.File}
+	for _, dropIn := range m.DropIns {
+		src.DropIns = append(src.DropIns, dropIn.File)
+	}
+	d.declared[m.Name] = declared{source: src, manifest: m}
 }
 
 // fail notes why a collection that should run does not.

@@ -59,6 +59,7 @@ type Daemon struct {
 	held     map[string]held        // by quarantined directory
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
+	strays   []api.Problem          // drop-ins without a manifest, by the last scan
 	state    []api.Problem          // of the daemon's own state
 }
 

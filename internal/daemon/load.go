@@ -36,7 +36,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return d.private(who, policy.Load, src.Name, err)
 	}
-	a.rec.Manifest, a.rec.Version = hexDigest(m.Digest), m.Version
+	a.rec.Manifest, a.rec.DropIns, a.rec.Version = hexDigest(m.TextDigest), withDropIns(m), m.Version
 	grant, err := d.policy.Authorize(who.subject(), policy.Load, m)
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err := d.fits(grant, m, plan.Spec()); err != nil {
 		return err
 	}
-	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
+	if err := d.permit(verified, m, plan.Spec()); err != nil {
 		return err
 	}
 	targets, err := loader.Resolve(spec, m, cache)
@@ -305,6 +305,20 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 	return nil
 }
 
+// permit holds what is to be loaded against the bounds of each who signed a part
+// of it: what one may not have, another's drop-in does not give.
+func (d *Daemon) permit(v signing.Verified, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
+	for _, dropIn := range v.DropIns() {
+		if dropIn.Signer.Name == "" {
+			continue // it is not signed, and the others stand for it
+		}
+		if err := d.policy.Permit(dropIn.Signer.Name, m, spec); err != nil {
+			return err
+		}
+	}
+	return d.policy.Permit(v.Signer().Name, m, spec)
+}
+
 // examine does what a load does up to the first change. resolve is the end of it.
 func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, resolve func(*ebpf.CollectionSpec, manifest.Manifest) error) error {
 	verified, err := d.admit(files, trust, m, d.booting)
@@ -326,7 +340,7 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	if err := grant.Check(m, plan.Spec()); err != nil {
 		return err
 	}
-	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
+	if err := d.permit(verified, m, plan.Spec()); err != nil {
 		return err
 	}
 	return resolve(spec, m)

@@ -369,7 +369,7 @@ func Check(cfg config.Config, build Build) []api.Problem {
 	d.startParser()
 	defer d.stopParser()
 	found, problems, _ := d.scan()
-	problems = append(problems, d.strayRules(trust)...)
+	problems = append(append(problems, d.strays...), d.strayRules(trust)...)
 	if _, err := groupID(cfg.API.Group); err != nil {
 		problems = append(problems, problem("", err))
 	}

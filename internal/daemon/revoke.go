@@ -241,13 +241,21 @@ func onlyShrunk(by api.Shrunk, changes []api.Change) string {
 
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
-	return trust.Revoked(recordedClaim(r), recordedSigner(r))
+	reason := trust.Revoked(recordedClaim(r), recordedSigner(r.Signer))
+	for _, dropIn := range r.DropIns {
+		if dropIn.Signer != nil && reason == "" {
+			c := recordedClaim(r)
+			c.Signer, c.Key = dropIn.Signer.Name, dropIn.Signer.KeySHA256
+			reason = trust.Revoked(c, recordedSigner(*dropIn.Signer))
+		}
+	}
+	return reason
 }
 
-// recordedSigner is the signer of r, as far as a list can revoke it.
-func recordedSigner(r pinning.Record) signing.Signer {
-	s := signing.Signer{KeyID: r.Signer.KeyID}
-	for _, k := range r.Signer.Chain {
+// recordedSigner is a signer on record, as far as a list can revoke it.
+func recordedSigner(r pinning.Signer) signing.Signer {
+	s := signing.Signer{KeyID: r.KeyID}
+	for _, k := range r.Chain {
 		s.Chain = append(s.Chain, signing.Key(k))
 	}
 	return s

@@ -11,13 +11,14 @@ import (
 // Problems collects what is wrong with a file, so that a reader is told of the
 // first one in the file rather than of the first one that was looked for.
 type Problems struct {
-	text *Text
+	at   func(key string) *Text // where key stands
 	errs []found
 }
 
 // found is one of them. Its line is looked for when all are known: finding it means
 // reading the whole text.
 type found struct {
+	in        *Text
 	key, hint string
 	err       error
 }
@@ -26,12 +27,16 @@ type found struct {
 const maxProblems = 16
 
 // Problems starts a collection of what is wrong with t.
-func (t *Text) Problems() *Problems { return &Problems{text: t} }
+func (t *Text) Problems() *Problems { return ProblemsOf(func(string) *Text { return t }) }
+
+// ProblemsOf starts a collection of what is wrong with what several texts make
+// together; at says in which of them a key stands.
+func ProblemsOf(at func(key string) *Text) *Problems { return &Problems{at: at} }
 
 // Add notes that something is wrong at key. hint is its remedy.
 func (p *Problems) Add(key, hint, format string, args ...any) {
 	if !p.full() {
-		p.errs = append(p.errs, found{key, hint, fmt.Errorf(format, args...)})
+		p.errs = append(p.errs, found{p.at(key), key, hint, fmt.Errorf(format, args...)})
 	}
 }
 
@@ -62,10 +67,14 @@ func (p *Problems) First() error {
 		return nil
 	}
 	finders := make([]*finder, len(p.errs))
+	in := make(map[*Text][]*finder)
 	for i, f := range p.errs {
 		finders[i] = &finder{key: []byte(f.key), best: -1}
+		in[f.in] = append(in[f.in], finders[i])
 	}
-	p.text.find(finders)
+	for text, fs := range in {
+		text.find(fs)
+	}
 	first := 0
 	for i, f := range finders {
 		if f.line < finders[first].line {
@@ -73,5 +82,5 @@ func (p *Problems) First() error {
 		}
 	}
 	f := p.errs[first]
-	return remedy.With(&Error{File: p.text.file, Line: finders[first].line, Key: f.key, Err: f.err}, "%s", f.hint)
+	return remedy.With(&Error{File: f.in.file, Line: finders[first].line, Key: f.key, Err: f.err}, "%s", f.hint)
 }

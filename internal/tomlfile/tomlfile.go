@@ -168,6 +168,13 @@ func (f *finder) see(path []byte, line int) {
 	}
 }
 
+// Has reports whether key, or something inside it, stands in the text.
+func (t *Text) Has(key string) bool {
+	found := false
+	_ = scan(t.file, t.text, func(p []byte, _ int) { found = found || within(p, []byte(key)) })
+	return found
+}
+
 // within tells whether key is path or lies inside of it.
 func within(key, path []byte) bool {
 	rest, ok := bytes.CutPrefix(key, path)
