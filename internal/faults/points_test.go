@@ -476,6 +476,12 @@ func (v verb) try(w *world, p point) (wrong []string) {
 	note(fmt.Sprintf("before the start (%v)", err), broke)
 	note("before the start", tally.violations())
 
+	said := w.Log()
+	defer func() {
+		if len(wrong) > 0 {
+			wrong = append(wrong, "hornetd said: "+said)
+		}
+	}()
 	if err := w.TryStart(); err != nil {
 		note("start", []string{"I7: " + err.Error() + "\n" + w.Log()})
 		return wrong

@@ -81,6 +81,8 @@ var bugs = []bug{
 		"TestPoints", "load EINTR mkdirat"},
 	{"a failed commit is answered as done", "internal/daemon/load.go", "	if err := commit(); err != nil {\n		return err\n	}\n", "	if err := commit(); err != nil {\n		return nil\n	}\n",
 		"TestPoints", "load ENOSPC renameat2"},
+	{"one error has a link attached anew", "internal/daemon/attach.go", "	if err != nil {\n		return false, err\n	}\n	return state.Alive()", "	return err == nil && state.Alive()",
+		"TestPoints", "upgrade EINTR bpf"},
 	{"no lock on the root", "pinning/lock.go", "	err := uninterrupted(func() error { return unix.Flock(s.dir.fd, unix.LOCK_EX|unix.LOCK_NB) })\n", "	var err error\n",
 		"TestRacingStarts|TestStopped", ""},
 	{"records are not synced", "audit/log.go", "	if err := fdatasync(l.file); err != nil {\n		// The", "	if err := error(nil); err != nil {\n		// The",
