@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -69,6 +70,9 @@ func (a *act) conclude(err error) error {
 	}
 	if _, recErr := a.d.audit.Append(a.rec); recErr != nil {
 		a.d.log.Error("audit record", zap.Error(recErr))
+		if err == nil { // not to be taken for a refusal
+			recErr = fmt.Errorf("%s is done, but its outcome is not on record: %w", a.rec.Verb, recErr)
+		}
 		err = errors.Join(err, unrecorded{recErr})
 	}
 	a.tell(err)

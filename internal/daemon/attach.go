@@ -125,9 +125,14 @@ func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collec
 		}
 		taken[was.Name] = true
 		l, err := entry.Link(was.Name)
-		if err == nil && !isAt(l, t) {
-			l.Close()
-			err = pinning.ErrNotExist
+		if err == nil {
+			var at bool
+			if at, err = isAt(l, t); err == nil && !at {
+				err = pinning.ErrNotExist
+			}
+			if err != nil {
+				l.Close()
+			}
 		}
 		if errors.Is(err, pinning.ErrNotExist) {
 			rest = append(rest, t) // it was detached, or its pin taken away
@@ -157,10 +162,14 @@ func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collec
 	return rest, nil
 }
 
-// isAt says whether a link is attached, and to t.
-func isAt(l link.Link, t loader.Target) bool {
+// isAt says whether a link is attached, and to t. One of which the kernel does
+// not tell is not gone: attached anew, it would leave a gap for nothing.
+func isAt(l link.Link, t loader.Target) (bool, error) {
 	state, err := loader.Describe(l)
-	return err == nil && state.Alive() && state.At(t)
+	if err != nil {
+		return false, err
+	}
+	return state.Alive() && state.At(t), nil
 }
 
 // samePlace finds the link of old that t takes over, and the mode it was
