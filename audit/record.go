@@ -58,7 +58,7 @@ type Record struct {
 	DurationUS int64     `json:"duration_us,omitempty"`
 	Kind       string    `json:"kind,omitempty"` // of the error
 	Error      string    `json:"error,omitempty"`
-	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs
+	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs, or what is to be known of how it was done
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
 	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
 

@@ -136,8 +136,10 @@ type rawAttach struct {
 	Family     string   `toml:"family"`
 	Hook       string   `toml:"hook"`
 	Priority   int32    `toml:"priority"`
+	Priorities []int32  `toml:"priorities"`
 	Defrag     bool     `toml:"defrag"`
 	Map        string   `toml:"map"`
+	Upgrade    Upgrade  `toml:"upgrade"`
 }
 
 type rawAllow struct {

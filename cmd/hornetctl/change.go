@@ -25,6 +25,25 @@ func (c *ctl) load() *cobra.Command {
 	}
 }
 
+func (c *ctl) upgrade() *cobra.Command {
+	return &cobra.Command{
+		Use:   "upgrade NAME",
+		Short: "Replace what runs by what is on disk now",
+		Long: `Read and verify the manifest and the object of one collection again and put
+them in the place of what runs. plan shows what becomes of each attachment. What
+runs from them already is left as it is.`,
+		Args:              args("NAME"),
+		ValidArgsFunction: c.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			collection, err := c.client().Upgrade(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.print(collection, func() { c.say("%s: running: %s", collection.Name, summary(collection)) })
+		},
+	}
+}
+
 // summary is what of a collection is in the kernel, in one line.
 func summary(x api.Collection) string {
 	frozen := 0
@@ -138,6 +157,7 @@ func (c *ctl) planTable(plan api.Plan) {
 			t.row(change.Collection, actionCell(change), versionText(change), or(linkChanges(change.Links), "-"), change.Reason)
 		}
 		t.print()
+		c.changeTable(plan.Changes)
 	}
 	problems := plan.Problems
 	for _, change := range plan.Changes {
@@ -146,6 +166,36 @@ func (c *ctl) planTable(plan api.Plan) {
 		}
 	}
 	c.problemList(problems)
+}
+
+// changeTable shows how each attachment of what is replaced changes.
+func (c *ctl) changeTable(changes []api.Change) {
+	t := c.table("COLLECTION", "LINK", "TARGET", "HOW")
+	rows := 0
+	for _, change := range changes {
+		for _, l := range change.Links {
+			if change.Action == api.ActionReplace {
+				t.row(change.Collection, l.Name, l.Target, linkHow(l.Action))
+				rows++
+			}
+		}
+	}
+	if rows > 0 {
+		fmt.Fprintln(c.stdout)
+		t.print()
+	}
+}
+
+func linkHow(a api.LinkAction) cell {
+	switch a {
+	case api.LinkUpdate:
+		return cell{"updated in place", plain}
+	case api.LinkBeside:
+		return cell{"beside the old one, which then goes", plain}
+	case api.LinkGap:
+		return cell{"gap: the old one goes first", uneasy}
+	}
+	return cell{string(a), plain}
 }
 
 func actionCell(change api.Change) cell {
@@ -176,7 +226,7 @@ func versionText(change api.Change) string {
 // linkChanges counts what happens to the links: "2 keep, 1 attach".
 func linkChanges(links []api.LinkChange) string {
 	var parts []string
-	for _, action := range []string{"keep", "update", "attach", "detach"} {
+	for _, action := range []api.LinkAction{api.LinkKeep, api.LinkUpdate, api.LinkBeside, api.LinkGap, api.LinkAttach, api.LinkDetach} {
 		n := 0
 		for _, l := range links {
 			if l.Action == action {

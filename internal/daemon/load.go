@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -25,18 +26,18 @@ import (
 // Values flow forward: files are read, then decided on, then the kernel is
 // touched, and nothing reaches back. Whatever fails before the commit leaves
 // the kernel as it was. cache amortises kernel BTF over a batch of loads.
-func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Cache) (err error) {
-	a := d.begin(who, "load", src.Name, api.EventLoaded)
+func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cache) (err error) {
+	a := d.begin(who, as.verb, src.Name, api.EventLoaded)
 	defer func() { err = a.conclude(err) }()
 
 	var files safefile.Reader // one walk to the directory of manifest, object and signature
 	defer files.Close()
 	m, err := d.readManifest(&files, src)
 	if err != nil {
-		return d.private(who, policy.Load, src.Name, err)
+		return d.private(who, as.right, src.Name, err)
 	}
 	a.rec.Manifest, a.rec.Version = hexDigest(m.Digest), m.Version
-	grant, err := d.policy.Authorize(who.subject(), policy.Load, m)
+	grant, err := d.policy.Authorize(who.subject(), as.right, m)
 	if err != nil {
 		return err
 	}
@@ -44,9 +45,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	old := d.collection(m.Name)
-	if old != nil && !replace {
+	switch {
+	case old != nil && !as.replaces:
 		a.quiet = true
 		return old.unchanged(m)
+	case old == nil && as == asUpgrade:
+		return notRunning(m.Name)
 	}
 	name, err := pinning.ParseName(m.Name)
 	if err != nil {
@@ -57,6 +61,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	a.signed(verified)
+	if as == asUpgrade && old.runs(m, verified) {
+		a.quiet = true
+		return nil
+	}
 	spec, err := loader.OpenSpec(verified)
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.Object.Path, err)
@@ -72,6 +80,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	targets, err := loader.Resolve(spec, m, cache)
+	if err != nil {
+		return err
+	}
+	steps, err := old.steps(m, targets)
 	if err != nil {
 		return err
 	}
@@ -120,7 +132,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	}
 
 	// Live from here: every later failure must detach.
-	links, err := d.attach(stage, coll, targets, old)
+	links, err := d.attach(stage, coll, steps, old)
 	if err != nil {
 		return err
 	}
@@ -148,6 +160,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	links.keep()
 	d.advance(claimOf(m, verified))
 	a.loaded(record, old != nil)
+	a.rec.Reason = strings.Join(links.gaps, "; ")
 	d.put(m, &collection{record: record, proof: proven(verified)})
 	return nil
 }
@@ -267,29 +280,37 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 	return nil
 }
 
-// examine does what a load does up to the first change. resolve is the end of it.
-func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, resolve func(*ebpf.CollectionSpec, manifest.Manifest) error) error {
+// resolveFunc is loader.Resolve with a cache.
+type resolveFunc func(*ebpf.CollectionSpec, manifest.Manifest) ([]loader.Target, error)
+
+// examine does what a load does up to the first change, and says how the links
+// of old, nil where nothing runs, would change.
+func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, old *collection, resolve resolveFunc) ([]step, error) {
 	verified, err := d.admit(files, trust, m, d.booting)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	spec, err := loader.OpenSpec(verified)
 	if err != nil {
-		return fmt.Errorf("%s: %w", m.Object.Path, err)
+		return nil, fmt.Errorf("%s: %w", m.Object.Path, err)
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	grant, err := d.policy.Authorize(self().subject(), policy.Load, m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := grant.Check(m, plan.Spec()); err != nil {
-		return err
+		return nil, err
 	}
 	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
-		return err
+		return nil, err
 	}
-	return resolve(spec, m)
+	targets, err := resolve(spec, m)
+	if err != nil {
+		return nil, err
+	}
+	return old.steps(m, targets)
 }
