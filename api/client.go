@@ -78,6 +78,13 @@ func (c *Client) Unload(ctx context.Context, name string, req UnloadRequest) (Co
 	return out, err
 }
 
+// Recover has a quarantined directory, quarantine-ID-NAME, run as NAME again.
+func (c *Client) Recover(ctx context.Context, dir string) (Collection, error) {
+	var out Collection
+	err := c.call(ctx, RouteRecover, []string{dir}, nil, RecoverRequest{}, &out)
+	return out, err
+}
+
 // Rollback lets an older version of a collection load again.
 func (c *Client) Rollback(ctx context.Context, name string, req RollbackRequest) (Collection, error) {
 	var out Collection

@@ -80,6 +80,7 @@ func TestClientRequests(t *testing.T) {
 			_, err := c.Rollback(ctx, "a", RollbackRequest{Version: 4, Reason: "why"})
 			return err
 		},
+		RouteRecover: func() error { _, err := c.Recover(ctx, "quarantine-1-a"); return err },
 		RouteEntries: func() error {
 			_, err := c.Entries(ctx, "a", ".rodata", EntriesOptions{Limit: 5, After: "00&"})
 			return err
@@ -101,6 +102,7 @@ func TestClientRequests(t *testing.T) {
 		RouteUpgrade:  "POST /v1/collections/a/upgrade application/json {}",
 		RouteUnload:   `POST /v1/collections/a/unload application/json {"force":true}`,
 		RouteRollback: `POST /v1/collections/a/rollback application/json {"version":4,"reason":"why"}`,
+		RouteRecover:  "POST /v1/collections/quarantine-1-a/recover application/json {}",
 		RouteEntries:  "GET /v1/collections/a/maps/.rodata/entries?after=00%26&limit=5  ",
 		RouteStatus:   "GET /v1/status  ",
 		RouteReload:   "POST /v1/reload application/json {}",

@@ -8,6 +8,7 @@ type State string
 const (
 	StateRunning     State = "running"     // its programs are loaded and its links live
 	StateAvailable   State = "available"   // it can be loaded, nobody has asked yet
+	StatePending     State = "pending"     // it should run and waits for what it attaches to; Reason says for what
 	StateFailed      State = "failed"      // it should run and does not; Reason says why
 	StateQuarantined State = "quarantined" // it runs, but not as recorded; nothing touches it
 )
@@ -40,7 +41,7 @@ type File struct {
 
 // Signature is what checking the object's signature gave.
 type Signature struct {
-	Verdict   string `json:"verdict"`    // ok, unsigned, unknown-key, bad-signature, expired, …
+	Verdict   string `json:"verdict"`    // ok, ok-expired, ok-not-yet-valid, ok-rolled-back, unsigned, unknown-key, …
 	Format    string `json:"format"`     // cms-detached or cms-appended
 	Covers    string `json:"covers"`     // object, or object+manifest
 	CheckedBy string `json:"checked_by"` // hornetd, or hornetd+kernel

@@ -20,6 +20,7 @@ const (
 	EventAdopted     EventKind = "adopted"     // it ran before the daemon started
 	EventReplaced    EventKind = "replaced"    // it runs with another object or manifest
 	EventRepaired    EventKind = "repaired"    // a missing pin or link is back
+	EventDrift       EventKind = "drift"       // it is not as recorded, and stays so for now
 	EventUnloaded    EventKind = "unloaded"    // it is gone
 	EventQuarantined EventKind = "quarantined" // it does not match its record
 	EventRefused     EventKind = "refused"     // somebody asked and may not, or the signature says no

@@ -8,6 +8,7 @@ const (
 	RouteUpgrade  = "POST /v1/collections/{name}/upgrade"
 	RouteUnload   = "POST /v1/collections/{name}/unload"
 	RouteRollback = "POST /v1/collections/{name}/rollback"
+	RouteRecover  = "POST /v1/collections/{name}/recover"
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
@@ -32,6 +33,7 @@ func Routes() []Route {
 		{Pattern: RouteUpgrade, Request: UpgradeRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
+		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
 		{Pattern: RouteEntries, Query: []string{"limit", "after"}, Response: Entries{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
@@ -56,7 +58,7 @@ type UpgradeRequest struct{}
 
 // UnloadRequest asks that a collection stop.
 type UnloadRequest struct {
-	Force bool `json:"force,omitempty"` // also one in quarantine
+	Force bool `json:"force,omitempty"` // also one in quarantine, or that others require
 }
 
 // RollbackRequest asks that Version of a collection, older than what was loaded
@@ -65,6 +67,9 @@ type RollbackRequest struct {
 	Version uint64 `json:"version"`
 	Reason  string `json:"reason"` // for the audit log; never empty
 }
+
+// RecoverRequest asks that what is in quarantine run under its name again.
+type RecoverRequest struct{}
 
 // ReloadRequest asks that the manifests be read again and the differences applied.
 type ReloadRequest struct{}

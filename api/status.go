@@ -26,6 +26,7 @@ type Revocations struct {
 type Counts struct {
 	Running     int `json:"running"`
 	Available   int `json:"available"`
+	Pending     int `json:"pending"` // wait for what they attach to
 	Failed      int `json:"failed"`
 	Quarantined int `json:"quarantined"`
 	Verified    int `json:"verified"` // of those that run: with a signature over the manifest too

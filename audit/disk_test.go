@@ -116,6 +116,7 @@ func TestFullDisk(t *testing.T) {
 			}
 			refused(intent)
 			refused(Record{Phase: Refusal, Verb: VerbUnload, Error: text})
+			refused(Record{Phase: Refusal, Verb: VerbReload, Error: text})
 			refused(Record{Phase: Note, Verb: "start", Error: text})
 
 			// The reserve, to within a record and a block of its bytes.
@@ -123,6 +124,7 @@ func TestFullDisk(t *testing.T) {
 			for l.size-began < small.reserve-16<<10 {
 				ok(Record{Phase: Outcome, Verb: "load", Error: text})
 				ok(Record{Phase: Intent, Verb: VerbUnload, Error: text})
+				ok(Record{Phase: Intent, Verb: VerbReload, Error: text})
 			}
 			refused(intent)
 

@@ -20,11 +20,14 @@ const (
 )
 
 // Verbs whose records may use the reserved space: they take things down or put
-// them right.
+// them right. A reload puts a revocation list in force; what it loads has records
+// of its own.
 const (
 	VerbUnload     = "unload"
 	VerbRepair     = "repair"
 	VerbQuarantine = "quarantine"
+	VerbRecover    = "recover"
+	VerbReload     = "reload"
 )
 
 // Bounds of one record.
@@ -58,7 +61,7 @@ type Record struct {
 	DurationUS int64     `json:"duration_us,omitempty"`
 	Kind       string    `json:"kind,omitempty"` // of the error
 	Error      string    `json:"error,omitempty"`
-	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs, or what is to be known of how it was done
+	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs; of a repair, what was wrong; of an upgrade, what had a gap
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
 	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
 
@@ -77,7 +80,7 @@ type Caller struct {
 // reserved reports whether a record may use the space that is kept.
 func (r Record) reserved() bool {
 	switch r.Verb {
-	case VerbUnload, VerbRepair, VerbQuarantine:
+	case VerbUnload, VerbRepair, VerbQuarantine, VerbRecover, VerbReload:
 		return r.Phase != Refusal // which anybody can cause
 	}
 	return r.Phase == Outcome

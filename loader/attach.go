@@ -116,6 +116,9 @@ func attachInNetns(prog *ebpf.Program, t *Target) (l link.Link, err error) {
 		case kindNetfilter:
 			l, err = attachNetfilter(prog, *t)
 		}
+		if err != nil && t.Interface != "" && checkInterface(*t) != nil {
+			err = changed("the interface") // which the kernel tells as EINVAL
+		}
 		return err
 	})
 	return l, err
@@ -123,7 +126,7 @@ func attachInNetns(prog *ebpf.Program, t *Target) (l link.Link, err error) {
 
 // changed refuses a target that is not what Resolve found.
 func changed(what string) error {
-	return remedy.With(fmt.Errorf("%s was replaced after it had been looked up", what), "load again")
+	return remedy.With(absent{fmt.Errorf("%s was replaced after it had been looked up", what)}, "load again")
 }
 
 func checkInterface(t Target) error {

@@ -46,8 +46,9 @@ type MapState struct {
 // hold first. No program exists yet, and nothing is pinned: on error, and on
 // Close, they are gone.
 //
-// kept are the maps of the collection that this one replaces, by name. Of
-// those, a map whose manifest says keep = true is taken over as it is, with its
+// kept are maps that are there, by name: of the collection that this one
+// replaces, or of one that shares them. Of those, a map whose manifest says
+// keep = true or shared is taken over as it is, with its
 // contents and without writing anything to it, if its definition is the same;
 // else the error says what differs. CreateMaps does not close kept.
 func (p *Plan) CreateMaps(kept map[string]*ebpf.Map) (_ *Maps, err error) {
@@ -61,7 +62,7 @@ func (p *Plan) CreateMaps(kept map[string]*ebpf.Map) (_ *Maps, err error) {
 		if p.spec.Maps[name].Type == ebpf.StructOpsMap {
 			continue // made of programs: LoadPrograms creates it
 		}
-		if old, ok := kept[name]; ok && p.m.Maps[name].Keep {
+		if old, ok := kept[name]; ok && (p.m.Maps[name].Keep || p.m.Maps[name].Shared != "") {
 			if ms.byName[name], err = p.takeOver(name, old); err != nil {
 				return nil, err
 			}
@@ -111,13 +112,23 @@ func (p *Plan) createMap(name string) (*ebpf.Map, error) {
 }
 
 // takeOver returns a second descriptor of a map that the replaced collection
-// has under the same name.
+// has under the same name, or another one shares.
 func (p *Plan) takeOver(name string, old *ebpf.Map) (*ebpf.Map, error) {
-	if t := p.spec.Maps[name].Type; isOuter(t) || t == ebpf.ProgramArray {
-		return nil, remedy.With(p.m.Errorf("maps."+name+".keep", "a %s refers to what is replaced", t), "remove keep = true")
+	key := "maps." + name + ".keep"
+	shared := p.m.Maps[name].Shared
+	if shared != "" {
+		key = "maps." + name + ".shared"
 	}
-	if err := p.spec.Maps[name].Compatible(old); err != nil {
-		return nil, remedy.With(p.m.Errorf("maps."+name+".keep", "the map has another definition now: %w", err),
+	if t := p.spec.Maps[name].Type; isOuter(t) || t == ebpf.ProgramArray {
+		return nil, remedy.With(p.m.Errorf(key, "a %s refers to what is replaced", t), "remove the key")
+	}
+	err := p.spec.Maps[name].Compatible(old)
+	if err != nil && shared != "" {
+		return nil, remedy.With(p.m.Errorf(key, "the map that others have as %q has another definition: %w", shared, err),
+			"give all of them the same definition, or unload the others first")
+	}
+	if err != nil {
+		return nil, remedy.With(p.m.Errorf(key, "the map has another definition now: %w", err),
 			"remove keep = true to begin with an empty map, or go back to the old definition")
 	}
 	return old.Clone()

@@ -27,7 +27,7 @@ func openCgroup(name string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, remedy.With(fmt.Errorf("there is no cgroup %s", path),
+		return nil, remedy.With(absent{fmt.Errorf("there is no cgroup %s", path)},
 			"make it first (systemd does when it starts the unit), or correct the path")
 	case errors.Is(err, unix.ENOTDIR):
 		return nil, notCgroup(path)

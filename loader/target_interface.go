@@ -57,7 +57,7 @@ func noInterface(ns netns, pattern string, all []net.Interface) error {
 	if strings.ContainsAny(pattern, `*?[\`) {
 		err = fmt.Errorf("no interface%s matches %q", ns, pattern)
 	}
-	return remedy.With(err, "name one that exists: %s", strings.Join(names, ", "))
+	return remedy.With(absent{err}, "name one that exists: %s", strings.Join(names, ", "))
 }
 
 // ifindex returns the number of the interface name in the calling thread's

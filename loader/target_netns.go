@@ -29,7 +29,7 @@ func openNetns(path string) (netns, error) {
 	// Without O_NONBLOCK a FIFO would hold the daemon for ever.
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return netns{}, remedy.With(fmt.Errorf("network namespace %q does not exist", name),
+		return netns{}, remedy.With(absent{fmt.Errorf("network namespace %q does not exist", name)},
 			"make it first (ip netns add NAME makes /run/netns/NAME)")
 	}
 	if err != nil {

@@ -26,7 +26,7 @@ type executable struct {
 func openExecutable(path string) (executable, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return executable{}, remedy.With(fmt.Errorf("%s does not exist", path),
+		return executable{}, remedy.With(absent{fmt.Errorf("%s does not exist", path)},
 			"name the program or the library that holds the function")
 	}
 	if err != nil {

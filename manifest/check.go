@@ -61,6 +61,29 @@ func (c checker) fail(s string) Fail {
 	return Fail(s)
 }
 
+// maxOthers is how many collections one can require, or come after.
+const maxOthers = 64
+
+// others checks the names of other collections.
+func (c checker) others(key, self string, names []string) []string {
+	if len(names) > maxOthers {
+		c.Add(key, "name fewer", "names %d collections, more than %d", len(names), maxOthers)
+		return nil
+	}
+	for i, name := range names {
+		at := fmt.Sprintf("%s[%d]", key, i)
+		switch {
+		case ValidName(name) != nil:
+			c.Add(at, "write the name of a manifest's file, without .toml and the digits that order it", "%.80q is not the name of a collection", name)
+		case name == self:
+			c.Add(at, "remove it", "is this collection itself")
+		case slices.Contains(names[:i], name):
+			c.Add(at, "remove one", "%q stands there twice", name)
+		}
+	}
+	return names
+}
+
 func (c checker) object(raw rawObject) Object {
 	o := Object{Path: c.beside("object.path", raw.Path)}
 	if raw.Path == "" {

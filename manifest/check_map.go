@@ -9,8 +9,15 @@ import (
 
 func (c checker) maps(raw map[string]rawMap) map[string]Map {
 	checked := make(map[string]Map, len(raw))
+	shared := make(map[string]string)
 	for _, name := range slices.Sorted(maps.Keys(raw)) {
 		checked[name] = c.mapOf("maps."+name, name, raw[name], raw[all].Class)
+		if as := raw[name].Shared; as != "" {
+			if other, ok := shared[as]; ok {
+				c.Add("maps."+name+".shared", "choose another name", "%q is that of %s already", as, other)
+			}
+			shared[as] = name
+		}
 	}
 	return checked
 }
@@ -25,6 +32,7 @@ func (c checker) mapOf(key, name string, raw rawMap, general string) Map {
 		Entries:       c.entries(key+".entries", raw.Entries),
 		ProgramWrites: raw.ProgramWrites,
 		Keep:          raw.Keep,
+		Shared:        raw.Shared,
 		Inner:         raw.Inner,
 	}
 	if raw.Inner != "" {
@@ -34,6 +42,9 @@ func (c checker) mapOf(key, name string, raw rawMap, general string) Map {
 		if m.MaxEntries = *raw.MaxEntries; m.MaxEntries == 0 {
 			c.Add(key+".max_entries", "write 1 or more, or remove the key to take the object's number", "is 0")
 		}
+	}
+	if raw.Shared != "" && ValidName(raw.Shared) != nil {
+		c.Add(key+".shared", "write a name as collections have: a-z, 0-9, - and _", "%.80q is not a name", raw.Shared)
 	}
 	c.combination(key, name, m)
 	return m
@@ -68,6 +79,12 @@ func (c checker) combination(key, name string, m Map) {
 		c.Add(key+".max_entries", "name the map", "max_entries is "+every)
 	case name == all && m.Inner != "":
 		c.Add(key+".inner", "name the map", "inner is "+every)
+	case name == all && m.Shared != "":
+		c.Add(key+".shared", "name the map", "shared is "+every)
+	case m.Shared != "" && m.Class != ClassMutable:
+		c.Add(key+".shared", `remove it, or write class = "mutable"`, "only a mutable map is shared: another collection cannot know what a frozen one was filled with")
+	case m.Shared != "" && m.Keep:
+		c.Add(key+".keep", "remove it", "a shared map is kept anyway")
 	case m.ProgramWrites && m.Class == ClassMutable:
 		c.Add(key+".program_writes", "remove it", "programs may write a mutable map anyway")
 	case m.Keep && m.Class == ClassFrozen:

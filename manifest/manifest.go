@@ -17,6 +17,8 @@ type Manifest struct {
 	Version     uint64         // only grows; 0 where the manifest names none
 	Start       Start          // when it is loaded
 	Fail        Fail           // what a boot load that fails means
+	Requires    []string       // collections that must run, and come first
+	After       []string       // collections that come first where both come
 	Object      Object         // the ELF file and who may have signed it
 	Variables   map[string]any // global variable -> TOML value
 	Maps        map[string]Map // map name, or "*" for all that are not named
@@ -66,6 +68,7 @@ type Map struct {
 	Entries       []Entry // written before the freeze
 	ProgramWrites bool    // frozen for user space, but programs may write it
 	Keep          bool    // contents survive an upgrade with the same definition
+	Shared        string  // every collection of the same signer that says this name has the same map
 	MaxEntries    uint32  // 0: as the object says
 	Inner         string  // map-in-map: the map of the object that is the template
 }

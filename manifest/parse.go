@@ -43,6 +43,8 @@ func Parse(file string, b []byte) (Manifest, error) {
 		Version:     raw.Version,
 		Start:       c.start(raw.Start),
 		Fail:        c.fail(raw.Fail),
+		Requires:    c.others("requires", name, raw.Requires),
+		After:       c.others("after", name, raw.After),
 		Object:      c.object(raw.Object),
 		Variables:   c.variables(raw.Variables),
 		Maps:        c.maps(raw.Maps),
@@ -86,6 +88,8 @@ type rawManifest struct {
 	Version     uint64            `toml:"version"`
 	Start       string            `toml:"start"`
 	Fail        string            `toml:"fail"`
+	Requires    []string          `toml:"requires"`
+	After       []string          `toml:"after"`
 	Object      rawObject         `toml:"object"`
 	Variables   map[string]any    `toml:"variables"`
 	Maps        map[string]rawMap `toml:"maps"`
@@ -107,6 +111,7 @@ type rawMap struct {
 	Entries       []rawEntry `toml:"entries"`
 	ProgramWrites bool       `toml:"program_writes"`
 	Keep          bool       `toml:"keep"`
+	Shared        string     `toml:"shared"`
 	MaxEntries    *uint32    `toml:"max_entries"`
 	Inner         string     `toml:"inner"`
 }

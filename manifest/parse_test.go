@@ -260,6 +260,11 @@ func TestParseRefuses(t *testing.T) {
 		{`description = "\u202etxt"`, `2: description: "\u202etxt" contains a character`, ""},
 		{"description = '" + long + "'", "2: description: has 300 bytes, more than 200", "one line"},
 
+		{"requires = ['base', 'x']", "2: requires[1]: is this collection itself", "remove it"},
+		{"requires = ['a', 'a']", `2: requires[1]: "a" stands there twice`, "remove one"},
+		{"after = ['10-base.toml']", `2: after[0]: "10-base.toml" is not the name of a collection`, "without .toml"},
+		{"after = 'base'", "2: after: is a string, not an array", ""},
+
 		// Variables.
 		{"[variables]\n'a b' = 1", `3: variables.a b: "a b" is not a name in C`, "C source"},
 		{"[variables]\n0x = 1", `3: variables.0x: "0x" is not a name in C`, ""},
@@ -273,6 +278,11 @@ func TestParseRefuses(t *testing.T) {
 		{"[maps.hits]\nclass = 'forzen'", `3: maps.hits.class: "forzen" is none of frozen, mutable`, `did you mean "frozen"?`},
 		{"[maps.'a/b']\nclass = 'frozen'", `2: maps.a/b: "a/b" is not the name of a map`, `"*"`},
 		{"[maps.hits]\nclass = 'frozen'\n\nkeep = true", "5: maps.hits.keep: the contents of a frozen map", ""},
+		{"[maps.hits]\nclass = 'frozen'\nshared = 's'", "4: maps.hits.shared: only a mutable map is shared", ""},
+		{"[maps.hits]\nclass = 'mutable'\nshared = 's'\nkeep = true", "5: maps.hits.keep: a shared map is kept anyway", ""},
+		{"[maps.hits]\nclass = 'mutable'\nshared = 'S'", `4: maps.hits.shared: "S" is not a name`, ""},
+		{"[maps.'*']\nclass = 'mutable'\nshared = 's'", "4: maps.*.shared: shared is one map's", ""},
+		{"[maps.a]\nclass = 'mutable'\nshared = 's'\n[maps.b]\nclass = 'mutable'\nshared = 's'", `7: maps.b.shared: "s" is that of a already`, "another name"},
 		{"[maps.hits]\nclass = 'mutable'\nprogram_writes = true", "4: maps.hits.program_writes: programs may write a mutable map anyway", "remove it"},
 		{"[maps.hits]\nclass = 'mutable'\nmax_entries = 0", "4: maps.hits.max_entries: is 0", "1 or more"},
 		{"[maps.hits]\nclass = 'mutable'\nmax_entries = 4294967296", "4: maps.hits.max_entries: is 4294967296, out of range", ""},

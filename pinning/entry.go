@@ -22,6 +22,8 @@ type Entry struct {
 	Missing []string
 	// Foreign lists what lies in the directory and is not in the record.
 	Foreign []string
+	// Gone is set where Hold found no directory.
+	Gone bool
 
 	dir  dir
 	pins map[string]string // "maps/" + object -> "maps/" + pin, for pins that are there
@@ -50,6 +52,24 @@ func (s *Store) Load(n Name) (*Entry, error) {
 		}
 		return e, nil
 	}
+}
+
+// LoadQuarantined opens what Quarantined lists as dir, as Load does.
+func (s *Store) LoadQuarantined(dir string) (*Entry, error) {
+	n, err := quarantinedName(dir)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.dir.open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	e, err := readEntry(n, d)
+	if err != nil {
+		d.close()
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return e, nil
 }
 
 func (s *Store) openCollection(n Name) (dir, error) {
@@ -89,6 +109,9 @@ func (e *Entry) compare() error {
 	top, err := e.dir.read() // just opened
 	if err != nil {
 		return err
+	}
+	if !slices.ContainsFunc(top, func(ent dirent) bool { return ent.isPin() && ent.name == recordPin }) {
+		e.Missing = append(e.Missing, recordPin)
 	}
 	for _, ent := range top {
 		known := ent.isDir() && slices.Contains(subdirs[:], ent.name) || ent.isPin() && ent.name == recordPin
@@ -194,4 +217,9 @@ func (e *Entry) pinPath(sub, name string) (string, error) {
 }
 
 // Close releases the entry. What is pinned goes on running.
-func (e *Entry) Close() error { return e.dir.close() }
+func (e *Entry) Close() error {
+	if e.Gone {
+		return nil
+	}
+	return e.dir.close()
+}

@@ -82,6 +82,14 @@ func quarantineDir(id string, n Name) string {
 	return quarantinePrefix + id + "-" + n.s
 }
 
+// quarantinedName returns the name of the collection that was put aside as dir.
+func quarantinedName(dir string) (Name, error) {
+	if !strings.HasPrefix(dir, quarantinePrefix) || strings.Contains(dir, "/") {
+		return Name{}, fmt.Errorf("quarantine %q: %w", dir, ErrNotExist)
+	}
+	return ParseName(parseQuarantined(dir).Name)
+}
+
 func parseQuarantined(dir string) Quarantined {
 	_, name, _ := strings.Cut(strings.TrimPrefix(dir, quarantinePrefix), "-")
 	return Quarantined{Dir: dir, Name: name}

@@ -10,8 +10,10 @@ import (
 )
 
 // recordFormat is the format this version writes. A change that an older
-// hornetd would misread raises it.
-const recordFormat = 1
+// hornetd would misread raises it: one that does not know a field takes the
+// record to be damaged. 2 added Verdict, and of Signer the key's digest, the
+// beginning of the validity and the chain; in a record of format 1 they are empty.
+const recordFormat = 2
 
 // maxRecord bounds a record, in bytes of JSON.
 const maxRecord = 256 << 10
@@ -29,12 +31,15 @@ type Record struct {
 	Version        uint64 `json:"version"`
 	Start          string `json:"start"` // "boot", "request"
 
+	Requires []string `json:"requires,omitempty"` // collections that must run
+
 	ObjectFile      string `json:"object_file"`
 	ObjectDigest    string `json:"object_sha256"`
 	Signer          Signer `json:"signer"`
-	SignatureFormat string `json:"signature_format"` // "cms-detached", "cms-appended"
-	Covers          string `json:"covers"`           // "object", "object+manifest"
-	CheckedBy       string `json:"checked_by"`       // "hornetd", "kernel"
+	SignatureFormat string `json:"signature_format"`  // "cms-detached", "cms-appended"
+	Covers          string `json:"covers"`            // "object", "object+manifest"
+	CheckedBy       string `json:"checked_by"`        // "hornetd", "kernel"
+	Verdict         string `json:"verdict,omitempty"` // it was accepted with, as package signing names them
 
 	Maps     []RecordMap     `json:"maps"`
 	Programs []RecordProgram `json:"programs"`
@@ -50,8 +55,18 @@ type Signer struct {
 	Name      string    `json:"name"` // in the trust store
 	Subject   string    `json:"subject,omitempty"`
 	KeyID     string    `json:"key_id,omitempty"`
+	KeySHA256 string    `json:"key_sha256,omitempty"` // of its SubjectPublicKeyInfo
 	Algorithm string    `json:"algorithm,omitempty"`
+	NotBefore time.Time `json:"not_before,omitzero"`
 	NotAfter  time.Time `json:"not_after,omitzero"`
+	Chain     []Key     `json:"chain,omitempty"` // from the key that signed to the one in the trust store
+}
+
+// Key is one key that a signature was accepted through.
+type Key struct {
+	Certificate string   `json:"certificate_sha256,omitempty"` // of its DER; empty for a bare public key
+	SHA256      string   `json:"key_sha256,omitempty"`         // of its SubjectPublicKeyInfo
+	IDs         []string `json:"key_ids"`                      // subject key identifiers it goes by
 }
 
 // Caller is who asked for the load, as the kernel named them. A load nobody
@@ -67,7 +82,8 @@ type RecordMap struct {
 	Pin    string `json:"pin"` // file name below maps/, see PinName
 	Type   string `json:"type"`
 	ID     uint32 `json:"id"`
-	Class  string `json:"class"` // "frozen", "mutable"
+	Class  string `json:"class"`            // "frozen", "mutable"
+	Shared string `json:"shared,omitempty"` // the name by which others have it, too
 	Frozen bool   `json:"frozen"`
 	// ProgramWrites is set where the manifest gave up that programs cannot write
 	// a frozen map.

@@ -3,6 +3,7 @@ package pinning
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -12,10 +13,12 @@ import (
 
 func exampleRecord() Record {
 	return Record{
-		Format: 1, Name: "xdp-drop", Description: "Drop <traffic> & \"more\"", ManifestFile: "/etc/hornet.d/xdp-drop.toml",
+		Format: 2, Name: "xdp-drop", Description: "Drop <traffic> & \"more\"", ManifestFile: "/etc/hornet.d/xdp-drop.toml",
 		ManifestDigest: strings.Repeat("ab", 32), Version: 3, ObjectFile: "/etc/hornet.d/xdp.o", ObjectDigest: strings.Repeat("cd", 32),
-		Signer:          Signer{Name: "platform", Subject: "CN=platform", KeyID: "01:02", Algorithm: "ecdsa", NotAfter: time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC)},
-		SignatureFormat: "cms-detached", Covers: "object", CheckedBy: "hornetd",
+		Signer: Signer{Name: "platform", Subject: "CN=platform", KeyID: "01:02", KeySHA256: strings.Repeat("12", 32), Algorithm: "ecdsa",
+			NotBefore: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), NotAfter: time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC),
+			Chain: []Key{{strings.Repeat("ef", 32), strings.Repeat("12", 32), []string{"0102", "0304"}}, {SHA256: strings.Repeat("34", 32), IDs: []string{"05"}}}},
+		SignatureFormat: "cms-detached", Covers: "object", CheckedBy: "hornetd", Verdict: "ok-expired",
 		Maps: []RecordMap{
 			{Name: ".rodata", Pin: "_rodata", Type: "Array", ID: 7, Class: "frozen", Frozen: true, SHA256: strings.Repeat("0", 64), HashBy: "kernel"},
 			{Name: "hits", Pin: "hits", Type: "PerCPUHash", ID: 8, Class: "mutable"},
@@ -43,6 +46,24 @@ func TestRecordReadsBackAsWritten(t *testing.T) {
 	}
 }
 
+// TestRecordOfFormat1 reads what a hornetd that wrote format 1 had pinned on a host.
+func TestRecordOfFormat1(t *testing.T) {
+	b, err := os.ReadFile("testdata/record-1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := decodeRecord(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Format != 1 || r.Signer.KeyID != "56f417c73ad66a336e3f61f565586341691d27d0" || r.Version != 5 || len(r.Programs) != 2 || len(r.Links) != 1 {
+		t.Errorf("%+v", r)
+	}
+	if r.Verdict != "" || r.Signer.KeySHA256 != "" || r.Signer.Chain != nil {
+		t.Errorf("says more than was written: %+v", r.Signer)
+	}
+}
+
 func TestRecordIsRefused(t *testing.T) {
 	good, err := exampleRecord().encode()
 	if err != nil {
@@ -64,10 +85,10 @@ func TestRecordIsRefused(t *testing.T) {
 		"more behind":             {append([]byte(string(good)), " {}"...), ErrCorrupt},
 		"NUL behind":              {append([]byte(string(good)), 0), ErrCorrupt},
 		"unknown field":           {replace(`"covers"`, `"colour":1,"covers"`), ErrCorrupt},
-		"no format":               {replace(`"format":1,`, ``), ErrCorrupt},
-		"format below one":        {replace(`"format":1`, `"format":-1`), ErrCorrupt},
-		"newer":                   {replace(`"format":1`, `"format":2`), ErrNewerRecord},
-		"newer and not readable":  {replace(`"format":1,"name":`, `"format":9,"colour":{},"name":`), ErrNewerRecord},
+		"no format":               {replace(`"format":2,`, ``), ErrCorrupt},
+		"format below one":        {replace(`"format":2`, `"format":-1`), ErrCorrupt},
+		"newer":                   {replace(`"format":2`, `"format":3`), ErrNewerRecord},
+		"newer and not readable":  {replace(`"format":2,"name":`, `"format":9,"colour":{},"name":`), ErrNewerRecord},
 		"bad name":                {replace(`"name":"xdp-drop"`, `"name":"../x"`), ErrCorrupt},
 		"pin leads out":           {replace(`"pin":"hits"`, `"pin":"../record"`), ErrCorrupt},
 		"pin is another's":        {replace(`"pin":"hits"`, `"pin":"_rodata"`), ErrCorrupt},
@@ -99,7 +120,8 @@ func FuzzDecodeRecord(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte(`{"format":1,"name":"a"}`))
-	f.Add([]byte(`{"format":2,"name":1}`))
+	f.Add([]byte(`{"format":3,"name":1}`))
+	f.Add([]byte(`{"format":2,"name":"a","signer":{"chain":[{"key_ids":null},{}]}}`))
 	f.Add([]byte(`{"format":1,"name":"a","maps":[{"name":"..","pin":"__"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := decodeRecord(b)

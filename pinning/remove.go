@@ -68,6 +68,19 @@ func (s *Store) Quarantine(n Name) (string, error) {
 	return dir, nil
 }
 
+// Restore gives what Quarantined lists as dir its collection's name back: it is
+// committed again. It returns ErrExist where the name is taken.
+func (s *Store) Restore(dir string) error {
+	n, err := quarantinedName(dir)
+	if err != nil {
+		return err
+	}
+	if err := s.dir.rename(dir, n.s, unix.RENAME_NOREPLACE); err != nil {
+		return fmt.Errorf("%s: restore: %w", dir, err)
+	}
+	return nil
+}
+
 // Sweep takes down what a crash left: every stage. It returns the names of
 // those it removed. A stage that holds something this version does not know
 // (a newer hornetd may have been in the middle of an upgrade) is put into

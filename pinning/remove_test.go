@@ -184,10 +184,31 @@ func TestQuarantineKeepsRunning(t *testing.T) {
 	if diff := cmp.Diff(collectionTree("quarantine-*-xdp-drop"), tree(t, root)); diff != "" {
 		t.Error(diff)
 	}
+	must(t, s.Restore(dir))
+	if diff := cmp.Diff(collectionTree("xdp-drop"), tree(t, root)); diff != "" || !attached(id) {
+		t.Errorf("restored, attached %t:\n%s", attached(id), diff)
+	}
+	dir, err = s.Quarantine(name(t, "xdp-drop"))
+	must(t, err)
+	e, err := s.LoadQuarantined(dir)
+	must(t, err)
+	if e.Record.Name != "xdp-drop" || len(e.Missing)+len(e.Foreign) != 0 {
+		t.Errorf("in quarantine: %+v", e)
+	}
+	e.Close()
 	commit(t, s, "xdp-drop") // the name is free
+	if err := s.Restore(dir); !errors.Is(err, ErrExist) {
+		t.Errorf("Restore to a name that is taken: %v", err)
+	}
 	for _, bad := range []string{"xdp-drop", "quarantine-none/../xdp-drop", dir + "/../xdp-drop", "", "quarantine-none"} {
 		if err := s.RemoveQuarantined(bad); !errors.Is(err, ErrNotExist) {
 			t.Errorf("RemoveQuarantined(%q) = %v", bad, err)
+		}
+		if err := s.Restore(bad); err == nil {
+			t.Errorf("Restore(%q)", bad)
+		}
+		if _, err := s.LoadQuarantined(bad); err == nil {
+			t.Errorf("LoadQuarantined(%q)", bad)
 		}
 	}
 	must(t, s.RemoveQuarantined(dir))

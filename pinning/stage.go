@@ -150,17 +150,8 @@ func (st *Stage) claim(sub, object string) (string, error) {
 // called was, under the name as: its pin becomes a second name of the same
 // file, so that the link stays attached when the old directory goes.
 func (st *Stage) LinkExisting(from *Entry, was, as string) error {
-	old, ok := from.pins[linksDir+"/"+was]
-	if !ok {
-		return fmt.Errorf("link %q: take over: pin: %w", was, ErrNotExist)
-	}
-	name, err := st.claim(linksDir, as)
-	if err != nil {
-		return fmt.Errorf("link %q: %w", as, err)
-	}
-	err = uninterrupted(func() error { return unix.Linkat(from.dir.fd, old, st.dir.fd, linksDir+"/"+name, 0) })
-	if err != nil {
-		return fmt.Errorf("link %q: take over as %q: %w", was, name, err)
+	if err := st.keep(from, linksDir, was, as); err != nil {
+		return fmt.Errorf("link %q: %w", was, err)
 	}
 	return nil
 }

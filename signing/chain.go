@@ -31,7 +31,7 @@ func (e entry) authority() bool { return isCA(e.cert) && cms.CheckKey(e.key) == 
 
 // issued are the entries that m's own certificates make: the one m names, for
 // each CA of the store that its chains end at. The error says why there is none.
-func (t *Trust) issued(m *cms.Message, now time.Time) ([]entry, error) {
+func (t *Trust) issued(m *cms.Message) ([]entry, error) {
 	authorities := slices.DeleteFunc(slices.Clone(t.entries), func(e entry) bool { return !e.authority() })
 	if len(authorities) == 0 { // then nothing in it needs a parser
 		return nil, errors.New("there is no CA that could have issued the certificate in it")
@@ -40,11 +40,7 @@ func (t *Trust) issued(m *cms.Message, now time.Time) ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: others, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}
-	for _, ca := range authorities {
-		options.Roots.AddCert(ca.cert)
-	}
-	chains, err := chains(leaf.cert, options, now)
+	chains, err := chains(leaf.cert, others, authorities)
 	if err != nil {
 		return nil, fmt.Errorf("the certificate of %.200q in it does not lead to a CA of the store: %w", leaf.cert.Subject.String(), err)
 	}
@@ -54,6 +50,9 @@ func (t *Trust) issued(m *cms.Message, now time.Time) ([]entry, error) {
 			if ca.cert.Equal(chain[len(chain)-1]) {
 				e := leaf
 				e.name, e.file, e.chain = ca.name, ca.file, chain
+				if e.keys, err = keysOf(chain); err != nil {
+					return nil, err
+				}
 				entries = append(entries, e)
 			}
 		}
@@ -61,12 +60,23 @@ func (t *Trust) issued(m *cms.Message, now time.Time) ([]entry, error) {
 	return entries, nil
 }
 
+// keysOf are the keys of a chain, in its order.
+func keysOf(chain []*x509.Certificate) (keys []Key, err error) {
+	for _, cert := range chain {
+		e, err := certificateEntry(cert)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, e.keys...)
+	}
+	return keys, nil
+}
+
 // carried returns the certificate in m that it names, and the others.
-func carried(m *cms.Message) (leaf entry, others *x509.CertPool, err error) {
+func carried(m *cms.Message) (leaf entry, others []*x509.Certificate, err error) {
 	if len(m.Certificates) > maxCarried {
 		return entry{}, nil, fmt.Errorf("it has %d certificates in it, at most %d are accepted", len(m.Certificates), maxCarried)
 	}
-	others = x509.NewCertPool()
 	for _, b := range m.Certificates {
 		cert, err := x509.ParseCertificate(b)
 		if err != nil {
@@ -84,7 +94,7 @@ func carried(m *cms.Message) (leaf entry, others *x509.CertPool, err error) {
 			continue
 		}
 		if isCA(cert) {
-			others.AddCert(cert)
+			others = append(others, cert)
 		}
 	}
 	switch {
@@ -100,32 +110,52 @@ func carried(m *cms.Message) (leaf entry, others *x509.CertPool, err error) {
 	return leaf, others, nil
 }
 
-// chains verifies cert at now; where something has expired, as it was in its
-// first moment: the validity is looked at once the signature is known to be good.
-func chains(cert *x509.Certificate, options x509.VerifyOptions, now time.Time) ([][]*x509.Certificate, error) {
-	options.CurrentTime = now
-	found, err := cert.Verify(options)
-	var invalid x509.CertificateInvalidError
-	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		options.CurrentTime = cert.NotBefore
-		found, err = cert.Verify(options)
+// chains are cert's ways to one of authorities, valid or not: whether all of one
+// is valid now is looked at once the signature is known to be good, and there may
+// never have been a moment at which all of it was (a CA that was renewed after
+// cert had ended, the old certificate gone). crypto/x509 insists on a moment, so
+// it is given copies that are always valid.
+func chains(cert *x509.Certificate, others []*x509.Certificate, authorities []entry) ([][]*x509.Certificate, error) {
+	originals := make(map[*x509.Certificate]*x509.Certificate)
+	always := func(cert *x509.Certificate) *x509.Certificate {
+		c := *cert
+		c.NotBefore, c.NotAfter = time.Time{}, lastMoment
+		originals[&c] = cert
+		return &c
 	}
+	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: lastMoment,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}
+	for _, ca := range authorities {
+		options.Roots.AddCert(always(ca.cert))
+	}
+	for _, other := range others {
+		options.Intermediates.AddCert(always(other))
+	}
+	found, err := always(cert).Verify(options)
 	if err != nil {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "x509: "))
+	}
+	for _, chain := range found {
+		for i := range chain {
+			chain[i] = originals[chain[i]]
+		}
 	}
 	return found, nil
 }
 
-// validity is when e's certificate and all above it are valid. There must be one.
-func (e entry) validity() (from, until time.Time, whose *x509.Certificate) {
-	from, until, whose = e.cert.NotBefore, e.cert.NotAfter, e.cert
+var lastMoment = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// validity is of e's certificate and those above it the one that begins last and
+// the one that ends first. There must be one. They may leave no time between them.
+func (e entry) validity() (from, until *x509.Certificate) {
+	from, until = e.cert, e.cert
 	for _, cert := range e.chain {
-		if cert.NotBefore.After(from) {
-			from = cert.NotBefore
+		if cert.NotBefore.After(from.NotBefore) {
+			from = cert
 		}
-		if cert.NotAfter.Before(until) {
-			until, whose = cert.NotAfter, cert
+		if cert.NotAfter.Before(until.NotAfter) {
+			until = cert
 		}
 	}
-	return from, until, whose
+	return from, until
 }

@@ -310,6 +310,22 @@ func TestChainsByOpenSSL(t *testing.T) {
 	if err != nil || v.Signer().Name != "root" || v.Signer().Subject != "CN=leaf" {
 		t.Errorf("%v, signer %+v", err, v.Signer())
 	}
+	// The chain it was accepted through, by openssl's digests.
+	var chain []Key
+	for _, name := range []string{"leaf", "middle", "root"} {
+		openssl("x509 -in " + name + ".pem -outform DER -out " + name + ".der")
+		openssl("x509 -in " + name + ".pem -pubkey -noout -out " + name + ".pub")
+		openssl("pkey -pubin -in " + name + ".pub -outform DER -out " + name + ".spki")
+		chain = append(chain, Key{Certificate: hexOf(read(name + ".der")), SHA256: hexOf(read(name + ".spki"))})
+	}
+	if got := v.Signer().Chain; len(got) != 3 || got[0].IDs[0] != v.Signer().KeyID || v.Signer().KeySHA256 != chain[0].SHA256 {
+		t.Errorf("chain %+v, signer %+v", got, v.Signer())
+	}
+	for i, k := range v.Signer().Chain {
+		if k.Certificate != chain[i].Certificate || k.SHA256 != chain[i].SHA256 {
+			t.Errorf("link %d: %+v, openssl says %+v", i, k, chain[i])
+		}
+	}
 
 	issue := func(name string, ca bool, issuer *Issuer) (*Issuer, []byte) {
 		t.Helper()

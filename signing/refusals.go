@@ -92,16 +92,19 @@ func (e entry) unusable(b Bundle) error {
 		"put a code-signing certificate into %s and sign with that: "+signCommand, e.file, b.ObjectFile)
 }
 
-func (e entry) expired(b Bundle, now, from, until time.Time, whose *x509.Certificate) error {
-	name, clock := e.name, now.UTC().Format(time.RFC3339)
-	if e.chain != nil {
-		name = whose.Subject.String()
+func (e entry) expired(b Bundle, now time.Time, from, until *x509.Certificate) error {
+	name := func(cert *x509.Certificate) string {
+		if e.chain != nil {
+			return cert.Subject.String()
+		}
+		return e.name
 	}
-	if now.Before(from) {
+	clock := now.UTC().Format(time.RFC3339)
+	if now.Before(from.NotBefore) {
 		return remedy.With(refuse(b, Expired, e.name, fmt.Sprintf("certificate of %.200q is valid from %s, the clock says %s",
-			name, from.UTC().Format(time.RFC3339), clock)), "set the clock, or wait")
+			name(from), from.NotBefore.UTC().Format(time.RFC3339), clock)), "set the clock, or wait")
 	}
-	reason := fmt.Sprintf("certificate of %.200q was valid until %s, the clock says %s", name, until.UTC().Format(time.RFC3339), clock)
+	reason := fmt.Sprintf("certificate of %.200q was valid until %s, the clock says %s", name(until), until.NotAfter.UTC().Format(time.RFC3339), clock)
 	if e.chain != nil {
 		return remedy.With(refuse(b, Expired, e.name, reason), "have a new one issued (hornetctl keygen --issuer) and sign again: "+signCommand, b.ObjectFile)
 	}

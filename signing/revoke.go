@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -38,6 +36,7 @@ type Revocations struct {
 
 	digest [32]byte // of the signed bytes
 	signer Signer
+	file   []byte
 }
 
 // RevokedKey is a key that is withdrawn, in whatever certificate it stands.
@@ -68,6 +67,9 @@ type MinimumVersion struct {
 // Signer returns who signed the list.
 func (l *Revocations) Signer() Signer { return l.signer }
 
+// File returns the contents of the list's file as they were verified.
+func (l *Revocations) File() []byte { return l.file }
+
 // signatureBegin is where the signature of a list begins: what `openssl cms
 // -sign -outform PEM` writes, behind the signed bytes.
 const signatureBegin = "-----BEGIN CMS-----\n"
@@ -80,9 +82,10 @@ func SplitRevocations(b []byte) (list, signature []byte, err error) {
 	if at == 0 {
 		return nil, nil, errors.New("it is not signed: no line -----BEGIN CMS-----")
 	}
-	block, rest := pem.Decode(b[at:])
-	if block == nil || block.Type != "CMS" || len(block.Headers) > 0 || len(rest) > 0 || !bytes.HasPrefix(b[at:], []byte(signatureBegin)) {
-		return nil, nil, errors.New("its signature is no PEM block of type CMS, or something follows it")
+	// One spelling, OpenSSL's: the library steps over what is no block.
+	block, _ := pem.Decode(b[at:])
+	if block == nil || !bytes.Equal(b[at:], pem.EncodeToMemory(&pem.Block{Type: "CMS", Bytes: block.Bytes})) {
+		return nil, nil, errors.New("its signature is not one PEM block of type CMS as openssl writes it, or something follows it")
 	}
 	return b[:at], block.Bytes, nil
 }
@@ -128,7 +131,7 @@ func (t *Trust) verifyRevocations(file string, b []byte, roots []string) (*Revoc
 	if _, err := t.WithRevocations(l).Verify(signed, here, time.Time{}); err != nil {
 		return nil, err // it revokes its own signer
 	}
-	l.digest, l.signer = v.Digest(), v.Signer()
+	l.digest, l.signer, l.file = v.Digest(), v.Signer(), b
 	return l, nil
 }
 
@@ -253,47 +256,34 @@ func (t *Trust) Unlisted() error { return t.closed }
 // Revocations returns the list in force, nil where there is none.
 func (t *Trust) Revocations() *Revocations { return t.list }
 
-// revokes says why nothing that e signed counts, or "": its key or certificate
-// is revoked, or one above it.
-func (l *Revocations) revokes(e entry) string {
+// revokes says why nothing that is accepted through keys under name counts, or
+// "": one of them is revoked, or its certificate.
+func (l *Revocations) revokes(name string, keys []Key) string {
+	return cmp.Or(l.revokesKeys(name, keys), l.revokesCertificates(name, keys))
+}
+
+func (l *Revocations) revokesKeys(name string, keys []Key) string {
 	if l == nil {
 		return ""
 	}
-	reason := l.revokesKey(e)
-	for _, cert := range e.chain {
-		above, err := certificateEntry(cert)
-		if err != nil {
-			return err.Error()
+	for _, key := range keys {
+		for _, k := range l.Keys {
+			if k.ID == key.SHA256 || slices.Contains(key.IDs, k.ID) {
+				return because(fmt.Sprintf("key %s of %q is revoked", k.ID, name), k.Reason)
+			}
 		}
-		above.name = e.name
-		reason = cmp.Or(reason, l.revokesKey(above))
 	}
-	return reason
+	return ""
 }
 
-func (l *Revocations) revokesKey(e entry) string {
-	ids := make([]string, len(e.keyIDs))
-	for i, id := range e.keyIDs {
-		ids[i] = hex.EncodeToString(id)
+func (l *Revocations) revokesCertificates(name string, keys []Key) string {
+	if l == nil {
+		return ""
 	}
-	if spki, err := x509.MarshalPKIXPublicKey(e.key); err == nil {
-		sum := sha256.Sum256(spki)
-		ids = append(ids, hex.EncodeToString(sum[:]))
-		derived, _ := derivedKeyIDs(spki)
-		for _, id := range derived {
-			ids = append(ids, hex.EncodeToString(id))
-		}
-	}
-	for _, k := range l.Keys {
-		if slices.Contains(ids, k.ID) {
-			return because(fmt.Sprintf("key %s of %q is revoked", k.ID, e.name), k.Reason)
-		}
-	}
-	if e.cert != nil {
-		sum := sha256.Sum256(e.cert.Raw)
+	for _, key := range keys {
 		for _, c := range l.Certificates {
-			if c.SHA256 == hex.EncodeToString(sum[:]) {
-				return because(fmt.Sprintf("certificate %.16s… of %q is revoked", c.SHA256, e.name), c.Reason)
+			if c.SHA256 == key.Certificate {
+				return because(fmt.Sprintf("certificate %.16s… of %q is revoked", c.SHA256, name), c.Reason)
 			}
 		}
 	}
@@ -342,34 +332,41 @@ func (t *Trust) CheckVersion(c Claim) error {
 }
 
 // Revoked says why what runs would be refused by the list in force, or "". c and
-// keyID are what its record says; no file is needed.
-func (t *Trust) Revoked(c Claim, keyID string) string {
+// s are what its record says; no file is needed. A record of an older hornetd has
+// no chain, and goes by its key identifier.
+func (t *Trust) Revoked(c Claim, s Signer) string {
 	if t.list == nil {
 		return ""
 	}
-	for _, k := range t.list.Keys {
-		if k.ID == keyID {
-			return because(fmt.Sprintf("key %s of %q is revoked", k.ID, c.Signer), k.Reason)
-		}
+	chain := s.Chain
+	if len(chain) == 0 {
+		chain = []Key{{IDs: []string{s.KeyID}}}
 	}
-	if reason := t.list.revokesObject(c.ObjectDigest); reason != "" {
+	if reason := cmp.Or(t.list.revokesKeys(c.Signer, chain), t.list.revokesObject(c.ObjectDigest), t.list.tooOld(c.Manifest, c.Version)); reason != "" {
 		return reason
 	}
-	if reason := t.list.tooOld(c.Manifest, c.Version); reason != "" {
-		return reason
-	}
-	// By certificate, or by another identifier of its key. Several may have
-	// the key: while one of them counts, so does what it signed.
-	reason := ""
+	// By certificate, or by another identifier of its key. Several certificates of
+	// the store may have the key: while one of them counts, so does what it signed.
+	reason := t.list.revokesCertificates(c.Signer, chain)
 	for _, e := range t.entries {
-		if hex.EncodeToString(e.keyIDs[0]) != keyID {
+		if e.problem != nil || !e.keys[0].same(chain[0]) {
 			continue
 		}
-		if reason = t.list.revokes(e); reason == "" {
+		revoked := t.list.revokes(e.name, e.keys)
+		if revoked == "" {
 			return ""
 		}
+		reason = cmp.Or(reason, revoked)
 	}
 	return reason
+}
+
+// same reports whether recorded, which may have nothing but an identifier, is k.
+func (k Key) same(recorded Key) bool {
+	if recorded.SHA256 != "" {
+		return k.SHA256 == recorded.SHA256
+	}
+	return len(recorded.IDs) > 0 && k.IDs[0] == recorded.IDs[0]
 }
 
 func revokedBy(b Bundle, signer, reason string) error {

@@ -20,6 +20,10 @@ func TestRevocationOfChains(t *testing.T) {
 	b := Bundle{Object: object, ObjectFile: "x.o", Signature: leaf.carry(t, object, leaf, middle)}
 	key := func(s signer) string { return "[[key]]\nid = '" + hex.EncodeToString(s.cert.SubjectKeyId) + "'\n" }
 	certificate := func(s signer) string { return "[[certificate]]\nsha256 = '" + hexOf(s.cert.Raw) + "'\n" }
+	before, err := store.Verify(b, nil, now)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name, list string
 		want       Verdict
@@ -37,6 +41,15 @@ func TestRevocationOfChains(t *testing.T) {
 		if got, message, _ := refusal(t, second(store.WithRevocations(l).Verify(b, nil, now))); got != tt.want {
 			t.Errorf("%s: %s (%s), want %s", tt.name, got, message, tt.want)
 		}
+		// What runs, by its record alone, is judged alike.
+		if reason := store.WithRevocations(l).Revoked(Claim{}, before.Signer()); (reason != "") != (tt.want == Revoked) {
+			t.Errorf("%s, by its record: %q", tt.name, reason)
+		}
+	}
+	// With the signer's own key in the store it does not matter who else vouched for it.
+	store = trust(t, map[string][]byte{"team.pem": root.pem(), "leaf.pem": leaf.pem()}).WithRevocations(list(t, "serial = 1\n"+certificate(middle)))
+	if reason := store.Revoked(Claim{}, before.Signer()); reason != "" {
+		t.Errorf("in the store itself: %q", reason)
 	}
 }
 

@@ -86,14 +86,17 @@ func TestRevocation(t *testing.T) {
 			}
 			// What runs, by its record alone, is judged alike.
 			c := Claim{Manifest: "m", Signer: "dev", ObjectDigest: hexOf(object)}
-			if keyID := hex.EncodeToString(s.cert.SubjectKeyId); (store.Revoked(c, keyID) != "") != (tt.want == Revoked) {
-				t.Errorf("by its record: %q", store.Revoked(c, keyID))
+			before, err := store.WithRevocations(nil).Verify(b, nil, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for what, recorded := range map[string]Signer{"its record": before.Signer(), "an older record": {KeyID: before.Signer().KeyID}} {
+				if (store.Revoked(c, recorded) != "") != (tt.want == Revoked) {
+					t.Errorf("by %s: %q", what, store.Revoked(c, recorded))
+				}
 			}
 			if tt.want == OK && v.Verdict() != OK {
 				t.Errorf("verdict %s", v.Verdict())
-			}
-			if _, err := store.WithRevocations(nil).Verify(b, nil, at); err != nil {
-				t.Errorf("without the list: %v", err)
 			}
 		})
 	}
@@ -115,7 +118,7 @@ func TestRevocationGoesBeforeExpiry(t *testing.T) {
 		t.Errorf("expired and accepted before: %s, %v; asked %q", v.Verdict(), err, asked)
 	}
 	early := s.cert.NotBefore.AddDate(-50, 0, 0)
-	if v, err := store.Verify(b, nil, early); err != nil || v.Verdict() != OKExpired {
+	if v, err := store.Verify(b, nil, early); err != nil || v.Verdict() != OKNotYetValid {
 		t.Errorf("with a dead clock: %s, %v", v.Verdict(), err)
 	}
 	asked = ""
@@ -151,8 +154,8 @@ func TestMinimumVersions(t *testing.T) {
 		if got != want || want != OK && !strings.Contains(message, "hole") {
 			t.Errorf("version %d: %s %s", v, got, message)
 		}
-		if (store.Revoked(claim(v, "a"), "") != "") != (want != OK) {
-			t.Errorf("version %d, running: %q", v, store.Revoked(claim(v, "a"), ""))
+		if (store.Revoked(claim(v, "a"), Signer{}) != "") != (want != OK) {
+			t.Errorf("version %d, running: %q", v, store.Revoked(claim(v, "a"), Signer{}))
 		}
 	}
 	other := claim(1, "a")
@@ -211,6 +214,8 @@ func TestListRefused(t *testing.T) {
 		"a line before":        append([]byte("\n"), good...),
 		"a line behind":        append(bytes.Clone(good), '\n'),
 		"TOML behind":          append(bytes.Clone(good), "serial = 2\n"...),
+		"a block cut off":      replaced("-----BEGIN CMS-----\n", "-----BEGIN CMS-----\nMIGj\n-----BEGIN CMS-----\n"),
+		"lines end as in DOS":  bytes.ReplaceAll(good, []byte("\n"), []byte("\r\n")),
 		"two signatures":       append(bytes.Clone(good), good[bytes.Index(good, []byte("-----BEGIN")):]...),
 		"another block":        replaced("CMS", "CERTIFICATE"),
 		"PEM headers":          replaced("-----BEGIN CMS-----\n", "-----BEGIN CMS-----\nA: b\n\n"),

@@ -26,19 +26,21 @@ import (
 	"github.com/hornetd/hornetd/internal/cms"
 )
 
-// Verdict is what Verify says of a bundle. Only OK and OKExpired let it run.
+// Verdict is what is said of a bundle. Only those that begin with "ok" let it run.
 type Verdict string
 
 const (
 	OK             Verdict = "ok"
-	OKExpired      Verdict = "ok-expired"      // good but for the certificate's validity, and let run (Bundle.Accepted)
-	Unsigned       Verdict = "unsigned"        // there is no signature
-	UnknownKey     Verdict = "unknown-key"     // no key that may sign this is in the trust store
-	BadSignature   Verdict = "bad-signature"   // malformed, or not over these bytes
-	Expired        Verdict = "expired"         // good, but outside the certificate's validity
-	Revoked        Verdict = "revoked"         // the key was withdrawn
-	RolledBack     Verdict = "rolled-back"     // older than what ran here before
-	DigestMismatch Verdict = "digest-mismatch" // not the bytes the manifest pins
+	OKExpired      Verdict = "ok-expired"       // good but that the certificate has ended, and let run (Bundle.Accepted)
+	OKNotYetValid  Verdict = "ok-not-yet-valid" // the same, of one that has not begun
+	OKRolledBack   Verdict = "ok-rolled-back"   // an older version, and let run all the same
+	Unsigned       Verdict = "unsigned"         // there is no signature
+	UnknownKey     Verdict = "unknown-key"      // no key that may sign this is in the trust store
+	BadSignature   Verdict = "bad-signature"    // malformed, or not over these bytes
+	Expired        Verdict = "expired"          // good, but outside the certificate's validity
+	Revoked        Verdict = "revoked"          // the key was withdrawn
+	RolledBack     Verdict = "rolled-back"      // older than what ran here before
+	DigestMismatch Verdict = "digest-mismatch"  // not the bytes the manifest pins
 )
 
 // Error is a refusal. The error Verify returns carries a remedy too
@@ -61,7 +63,7 @@ type Bundle struct {
 	SignatureFile string
 	SHA256        *[32]byte // the object's digest as the manifest pins it, or nil
 	// Accepted decides on a signature that is good but for the validity of its
-	// certificate: true lets it run as OKExpired. nil: none does.
+	// certificate: true lets it run as OKExpired or OKNotYetValid. nil: none does.
 	Accepted func(s Signer, object [32]byte) bool
 
 	Manifest          []byte // as it was parsed
@@ -181,7 +183,7 @@ func (t *Trust) signer(b Bundle, signers []string, now time.Time) (Verified, err
 	if err != nil {
 		return Verified{}, malformed(b, err)
 	}
-	candidates, err := t.candidates(b, message, signers, now)
+	candidates, err := t.candidates(b, message, signers)
 	if err != nil {
 		return Verified{}, err
 	}
@@ -190,7 +192,10 @@ func (t *Trust) signer(b Bundle, signers []string, now time.Time) (Verified, err
 		return Verified{}, err
 	}
 	v := Verified{signer: e.signer(), verdict: OK, time: message.SignedAt}
-	if err != nil {
+	switch {
+	case err != nil && now.Before(v.signer.NotBefore):
+		v.verdict = OKNotYetValid
+	case err != nil:
 		v.verdict = OKExpired
 	}
 	return v, nil
@@ -205,7 +210,7 @@ func (b Bundle) format() string {
 
 // candidates are the entries the message may be verified with: those it names,
 // or else those it brings and a CA of the store issued, and the caller allows.
-func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string, now time.Time) ([]entry, error) {
+func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string) ([]entry, error) {
 	for _, name := range signers {
 		if !slices.ContainsFunc(t.entries, func(e entry) bool { return e.name == name }) {
 			return nil, t.unknownName(b, name)
@@ -215,7 +220,7 @@ func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string, now time.
 	if len(named) == 0 {
 		err := errors.New("only a key that is in the store itself may sign this")
 		if !b.inStore {
-			named, err = t.issued(m, now)
+			named, err = t.issued(m)
 		}
 		if err != nil {
 			return nil, t.unknownKey(b, m, err)
@@ -260,12 +265,12 @@ func (e entry) check(b Bundle, m *cms.Message, list *Revocations, now time.Time)
 	if err := m.Verify(b.Object, e.key); err != nil {
 		return e.bad(b, err)
 	}
-	if reason := list.revokes(e); reason != "" {
+	if reason := list.revokes(e.name, e.keys); reason != "" {
 		return revokedBy(b, e.name, fmt.Sprintf("%s is by %q: %s", b.signatureFile(), e.name, reason))
 	}
 	if e.cert != nil {
-		if from, until, whose := e.validity(); now.Before(from) || now.After(until) {
-			return e.expired(b, now, from, until, whose)
+		if from, until := e.validity(); now.Before(from.NotBefore) || now.After(until.NotAfter) {
+			return e.expired(b, now, from, until)
 		}
 	}
 	return nil

@@ -53,6 +53,7 @@ type entry struct {
 	cert    *x509.Certificate // nil for a bare public key
 	keyIDs  [][]byte          // subject key identifiers it goes by
 	problem error             // why nothing it signed is accepted
+	keys    []Key             // itself, and those above it up to the one in the store
 
 	chain []*x509.Certificate // from cert to one of the store; nil where cert itself is in it
 }
@@ -167,17 +168,33 @@ func parseEntry(block *pem.Block) (entry, error) {
 			return entry{}, fmt.Errorf("public key: %w", err)
 		}
 		ids, err := derivedKeyIDs(block.Bytes)
-		return entry{key: key, keyIDs: ids, problem: cms.CheckKey(key)}, err
+		return entry{key: key, keyIDs: ids, problem: cms.CheckKey(key), keys: []Key{keyOf(key, ids)}}, err
 	}
 	return entry{}, fmt.Errorf("PEM block %.40q: a certificate or public key is needed", block.Type)
 }
 
 func certificateEntry(cert *x509.Certificate) (entry, error) {
-	ids, err := derivedKeyIDs(cert.RawSubjectPublicKeyInfo)
+	derived, err := derivedKeyIDs(cert.RawSubjectPublicKeyInfo)
+	ids := derived
 	if len(cert.SubjectKeyId) > 0 {
 		ids = [][]byte{cert.SubjectKeyId}
 	}
-	return entry{key: cert.PublicKey, cert: cert, keyIDs: ids, problem: maySign(cert)}, err
+	self := keyOf(cert.PublicKey, slices.Concat(ids, derived))
+	self.Certificate = fmt.Sprintf("%x", sha256.Sum256(cert.Raw))
+	return entry{key: cert.PublicKey, cert: cert, keyIDs: ids, problem: maySign(cert), keys: []Key{self}}, err
+}
+
+func keyOf(key crypto.PublicKey, ids [][]byte) Key {
+	var k Key
+	if spki, err := x509.MarshalPKIXPublicKey(key); err == nil { // not the certificate's own, which may be encoded in another way
+		k.SHA256 = fmt.Sprintf("%x", sha256.Sum256(spki))
+	}
+	for _, id := range ids {
+		if s := fmt.Sprintf("%x", id); !slices.Contains(k.IDs, s) {
+			k.IDs = append(k.IDs, s)
+		}
+	}
+	return k
 }
 
 // derivedKeyIDs are the identifiers of a key that has no certificate to name
@@ -224,13 +241,11 @@ func (e entry) named(m *cms.Message) bool {
 }
 
 func (e entry) signer() Signer {
-	s := Signer{Name: e.name, KeyID: fmt.Sprintf("%x", e.keyIDs[0]), Algorithm: algorithmOf(e.key)}
-	if spki, err := x509.MarshalPKIXPublicKey(e.key); err == nil { // not the certificate's own, which may be encoded in another way
-		s.KeySHA256 = fmt.Sprintf("%x", sha256.Sum256(spki))
-	}
+	s := Signer{Name: e.name, KeyID: e.keys[0].IDs[0], KeySHA256: e.keys[0].SHA256, Algorithm: algorithmOf(e.key), Chain: e.keys}
 	if e.cert != nil {
 		s.Subject, s.CA = e.cert.Subject.String(), e.authority()
-		s.NotBefore, s.NotAfter, _ = e.validity()
+		from, until := e.validity()
+		s.NotBefore, s.NotAfter = from.NotBefore, until.NotAfter
 	}
 	if e.problem != nil && !s.CA {
 		s.Problem = e.problem.Error()
@@ -255,11 +270,31 @@ func (t *Trust) Signers() []Signer {
 	signers := make([]Signer, len(t.entries))
 	for i, e := range t.entries {
 		signers[i] = e.signer()
-		if reason := t.list.revokes(e); reason != "" {
+		if reason := t.list.revokes(e.name, e.keys); reason != "" {
 			signers[i].Problem, signers[i].Revoked = reason, true
 		}
 	}
 	return signers
+}
+
+// Narrowed returns t without the keys that are not in next under the same name and
+// in the same certificate, and those keys.
+func (t *Trust) Narrowed(next *Trust) (narrowed *Trust, gone []Signer) {
+	narrowed = &Trust{dir: t.dir, list: t.list, closed: t.closed}
+	for _, e := range t.entries {
+		if slices.ContainsFunc(next.entries, e.stands) {
+			narrowed.entries = append(narrowed.entries, e)
+		} else {
+			gone = append(gone, e.signer())
+		}
+	}
+	return narrowed, gone
+}
+
+// stands reports whether other is the same key, in the same certificate, under
+// the same name.
+func (e entry) stands(other entry) bool {
+	return e.name == other.name && e.keys[0].SHA256 == other.keys[0].SHA256 && e.keys[0].Certificate == other.keys[0].Certificate
 }
 
 // file is where a certificate for name belongs.

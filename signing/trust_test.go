@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -331,5 +332,43 @@ func TestSignerKeySHA256(t *testing.T) {
 		if got.KeySHA256 != hexOf(spki) {
 			t.Errorf("%s: %q, want %s", got.Name, got.KeySHA256, hexOf(spki))
 		}
+	}
+}
+
+// TestNarrowed: what is left of a store is what another one has too, name,
+// certificate and key.
+func TestNarrowed(t *testing.T) {
+	a := issued(t, nil, func(*x509.Certificate) {})
+	renewed := issued(t, a.key, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(2) })
+	b := generated(t, "b", "ed25519")
+	store := trust(t, map[string][]byte{"a.pem": append(a.pem(), renewed.pem()...), "bare.pem": a.publicPEM(t), "b.pem": b.pem()})
+	for _, tt := range []struct {
+		name string
+		next map[string][]byte
+		left string
+	}{
+		{"the same", map[string][]byte{"a.pem": append(a.pem(), renewed.pem()...), "bare.pem": a.publicPEM(t), "b.pem": b.pem()}, "a a b bare"},
+		{"one of two certificates", map[string][]byte{"a.pem": renewed.pem(), "bare.pem": a.publicPEM(t), "b.pem": b.pem()}, "a b bare"},
+		{"another name", map[string][]byte{"c.pem": b.pem()}, ""},
+		{"another key", map[string][]byte{"b.pem": a.pem()}, ""},
+		{"a certificate for the public key", map[string][]byte{"bare.pem": a.pem()}, ""},
+		{"more", map[string][]byte{"b.pem": append(b.pem(), a.pem()...), "d.pem": renewed.pem()}, "b"},
+	} {
+		narrowed, gone := store.Narrowed(trust(t, tt.next))
+		var left []string
+		for _, s := range narrowed.Signers() {
+			left = append(left, s.Name)
+		}
+		if strings.Join(left, " ") != tt.left || len(left)+len(gone) != 4 {
+			t.Errorf("%s: %q left, %d gone", tt.name, left, len(gone))
+		}
+	}
+	closed := store.Closed(errors.New("no list"))
+	if narrowed, _ := closed.Narrowed(store); narrowed.Unlisted() == nil {
+		t.Error("a closed store was opened")
+	}
+	l := list(t, "serial = 3\n")
+	if narrowed, _ := store.WithRevocations(l).Narrowed(store); narrowed.Revocations() != l {
+		t.Error("the list in force was lost")
 	}
 }

@@ -37,6 +37,15 @@ type Signer struct {
 	Problem   string // why nothing it signed is accepted; empty where that is not so
 	Revoked   bool   // Problem is that the revocation list says so
 	CA        bool   // its certificate may issue others, and their keys sign under its name
+	Chain     []Key  // from the key that signs to the one in the store, which may be the same
+}
+
+// Key is one key that a signature is accepted through, under every name that a
+// revocation list may call it by. All are hexadecimal.
+type Key struct {
+	Certificate string   // SHA-256 of its certificate's DER; empty for a bare public key
+	SHA256      string   // of its SubjectPublicKeyInfo as Go encodes it; empty where that does not know it
+	IDs         []string // subject key identifiers, the certificate's first
 }
 
 // What signatures cover.
@@ -66,8 +75,15 @@ func (v Verified) Digest() [32]byte { return v.digest }
 // Signer returns whose signature it was.
 func (v Verified) Signer() Signer { return v.signer }
 
-// Verdict returns OK, or OKExpired.
+// Verdict returns OK, or which of the other verdicts that let it run.
 func (v Verified) Verdict() Verdict { return v.verdict }
+
+// RolledBack returns v with the verdict OKRolledBack: it runs although a ratchet
+// refused its version.
+func (v Verified) RolledBack() Verified {
+	v.verdict = OKRolledBack
+	return v
+}
 
 // Format returns the signature's format: FormatDetached or FormatAppended.
 func (v Verified) Format() string { return v.format }

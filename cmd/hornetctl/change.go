@@ -82,7 +82,7 @@ func (c *ctl) unload() *cobra.Command {
 			return c.print(collection, func() { c.say("%s: unloaded", args[0]) })
 		},
 	}
-	cmd.Flags().BoolVar(&req.Force, "force", false, "also one in quarantine: its programs end")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "also one that others require, or in quarantine: its programs end")
 	return cmd
 }
 
@@ -91,7 +91,9 @@ func (c *ctl) reload() *cobra.Command {
 		Use:   "reload",
 		Short: "Read the manifests again and apply the differences",
 		Long: `Read the trust store and the manifests again and apply the differences.
-If one manifest is wrong nothing changes. See what would happen with plan.`,
+If one manifest is wrong nothing changes, but that keys that are gone from the
+trust store count no more, and that a new revocation list is in force. See what
+would happen with plan.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			plan, err := c.client().Reload(cmd.Context())

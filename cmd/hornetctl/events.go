@@ -64,7 +64,7 @@ func eventColour(k api.EventKind) colour {
 		return good
 	case api.EventRefused, api.EventFailed:
 		return bad
-	case api.EventQuarantined, api.EventLost:
+	case api.EventQuarantined, api.EventDrift, api.EventLost:
 		return uneasy
 	}
 	return plain

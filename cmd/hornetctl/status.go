@@ -54,6 +54,9 @@ func (c *ctl) statusTables(s api.Status) {
 func countsCell(n api.Counts) cell {
 	text := fmt.Sprintf("%d running (%d with a signed manifest), %d available", n.Running, n.Verified, n.Available)
 	x := cell{text, good}
+	if n.Pending > 0 {
+		x = cell{fmt.Sprintf("%s, %d pending", x.text, n.Pending), uneasy}
+	}
 	if n.Failed > 0 {
 		x = cell{fmt.Sprintf("%s, %d failed", x.text, n.Failed), bad}
 	}

@@ -94,7 +94,7 @@ func stateCell(s api.State) cell {
 		return cell{string(s), good}
 	case api.StateFailed:
 		return cell{string(s), bad}
-	case api.StateQuarantined:
+	case api.StateQuarantined, api.StatePending:
 		return cell{string(s), uneasy}
 	}
 	return cell{string(s), plain}

@@ -2,6 +2,9 @@ package main_test
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +15,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
+	"github.com/hornetd/hornetd/signing"
 )
 
 // farFuture is when every certificate here has expired.
@@ -145,6 +149,55 @@ func TestExpiredRunsOn(t *testing.T) {
 		}
 	}
 }
+
+// TestExpiryNotYetBegun: a certificate that is not valid yet, by this host's
+// clock, is like one that has ended, and shown as what it is: by whoever loaded
+// it and by the next start.
+func TestExpiryNotYetBegun(t *testing.T) {
+	h, _ := ratcheted(t, "boot", "")
+	key, cert := h.Key()
+	h.Write("trust.d/dev.pem", certifiedAgain(t, key, cert, farFuture, farFuture.AddDate(1, 0, 0)))
+	reboot(t, h)
+	h.Start()
+	for range 2 {
+		c := get(t, h, "count")
+		list, err := h.Client().List(t.Context())
+		if err != nil || c.State != api.StateRunning || c.Signature.Verdict != "ok-not-yet-valid" || list[0].Signature.Verdict != c.Signature.Verdict || !strings.Contains(list[0].Reason, "is not valid now (from 2060-01-01") {
+			t.Errorf("%s, verdict %s, %q, %v", c.State, c.Signature.Verdict, list[0].Reason, err)
+		}
+		if got := problems(t, h); !strings.Contains(got, "runs, but the certificate") {
+			t.Errorf("status says %q", got)
+		}
+		h.Kill()
+		h.Start()
+	}
+	records := auditRecords(t, h.State)
+	if last := records[len(records)-1]; last.Verb != "load" || last.Verdict != "ok-not-yet-valid" {
+		t.Errorf("on record: %+v", last)
+	}
+	unload(t, h, "count")
+	expired(t, tryLoad(h))
+}
+
+// certifiedAgain is a certificate for the same key and name with another validity.
+func certifiedAgain(t testing.TB, keyFile, certFile string, from, until time.Time) []byte {
+	t.Helper()
+	keyPEM, err1 := os.ReadFile(keyFile)
+	certPEM, err2 := os.ReadFile(certFile)
+	key, err3 := signing.ParseKey(keyPEM)
+	cert, err4 := signing.ParseCertificate(certPEM)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatal(err)
+	}
+	cert.NotBefore, cert.NotAfter = from, until
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pemOf(der)
+}
+
+func pemOf(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }
 
 func TestExpiryStrict(t *testing.T) {
 	h, _ := ratcheted(t, "boot", "[trust]\nexpiry = \"strict\"\n")

@@ -311,4 +311,26 @@ func TestDevelopmentOnlyWarns(t *testing.T) {
 	if !strings.Contains(h.Log(), "older than version 5") {
 		t.Errorf("no warning: %s", h.Log())
 	}
+	// It is on record, and shown, as what it is: at once, and by another start.
+	records := auditRecords(t, h.State)
+	if last := records[len(records)-1]; last.Verb != "load" || last.Verdict != "ok-rolled-back" {
+		t.Errorf("on record: %+v", last)
+	}
+	for range 2 {
+		if c := get(t, h, "count"); c.Signature.Verdict != "ok-rolled-back" {
+			t.Errorf("verdict %s", c.Signature.Verdict)
+		}
+		if list, err := h.Client().List(t.Context()); err != nil || !strings.Contains(list[0].Reason, "[trust] development") {
+			t.Errorf("list: %+v, %v", list, err)
+		}
+		if got := problems(t, h); !strings.Contains(got, "runs, but another version") {
+			t.Errorf("status says %q", got)
+		}
+		h.Kill()
+		h.Start()
+	}
+	h.Object("conn_count.bpf.o", append(example(t, "conn-count/conn_count.bpf.o"), 0))
+	if plan, err := reload(t, h); err != nil || action(plan, "count") != api.ActionReplace {
+		t.Errorf("an object that changed: %+v, %v", plan, err)
+	}
 }

@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -89,7 +93,7 @@ cgroup = %q
 `, cgroup, cgroup) + more
 }
 
-func TestMissingPinIsDrift(t *testing.T) {
+func TestMissingPinIsRepairedAtStart(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := testdaemon.New(t, "")
 	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
@@ -102,8 +106,20 @@ func TestMissingPinIsDrift(t *testing.T) {
 	}
 	h.Start()
 	after := get(t, h, "two")
-	if after.State != api.StateRunning || !after.Adopted || !strings.Contains(after.Reason, "connects") {
+	if after.State != api.StateRunning || !after.Adopted || after.Reason != "" {
 		t.Errorf("%s, adopted %t: %q", after.State, after.Adopted, after.Reason)
+	}
+	pinned, err := ebpf.LoadPinnedMap(filepath.Join(h.BPFFS, "two/maps/connects"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pinned.Close()
+	info, err := pinned.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := info.ID(); !slices.ContainsFunc(before.Maps, func(m api.Map) bool { return m.Name == "connects" && m.ID == uint32(id) }) {
+		t.Errorf("map %d is pinned, before: %+v", id, before.Maps)
 	}
 	if got := kernelLinks(t, before); len(got) != 2 {
 		t.Errorf("links: %v", got)
@@ -270,4 +286,94 @@ func TestRefusedReloadLeavesTrustAlone(t *testing.T) {
 	if n := signers(); n != 2 {
 		t.Errorf("%d signers after a reload", n)
 	}
+}
+
+// quarantined has a directory of h's that runs set aside, for something of
+// nobody's in it, which is at the returned path.
+func quarantined(t *testing.T, h *testdaemon.Host, name string) (dir, foreign string) {
+	t.Helper()
+	h.Kill()
+	if err := os.Mkdir(filepath.Join(h.BPFFS, name, "links/foreign"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	for entry := range onBPFFS(t, h) {
+		if strings.HasPrefix(entry, "quarantine-") {
+			dir = entry
+		}
+	}
+	if dir == "" {
+		t.Fatal("nothing is in quarantine")
+	}
+	return dir, filepath.Join(h.BPFFS, dir, "links/foreign")
+}
+
+// TestRecover: what is in order again gets its name back untouched, and what is
+// not is replaced without a gap.
+func TestRecover(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "")
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	cgroup := testenv.Cgroup(t)
+	h.Manifest("two", two(cgroup, ""))
+	h.Start()
+	before := get(t, h, "two")
+
+	dir, foreign := quarantined(t, h, "two")
+	for _, none := range []string{"two", "quarantine-0-two", "quarantine-"} {
+		if _, stderr, exit := h.Ctl("recover", none); exit != api.ExitFailure {
+			t.Errorf("recover %s: exit %d, %s", none, exit, stderr)
+		}
+	}
+	if err := os.Remove(foreign); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, exit := h.CtlAs(4242, "recover", dir); exit != api.ExitDenied {
+		t.Errorf("as another user: exit %d, %s", exit, stderr)
+	}
+	ctl(t, h, "recover", dir)
+	c := get(t, h, "two")
+	if c.State != api.StateRunning || !cmp.Equal(kernelLinks(t, c), kernelLinks(t, before)) {
+		t.Errorf("in order again: %s %q, links %v, were %v", c.State, c.Reason, kernelLinks(t, c), kernelLinks(t, before))
+	}
+	if left := onBPFFS(t, h); len(left) != 1 || !left["two"] {
+		t.Errorf("on bpffs: %v", left)
+	}
+
+	dir, _ = quarantined(t, h, "two")
+	ctl(t, h, "recover", dir)
+	c = get(t, h, "two")
+	if c.State != api.StateRunning || c.Adopted || len(kernelLinks(t, c)) != len(before.Links) {
+		t.Errorf("loaded anew: %s %q, links %v", c.State, c.Reason, kernelLinks(t, c))
+	}
+	if got := kernelLinks(t, before); len(got) != 0 {
+		t.Errorf("what was in quarantine still runs: links %v", got)
+	}
+	if left := onBPFFS(t, h); len(left) != 1 || !left["two"] {
+		t.Errorf("on bpffs: %v", left)
+	}
+}
+
+// TestRecoverBusy: where a hook takes one program only, the one in quarantine
+// stays until somebody says that it may go.
+func TestRecoverBusy(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", xdpDrop(pair))
+	h.Start()
+	before := load(t, h, "xdp-drop")
+	dir, _ := quarantined(t, h, "xdp-drop")
+	if _, stderr, exit := h.Ctl("recover", dir); exit != api.ExitFailure || !strings.Contains(stderr, "hornetctl unload --force "+dir+" && hornetctl load xdp-drop") {
+		t.Errorf("exit %d, %s", exit, stderr)
+	}
+	if got := kernelLinks(t, before); len(got) != 1 {
+		t.Fatalf("what is in quarantine has links %v", got)
+	}
+	if _, err := h.Client().Load(context.Background(), "xdp-drop"); err == nil {
+		t.Error("loaded beside what is in quarantine")
+	}
+	ctl(t, h, "unload", "--force", dir)
+	load(t, h, "xdp-drop")
 }

@@ -257,7 +257,7 @@ func TestRevokedAndNotReplaceable(t *testing.T) {
 	h.Manifest("count", counting("/sys/fs/cgroup/no such", "boot", 6, "a"))
 	h.Revoke(revokedKey(1, team.keyID(t)))
 	h.Start()
-	if c := get(t, h, "count"); c.State != api.StateFailed || !strings.Contains(c.Reason, "no such") {
+	if c := get(t, h, "count"); c.State != api.StatePending || !strings.Contains(c.Reason, "no such") {
 		t.Errorf("%s %q", c.State, c.Reason)
 	}
 	if got := kernelLinks(t, before); len(got) != 0 {
@@ -299,7 +299,7 @@ func TestRevokedStopsNoReload(t *testing.T) {
 }
 
 // TestListIsNotGood: refused at reload, where the last good one stays; at start
-// nothing loads, and what runs runs on.
+// the copy of it holds. Without that nothing loads, and what runs runs on.
 func TestListIsNotGood(t *testing.T) {
 	write := func(h *testdaemon.Host, b []byte) {
 		h.Write("revoked", b)
@@ -357,6 +357,23 @@ func TestListIsNotGood(t *testing.T) {
 			if got := problems(t, h); !strings.Contains(got, tt.want) {
 				t.Errorf("status says %q", got)
 			}
+			s, err := h.Client().Status(t.Context())
+			if err != nil || s.Revocations == nil || s.Revocations.Serial != 7 || !strings.Contains(h.Log(), "the last good one holds (serial 7") {
+				t.Errorf("in force: %+v, %v", s.Revocations, err)
+			}
+			unload(t, h, "count")
+			load(t, h, "count")
+			if _, err := reload(t, h); err == nil || !strings.Contains(problems(t, h), "the last good one holds") {
+				t.Errorf("reload: %v, status says %q", err, problems(t, h))
+			}
+			h.Kill()
+			if err := os.Remove(filepath.Join(h.State, "revoked")); err != nil {
+				t.Fatal(err)
+			}
+			h.Start()
+			if got := problems(t, h); !strings.Contains(got, tt.want) || strings.Contains(got, "the last good one") {
+				t.Errorf("without the copy the status says %q", got)
+			}
 			unload(t, h, "count")
 			isRevoked(t, tryLoad(h))
 			os.Remove(filepath.Join(h.Dir, "revoked")) // and with it its mode
@@ -397,5 +414,124 @@ func TestListOfTheFirstStart(t *testing.T) {
 			t.Errorf("serial %d: status says %q", tt.serial, got)
 		}
 		h.Kill()
+	}
+}
+
+// TestCopyOfTheListIsVerified: it is no way round the list, by whoever can write
+// the state directory: signed by a root, and no older than the ratchet knows.
+func TestCopyOfTheListIsVerified(t *testing.T) {
+	for name, spoil := range map[string]func(h *testdaemon.Host, list []byte) []byte{
+		"changed": func(_ *testdaemon.Host, list []byte) []byte { list[len("serial = ")] = '8'; return list },
+		"older": func(h *testdaemon.Host, _ []byte) []byte {
+			b, err := os.ReadFile(h.Revoke("serial = 6\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		},
+		"no list": func(*testdaemon.Host, []byte) []byte { return []byte("serial = 7\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, team := teamed(t, rooted)
+			h.Revoke(revokedKey(7, team.keyID(t)))
+			if _, err := reload(t, h); err != nil {
+				t.Fatal(err)
+			}
+			h.Kill()
+			saved := filepath.Join(h.State, "revoked")
+			b, err := os.ReadFile(saved)
+			if info, statErr := os.Stat(saved); err != nil || statErr != nil || info.Mode() != 0o600 {
+				t.Fatalf("%v, %v, %v", err, statErr, info.Mode())
+			}
+			if err := os.WriteFile(saved, spoil(h, b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			h.Write("revoked", []byte("damaged"))
+			h.Start()
+			if got := problems(t, h); !strings.Contains(got, "is not signed") || !strings.Contains(got, "nor is the copy of the last good one") {
+				t.Errorf("status says %q", got)
+			}
+			unload(t, h, "count")
+			isRevoked(t, tryLoad(h))
+		})
+	}
+}
+
+// TestListInForceOverALostRatchet: with the ratchet gone, the copy still knows
+// which list was the newest.
+func TestListInForceOverALostRatchet(t *testing.T) {
+	h, team := teamed(t, rooted)
+	h.Revoke(revokedKey(7, team.keyID(t)))
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	h.Kill()
+	if err := os.Remove(filepath.Join(h.State, "ratchet")); err != nil {
+		t.Fatal(err)
+	}
+	h.Revoke("serial = 6\n")
+	h.Start()
+	if got := problems(t, h); !strings.Contains(got, "older than serial 7") {
+		t.Errorf("status says %q", got)
+	}
+	unload(t, h, "count")
+	isRevoked(t, tryLoad(h))
+	h.Kill()
+	os.Remove(filepath.Join(h.Dir, "revoked"))
+	h.Start()
+	if got := problems(t, h); !strings.Contains(got, "it is gone, and serial 7") {
+		t.Errorf("status says %q", got)
+	}
+	isRevoked(t, tryLoad(h))
+}
+
+// TestListWithAFullDisk: a list is in force, and does what it says, when nothing
+// can be written in the state directory but what the audit log keeps for it.
+func TestListWithAFullDisk(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, rooted+"revoked = \"unload\"\n")
+	tmpfs(t, h.State, "size=40m")
+	team := signer(t, h, "team")
+	object := example(t, "conn-count/conn_count.bpf.o")
+	h.Object("conn_count.bpf.o", object)
+	h.Write("hornet.d/conn_count.bpf.o.p7s", team.sign(t, object))
+	h.Manifest("count", counting(testenv.Cgroup(t), "boot", 5, "a"))
+	h.Start()
+	before := get(t, h, "count")
+
+	fill(t, filepath.Join(h.State, "full"))
+	h.Revoke(revokedKey(1, team.keyID(t)))
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	if got := kernelLinks(t, before); len(got) != 0 {
+		t.Errorf("links: %v", got)
+	}
+	isRevoked(t, tryLoad(h))
+	if got := problems(t, h); !strings.Contains(got, "serial 1 is in force and could not be copied") || !strings.Contains(got, "ratchet: ") {
+		t.Errorf("status says %q", got)
+	}
+	h.Kill()
+	h.Start() // still full
+	isRevoked(t, tryLoad(h))
+
+	if err := os.Remove(filepath.Join(h.State, "full")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	h.Kill()
+	h.Write("revoked", []byte("damaged"))
+	h.Start()
+	if got := problems(t, h); !strings.Contains(got, "the last good one holds (serial 1") {
+		t.Errorf("status says %q", got)
+	}
+	h.Revoke("serial = 2\n")
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	if got := problems(t, h); got != "" {
+		t.Errorf("with a good list the status says %q", got)
 	}
 }

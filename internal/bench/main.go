@@ -97,6 +97,12 @@ func run(ctx context.Context, out, progress io.Writer, opt options) (err error) 
 		}
 		t.add(load.name, r)
 	}
+	fmt.Fprintln(progress, "verify")
+	verified, err := verifications(10 * opt.rounds)
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	t.verifications(verified)
 	if err := t.binary(opt.hornetd); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ const (
 	maxReady   = 100 * time.Millisecond
 	maxIdle    = 25 << 10 // KiB
 	maxLoaded  = 35 << 10 // KiB
+	maxVerify  = 500 * time.Microsecond
 	maxBinary  = 15 << 20 // bytes
 	maxModules = 10
 )
@@ -90,6 +91,19 @@ func (t *table) memory(what string, kib float64, bar float64, judge bool) {
 		return
 	}
 	t.judged(kib <= bar, append(cells, fmt.Sprintf("<= %.0f MiB", bar/1024))...)
+}
+
+// verifications adds what verifying costs, beside the bare primitives.
+func (t *table) verifications(all []verification) {
+	for _, v := range all {
+		cells := []string{"verify: " + v.name, v.floor.String(), "", v.verify.String(), "",
+			fmt.Sprintf("%s ms, %.2fx floor", ms(v.verify.p50()), float64(v.verify.p50())/float64(v.floor.p50()))}
+		if !v.judged {
+			t.row(cells...)
+			continue
+		}
+		t.judged(v.verify.p50() < maxVerify, append(cells, fmt.Sprintf("< %s ms", ms(maxVerify)))...)
+	}
 }
 
 // binary adds the daemon's size and how many modules of others are in it.

@@ -55,3 +55,31 @@ func TestVerdicts(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifications: each is measured beside a floor that it cannot be below by
+// much, and judged by its median.
+func TestVerifications(t *testing.T) {
+	all, err := verifications(20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 7 {
+		t.Fatalf("%d measured, want 7", len(all))
+	}
+	for _, v := range all {
+		if len(v.floor) != 20 || len(v.verify) != 20 || v.verify.p50() < v.floor.p50()/2 {
+			t.Errorf("%s: floor %s, verify %s", v.name, v.floor, v.verify)
+		}
+	}
+	half := samples{500 * time.Microsecond}
+	tab := &table{}
+	tab.verifications([]verification{{"slow", true, samples{time.Millisecond}, half}, {"quick", true, half, half[:0]}, {"free", false, half, half}})
+	for _, test := range []struct{ what, want string }{{"verify: slow", "0.50 ms, 0.50x floor"}, {"verify: slow", "MISS"}, {"verify: quick", "pass"}} {
+		if l := line(t, tab.String(), test.what); !strings.Contains(l, test.want) {
+			t.Errorf("%q does not say %q", l, test.want)
+		}
+	}
+	if l := line(t, tab.String(), "verify: free"); strings.Contains(l, "pass") || strings.Contains(l, "MISS") {
+		t.Errorf("judged: %q", l)
+	}
+}

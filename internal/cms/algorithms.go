@@ -108,7 +108,8 @@ func nullOrAbsent(_ *Message, r *reader, p cryptobyte.String) {
 
 // pss reads RSASSA-PSS-params (RFC 4055, 3.1). Both digests must be the
 // signer's, and the salt at least as long as the digest, as RFC 4056 recommends
-// (OpenSSL's are longer), so no default, SHA-1 or 20 bytes, can apply. DER leaves out the trailer field, whose only value is its default.
+// (OpenSSL's are longer), so no default, SHA-1 or 20 bytes, can apply. DER
+// leaves out the trailer field, whose only value is its default.
 func pss(m *Message, r *reader, p cryptobyte.String) {
 	params := r.last(&p, der.SEQUENCE, "RSASSA-PSS-params")
 	hashAlgorithm := r.open(&params, tag0, "hashAlgorithm")

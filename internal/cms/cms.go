@@ -107,7 +107,7 @@ func (m *Message) readSignedData(r *reader, s cryptobyte.String) {
 	r.check(!s.PeekASN1Tag(tag1), "revocation lists are not accepted")
 
 	signers := r.last(&s, der.SET, "signerInfos")
-	r.check(r.err != nil || !signers.Empty(), "there is no signer")
+	r.check(!signers.Empty(), "there is no signer")
 	info := r.open(&signers, der.SEQUENCE, "SignerInfo")
 	r.check(signers.Empty(), "there is more than one signer")
 	m.readSignerInfo(r, info, version)

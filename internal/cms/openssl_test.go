@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ import (
 var opensslKeys = [][]string{
 	{"rsa", "rsa:2048"},
 	{"rsa3072", "rsa:3072"},
+	{"rsa4096", "rsa:4096"},
 	{"p256", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"},
 	{"p384", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"},
 	{"p521", "ec", "-pkeyopt", "ec_paramgen_curve:P-521"},
@@ -136,111 +138,11 @@ func parseCert(t testing.TB, b []byte) *x509.Certificate {
 	return cert
 }
 
-// TestOpenSSLSigns: what `openssl cms -sign` makes is accepted, for what it
-// was made for and nothing else.
-func TestOpenSSLSigns(t *testing.T) {
-	o := newOpenSSL(t)
-	for _, k := range opensslKeys {
-		key := k[0]
-		t.Run(key, func(t *testing.T) {
-			for _, shape := range shapes(key) {
-				if err := o.sign(key, shape...); err != nil {
-					if key == "ed25519" {
-						t.Skipf("%s cannot sign CMS with Ed25519, here only Sign can: %v", o.version, err)
-					}
-					t.Fatal(err)
-				}
-				b := o.read(t, "object.p7s")
-				if err := accept(b, content, o.cert(t, key)); err != nil {
-					t.Errorf("%s: %v", strings.Join(shape, " "), err)
-				}
-				if err := accept(b, o.read(t, "other"), o.cert(t, key)); !errors.Is(err, ErrSignature) {
-					t.Errorf("%s: another object: %v", strings.Join(shape, " "), err)
-				}
-			}
-		})
-	}
-}
-
 // sign writes object.p7s.
 func (o *openssl) sign(key string, more ...string) error {
 	_, err := o.run(append([]string{"cms", "-sign", "-binary", "-in", "object", "-signer", key + ".pem", "-inkey", key + ".key",
 		"-outform", "DER", "-out", "object.p7s"}, more...)...)
 	return err
-}
-
-// shapes are the arguments of `openssl cms -sign` that change what it makes.
-func shapes(key string) (all [][]string) {
-	digests := []string{"sha256", "sha384", "sha512"}
-	if key == "ed25519" {
-		digests = digests[2:] // RFC 8419
-	}
-	for _, digest := range digests {
-		for _, attributes := range []string{"", "-noattr"} {
-			for _, certificates := range []string{"", "-nocerts"} {
-				for _, id := range []string{"", "-keyid"} {
-					all = append(all, append(present(attributes, certificates, id), "-md", digest))
-				}
-			}
-		}
-		all = append(all, []string{"-cades", "-md", digest}, []string{"-nosmimecap", "-nocerts", "-md", digest})
-		if strings.HasPrefix(key, "rsa") {
-			pss := []string{"-nocerts", "-md", digest, "-keyopt", "rsa_padding_mode:pss", "-keyopt"}
-			all = append(all, append(pss[:len(pss):len(pss)], "rsa_pss_saltlen:digest"), append(pss[:len(pss):len(pss)], "rsa_pss_saltlen:max"),
-				append(pss[:len(pss):len(pss)], "rsa_pss_saltlen:auto", "-noattr", "-keyid"))
-		}
-	}
-	return append(all, []string{"-certfile", "chain.pem"})
-}
-
-func present(args ...string) (given []string) {
-	for _, a := range args {
-		if a != "" {
-			given = append(given, a)
-		}
-	}
-	return given
-}
-
-// TestOpenSSLRefused: what OpenSSL can make and this package does not take.
-func TestOpenSSLRefused(t *testing.T) {
-	o := newOpenSSL(t)
-	for name, test := range map[string]struct {
-		args []string
-		want string
-	}{
-		"content inside":          {[]string{"-nodetach"}, "content is inside"},
-		"SHA-1":                   {[]string{"-md", "sha1"}, "(SHA-1) is not accepted"},
-		"SHA-224":                 {[]string{"-md", "sha224"}, "(SHA-224) is not accepted"},
-		"MD5":                     {[]string{"-md", "md5"}, "(MD5) is not accepted"},
-		"SHA3-256":                {[]string{"-md", "sha3-256"}, "is not accepted"},
-		"two signers":             {[]string{"-signer", "p256.pem", "-inkey", "p256.key"}, "more"},
-		"two signers, one digest": {[]string{"-signer", "rsa3072.pem", "-inkey", "rsa3072.key"}, "more than one signer"},
-		"BER, content inside":     {[]string{"-nodetach", "-stream"}, "ContentInfo is malformed"},
-		"BER, indefinite length":  {[]string{"-indef", "-stream"}, "ContentInfo is malformed"},
-		"another content type":    {[]string{"-econtent_type", "1.2.3.4"}, "is 1.2.3.4, not data"},
-		"signed receipt request":  {[]string{"-receipt_request_to", "a@b", "-receipt_request_all"}, ""},
-		"PSS with a short salt":   {[]string{"-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_pss_saltlen:8"}, "salt of 8 bytes"},
-		"PSS with another mask":   {[]string{"-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_mgf1_md:sha512"}, "SHA-256 and SHA-512"},
-		"PEM":                     {[]string{"-outform", "PEM"}, "ContentInfo is malformed"},
-		"S/MIME":                  {[]string{"-outform", "SMIME"}, "ContentInfo is malformed"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if err := o.sign("rsa", test.args...); err != nil {
-				t.Fatal(err)
-			}
-			err := accept(o.read(t, "object.p7s"), content, o.cert(t, "rsa"))
-			if test.want == "" {
-				if err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got %v, want %q", err, test.want)
-			}
-		})
-	}
 }
 
 // TestOpenSSLVerifies: what Sign makes, OpenSSL accepts, and not for another
@@ -298,5 +200,35 @@ func TestSameBytes(t *testing.T) {
 	}
 	if want := o.read(t, "object.p7s"); !bytes.Equal(got, want) {
 		t.Errorf("Sign made\n%x, OpenSSL\n%x", got, want)
+	}
+}
+
+// TestSignCarries: the certificates travel in the order DER has for a SET, and
+// the caller's are left as they are. OpenSSL lists what is inside.
+func TestSignCarries(t *testing.T) {
+	k := ecKey()
+	carried := [][]byte{rsaKey().cert.Raw, k.cert.Raw, edKey().cert.Raw}
+	slices.SortFunc(carried, func(a, b []byte) int { return bytes.Compare(b, a) }) // the wrong way round
+	before := slices.Clone(carried)
+	b, err := Sign(content, k, k.cert.SubjectKeyId, carried...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.EqualFunc(carried, before, bytes.Equal) {
+		t.Error("Sign sorted its caller's certificates")
+	}
+	m, err := Parse(b)
+	if err != nil || !slices.IsSortedFunc(m.Certificates, bytes.Compare) || len(m.Certificates) != 3 {
+		t.Fatalf("%v, %d certificates", err, len(m.Certificates))
+	}
+	// One that is no certificate is one that Parse does not read.
+	if _, err := Sign(content, k, k.cert.SubjectKeyId, []byte("not DER")); err == nil || !strings.Contains(err.Error(), "a certificate is malformed") {
+		t.Errorf("not DER: %v", err)
+	}
+	o := newOpenSSL(t)
+	o.write(t, "carried.p7s", b)
+	o.must(t, "cms", "-verify", "-noverify", "-binary", "-inform", "DER", "-in", "carried.p7s", "-content", "object", "-certsout", "carried", "-out", os.DevNull)
+	if n := bytes.Count(o.read(t, "carried"), []byte("-----BEGIN CERTIFICATE-----")); n != 3 {
+		t.Errorf("openssl finds %d certificates in it", n)
 	}
 }

@@ -38,7 +38,8 @@ func Sign(content []byte, key crypto.Signer, keyID []byte, certificates ...[]byt
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
-	b := marshal(keyID, digestID, signatureID, signature, slices.SortedFunc(slices.Values(certificates), bytes.Compare)...)
+	certificates = slices.SortedFunc(slices.Values(certificates), bytes.Compare) // as DER has a SET
+	b := marshal(keyID, digestID, signatureID, signature, certificates...)
 	m, err := Parse(b)
 	if err != nil {
 		return nil, err
@@ -51,55 +52,38 @@ func Sign(content []byte, key crypto.Signer, keyID []byte, certificates ...[]byt
 
 // marshal builds the message around a signature.
 func marshal(keyID []byte, digestID, signatureID string, signature []byte, certificates ...[]byte) []byte {
-	info := cryptobyte.NewBuilder(nil) // SignerInfo
-	info.AddASN1Int64(3)
-	info.AddASN1(tagKeyID, func(b *cryptobyte.Builder) { b.AddBytes(keyID) })
-	addIdentifier(info, digestID)
-	addIdentifier(info, signatureID)
-	info.AddASN1OctetString(signature)
-
-	signed := cryptobyte.NewBuilder(nil) // SignedData
-	signed.AddASN1Int64(3)
-	signed.AddASN1(der.SET, func(b *cryptobyte.Builder) { addIdentifier(b, digestID) })
-	signed.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) { addOID(b, oidData) })
+	version := element(der.INTEGER, []byte{3}) // of both, where a key identifier names the signer
+	var carried []byte
 	if len(certificates) > 0 {
-		signed.AddASN1(tag0, func(b *cryptobyte.Builder) { b.AddBytes(bytes.Join(certificates, nil)) })
+		carried = element(tag0, certificates...)
 	}
-	signed.AddASN1(der.SET, wrap(der.SEQUENCE, info.BytesOrPanic()))
-
-	message := cryptobyte.NewBuilder(nil)
-	message.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) {
-		addOID(b, oidSignedData)
-		b.AddASN1(tag0, wrap(der.SEQUENCE, signed.BytesOrPanic()))
-	})
-	return message.BytesOrPanic()
+	info := element(der.SEQUENCE, version, element(tagKeyID, keyID), // SignerInfo
+		algorithmID(digestID), algorithmID(signatureID), element(der.OCTET_STRING, signature))
+	signed := element(der.SEQUENCE, version, element(der.SET, algorithmID(digestID)), // SignedData
+		element(der.SEQUENCE, objectID(oidData)), carried, element(der.SET, info))
+	return element(der.SEQUENCE, objectID(oidSignedData), element(tag0, signed))
 }
 
-func wrap(tag der.Tag, contents []byte) cryptobyte.BuilderContinuation {
-	return func(b *cryptobyte.Builder) {
-		b.AddASN1(tag, func(b *cryptobyte.Builder) { b.AddBytes(contents) })
-	}
+// element encodes one element in DER.
+func element(tag der.Tag, contents ...[]byte) []byte {
+	var b cryptobyte.Builder
+	b.AddASN1(tag, func(b *cryptobyte.Builder) { b.AddBytes(bytes.Join(contents, nil)) })
+	return b.BytesOrPanic()
 }
 
-// addIdentifier adds an AlgorithmIdentifier. Of those made here only
+// algorithmID encodes an AlgorithmIdentifier. Of those made here only
 // rsaEncryption has parameters: NULL.
-func addIdentifier(b *cryptobyte.Builder, id string) {
-	b.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) {
-		addOID(b, id)
-		if id == oidRSA {
-			b.AddASN1NULL()
-		}
-	})
+func algorithmID(id string) []byte {
+	if id == oidRSA {
+		return element(der.SEQUENCE, objectID(id), element(der.NULL))
+	}
+	return element(der.SEQUENCE, objectID(id))
 }
 
-// addOID adds one of this package's object identifiers.
-func addOID(b *cryptobyte.Builder, id string) {
-	oid, err := x509.ParseOID(id)
-	if err != nil {
-		panic("cms: internal error: object identifier " + id)
-	}
-	b.AddASN1(der.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) {
-		body, _ := oid.MarshalBinary() // never fails for a parsed one
-		b.AddBytes(body)
-	})
+// objectID encodes one of this package's object identifiers. They parse; if one
+// did not, neither would the message, which Sign reads before it returns it.
+func objectID(id string) []byte {
+	oid, _ := x509.ParseOID(id)
+	body, _ := oid.MarshalBinary()
+	return element(der.OBJECT_IDENTIFIER, body)
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"slices"
@@ -91,6 +92,9 @@ func TestAccepted(t *testing.T) {
 			b := test.parts(test.key).message(t, test.key)
 			if err := accept(b, content, test.key.cert); err != nil {
 				t.Fatal(err)
+			}
+			if err := new(differences).compare(nil, b, content, test.key.cert); err != nil {
+				t.Error(err)
 			}
 			if err := accept(b, append(slices.Clone(content), 0), test.key.cert); !errors.Is(err, ErrSignature) {
 				t.Errorf("one byte more: %v", err)
@@ -317,6 +321,14 @@ func TestRefused(t *testing.T) {
 			err := accept(p.message(t, test.key), content, test.key.cert)
 			if err == nil {
 				t.Fatal("accepted")
+			}
+			// The same change to a message of the kind that the other library reads.
+			p = test.parts(test.key)
+			p.version, p.infoVersion, p.signer = integer(1), integer(1), issuerAndSerial(test.key)
+			test.change(p)
+			b := p.message(t, test.key)
+			if err := new(differences).compare(accept(b, content, test.key.cert), b, content, test.key.cert); err != nil {
+				t.Error(err)
 			}
 			if !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %q does not say %q", err, test.want)
@@ -579,6 +591,51 @@ func TestSignedAt(t *testing.T) {
 		}
 		if got := m.SignedAt.UTC().Format(time.RFC3339); got != want {
 			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+// TestAlgorithms: which digest goes with which algorithm, with the numbers of
+// the RFCs once more, and what is said of the others.
+func TestAlgorithms(t *testing.T) {
+	all := map[crypto.Hash]string{crypto.SHA256: "2.16.840.1.101.3.4.2.1", crypto.SHA384: "2.16.840.1.101.3.4.2.2", crypto.SHA512: "2.16.840.1.101.3.4.2.3"}
+	any := []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512}
+	rows := []struct {
+		id, name string
+		with     []crypto.Hash
+		null     bool // parameters are NULL, or else there are none
+	}{
+		{"1.2.840.113549.1.1.1", "RSA", any, true},
+		{"1.2.840.113549.1.1.11", "RSA", any[:1], true},
+		{"1.2.840.113549.1.1.12", "RSA", any[1:2], true},
+		{"1.2.840.113549.1.1.13", "RSA", any[2:], true},
+		{"1.2.840.10045.4.3.2", "ECDSA", any[:1], false},
+		{"1.2.840.10045.4.3.3", "ECDSA", any[1:2], false},
+		{"1.2.840.10045.4.3.4", "ECDSA", any[2:], false},
+		{"1.3.101.112", "Ed25519", any[2:], false},
+	}
+	if len(rows)+1 != len(algorithms) { // and RSASSA-PSS, which TestRefused has
+		t.Errorf("%d algorithms, %d here", len(algorithms), len(rows)+1)
+	}
+	k := ecKey()
+	for _, row := range rows {
+		for hash, id := range all {
+			p := plain(k)
+			p.digest, p.digests, p.algorithm = identifier(id), [][]byte{identifier(id)}, identifier(row.id)
+			if row.null {
+				p.algorithm = identifier(row.id, null5)
+			}
+			_, err := Parse(p.message(t, k))
+			if slices.Contains(row.with, hash) {
+				if err != nil {
+					t.Errorf("%s with %v: %v", row.id, hash, err)
+				}
+				continue
+			}
+			want := fmt.Sprintf("signature not accepted: %s with %v, but the signer names %v", row.name, row.with[0], hash)
+			if err == nil || err.Error() != want {
+				t.Errorf("%s with %v: got %v, want %s", row.id, hash, err, want)
+			}
 		}
 	}
 }

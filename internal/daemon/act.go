@@ -80,6 +80,9 @@ func (a *act) tell(err error) {
 		zap.Uint32("uid", a.rec.Caller.UID), zap.Int64("us", a.rec.DurationUS)}
 	event := api.Event{Time: a.began, Kind: a.done, Collection: a.rec.Collection, Message: a.rec.Verb + " done",
 		Caller: &api.Caller{UID: a.rec.Caller.UID, GID: a.rec.Caller.GID, PID: a.rec.Caller.PID}}
+	if a.rec.Verb == audit.VerbRepair && a.rec.Reason != "" {
+		event.Message = "repaired: " + a.rec.Reason
+	}
 	if a.partial != "" {
 		event.Message = a.rec.Verb + ": " + a.partial
 	} else if a.rec.Reason != "" {

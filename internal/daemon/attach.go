@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -38,7 +39,11 @@ type switchover struct {
 // exchange prepares the switch-over of l, which is at t and was was in entry.
 func exchange(entry *pinning.Entry, coll *ebpf.Collection, l link.Link, was pinning.RecordLink, t loader.Target) (switchover, error) {
 	if loader.StructOps(t.Kind) {
-		old, err := entry.Map(t.Map)
+		i := slices.IndexFunc(entry.Record.Maps, func(m pinning.RecordMap) bool { return m.Name == t.Map })
+		if i < 0 {
+			return switchover{}, fmt.Errorf("map %s: %w", t.Map, pinning.ErrNotExist)
+		}
+		old, err := openMap(entry, entry.Record.Maps[i])
 		if err != nil {
 			return switchover{}, fmt.Errorf("map %s: %w", t.Map, err)
 		}
@@ -48,7 +53,11 @@ func exchange(entry *pinning.Entry, coll *ebpf.Collection, l link.Link, was pinn
 			close: old.Close,
 		}, nil
 	}
-	old, err := entry.Program(was.Program)
+	i := slices.IndexFunc(entry.Record.Programs, func(p pinning.RecordProgram) bool { return p.Name == was.Program })
+	if i < 0 {
+		return switchover{}, fmt.Errorf("program %s: %w", was.Program, pinning.ErrNotExist)
+	}
+	old, err := openProgram(entry, entry.Record.Programs[i])
 	if err != nil {
 		return switchover{}, fmt.Errorf("program %s: %w", was.Program, err)
 	}
@@ -72,7 +81,11 @@ func (d *Daemon) attach(stage *pinning.Stage, coll *ebpf.Collection, steps []ste
 		}
 	}()
 	if old != nil {
-		entry, err := d.committed(old.record.Name)
+		name, err := pinning.ParseName(old.record.Name)
+		if err != nil {
+			return nil, err
+		}
+		entry, err := d.store.Hold(name, old.record)
 		if err != nil {
 			return nil, err
 		}
@@ -131,6 +144,13 @@ func (a *attached) anew(stage *pinning.Stage, coll *ebpf.Collection, t loader.Ta
 // new program. One that is to be kept has that already.
 func (a *attached) switchOver(stage *pinning.Stage, coll *ebpf.Collection, s step) error {
 	l, err := a.entry.Link(s.was.Name)
+	if err == nil && !isAt(l, s.target) {
+		l.Close()
+		err = pinning.ErrNotExist
+	}
+	if errors.Is(err, pinning.ErrNotExist) {
+		return a.anew(stage, coll, s.target) // it was detached, or its pin taken away
+	}
 	if err != nil {
 		return fmt.Errorf("link %s: %w", s.was.Name, err)
 	}
@@ -153,6 +173,12 @@ func (a *attached) switchOver(stage *pinning.Stage, coll *ebpf.Collection, s ste
 	}
 	a.switched = append(a.switched, x)
 	return nil
+}
+
+// isAt says whether a link is attached, and to t.
+func isAt(l link.Link, t loader.Target) bool {
+	state, err := loader.Describe(l)
+	return err == nil && state.Alive() && state.At(t)
 }
 
 // bridge detaches a link of the old collection and attaches the new program in

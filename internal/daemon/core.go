@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf/btf"
@@ -30,6 +31,7 @@ type Core interface {
 	Upgrade(who Peer, name string) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
+	Recover(who Peer, dir string) (api.Collection, error)
 	Reload(who Peer) (api.Plan, error)
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
@@ -102,7 +104,13 @@ func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, erro
 		return api.Collection{}, d.refuse(who, "unload", name, err)
 	}
 	last := d.view(name)
-	if err := d.owner.do(func() error { return d.unload(who, name, force) }); err != nil {
+	err := d.owner.do(func() error {
+		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
+			return d.refuse(who, "unload", name, err)
+		}
+		return d.unload(who, name, force)
+	})
+	if err != nil {
 		return api.Collection{}, err
 	}
 	last.State, last.Reason, last.Hint = api.StateAvailable, "", ""
@@ -163,8 +171,10 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Revocations = &api.Revocations{Serial: list.Serial, Signer: list.Signer().Name}
 	}
 	s.Problems = append(s.Problems, d.state...)
-	if err := d.trust.Unlisted(); err != nil {
-		s.Problems = append(s.Problems, problem("", err))
+	for _, err := range []error{d.trust.Unlisted(), d.copied} {
+		if err != nil {
+			s.Problems = append(s.Problems, problem("", err))
+		}
 	}
 	s.Problems = append(s.Problems, d.problems...)
 	s.Problems = append(s.Problems, d.strayRules(d.trust)...)
@@ -177,10 +187,22 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		} else if p, ok := d.proofProblem(name, d.running[name]); ok {
 			s.Problems = append(s.Problems, p)
 		}
+		if c := d.running[name]; len(c.drift) > 0 {
+			s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name,
+				Message: "drift: " + strings.Join(c.drift, "; "), Hint: c.remedy()})
+		}
+	}
+	for _, name := range sortedKeys(d.running) {
+		for _, required := range d.running[name].record.Requires {
+			if d.running[required] == nil {
+				s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name,
+					Message: fmt.Sprintf("runs, but requires %q, which does not", required), Hint: "hornetctl load " + required})
+			}
+		}
 	}
 	for _, dir := range sortedKeys(d.held) {
 		s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: dir,
-			Message: "quarantined: " + d.held[dir].reason, Hint: "look at it, then hornetctl unload --force " + dir})
+			Message: "quarantined: " + d.held[dir].reason, Hint: quarantineHint(dir)})
 	}
 	return s, nil
 }
@@ -310,7 +332,14 @@ func sortedKeys[V any](m map[string]V) []string {
 }
 
 func (d *Daemon) countsLocked() api.Counts {
-	c := api.Counts{Running: len(d.running), Failed: len(d.failed), Quarantined: len(d.held)}
+	c := api.Counts{Running: len(d.running), Quarantined: len(d.held)}
+	for _, f := range d.failed {
+		if f.pending() {
+			c.Pending++
+		} else {
+			c.Failed++
+		}
+	}
 	for _, running := range d.running {
 		if running.record.Covers == signing.CoversManifest {
 			c.Verified++
@@ -349,5 +378,9 @@ func (d *Daemon) fail(name string, err error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.failed[name] = failure{err: err, when: time.Now()}
+	f := failure{err: err, when: time.Now(), booting: d.booting}
+	if absentTarget(err) {
+		f.tries = mostTries
+	}
+	d.failed[name] = f
 }

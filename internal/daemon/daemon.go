@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -37,15 +38,19 @@ type Daemon struct {
 	events  *stream
 	refused *coalescer
 	started time.Time
-	floor   time.Time // see clock
-	booting bool      // the start loads what it finds; written on the owner's thread only
-	ratchet ratchet   // read and written on the owner's thread only
-	lost    error     // what became of the ratchet, for the start to tell
+	floor   time.Time   // see clock
+	booting bool        // the start loads what it finds; written on the owner's thread only
+	watcher *watcher    // nil until Start is done
+	amnesty atomic.Bool // repairs begin anew
+	mending *collection // a load puts it back as it was; written on the owner's thread only
+	ratchet ratchet     // read and written on the owner's thread only
+	lost    error       // what became of the ratchet, for the start to tell
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
 	ready    time.Time
 	trust    *signing.Trust
+	copied   error                  // why the list in force is the copy of the last good one; nil where it is not
 	declared map[string]declared    // what the directories said when last read
 	running  map[string]*collection // what the kernel runs
 	held     map[string]held        // by quarantined directory
@@ -66,17 +71,19 @@ type collection struct {
 	record  pinning.Record
 	adopted bool     // it ran before this daemon started
 	proof   proof    // what the object on disk says now
-	drift   []string // where the world moved on under its links
+	drift   []string // what is not as recorded and stays so
+	hint    string   // what can be done about it; "" is the ordinary
 	revoked string   // why it would be refused now; set where changes are decided only
 }
 
 // proof is the result of verifying a running collection's object again, from
 // disk: whether what it was loaded from is still there and still trusted.
 type proof struct {
-	verdict  string // of signing, or "unproven" where the file is gone
-	digest   string // of the object on disk; "" where it could not be verified
-	reason   string
-	notAfter time.Time // of the certificate; zero: no end
+	verdict   string // of signing, or "unproven" where the file is gone
+	digest    string // of the object on disk; "" where it could not be verified
+	reason    string
+	notBefore time.Time // of the certificate; zero: no beginning
+	notAfter  time.Time // zero: no end
 }
 
 // held is a directory that is left alone: its programs run, and nothing here
@@ -88,9 +95,21 @@ type held struct {
 
 // failure is why a collection that should run does not.
 type failure struct {
-	err  error
-	when time.Time
+	err     error
+	when    time.Time
+	tries   int  // how often it is tried again when its targets are there
+	booting bool // the start wanted it
 }
+
+// waits reports whether it is loaded as soon as its targets are there.
+func (f failure) waits() bool { return f.tries > 0 }
+
+// pending reports whether that is all that is wrong with it.
+func (f failure) pending() bool { return f.waits() && absentTarget(f.err) }
+
+// mostTries is how often a collection that waited is loaded before it is failed
+// for another reason than that its target is not there.
+const mostTries = 8
 
 // Build is what this hornetd was made from.
 type Build struct {
@@ -136,14 +155,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
-	// There is no last good list to stay with: nothing loads until there is
-	// a good one. What runs runs on.
-	if listed, err := d.withRevocations(d.trust); err != nil {
-		d.trust = d.trust.Closed(err)
-	} else {
-		d.trust = listed
-		d.tellState(d.settleList(listed.Revocations()))
-	}
+	d.openList()
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()
 	return d, nil
@@ -158,6 +170,7 @@ func (d *Daemon) Start() error {
 		return err
 	}
 	go d.owner.do(d.reprove) // an error means that the daemon stops
+	d.watch()
 	return nil
 }
 
@@ -171,6 +184,7 @@ func (d *Daemon) start() error {
 	defer func() { d.booting = false }()
 	changes, problems := d.converge()
 	d.setProblems(problems)
+	d.mendAdopted()
 	if d.owner.stopping() {
 		return errStopped
 	}
@@ -230,6 +244,9 @@ func (d *Daemon) Heart(since uint64) (now uint64, beats bool) {
 func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
+	if d.watcher != nil {
+		<-d.watcher.done
+	}
 	d.refused.stop()
 	if d.ratchet.ahead {
 		d.tellState(d.setRatchet(d.ratchet.Ratchet))

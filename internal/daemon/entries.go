@@ -121,5 +121,9 @@ func (d *Daemon) open(name string) (*pinning.Entry, error) {
 		return nil, api.Errorf(api.KindNotFound, "collection %q: not running: it has no maps", name).
 			WithHint("hornetctl load %s", name)
 	}
-	return d.store.Load(n)
+	entry, err := d.store.Load(n)
+	if c := d.collection(name); err != nil && c != nil {
+		return d.store.Hold(n, c.record) // its record's pin, or all of it, was removed
+	}
+	return entry, err
 }

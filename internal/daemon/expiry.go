@@ -44,32 +44,43 @@ func (d *Daemon) acceptedBefore(m manifest.Manifest, boot bool) func(signing.Sig
 	}
 }
 
-// validUntil is the end of the certificate by which c was verified: when its
-// object was verified again, with a renewed one maybe, or as its record says.
-// Zero is no end.
-func (c *collection) validUntil() time.Time {
-	if c.proof.verdict == string(signing.OK) {
-		return c.proof.notAfter
+// validity is that of the certificate by which c was verified: when its object
+// was verified again, with a renewed one maybe, or as its record says. Zero is no
+// beginning, or no end.
+func (c *collection) validity() (from, until time.Time) {
+	if loads(c.proof.verdict) {
+		return c.proof.notBefore, c.proof.notAfter
 	}
-	return c.record.Signer.NotAfter
+	return c.record.Signer.NotBefore, c.record.Signer.NotAfter
 }
 
-// expired reports whether that has passed.
-func (d *Daemon) expired(c *collection) bool {
-	return !c.validUntil().IsZero() && d.clock().After(c.validUntil())
+// outside reports whether the clock is before or behind a validity.
+func (d *Daemon) outside(from, until time.Time) (early, late bool) {
+	now := d.clock()
+	return now.Before(from), !until.IsZero() && now.After(until)
 }
 
-func expiredReason(signer string, end time.Time) string {
-	return fmt.Sprintf("the certificate of %q, which signed it, is not valid now (until %s): it loads at start only, because this host loaded it before",
-		signer, end.UTC().Format(time.RFC3339))
+// invalidReason is why what is outside the validity of its signer's certificate,
+// which ends or begins ("until", "from") at bound, runs.
+func invalidReason(signer, side string, bound time.Time) string {
+	return fmt.Sprintf("the certificate of %q, which signed it, is not valid now (%s %s): it loads at start only, because this host loaded it before",
+		signer, side, bound.UTC().Format(time.RFC3339))
 }
 
 // warning is what there is to say of something that runs and would not load
 // now, or only at a start. The clock is asked every time: a certificate that was
 // good at the last reload may have ended since.
 func (d *Daemon) warning(c *collection) string {
-	if v := c.proof.verdict; (v == "" || v == string(signing.OK)) && d.expired(c) {
-		return expiredReason(c.record.Signer.Name, c.validUntil())
+	if v := c.proof.verdict; v == "" || loads(v) {
+		from, until := c.validity()
+		switch early, late := d.outside(from, until); {
+		case early:
+			return invalidReason(c.record.Signer.Name, "from", from)
+		case late:
+			return invalidReason(c.record.Signer.Name, "until", until)
+		case v == "" && c.record.Verdict == string(signing.OKRolledBack):
+			return rolledBackReason
+		}
 	}
 	return c.proof.warning()
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +16,28 @@ func TestClockIsNeverBeforeTheFloor(t *testing.T) {
 	}
 	if got := (&Daemon{floor: later.Add(-2 * time.Hour)}).clock(); time.Since(got).Abs() > time.Minute {
 		t.Errorf("%s, want now", got)
+	}
+}
+
+// What was adopted is flagged by its record, before its object was read again.
+func TestWarningByTheRecord(t *testing.T) {
+	later := time.Now().Add(time.Hour)
+	early := pinning.Record{Signer: pinning.Signer{Name: "dev", NotBefore: later}}
+	older := pinning.Record{Verdict: string(signing.OKRolledBack)}
+	for _, tt := range []struct {
+		name       string
+		c          collection
+		says, hint string
+	}{
+		{"not yet valid", collection{record: early}, "not valid now (from ", "set the clock"},
+		{"verified since", collection{record: early, proof: proof{verdict: string(signing.OK)}}, "", ""},
+		{"rolled back", collection{record: older}, rolledBackReason, "hornetctl rollback a "},
+		{"rolled back once", collection{record: older, proof: proof{verdict: string(signing.OK)}}, "", ""},
+	} {
+		p, flagged := new(Daemon).proofProblem("a", &tt.c)
+		if flagged != (tt.says != "") || !strings.Contains(p.Message, tt.says) || !strings.Contains(p.Hint, tt.hint) {
+			t.Errorf("%s: %t, %+v", tt.name, flagged, p)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -44,6 +45,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err := d.unheld(m.Name); err != nil {
 		return err
 	}
+	if err := d.requirements(m); err != nil {
+		return err
+	}
 	old := d.collection(m.Name)
 	switch {
 	case old != nil && !as.replaces:
@@ -51,6 +55,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return old.unchanged(m)
 	case old == nil && as == asUpgrade:
 		return notRunning(m.Name)
+	}
+	if d.mending != nil {
+		if m, err = d.mending.sameAgain(m); err != nil {
+			return err
+		}
 	}
 	name, err := pinning.ParseName(m.Name)
 	if err != nil {
@@ -83,7 +92,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
-	steps, err := old.steps(m, targets)
+	steps, err := old.steps(m, targets, d.mending != nil)
 	if err != nil {
 		return err
 	}
@@ -96,7 +105,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	defer func() { d.tell("discard", stage.Discard()) }() // no effect after the commit
-	kept, err := d.kept(old, m)
+	kept, err := d.kept(old, m, verified.Signer().Name)
 	if err != nil {
 		return err
 	}
@@ -176,30 +185,58 @@ func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, func() 
 	return st, func() error { return d.settled(st.Replace()) }, err
 }
 
-// kept opens the maps of the replaced collection whose contents the manifest
-// wants to keep.
-func (d *Daemon) kept(old *collection, m manifest.Manifest) (_ map[string]*ebpf.Map, err error) {
+// kept opens the maps that are there already: those that others share, and of
+// the replaced collection those whose contents the manifest wants to keep.
+func (d *Daemon) kept(old *collection, m manifest.Manifest, signer string) (_ map[string]*ebpf.Map, err error) {
 	kept := make(map[string]*ebpf.Map)
-	if old == nil {
-		return kept, nil
-	}
 	defer func() {
 		if err != nil {
 			closeMaps(kept)
 		}
 	}()
-	entry, err := d.open(m.Name)
+	for _, name := range sortedKeys(m.Maps) {
+		if m.Maps[name].Shared == "" {
+			continue
+		}
+		other, err := d.shared(m.Name, signer, m.Maps[name].Shared, func(format string, args ...any) error {
+			return m.Errorf("maps."+name+".shared", format, args...)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if other != nil {
+			kept[name] = other
+		}
+	}
+	if old == nil {
+		return kept, nil
+	}
+	n, err := pinning.ParseName(m.Name)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := d.store.Hold(n, old.record)
 	if err != nil {
 		return nil, err
 	}
 	defer entry.Close()
 	for _, r := range old.record.Maps {
-		if !m.Maps[r.Name].Keep {
+		now := m.Maps[r.Name]
+		switch {
+		case now.Keep && r.Shared != "":
+			return nil, remedy.With(m.Errorf("maps."+r.Name+".keep", "the map was shared as %q, and is to be no more", r.Shared),
+				"remove keep = true to begin with an empty map")
+		case kept[r.Name] != nil, !now.Keep && now.Shared == "", r.Shared != "" && r.Shared != now.Shared:
 			continue
 		}
-		if kept[r.Name], err = entry.Map(r.Name); err != nil {
+		held, err := openMap(entry, r)
+		if d.mending != nil && errors.Is(err, fs.ErrNotExist) {
+			continue // gone with its contents: that is why it is mended
+		}
+		if err != nil {
 			return nil, err
 		}
+		kept[r.Name] = held
 	}
 	return kept, nil
 }
@@ -312,5 +349,5 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	if err != nil {
 		return nil, err
 	}
-	return old.steps(m, targets)
+	return old.steps(m, targets, false)
 }

@@ -15,11 +15,25 @@ import (
 const unproven = "unproven"
 
 func proven(v signing.Verified) proof {
-	p := proof{verdict: string(v.Verdict()), digest: hexDigest(v.Digest()), notAfter: v.Signer().NotAfter}
-	if v.Verdict() == signing.OKExpired {
-		p.reason = expiredReason(v.Signer().Name, v.Signer().NotAfter)
+	s := v.Signer()
+	p := proof{verdict: string(v.Verdict()), digest: hexDigest(v.Digest()), notBefore: s.NotBefore, notAfter: s.NotAfter}
+	switch v.Verdict() {
+	case signing.OKExpired:
+		p.reason = invalidReason(s.Name, "until", s.NotAfter)
+	case signing.OKNotYetValid:
+		p.reason = invalidReason(s.Name, "from", s.NotBefore)
+	case signing.OKRolledBack:
+		p.reason = rolledBackReason
 	}
 	return p
+}
+
+// rolledBackReason is why what the ratchet refuses runs.
+const rolledBackReason = "another version or content of it was loaded here before: it loads only because of [trust] development"
+
+// loads reports whether what has the verdict would load now, and not at a start only.
+func loads(verdict string) bool {
+	return verdict == string(signing.OK) || verdict == string(signing.OKRolledBack)
 }
 
 // prove verifies the object of a manifest again, from disk.
@@ -69,10 +83,8 @@ func (d *Daemon) setProofs(proofs map[string]proof) {
 
 // warning is what there is to say of a proof that is not ok.
 func (p proof) warning() string {
-	if p.verdict == string(signing.OK) || p.verdict == "" {
-		return ""
-	}
-	if p.verdict == string(signing.OKExpired) {
+	switch signing.Verdict(p.verdict) {
+	case "", signing.OK, signing.OKExpired, signing.OKNotYetValid, signing.OKRolledBack:
 		return p.reason
 	}
 	return "would not load again: " + p.reason
@@ -81,7 +93,7 @@ func (p proof) warning() string {
 // changedObject reports whether the object on disk is a good one and not the
 // one that runs.
 func (c *collection) changedObject() bool {
-	return c.proof.verdict == string(signing.OK) && c.proof.digest != c.record.ObjectDigest
+	return loads(c.proof.verdict) && c.proof.digest != c.record.ObjectDigest
 }
 
 // proofProblem is what the status shows of a running collection that would
@@ -92,8 +104,15 @@ func (d *Daemon) proofProblem(name string, c *collection) (api.Problem, bool) {
 		return api.Problem{}, false
 	}
 	hint := "put back what is missing (object, signature or key), or hornetctl unload " + name
-	if c.proof.verdict != unproven && d.expired(c) {
+	early, late := d.outside(c.validity())
+	switch {
+	case c.proof.verdict == unproven:
+	case early:
+		hint = "set the clock, or wait"
+	case late:
 		hint = "put a renewed certificate into the trust store (hornetctl trust add), sign the object with its key and reload"
+	case warning == rolledBackReason:
+		hint = "put a newer version in its place, or hornetctl rollback " + name + " --to VERSION --reason TEXT"
 	}
 	return api.Problem{Kind: api.KindSignature, Collection: name, File: c.record.ObjectFile,
 		Message: "runs, but " + warning, Hint: hint}, true

@@ -61,7 +61,7 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 	err = d.ratchet.Check(claimOf(m, v))
 	if err != nil && d.cfg.Trust.Development {
 		d.log.Warn("development: loads in spite of it", zap.String("collection", m.Name), zap.Error(err))
-		err = nil
+		return v.RolledBack(), nil
 	}
 	if err != nil {
 		return signing.Verified{}, err
@@ -75,7 +75,7 @@ func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
 }
 
 func recordedClaim(r pinning.Record) signing.Claim {
-	return signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Version: r.Version,
+	return signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Key: r.Signer.KeySHA256, Version: r.Version,
 		ManifestDigest: r.ManifestDigest, ObjectDigest: r.ObjectDigest, File: r.ObjectFile}
 }
 

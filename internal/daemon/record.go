@@ -31,16 +31,20 @@ func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.Col
 		Name: m.Name, Description: m.Description, Version: m.Version, Start: string(m.Start),
 		ManifestFile: m.File, ManifestDigest: hexDigest(m.Digest),
 		ObjectFile: m.Object.Path, ObjectDigest: hexDigest(digest),
-		Signer: pinning.Signer{Name: signer.Name, Subject: signer.Subject, KeyID: signer.KeyID,
-			Algorithm: signer.Algorithm, NotAfter: signer.NotAfter},
-		SignatureFormat: v.Format(), Covers: v.Covers(), CheckedBy: "hornetd",
+		Signer: pinning.Signer{Name: signer.Name, Subject: signer.Subject, KeyID: signer.KeyID, KeySHA256: signer.KeySHA256,
+			Algorithm: signer.Algorithm, NotBefore: signer.NotBefore, NotAfter: signer.NotAfter},
+		SignatureFormat: v.Format(), Covers: v.Covers(), CheckedBy: "hornetd", Verdict: string(v.Verdict()),
+		Requires: m.Requires,
 		Memory:   memory,
 		LoadedAt: time.Now().UTC(),
 		Caller:   pinning.Caller{UID: who.UID, GID: who.GID},
 	}
+	for _, k := range signer.Chain {
+		r.Signer.Chain = append(r.Signer.Chain, pinning.Key(k))
+	}
 	for _, s := range maps {
 		r.Maps = append(r.Maps, pinning.RecordMap{Name: s.Name, Type: s.Type, ID: s.ID, Class: string(s.Class),
-			Frozen: s.Frozen, ProgramWrites: s.Writes, SHA256: s.SHA256, HashBy: s.HashBy,
+			Shared: m.Maps[s.Name].Shared, Frozen: s.Frozen, ProgramWrites: s.Writes, SHA256: s.SHA256, HashBy: s.HashBy,
 			KeySize: s.KeySize, ValueSize: s.ValueSize, MaxEntries: s.MaxEntries})
 	}
 	for _, s := range programs {

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
@@ -24,30 +25,26 @@ import (
 )
 
 // reload reads everything again, and only where all of it can be read and
-// verified does it change anything.
+// verified does it change anything, but that trust becomes less (shrink).
 func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
-	a := d.begin(who, "reload", "", api.EventReloaded)
+	a := d.begin(who, audit.VerbReload, "", api.EventReloaded)
 	defer func() { err = a.conclude(err) }()
 
-	trust, err := d.readTrust()
+	store, err := d.readStore()
 	if err != nil {
-		return api.Plan{}, err
+		return api.Plan{}, err // nobody knows what it does not have any more
+	}
+	trust, err := d.withRevocations(store)
+	if err != nil {
+		return d.shrink(a, who, store, nil, []api.Problem{problem("", err)})
 	}
 	found, problems, certain := d.scan()
 	proofs := d.proveAll(sortedKeys(d.running), found, trust)
 	changes := d.compare(found, proofs, trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
+	problems = append(problems, unmet(changes, found, sortedKeys(d.running))...)
 	if len(problems) > 0 {
-		d.setProblems(problems)
-		changes, revoked, err := d.revokeOnly(a, who, trust)
-		if err != nil {
-			return api.Plan{}, err
-		}
-		effect := "nothing changed"
-		if revoked {
-			effect = onlyRevoked(trust.Revocations(), changes)
-		}
-		return api.Plan{Changes: changes, Problems: problems}, stopped(effect, problems)
+		return d.shrink(a, who, trust, found, problems)
 	}
 	if err := a.intend(); err != nil {
 		return api.Plan{}, err
@@ -86,14 +83,22 @@ func failures(changes []api.Change) string {
 // readTrust reads the trust store and the revocation list as they are now on
 // disk.
 func (d *Daemon) readTrust() (*signing.Trust, error) {
-	trust, err := signing.LoadTrust(d.cfg.Paths.Trust)
+	store, err := d.readStore()
+	if err != nil {
+		return nil, err
+	}
+	return d.withRevocations(store)
+}
+
+func (d *Daemon) readStore() (*signing.Trust, error) {
+	store, err := signing.LoadTrust(d.cfg.Paths.Trust)
 	if err != nil && remedy.Of(err) == "" {
 		err = remedy.With(err, "mend or remove the file the message names")
 	}
 	if err != nil {
 		return nil, remedy.With(fmt.Errorf("trust store: %w", err), "%s", remedy.Of(err))
 	}
-	return d.withRevocations(trust)
+	return store, nil
 }
 
 // trusted is the trust store in force.
@@ -123,6 +128,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 	found, problems, certain := d.scan()
 	changes := d.compare(found, d.proveAll(sortedKeys(d.running), found, trust), trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
+	problems = append(problems, unmet(changes, found, sortedKeys(d.running))...)
 	return api.Plan{Changes: changes, Problems: problems}, nil
 }
 
@@ -137,11 +143,14 @@ func (d *Daemon) converge() ([]api.Change, []api.Problem) {
 	return changes, problems
 }
 
-// reprove verifies again, from disk, what runs, and replaces what has another
-// good object now. A start does it behind READY: reading and verifying every
+// reprove checks what frozen maps hold, verifies again, from disk, what runs, and
+// replaces what has another good object now. A start does it behind READY: reading and verifying every
 // object is most of what a start with hundreds of collections would do, and
 // none of it changes what runs now.
 func (d *Daemon) reprove() error {
+	if err := d.checkContents(); err != nil {
+		return err
+	}
 	found := maps.Clone(d.declared)
 	proofs := d.proveAll(sortedKeys(d.running), found, d.trusted())
 	d.setProofs(proofs)
@@ -164,7 +173,8 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, tru
 		all[name] = true
 	}
 	var changes []api.Change
-	for _, name := range sortedKeys(all) {
+	names, _ := inOrder(sortedKeys(all), predecessors(found, d.running)) // scan has refused circles
+	for _, name := range names {
 		dc, isDeclared := found[name]
 		c := d.running[name]
 		if c != nil {
@@ -187,7 +197,7 @@ func (d *Daemon) compare(found map[string]declared, proofs map[string]proof, tru
 // decide is the rule for one collection: pure, so that its test is a table.
 func decide(dc declared, isDeclared bool, c *collection, removed config.Removed, revoked config.Revoked) (api.Change, bool) {
 	switch {
-	case c != nil && c.revoked != "" && isDeclared && dc.err == nil && c.proof.verdict == string(signing.OK):
+	case c != nil && c.revoked != "" && isDeclared && dc.err == nil && loads(c.proof.verdict):
 		return api.Change{Action: api.ActionReplace, Reason: "what is on disk is good, and of what runs " + c.revoked,
 			FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
 	case c != nil && c.revoked != "" && revoked == config.RevokedUnload:
@@ -236,6 +246,8 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 		changes[i].Links = linkChanges(steps)
 		switch {
 		case err == nil:
+		case c.Action == api.ActionLoad && absentTarget(err) && d.awaited(m):
+			changes[i].Action, changes[i].Reason = api.ActionRefuse, "waits: "+err.Error()
 		case c.Action == api.ActionLoad && refusedByList(trust, m, err):
 			changes[i].Action, changes[i].Reason, changes[i].Error = api.ActionRefuse, "it is revoked", asAPIError(err)
 		default:
@@ -264,14 +276,17 @@ func resolver() resolveFunc {
 	}
 }
 
-// apply carries the changes out: what leaves first, so that what comes finds
-// its place free. A change that fails is noted in it and stops no other.
+// apply carries the changes out, which are in order: what leaves first, so that
+// what comes finds its place free. A change that fails is noted in it and stops no other.
 func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change) {
 	cache := btf.NewCache()
 	loaded := false
 	for _, action := range []api.Action{api.ActionUnload, api.ActionReplace, api.ActionLoad} {
 		for i := range changes {
 			c := &changes[i]
+			if action == api.ActionUnload {
+				c = &changes[len(changes)-1-i] // what requires others goes before them
+			}
 			if c.Action != action {
 				continue
 			}
@@ -307,10 +322,15 @@ func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change
 func (d *Daemon) setDeclared(found map[string]declared) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	was := d.declared
 	d.declared = found
-	for name := range d.failed {
+	for name, f := range d.failed {
+		if f.waits() && d.declared[name].manifest.Digest == was[name].manifest.Digest {
+			continue
+		}
 		delete(d.failed, name) // what fails again is noted again
 	}
+	d.amnesty.Store(true)
 }
 
 // Hangup is a reload asked for by a signal. Its errors go to the log.

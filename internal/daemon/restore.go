@@ -3,9 +3,6 @@ package daemon
 import (
 	"slices"
 
-	"github.com/cilium/ebpf"
-
-	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/pinning"
 )
 
@@ -35,16 +32,9 @@ func (d *Daemon) restore(c *collection, gone []string) error {
 // change as any other: built in a stage, and in force with one rename.
 func (d *Daemon) bringBack(from *pinning.Entry, now *collection) (record pinning.Record, err error) {
 	record = from.Record
-	coll, err := openAll(from)
-	if err != nil {
-		return record, err
-	}
-	defer coll.Close()
-	targets, err := targetsOf(record)
-	if err != nil {
-		return record, err
-	}
-	steps, err := transit(now.record.Links, targets, shared(now.record, record))
+	both := common(now.record, record)
+	both.gaps = true // better than to stay without it
+	steps, err := transit(now.record.Links, targetsOf(record), both)
 	if err != nil {
 		return record, err
 	}
@@ -53,12 +43,11 @@ func (d *Daemon) bringBack(from *pinning.Entry, now *collection) (record pinning
 		return record, err
 	}
 	defer func() { d.tell("discard", stage.Discard()) }() // no effect after the commit
-	if err := stage.PinMaps(coll.Maps); err != nil {
+	coll, err := keepAll(stage, from)
+	if err != nil {
 		return record, err
 	}
-	if err := stage.PinPrograms(coll.Programs); err != nil {
-		return record, err
-	}
+	defer coll.Close()
 	// Live from here.
 	links, err := d.attach(stage, coll, steps, now)
 	if err != nil {
@@ -88,45 +77,8 @@ func (d *Daemon) committed(name string) (*pinning.Entry, error) {
 	return d.store.Load(n)
 }
 
-// openAll opens every map and program of a collection.
-func openAll(e *pinning.Entry) (_ *ebpf.Collection, err error) {
-	coll := &ebpf.Collection{Maps: map[string]*ebpf.Map{}, Programs: map[string]*ebpf.Program{}}
-	defer func() {
-		if err != nil {
-			coll.Close()
-		}
-	}()
-	for _, r := range e.Record.Maps {
-		if coll.Maps[r.Name], err = e.Map(r.Name); err != nil {
-			delete(coll.Maps, r.Name)
-			return nil, err
-		}
-	}
-	for _, r := range e.Record.Programs {
-		if coll.Programs[r.Name], err = e.Program(r.Name); err != nil {
-			delete(coll.Programs, r.Name)
-			return nil, err
-		}
-	}
-	return coll, nil
-}
-
-// targetsOf returns where the links of a record are, those that replace a
-// function first, as loader.Resolve has them.
-func targetsOf(r pinning.Record) ([]loader.Target, error) {
-	var targets []loader.Target
-	for _, l := range r.Links {
-		t, err := targetOf(l)
-		if err != nil {
-			return nil, err
-		}
-		targets = append(targets, t)
-	}
-	return targets, nil
-}
-
-// shared is what two records both have.
-func shared(a, b pinning.Record) carried {
+// common is what two records both have.
+func common(a, b pinning.Record) carried {
 	both := carried{maps: map[string]bool{}, programs: map[string]uint32{}}
 	for _, m := range a.Maps {
 		both.maps[m.Name] = slices.ContainsFunc(b.Maps, func(o pinning.RecordMap) bool { return o.Name == m.Name && o.ID == m.ID })

@@ -1,12 +1,17 @@
 package daemon
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/config"
@@ -16,6 +21,73 @@ import (
 	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/signing"
 )
+
+// copyFile is the name of the last good revocation list in the state directory.
+const copyFile = "revoked"
+
+// openList puts a revocation list in force at a start: the one of the file or,
+// where that is not good, the copy of the last good one. Where neither is there is
+// no good one to stay with: nothing loads until there is. What runs runs on.
+func (d *Daemon) openList() {
+	store := d.trust
+	copyErr := d.useCopy()
+	listed, err := d.withRevocations(store)
+	switch list := d.inForce(); {
+	case err == nil:
+		d.trust = listed
+		d.tellState(d.settleList(listed.Revocations()))
+		d.tellState(d.copyList(listed.Revocations()))
+	case list != nil:
+		d.copied = remedy.With(fmt.Errorf("%w: the last good one holds (serial %d, copied to %s)", err, list.Serial, d.copyPath()), "%s", remedy.Of(err))
+		d.log.Error("revocation list", zap.Error(d.copied), zap.String("hint", remedy.Of(err)))
+	default:
+		if !errors.Is(copyErr, fs.ErrNotExist) {
+			err = remedy.With(fmt.Errorf("%w; nor is the copy of the last good one: %w", err, copyErr), "%s", remedy.Of(err))
+		}
+		d.trust = store.Closed(err)
+		d.log.Error("revocation list", zap.Error(err), zap.String("hint", remedy.Of(err)))
+	}
+}
+
+func (d *Daemon) copyPath() string { return filepath.Join(d.cfg.Paths.State, copyFile) }
+
+// useCopy puts the copy in force, verified as the file is. What is read behind
+// it is held against it as against a list that was in force while this daemon ran:
+// by its serial, and by whom it revokes.
+func (d *Daemon) useCopy() error {
+	b, err := safefile.Read(d.copyPath(), signing.MaxRevocations)
+	if err != nil {
+		return err
+	}
+	list, err := d.trust.VerifyRevocations(d.copyPath(), b, d.cfg.Trust.Roots)
+	if err == nil {
+		err = d.ratchet.CheckList(list)
+	}
+	if err == nil {
+		d.trust = d.trust.WithRevocations(list)
+	}
+	return err
+}
+
+// copyList keeps a copy of a list that is to be in force.
+func (d *Daemon) copyList(list *signing.Revocations) error {
+	if list == nil {
+		return nil
+	}
+	path := d.copyPath()
+	if b, err := safefile.Read(path, signing.MaxRevocations); err == nil && bytes.Equal(b, list.File()) {
+		return nil
+	}
+	err := writeSynced(path+".new", list.File())
+	if err == nil {
+		err = errors.Join(os.Rename(path+".new", path), syncDir(d.cfg.Paths.State))
+	}
+	if err != nil {
+		return remedy.With(fmt.Errorf("revocation list: serial %d is in force and could not be copied: a start that finds %s damaged would load nothing: %w", list.Serial, d.cfg.Paths.Revoked, err),
+			"free space on the file system of %s, then hornetctl reload", d.cfg.Paths.State)
+	}
+	return nil
+}
 
 // withRevocations reads the revocation list, verifies it with the roots in
 // trust, and returns trust with the list in force. No list is fine until there
@@ -33,7 +105,8 @@ func (d *Daemon) withRevocations(trust *signing.Trust) (*signing.Trust, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, asSignature(remedy.With(fmt.Errorf("revocation list: %w", err), "%s", remedy.Of(err)))
 	}
-	if err := d.ratchet.CheckList(list); err != nil {
+	known, _ := d.ratchet.AdvanceList(d.inForce())
+	if err := known.CheckList(list); err != nil {
 		return nil, asSignature(remedy.With(fmt.Errorf("%s: %w", file, err), "%s", remedy.Of(err)))
 	}
 	return trust.WithRevocations(list), nil
@@ -51,18 +124,26 @@ func asSignature(err error) error {
 	return remedy.With(api.Errorf(api.KindSignature, "%w", err), "%s", remedy.Of(err))
 }
 
-// setTrust makes trust what holds, its list durably.
+// setTrust makes trust what holds, its list durably. A full disk of the state
+// directory does not keep a list from being in force: it is in a file of its own,
+// which the next start reads.
 func (d *Daemon) setTrust(trust *signing.Trust) error {
-	if err := d.settleList(trust.Revocations()); err != nil {
+	list := trust.Revocations()
+	if err := d.settleList(list); err != nil {
 		return err
 	}
-	if next, changed := d.ratchet.AdvanceList(trust.Revocations()); changed {
+	d.tellState(d.copyList(list))
+	if next, changed := d.ratchet.AdvanceList(list); changed {
 		if err := d.setRatchet(next); err != nil {
-			return err
+			d.ratchet.Ratchet, d.ratchet.ahead = next, true
+			d.tellState(err)
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.trust.Revocations() != list {
+		d.copied = nil
+	}
 	d.trust = trust
 	return nil
 }
@@ -82,28 +163,62 @@ func (d *Daemon) settleList(list *signing.Revocations) error {
 	return nil
 }
 
-// revokeOnly is what a reload that fails still does: a new revocation list
-// comes into force, with the keys that were trusted before. changed is false
-// where there is none.
-func (d *Daemon) revokeOnly(a *act, who Peer, trust *signing.Trust) (changes []api.Change, changed bool, err error) {
-	list, last := trust.Revocations(), d.trusted()
-	if list == nil || last.Unlisted() == nil && last.Revocations() != nil && last.Revocations().Serial == list.Serial {
-		return nil, false, nil
+// shrink is what a reload that fails for problems still does: trust becomes less.
+// Keys that are not in next count no more, and a new revocation list comes into
+// force; keys that are new in next count with the whole reload only. found are the
+// manifests as they were read now, where they were.
+func (d *Daemon) shrink(a *act, who Peer, next *signing.Trust, found map[string]declared, problems []api.Problem) (api.Plan, error) {
+	d.setProblems(problems)
+	last := d.trusted()
+	shrunk, gone := last.Narrowed(next)
+	list := next.Revocations()
+	if list != nil && last.Unlisted() == nil && last.Revocations() != nil && last.Revocations().Serial == list.Serial {
+		list = nil
+	}
+	if list != nil {
+		shrunk = shrunk.WithRevocations(list)
+	}
+	if list == nil && len(gone) == 0 {
+		return api.Plan{Problems: problems}, stopped("nothing changed", problems)
 	}
 	if err := a.intend(); err != nil {
-		return nil, false, err
+		return api.Plan{Problems: problems}, err
 	}
-	if err := d.setTrust(last.WithRevocations(list)); err != nil {
-		return nil, false, err
+	if err := d.setTrust(shrunk); err != nil {
+		return api.Plan{Problems: problems}, err
 	}
-	changes = slices.DeleteFunc(d.compare(d.declared, nil, d.trusted(), false), func(c api.Change) bool { return c.Action != api.ActionUnload })
+	d.setProofs(d.proveAll(sortedKeys(d.running), d.readLast(found), shrunk))
+	changes := slices.DeleteFunc(d.compare(d.declared, nil, shrunk, false), func(c api.Change) bool { return c.Action != api.ActionUnload })
 	d.apply(who, d.declared, changes)
-	return changes, true, nil
+	return api.Plan{Changes: changes, Problems: problems}, stopped(onlyShrunk(list, gone, changes), problems)
 }
 
-// onlyRevoked says what revokeOnly did, for the caller and the audit log.
-func onlyRevoked(list *signing.Revocations, changes []api.Change) string {
-	effect := fmt.Sprintf("only the revocation list (serial %d) took effect; ", list.Serial)
+// readLast are the manifests as they could be read last: now, or by an earlier
+// reload.
+func (d *Daemon) readLast(found map[string]declared) map[string]declared {
+	all := maps.Clone(d.declared)
+	for name, dc := range found {
+		if dc.err == nil {
+			all[name] = dc
+		}
+	}
+	return all
+}
+
+// onlyShrunk says what shrink did, for the caller and the audit log.
+func onlyShrunk(list *signing.Revocations, gone []signing.Signer, changes []api.Change) string {
+	var shrunk []string
+	if list != nil {
+		shrunk = append(shrunk, fmt.Sprintf("the revocation list (serial %d)", list.Serial))
+	}
+	if len(gone) > 0 {
+		var names []string
+		for _, s := range gone {
+			names = append(names, s.Name)
+		}
+		shrunk = append(shrunk, fmt.Sprintf("the removal of keys from the trust store (%s)", strings.Join(slices.Compact(names), ", ")))
+	}
+	effect := fmt.Sprintf("only %s took effect; ", strings.Join(shrunk, " and "))
 	var unloaded []string
 	for _, c := range changes {
 		if c.Done {
@@ -121,7 +236,16 @@ func onlyRevoked(list *signing.Revocations, changes []api.Change) string {
 
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
-	return trust.Revoked(recordedClaim(r), r.Signer.KeyID)
+	return trust.Revoked(recordedClaim(r), recordedSigner(r))
+}
+
+// recordedSigner is the signer of r, as far as a list can revoke it.
+func recordedSigner(r pinning.Record) signing.Signer {
+	s := signing.Signer{KeyID: r.Signer.KeyID}
+	for _, k := range r.Signer.Chain {
+		s.Chain = append(s.Chain, signing.Key(k))
+	}
+	return s
 }
 
 // withdrawn are the collections that run and are revoked.

@@ -29,6 +29,7 @@ func routes(core Core) http.Handler {
 		api.RouteUpgrade:  upgradeCollection,
 		api.RouteUnload:   unloadCollection,
 		api.RouteRollback: rollback,
+		api.RouteRecover:  recoverQuarantined,
 		api.RouteReload:   reload,
 		api.RoutePlan:     plan,
 		api.RouteStatus:   status,
@@ -138,6 +139,14 @@ func rollback(core Core, r request) (any, error) {
 		return nil, err
 	}
 	return core.Rollback(r.who, r.PathValue("name"), body.Version, body.Reason)
+}
+
+func recoverQuarantined(core Core, r request) (any, error) {
+	var body api.RecoverRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Recover(r.who, r.PathValue("name"))
 }
 
 func reload(core Core, r request) (any, error) {

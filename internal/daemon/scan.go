@@ -49,7 +49,7 @@ func (d *Daemon) scan() (found map[string]declared, problems []api.Problem, cert
 			problems = append(problems, problem(dc.source.Name, dc.err))
 		}
 	}
-	return found, problems, err == nil
+	return found, append(problems, refuseCircles(found)...), err == nil
 }
 
 // parts returns the errors that errors.Join made one of.

@@ -25,6 +25,7 @@ type step struct {
 type carried struct {
 	maps     map[string]bool   // by name
 	programs map[string]uint32 // name -> id; none where the next version is loaded anew
+	gaps     bool              // where there is no room, a gap is taken whatever the targets say
 }
 
 // stuckError is a target for which there is no room beside what is there.
@@ -83,7 +84,7 @@ func (s *step) enter(old []pinning.RecordLink, taken map[string]bool, both carri
 		switch {
 		case ok && !full:
 			s.action, s.was, s.target = api.LinkBeside, holder, other
-		case s.target.Gap && !taken[holder.Name]:
+		case (s.target.Gap || both.gaps) && !taken[holder.Name]:
 			s.action, s.was = api.LinkGap, holder
 		default:
 			return &stuckError{s.target, holder.Name}
@@ -194,14 +195,15 @@ func sits(l pinning.RecordLink, t loader.Target) (mode string, ok bool) {
 }
 
 // steps is transit for what runs, where there is something, and the manifest
-// that is to run.
-func (c *collection) steps(m manifest.Manifest, targets []loader.Target) ([]step, error) {
+// that is to run. mending is that what runs is broken.
+func (c *collection) steps(m manifest.Manifest, targets []loader.Target, mending bool) ([]step, error) {
 	var old []pinning.RecordLink
-	both := carried{maps: make(map[string]bool)}
+	both := carried{maps: make(map[string]bool), gaps: mending}
 	if c != nil {
 		old = c.record.Links
 		for _, r := range c.record.Maps {
-			both.maps[r.Name] = m.Maps[r.Name].Keep
+			now := m.Maps[r.Name]
+			both.maps[r.Name] = now.Keep && r.Shared == "" || now.Shared != "" && now.Shared == r.Shared
 		}
 	}
 	steps, err := transit(old, targets, both)

@@ -101,7 +101,7 @@ func TestStuckNamesTheRemedy(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &collection{record: pinning.Record{Links: []pinning.RecordLink{{Name: "f", Kind: "netfilter", Program: "f", Target: b}}}}
-	_, err = c.steps(m, []loader.Target{nf})
+	_, err = c.steps(m, []loader.Target{nf}, false)
 	if err == nil || !strings.HasPrefix(err.Error(), "/etc/hornet.d/nf.toml:5: attach[1]: ") || !strings.Contains(remedy.Of(err), "priorities = [10, 11]") || !strings.Contains(remedy.Of(err), `upgrade = "gap"`) {
 		t.Errorf("%v\n%s", err, remedy.Of(err))
 	}

@@ -73,7 +73,7 @@ func (d *Daemon) unheld(name string) error {
 	for _, dir := range sortedKeys(d.held) {
 		if h := d.held[dir]; h.name == name {
 			return remedy.With(api.Errorf(api.KindConflict, "collection %q: %s still runs what it was: %s", name, dir, h.reason),
-				"look at it, then end it with hornetctl unload --force %s and load again", dir)
+				"%s", quarantineHint(dir))
 		}
 	}
 	return nil

@@ -40,6 +40,9 @@ func (d *Daemon) viewLocked(name string) api.Collection {
 	}
 	if err := d.reasonLocked(name); err != nil {
 		out.State, out.Reason, out.Hint = api.StateFailed, err.Error(), remedy.Of(err)
+		if d.failed[name].pending() {
+			out.State, out.Hint = api.StatePending, "it is loaded as soon as that is there; "+out.Hint
+		}
 	}
 	return out
 }
@@ -63,17 +66,17 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 		reasons = append([]string{w}, reasons...)
 	}
 	out.Reason = strings.Join(reasons, "; ")
+	if len(c.drift) > 0 {
+		out.Hint = c.remedy()
+	}
 	out.Description, out.Version, out.Start = r.Description, r.Version, r.Start
 	out.Manifest = api.File{File: r.ManifestFile, SHA256: r.ManifestDigest}
 	out.Object = api.File{File: r.ObjectFile, SHA256: r.ObjectDigest}
-	out.Signature = api.Signature{Verdict: string(signing.OK), Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
+	out.Signature = api.Signature{Verdict: recordedVerdict(r), Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
 		Signer: api.Signer{Name: r.Signer.Name, Subject: r.Signer.Subject, KeyID: r.Signer.KeyID,
 			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
 	if revoked != "" {
 		out.Signature.Verdict = string(signing.Revoked)
-	}
-	if revoked == "" && !r.Signer.NotAfter.IsZero() && r.LoadedAt.After(r.Signer.NotAfter) {
-		out.Signature.Verdict = string(signing.OKExpired)
 	}
 	out.LoadedAt = r.LoadedAt
 	out.LoadedBy = &api.Caller{UID: r.Caller.UID, GID: r.Caller.GID}
@@ -86,6 +89,18 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 	for _, l := range r.Links {
 		out.Links = append(out.Links, viewLink(l, l.ProgramID))
 	}
+}
+
+// recordedVerdict is what r was loaded with. A record of format 1 does not say,
+// but when it was loaded.
+func recordedVerdict(r pinning.Record) string {
+	switch {
+	case r.Verdict != "":
+		return r.Verdict
+	case !r.Signer.NotAfter.IsZero() && r.LoadedAt.After(r.Signer.NotAfter):
+		return string(signing.OKExpired)
+	}
+	return string(signing.OK)
 }
 
 func viewMap(m pinning.RecordMap) api.Map {
@@ -106,11 +121,15 @@ func viewSigner(s signing.Signer) api.Signer {
 	return api.Signer{Name: s.Name, Subject: s.Subject, KeyID: s.KeyID, Algorithm: s.Algorithm, NotAfter: s.NotAfter, Problem: s.Problem, CA: s.CA}
 }
 
+func quarantineHint(dir string) string {
+	return "look at it; hornetctl recover " + dir + " has it run in order again, hornetctl unload --force ends its programs"
+}
+
 func (d *Daemon) quarantinedLocked() []api.Collection {
 	var out []api.Collection
 	for _, dir := range sortedKeys(d.held) {
 		out = append(out, api.Collection{Name: dir, State: api.StateQuarantined, Reason: d.held[dir].reason,
-			Hint: "hornetctl unload --force " + dir + " ends its programs"})
+			Hint: quarantineHint(dir)})
 	}
 	return out
 }
@@ -121,7 +140,7 @@ func (d *Daemon) observe(name string) (api.Collection, error) {
 	out := d.view(name)
 	if isHeld(name) {
 		out.State, out.Reason = api.StateQuarantined, d.heldFor(name)
-		out.Hint = "hornetctl unload --force " + name + " ends its programs"
+		out.Hint = quarantineHint(name)
 		return out, nil
 	}
 	if out.State != api.StateRunning {
@@ -134,9 +153,9 @@ func (d *Daemon) observe(name string) (api.Collection, error) {
 	defer entry.Close()
 	s := look(entry)
 	out.Maps, out.Programs, out.Links = s.maps, s.programs, s.links
-	if all := append(s.differs, s.drift...); len(all) > 0 {
+	if all := append(s.differs, s.drift...); len(all) > 0 && out.Reason == "" {
 		out.Reason = strings.Join(all, "; ")
-		out.Hint = "hornetctl unload " + name + " and load it again"
+		out.Hint = "it is mended in a moment, or its state says why not"
 	}
 	return out, nil
 }
@@ -147,6 +166,9 @@ func (d *Daemon) Summary() string {
 	defer d.mu.RUnlock()
 	c := d.countsLocked()
 	s := fmt.Sprintf("%d running, %d available", c.Running, c.Available)
+	if c.Pending > 0 {
+		s += fmt.Sprintf(", %d pending", c.Pending)
+	}
 	if c.Failed > 0 {
 		s += fmt.Sprintf(", %d failed", c.Failed)
 	}

@@ -33,6 +33,14 @@ func Veth(t testing.TB) Pair {
 		A: End{Netns: Netns(t), Name: "veth0", Addr: netip.MustParseAddr("10.77.0.1"), Addr6: netip.MustParseAddr("fd77::1")},
 		B: End{Netns: Netns(t), Name: "veth0", Addr: netip.MustParseAddr("10.77.0.2"), Addr6: netip.MustParseAddr("fd77::2")},
 	}
+	p.Join(t)
+	return p
+}
+
+// Join makes the interfaces of a pair, as Veth does: again, where they were
+// deleted.
+func (p *Pair) Join(t testing.TB) {
+	t.Helper()
 	IP(t, p.A.Netns, "link", "add", p.A.Name, "type", "veth", "peer", "name", p.B.Name, "netns", p.B.Netns)
 	for _, e := range []*End{&p.A, &p.B} {
 		e.up(t)
@@ -41,7 +49,6 @@ func Veth(t testing.TB) Pair {
 	// drops everything must not be mistaken for one that drops ARP.
 	p.A.neighbour(t, p.B)
 	p.B.neighbour(t, p.A)
-	return p
 }
 
 func (e *End) up(t testing.TB) {

@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// hints wakes whoever looks after what runs when something may have changed: an
+// interface (netlink), a pin, a cgroup or the file of a network namespace
+// (inotify). What the kernel says is read and thrown away: it only says that it
+// is time to look, and looking tells what is so. A message that was lost because
+// the kernel's buffer was full (ENOBUFS, IN_Q_OVERFLOW) is therefore a hint like
+// any other.
+type hints struct {
+	wake    chan struct{} // of one: many hints are one
+	links   *os.File      // nil where there is none
+	files   *os.File
+	watched map[int32]bool
+	readers sync.WaitGroup
+}
+
+// newHints opens both sources. On error it returns what works, which may be
+// nothing.
+func newHints() (*hints, error) {
+	h := &hints{wake: make(chan struct{}, 1), watched: map[int32]bool{}}
+	links, err := listenLinks()
+	if err != nil {
+		err = fmt.Errorf("netlink: no word of interfaces that come and go: %w", err)
+	} else {
+		h.links = os.NewFile(uintptr(links), "netlink")
+		h.listen(h.links)
+	}
+	files, e := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if e != nil {
+		return h, errors.Join(err, fmt.Errorf("inotify: no word of cgroups and pins that come and go: %w", e))
+	}
+	h.files = os.NewFile(uintptr(files), "inotify")
+	h.listen(h.files)
+	return h, err
+}
+
+// listenLinks opens a socket that gets a message when an interface of this
+// network namespace comes, changes or goes.
+func listenLinks() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// listen wakes for whatever can be read from f, and whenever it cannot be read,
+// until f is closed.
+func (h *hints) listen(f *os.File) {
+	h.readers.Go(func() {
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := f.Read(buf)
+			if errors.Is(err, os.ErrClosed) || n == 0 && err == nil {
+				return
+			}
+			select {
+			case h.wake <- struct{}{}:
+			default:
+			}
+			if err != nil && !errors.Is(err, unix.ENOBUFS) {
+				return // the pulse goes on
+			}
+		}
+	})
+}
+
+// changes are the events of a directory in which a name comes or goes.
+const changes = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_DELETE_SELF | unix.IN_ONLYDIR
+
+// aim makes dirs the directories that are watched. One that cannot be is left to
+// the pulse.
+func (h *hints) aim(dirs []string) {
+	if h.files == nil {
+		return
+	}
+	// Not h.files.Fd(), which would make it block.
+	raw, err := h.files.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		now := make(map[int32]bool, len(dirs))
+		for _, dir := range dirs {
+			// The kernel returns the same number for a directory that is watched.
+			if wd, err := unix.InotifyAddWatch(int(fd), dir, changes); err == nil {
+				now[int32(wd)] = true
+			}
+		}
+		for wd := range h.watched {
+			if !now[wd] {
+				unix.InotifyRmWatch(int(fd), uint32(wd)) // or it went with its directory
+			}
+		}
+		h.watched = now
+	})
+}
+
+// close ends both sources and waits for their readers.
+func (h *hints) close() {
+	for _, f := range []*os.File{h.links, h.files} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	h.readers.Wait()
+}

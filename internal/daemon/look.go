@@ -1,0 +1,163 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/bpfsys"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
+)
+
+// glance looks at a running collection as cheaply as it can, by what its record
+// says: whether pins are there, what the kernel says of links by their ids, and
+// what targets lead to. It opens no pin and changes nothing. m is its manifest,
+// or the zero one.
+func (d *Daemon) glance(v *loader.View, r pinning.Record, m manifest.Manifest) (sight, error) {
+	s := sight{missing: d.store.Missing(r)}
+	return s, s.look(v, r, m)
+}
+
+// examineEntry looks at all there is to see of a collection before it is
+// repaired.
+func examineEntry(v *loader.View, e *pinning.Entry, m manifest.Manifest) (sight, error) {
+	s := sight{gone: e.Gone, missing: e.Missing, foreign: e.Foreign}
+	for _, r := range e.Record.Programs {
+		if p, err := openProgram(e, r); err == nil {
+			p.Close()
+		} else if errors.Is(err, pinning.ErrNotExist) {
+			s.lost = append(s.lost, "program "+r.Name)
+		} else {
+			return s, err
+		}
+	}
+	for _, r := range e.Record.Maps {
+		if m, err := openMap(e, r); err == nil {
+			m.Close()
+		} else if errors.Is(err, pinning.ErrNotExist) {
+			s.lost = append(s.lost, "map "+r.Name)
+		} else {
+			return s, err
+		}
+	}
+	return s, s.look(v, e.Record, m)
+}
+
+func (s *sight) look(v *loader.View, r pinning.Record, m manifest.Manifest) error {
+	for _, l := range r.Links {
+		seen, err := lookAtLink(v, l, m)
+		if err != nil {
+			return err
+		}
+		s.links = append(s.links, seen)
+	}
+	for _, a := range m.Attach {
+		if !loader.IsPattern(a.Interface) {
+			continue
+		}
+		i := slices.IndexFunc(s.links, func(l linkSight) bool { return l.target.From(a) })
+		if i < 0 {
+			continue
+		}
+		more, err := v.Spread(s.links[i].target, a)
+		if err != nil {
+			continue // its links tell
+		}
+		s.spread = append(s.spread, more...)
+	}
+	return nil
+}
+
+func lookAtLink(v *loader.View, r pinning.RecordLink, m manifest.Manifest) (linkSight, error) {
+	var l linkSight
+	if err := json.Unmarshal(r.Target, &l.target); err != nil {
+		return l, fmt.Errorf("link %s: target: %w", r.Name, err)
+	}
+	l.pattern = slices.ContainsFunc(m.Attach, func(a manifest.Attach) bool {
+		return loader.IsPattern(a.Interface) && l.target.From(a)
+	})
+	l.now, l.err = v.Again(l.target)
+	state, err := linkState(r.ID)
+	if err != nil {
+		return l, nil // gone
+	}
+	l.state = &state
+	l.elsewhere = l.err == nil && v.Elsewhere(state, l.now)
+	if l.err != nil && state.Ifindex != 0 {
+		l.renamed = v.NameOf(l.target, state.Ifindex)
+	}
+	return l, nil
+}
+
+// linkState asks the kernel about a link by its id.
+func linkState(id uint32) (loader.LinkState, error) {
+	l, err := link.NewFromID(link.ID(id))
+	if err != nil {
+		return loader.LinkState{}, err
+	}
+	defer l.Close()
+	return loader.Describe(l)
+}
+
+// openProgram opens a program by its pin, or by its id where that is gone: it may
+// run still. Ids are not used again soon; that it is the one that was recorded
+// is compared all the same. The error wraps ErrNotExist where it is nowhere.
+func openProgram(e *pinning.Entry, r pinning.RecordProgram) (*ebpf.Program, error) {
+	p, err := e.Program(r.Name)
+	pinned := err == nil
+	if errors.Is(err, pinning.ErrNotExist) {
+		p, err = ebpf.NewProgramFromID(ebpf.ProgramID(r.ID))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("program %q: %w", r.Name, err)
+	}
+	info, err := bpfsys.ProgramInfo(p.FD())
+	if err == nil && (info.ID != r.ID || info.Tag != r.Tag) {
+		err = another("program", r.Name, info.ID, r.ID, pinned)
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// openMap is openProgram for maps.
+func openMap(e *pinning.Entry, r pinning.RecordMap) (*ebpf.Map, error) {
+	m, err := e.Map(r.Name)
+	pinned := err == nil
+	if errors.Is(err, pinning.ErrNotExist) {
+		m, err = ebpf.NewMapFromID(ebpf.MapID(r.ID))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("map %q: %w", r.Name, err)
+	}
+	info, err := bpfsys.MapInfo(m.FD())
+	same := info.ID == r.ID && m.Type().String() == r.Type && info.KeySize == r.KeySize && info.ValueSize == r.ValueSize
+	if err == nil && !same {
+		err = another("map", r.Name, info.ID, r.ID, pinned)
+	}
+	if err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// another refuses to build on what is not what was recorded: a pin that somebody
+// put there, or an id that the kernel has used again.
+func another(what, name string, now, was uint32, pinned bool) error {
+	if !pinned {
+		return fmt.Errorf("%s %q: %d is another one now: %w", what, name, was, pinning.ErrNotExist)
+	}
+	return remedy.With(api.Errorf(api.KindConflict, "%s %q: %d is pinned, and %d was recorded", what, name, now, was),
+		"find out who put it there; then unload the collection and load it again")
+}

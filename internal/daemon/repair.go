@@ -1,0 +1,362 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"go.uber.org/zap"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
+)
+
+// mended is what reconcile did.
+type mended struct {
+	repaired bool
+	taken    bool // something had been taken away
+}
+
+// reconcile brings one running collection back to what its record and its
+// manifest say, if it is not, and notes what it cannot mend. It runs on the
+// owner's thread.
+func (d *Daemon) reconcile(name string) (mended, error) {
+	c := d.collection(name)
+	if c == nil {
+		return mended{}, nil // unloaded meanwhile
+	}
+	n, err := pinning.ParseName(name)
+	if err != nil {
+		return mended{}, err
+	}
+	entry, err := d.store.Hold(n, c.record)
+	if err != nil {
+		d.drifts(name, []string{err.Error()}, "")
+		return mended{}, err
+	}
+	defer entry.Close()
+	s, err := examineEntry(loader.NewView(), entry, d.manifestOf(c.record))
+	if err != nil {
+		return mended{}, err
+	}
+	g := diagnose(c.record, s, revokedRecord(d.trusted(), c.record))
+	out := mended{taken: g.taken}
+	if len(g.repairs) == 0 {
+		d.drifts(name, g.drift, "")
+		return out, nil
+	}
+	if err := d.repair(entry, c, g); err != nil {
+		d.drifts(name, append(g.drift, strings.Join(g.repairs, "; ")+": not repaired: "+err.Error()), remedy.Of(err))
+		return out, err
+	}
+	out.repaired = true
+	d.drifts(name, g.drift, "")
+	return out, nil
+}
+
+// manifestOf returns the manifest that a record was made from, the zero one
+// where it is not there any more.
+func (d *Daemon) manifestOf(r pinning.Record) manifest.Manifest {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if dc, ok := d.declared[r.Name]; ok && dc.err == nil && hexDigest(dc.manifest.Digest) == r.ManifestDigest {
+		return dc.manifest
+	}
+	return manifest.Manifest{}
+}
+
+// drifts notes what is wrong with a running collection and stays so. Each
+// change of it is an event.
+func (d *Daemon) drifts(name string, drift []string, hint string) {
+	d.mu.Lock()
+	c := d.running[name]
+	if c == nil || slices.Equal(c.drift, drift) {
+		d.mu.Unlock()
+		return
+	}
+	now := *c
+	now.drift, now.hint = drift, hint
+	d.running[name] = &now
+	d.mu.Unlock()
+	if len(drift) > 0 {
+		d.log.Warn("drift", zap.String("collection", name), zap.Strings("what", drift), zap.String("hint", hint))
+		d.events.publish(api.Event{Time: time.Now(), Kind: api.EventDrift, Collection: name, Message: strings.Join(drift, "; "), Hint: hint})
+	}
+}
+
+// remedy is what can be done about the drift of c.
+func (c *collection) remedy() string {
+	if c.hint != "" {
+		return c.hint
+	}
+	return "hornetd mends it when what is missing is there again; hornetctl unload " + c.record.Name + " ends it"
+}
+
+// repair builds a whole successor of a collection, of what is still there and
+// what has to be made again, and gives it the name in one rename. Whatever fails
+// before leaves the old one as it was.
+func (d *Daemon) repair(entry *pinning.Entry, c *collection, g diagnosis) (err error) {
+	name := c.record.Name
+	a := d.begin(self(), audit.VerbRepair, name, api.EventRepaired)
+	a.rec.Manifest, a.rec.Object, a.rec.Signer = c.record.ManifestDigest, c.record.ObjectDigest, c.record.Signer.Name
+	a.rec.Reason = strings.Join(g.repairs, "; ")
+	defer func() { err = a.conclude(err) }()
+	if err := a.intend(); err != nil {
+		return err
+	}
+	if g.rebuild {
+		return d.rebuild(entry, c)
+	}
+	stage, err := d.store.StageFrom(entry)
+	if err != nil {
+		return err
+	}
+	defer func() { d.tell("discard", stage.Discard()) }() // no effect after the commit
+	coll, err := keepAll(stage, entry)
+	if err != nil {
+		return err
+	}
+	defer coll.Close()
+	record := c.record
+	record.Links, err = relink(stage, entry, coll, g.links, d.manifestOf(c.record))
+	if err != nil {
+		return err
+	}
+	if err := stage.PinRecord(record); err != nil {
+		return err
+	}
+	// The point of no return.
+	if err := d.settled(stage.Succeed(entry)); err != nil {
+		return err
+	}
+	a.loaded(record, false)
+	now := *c
+	now.record = record
+	d.mu.Lock()
+	d.running[name] = &now
+	d.mu.Unlock()
+	return nil
+}
+
+// keepAll pins the maps and programs of entry in the stage and opens them, from
+// the kernel where a pin is missing.
+func keepAll(stage *pinning.Stage, entry *pinning.Entry) (_ *ebpf.Collection, err error) {
+	coll := &ebpf.Collection{Maps: map[string]*ebpf.Map{}, Programs: map[string]*ebpf.Program{}}
+	defer func() {
+		if err != nil {
+			coll.Close()
+		}
+	}()
+	for _, r := range entry.Record.Maps {
+		m, err := openMap(entry, r)
+		if err != nil {
+			return nil, err
+		}
+		coll.Maps[r.Name] = m
+		err = stage.KeepMap(entry, r.Name)
+		if errors.Is(err, pinning.ErrNotExist) {
+			err = stage.PinMaps(map[string]*ebpf.Map{r.Name: m})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range entry.Record.Programs {
+		p, err := openProgram(entry, r)
+		if err != nil {
+			return nil, err
+		}
+		coll.Programs[r.Name] = p
+		err = stage.KeepProgram(entry, r.Name)
+		if errors.Is(err, pinning.ErrNotExist) {
+			err = stage.PinPrograms(map[string]*ebpf.Program{r.Name: p})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return coll, nil
+}
+
+// relink gives the stage its links: those that stay, and those that are attached
+// anew, with the programs that run.
+func relink(stage *pinning.Stage, entry *pinning.Entry, coll *ebpf.Collection, steps []linkStep, m manifest.Manifest) ([]pinning.RecordLink, error) {
+	records := make([]pinning.RecordLink, len(steps))
+	var anew []loader.Target
+	var at []int
+	for i, s := range steps {
+		if s.was == "" {
+			anew, at = append(anew, inMode(s.target, m)), append(at, i)
+			continue
+		}
+		was := entry.Record.Links[slices.IndexFunc(entry.Record.Links, func(l pinning.RecordLink) bool { return l.Name == s.was })]
+		if err := stay(stage, entry, coll, was, s); err != nil {
+			return nil, fmt.Errorf("link %s: %w", s.was, err)
+		}
+		var err error
+		if records[i], err = relinked(was, s.target); err != nil {
+			return nil, err
+		}
+	}
+	// Live from here: whoever fails later discards the stage, which detaches.
+	links, err := loader.Attach(coll, anew)
+	if err != nil {
+		return nil, err
+	}
+	defer links.Close()
+	if err := stage.PinLinks(links); err != nil {
+		return nil, err
+	}
+	for j, t := range anew {
+		state, err := loader.Describe(links[t.Link])
+		if err != nil {
+			return nil, fmt.Errorf("link %s: %w", t.Link, err)
+		}
+		if records[at[j]], err = relinked(pinning.RecordLink{ID: uint32(state.ID), ProgramID: uint32(state.ProgramID)}, t); err != nil {
+			return nil, err
+		}
+	}
+	return records, nil
+}
+
+// inMode returns t with the mode that m attaches it in.
+func inMode(t loader.Target, m manifest.Manifest) loader.Target {
+	for _, a := range m.Attach {
+		if t.From(a) {
+			return t.WithMode(a)
+		}
+	}
+	return t
+}
+
+// relinked is the record of a link that is at t.
+func relinked(l pinning.RecordLink, t loader.Target) (pinning.RecordLink, error) {
+	target, err := json.Marshal(t)
+	if err != nil {
+		return l, fmt.Errorf("link %s: %w", t.Link, err)
+	}
+	l.Name, l.Pin, l.Kind, l.AttachType, l.Program, l.Target = t.Link, "", t.Kind, t.AttachType, t.Program, target
+	return l, nil
+}
+
+// stay pins a link in the stage that is kept, and has it run the program that it
+// should.
+func stay(stage *pinning.Stage, entry *pinning.Entry, coll *ebpf.Collection, was pinning.RecordLink, s linkStep) (err error) {
+	var l link.Link
+	if s.repin {
+		l, err = link.NewFromID(link.ID(was.ID))
+	} else {
+		l, err = entry.Link(was.Name)
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	state, err := loader.Describe(l)
+	if err != nil {
+		return err
+	}
+	if uint32(state.ID) != was.ID {
+		return another("link", was.Name, uint32(state.ID), was.ID, !s.repin)
+	}
+	if s.back {
+		other, err := ebpf.NewProgramFromID(state.ProgramID)
+		if err != nil {
+			return err
+		}
+		defer other.Close()
+		if err := loader.Update(l, other, coll.Programs[was.Program]); err != nil {
+			return err
+		}
+	}
+	if s.repin {
+		return stage.PinLinks(map[string]link.Link{s.target.Link: l})
+	}
+	return stage.LinkExisting(entry, was.Name, s.target.Link)
+}
+
+// rebuild loads a collection again from its verified object, because programs or
+// maps are gone. Maps that are still there keep their contents.
+func (d *Daemon) rebuild(entry *pinning.Entry, c *collection) error {
+	name := c.record.Name
+	d.mu.Lock()
+	dc, ok := d.declared[name]
+	if ok && dc.err == nil && entry.Gone {
+		delete(d.running, name) // there is nothing that the load could replace
+	}
+	d.mu.Unlock()
+	if !ok || dc.err != nil {
+		return remedy.With(api.Errorf(api.KindConflict, "collection %q: its manifest is gone", name), "put the manifest back and reload")
+	}
+	d.mending = c
+	defer func() { d.mending = nil }()
+	as := asReload
+	if entry.Gone {
+		as = asLoad
+	}
+	err := d.load(self(), dc.source, as, btf.NewCache())
+	if err != nil && entry.Gone {
+		d.mu.Lock()
+		d.running[name] = c // to be tried again
+		d.mu.Unlock()
+	}
+	return err
+}
+
+// sameAgain returns m, the manifest of c, such that a load of it keeps the
+// contents of c's maps, whatever an upgrade would do with them.
+func (c *collection) sameAgain(m manifest.Manifest) (manifest.Manifest, error) {
+	if hexDigest(m.Digest) != c.record.ManifestDigest {
+		return m, remedy.With(api.Errorf(api.KindConflict, "collection %q: its manifest changed meanwhile", m.Name), "hornetctl reload replaces it")
+	}
+	m.Maps = maps.Clone(m.Maps)
+	if m.Maps == nil {
+		m.Maps = map[string]manifest.Map{}
+	}
+	for _, r := range c.record.Maps {
+		switch r.Type {
+		case "ProgramArray", "ArrayOfMaps", "HashOfMaps", "StructOpsMap":
+			continue // they refer to what is made anew
+		}
+		if r.Class == string(manifest.ClassMutable) {
+			decl := m.Maps[r.Name]
+			decl.Class, decl.Keep = manifest.ClassMutable, true
+			m.Maps[r.Name] = decl
+		}
+	}
+	return m, nil
+}
+
+// mendAdopted repairs at start what was found not to be as recorded.
+func (d *Daemon) mendAdopted() {
+	for _, name := range sortedKeys(d.running) {
+		if len(d.running[name].drift) == 0 || d.owner.stopping() {
+			continue
+		}
+		d.owner.beat()
+		if _, err := d.reconcile(name); err != nil {
+			d.log.Warn("repair", zap.String("collection", name), zap.Error(err))
+		}
+	}
+}
+
+// giveUp notes that somebody takes away what is repaired, again and again.
+func (d *Daemon) giveUp(name string) {
+	c := d.collection(name)
+	if c == nil {
+		return
+	}
+	d.drifts(name, []string{fmt.Sprintf("was repaired %d times within %s: somebody takes away what hornetd attaches, so it is left as it is", fightLimit, fightWindow)},
+		"find out who does it (hornetctl events, hornetctl show "+name+"), then hornetctl reload")
+}

@@ -1,0 +1,360 @@
+package loader
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/manifest"
+)
+
+// ErrAbsent is wrapped by errors about a target that is not there and may come:
+// an interface, a cgroup, a network namespace or an executable.
+var ErrAbsent = errors.New("the target is not there")
+
+// absent makes err one of ErrAbsent, in the same words.
+type absent struct{ err error }
+
+func (a absent) Error() string        { return a.err.Error() }
+func (a absent) Unwrap() error        { return a.err }
+func (a absent) Is(target error) bool { return target == ErrAbsent }
+
+// View is what targets lead to at one moment. Each network namespace is visited
+// once, however many targets are in it: make a new View for a later moment. It
+// is for one goroutine.
+type View struct{ nets map[string]*netView }
+
+type netView struct {
+	inode uint64
+	index map[string]int // by name
+	links map[int]netLink
+	err   error
+}
+
+// netLink is an interface, and the XDP programs that it runs.
+type netLink struct {
+	name string
+	xdp  []uint32
+}
+
+// NewView returns a View that has looked at nothing yet.
+func NewView() *View { return &View{nets: map[string]*netView{}} }
+
+func (v *View) net(path string) *netView {
+	n, ok := v.nets[path]
+	if !ok {
+		n = &netView{index: map[string]int{}}
+		n.err = n.look(path)
+		v.nets[path] = n
+	}
+	return n
+}
+
+func (n *netView) look(path string) error {
+	ns, err := openNetns(path)
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	n.inode = ns.inode
+	return ns.do(func() error {
+		dump, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
+		if err != nil {
+			return fmt.Errorf("list interfaces%s: %w", ns, err)
+		}
+		if n.links, err = readLinks(dump); err != nil {
+			return fmt.Errorf("list interfaces%s: %w", ns, err)
+		}
+		for index, l := range n.links {
+			n.index[l.name] = index
+		}
+		return nil
+	})
+}
+
+// readLinks reads the kernel's list of interfaces: RTM_NEWLINK messages, each a
+// struct ifinfomsg and attributes.
+func readLinks(dump []byte) (map[int]netLink, error) {
+	msgs, err := syscall.ParseNetlinkMessage(dump)
+	if err != nil {
+		return nil, err
+	}
+	links := make(map[int]netLink, len(msgs))
+	for i := range msgs {
+		data := msgs[i].Data
+		if msgs[i].Header.Type != unix.RTM_NEWLINK || len(data) < unix.SizeofIfInfomsg {
+			continue
+		}
+		attrs := data[unix.SizeofIfInfomsg:]
+		l := netLink{name: unix.ByteSliceToString(attr(attrs, unix.IFLA_IFNAME))}
+		xdp := attr(attrs, unix.IFLA_XDP)
+		for _, kind := range []uint16{unix.IFLA_XDP_PROG_ID, unix.IFLA_XDP_DRV_PROG_ID, unix.IFLA_XDP_SKB_PROG_ID, unix.IFLA_XDP_HW_PROG_ID} {
+			if id := attrUint32(xdp, kind); id != 0 {
+				l.xdp = append(l.xdp, id)
+			}
+		}
+		links[int(binary.NativeEndian.Uint32(data[4:]))] = l
+	}
+	return links, nil
+}
+
+// Again returns t as it would be resolved now: the same names, and the numbers
+// of what they lead to. The error wraps ErrAbsent where a name leads nowhere.
+func (v *View) Again(t Target) (Target, error) {
+	switch t.Kind {
+	case kindXDP, kindTCX:
+		return v.interfaceAgain(t)
+	case kindNetns, kindNetfilter:
+		ns, err := openNetns(t.Netns)
+		if err != nil {
+			return t, err
+		}
+		defer ns.close()
+		t.NetnsInode = ns.inode
+	case kindCgroup:
+		var st unix.Stat_t
+		if err := unix.Stat(t.Cgroup, &st); err == nil && st.Ino == t.CgroupID {
+			return t, nil
+		}
+		f, err := openCgroup(t.Cgroup)
+		if err != nil {
+			return t, err
+		}
+		defer f.Close()
+		t.CgroupID, err = inodeOf(f)
+		return t, err
+	case kindPerfEvent, kindUprobeMulti:
+		if t.Executable != "" {
+			return executableAgain(t)
+		}
+	}
+	return t, nil
+}
+
+func (v *View) interfaceAgain(t Target) (Target, error) {
+	n := v.net(t.Netns)
+	if n.err != nil {
+		return t, n.err
+	}
+	t.NetnsInode = n.inode
+	if index, ok := n.index[t.Interface]; ok {
+		t.Ifindex = index
+		return t, nil
+	}
+	ns, err := openNetns(t.Netns) // the name may be an alternative one
+	if err != nil {
+		return t, err
+	}
+	defer ns.close()
+	return t, ns.do(func() (err error) {
+		if t.Ifindex, err = ifindex(t.Interface); err != nil {
+			return absent{fmt.Errorf("there is no interface %q%s", t.Interface, ns)}
+		}
+		return nil
+	})
+}
+
+// executableAgain finds the file, and where in it the symbol is, if it is
+// another file than before.
+func executableAgain(t Target) (Target, error) {
+	x, err := openExecutable(t.Executable)
+	if err != nil {
+		return t, err
+	}
+	defer x.close()
+	if x.inode == t.Inode {
+		return t, nil
+	}
+	t.Inode = x.inode
+	if t.Kind == kindUprobeMulti {
+		t.Offsets, err = x.offsets(strings.Split(t.Symbol, ","))
+		return t, err
+	}
+	if t.Symbol == "" {
+		return t, nil
+	}
+	symbol, more := t.Symbol, uint64(0)
+	if i := strings.LastIndex(symbol, "+0x"); i >= 0 {
+		if _, err := fmt.Sscanf(symbol[i+1:], "%v", &more); err != nil {
+			return t, fmt.Errorf("%s: %w", t.Symbol, err)
+		}
+		symbol = symbol[:i]
+	}
+	t.Offset, err = x.offset(symbol, more)
+	return t, err
+}
+
+// NameOf returns what the interface number index is called in the network
+// namespace of t, "" where there is none.
+func (v *View) NameOf(t Target, index int) string { return v.net(t.Netns).links[index].name }
+
+// Elsewhere reports whether a link in state s is at another interface than t's,
+// though both have one number: numbers are counted in each network namespace, and
+// the link's was moved into another. It knows of XDP only.
+func (v *View) Elsewhere(s LinkState, t Target) bool {
+	if s.Kind != kindXDP || s.Ifindex == 0 || s.Ifindex != t.Ifindex {
+		return false
+	}
+	l, ok := v.net(t.Netns).links[t.Ifindex]
+	return ok && !slices.Contains(l.xdp, uint32(s.ProgramID))
+}
+
+// IsPattern says whether the interface of a manifest's attach may be several.
+func IsPattern(name string) bool { return strings.ContainsAny(name, `*?[\`) }
+
+// From says whether t is a target that the attach a of a manifest was resolved
+// to, or would be if its interface were there.
+func (t Target) From(a manifest.Attach) bool {
+	if t.Kind != kindXDP && t.Kind != kindTCX || t.Program != a.Program || t.Netns != a.Netns ||
+		a.Direction != "" && !strings.HasSuffix(t.AttachType, a.Direction) {
+		return false
+	}
+	ok, err := path.Match(a.Interface, t.Interface)
+	return t.Interface == a.Interface || ok && err == nil
+}
+
+// Spread returns t for every interface that pattern matches now, sorted by name
+// and named as Resolve names them, attached in the manifest's mode.
+func (v *View) Spread(t Target, a manifest.Attach) ([]Target, error) {
+	n := v.net(t.Netns)
+	if n.err != nil {
+		return nil, n.err
+	}
+	var all []Target
+	for name, index := range n.index {
+		if ok, err := path.Match(a.Interface, name); ok && err == nil {
+			t.Interface, t.Ifindex, t.NetnsInode = name, index, n.inode
+			all = append(all, t.WithMode(a).named())
+		}
+	}
+	slices.SortFunc(all, func(x, y Target) int { return strings.Compare(x.Interface, y.Interface) })
+	return all, nil
+}
+
+// WithMode returns t with the mode that a asks for, which another kind of
+// interface may take another way.
+func (t Target) WithMode(a manifest.Attach) Target {
+	if t.Kind == kindXDP {
+		t.Mode = a.Mode
+		if t.Mode == "" {
+			t.Mode = "auto"
+		}
+	}
+	return t
+}
+
+// Present returns an error that wraps ErrAbsent while something that m attaches
+// to is not there. It looks at names only: whether m can be loaded is for
+// Resolve.
+func (v *View) Present(m manifest.Manifest) error {
+	for _, a := range m.Attach {
+		if err := v.present(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *View) present(a manifest.Attach) error {
+	switch {
+	case a.Interface != "" && IsPattern(a.Interface):
+		found, err := v.Spread(Target{Kind: kindTCX, Netns: a.Netns}, a)
+		if err == nil && len(found) == 0 {
+			err = absent{fmt.Errorf("no interface matches %q", a.Interface)}
+		}
+		return err
+	case a.Interface != "":
+		_, err := v.interfaceAgain(Target{Interface: a.Interface, Netns: a.Netns})
+		return err
+	case a.Netns != "":
+		return v.net(a.Netns).err
+	case a.Cgroup != "":
+		f, err := openCgroup(a.Cgroup)
+		if err == nil {
+			f.Close()
+		}
+		return err
+	case a.Executable != "":
+		_, err := os.Stat(a.Executable)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = absent{err}
+		}
+		return err
+	}
+	return nil
+}
+
+// Places returns the directories in which it shows when a target that is a file
+// (cgroup, network namespace, executable) comes or goes: of each the nearest
+// that exists.
+func Places(ts []Target, as []manifest.Attach) []string {
+	files := map[string]bool{}
+	for _, t := range ts {
+		files[t.Cgroup], files[t.Netns] = true, true
+	}
+	for _, a := range as {
+		files[a.Netns], files[a.Executable] = true, true
+		if a.Cgroup == "" || path.IsAbs(a.Cgroup) {
+			files[a.Cgroup] = true
+		} else if root, err := cgroup2(); err == nil {
+			files[path.Join(root, a.Cgroup)] = true
+		}
+	}
+	dirs := map[string]bool{}
+	for f := range files {
+		if !path.IsAbs(f) {
+			continue
+		}
+		d := path.Dir(f)
+		for d != "/" {
+			if info, err := os.Stat(d); err == nil && info.IsDir() {
+				break
+			}
+			d = path.Dir(d)
+		}
+		dirs[d] = true
+	}
+	all := make([]string, 0, len(dirs))
+	for d := range dirs {
+		all = append(all, d)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Alive says whether the link still is where s was asked: the kernel sets the
+// place to 0 when a link is detached or what it was attached to goes.
+func (s LinkState) Alive() bool {
+	switch s.Kind {
+	case kindXDP, kindTCX:
+		return s.Ifindex != 0
+	case kindCgroup:
+		return s.CgroupID != 0
+	case kindNetns:
+		return s.NetnsInode != 0
+	case kindStructOps:
+		return s.MapID != 0
+	}
+	return true
+}
+
+// At says whether the link is at what t leads to now.
+func (s LinkState) At(t Target) bool {
+	switch s.Kind {
+	case kindXDP, kindTCX:
+		return s.Ifindex == t.Ifindex
+	case kindCgroup:
+		return s.CgroupID == t.CgroupID
+	case kindNetns:
+		return s.NetnsInode == t.NetnsInode
+	}
+	return true
+}
