@@ -30,7 +30,8 @@ type Collection struct {
 	Links       List[Link]    `json:"links"`
 	LoadedAt    time.Time     `json:"loaded_at,omitzero"`
 	LoadedBy    *Caller       `json:"loaded_by,omitempty"`
-	Adopted     bool          `json:"adopted"` // was running when this daemon started
+	Adopted     bool          `json:"adopted"`              // was running when this daemon started
+	TrialUntil  time.Time     `json:"trial_until,omitzero"` // until then it may go back to the version before
 }
 
 // File is a file the daemon read, and what it contained.

@@ -26,6 +26,7 @@ type Manifest struct {
 	Allow       []Allow        // what others than root may do
 	Limits      Limits         // narrower than the policy's, never wider
 	Tests       []Test         // run before anything is attached
+	Health      *Health        // what must hold after an upgrade; nil: nothing
 
 	text *tomlfile.Text // finds the lines of keys for Errorf
 }

@@ -52,6 +52,7 @@ func Parse(file string, b []byte) (Manifest, error) {
 		Allow:       c.allowAll(raw.Allow),
 		Limits:      c.limits(raw.Limits),
 		Tests:       c.tests(raw.Test),
+		Health:      c.health(raw.Health),
 		text:        text,
 	}
 	if err := c.First(); err != nil {
@@ -97,6 +98,7 @@ type rawManifest struct {
 	Allow       []rawAllow        `toml:"allow"`
 	Limits      rawLimits         `toml:"limits"`
 	Test        []rawTest         `toml:"test,one"`
+	Health      *rawHealth        `toml:"health"`
 }
 
 type rawObject struct {

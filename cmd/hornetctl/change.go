@@ -56,6 +56,9 @@ func summary(x api.Collection) string {
 	if on := targets(x.Links); on != "" {
 		text += ", attached to " + on
 	}
+	if !x.TrialUntil.IsZero() {
+		text += ", on trial " + trialText(x)
+	}
 	if by := x.Signature.Signer.Name; by != "" {
 		text += fmt.Sprintf(", signed by %s: %s", by, verified(x.Signature))
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -97,10 +98,18 @@ func (c *ctl) showTables(x api.Collection) {
 	if !x.LoadedAt.IsZero() {
 		head.row("Loaded", c.loadedText(x))
 	}
+	if !x.TrialUntil.IsZero() {
+		head.row("On trial", cell{trialText(x), uneasy})
+	}
 	head.print()
 	c.programTable(x.Programs)
 	c.mapTable(x.Maps)
 	c.linkTable(x.Links)
+}
+
+// trialText says of what may go back how long it may.
+func trialText(x api.Collection) string {
+	return "until " + x.TrialUntil.Local().Format(time.TimeOnly) + ", else the version before comes back"
 }
 
 func startText(start string) string {

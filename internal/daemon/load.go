@@ -96,11 +96,15 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
+	gauge, err := loader.NewGauge(spec, m)
+	if err != nil {
+		return err
+	}
 
 	if err := a.intend(); err != nil {
 		return err
 	}
-	stage, commit, err := d.stage(name, old != nil)
+	stage, err := d.stage(name, old != nil)
 	if err != nil {
 		return err
 	}
@@ -155,10 +159,16 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
-	if err := stage.PinRecord(record); err != nil {
+	claim := claimOf(m, verified)
+	trial, err := d.begins(old, m, gauge, coll, claim)
+	if err != nil {
 		return err
 	}
-	if err := d.mayAdvance(claimOf(m, verified)); err != nil {
+	commit, err := d.commit(stage, old, trial, &record)
+	if err != nil {
+		return err
+	}
+	if err := d.mayAdvance(claim); err != nil {
 		return err
 	}
 	// The point of no return: behind it the collection runs, whatever happens
@@ -167,22 +177,24 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	links.keep()
-	d.advance(claimOf(m, verified))
 	a.loaded(record, old != nil)
 	a.rec.Reason = strings.Join(links.gaps, "; ")
-	d.put(m, &collection{record: record, proof: proven(verified)})
+	if a.rec.Trial = record.Trial != ""; !a.rec.Trial {
+		d.advance(claim)
+	}
+	d.put(m, &collection{record: record, proof: proven(verified), trial: trial})
+	if trial != nil && d.mending == nil {
+		go d.try(m.Name, trial)
+	}
 	return nil
 }
 
-// stage begins the directory that the load is built in, and returns what gives
-// it its name.
-func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, func() error, error) {
-	if !replace {
-		st, err := d.store.Stage(name)
-		return st, st.Commit, err
+// stage begins the directory that the load is built in.
+func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, error) {
+	if replace {
+		return d.store.Restage(name)
 	}
-	st, err := d.store.Restage(name)
-	return st, func() error { return d.settled(st.Replace()) }, err
+	return d.store.Stage(name)
 }
 
 // kept opens the maps that are there already: those that others share, and of
@@ -347,6 +359,9 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	}
 	targets, err := resolve(spec, m)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := loader.NewGauge(spec, m); err != nil {
 		return nil, err
 	}
 	return old.steps(m, targets, false)

@@ -212,6 +212,8 @@ func decide(dc declared, isDeclared bool, c *collection, removed config.Removed,
 		return api.Change{}, false // waits to be asked for
 	case c == nil:
 		return api.Change{Action: api.ActionLoad, Reason: "not running", ToVersion: dc.manifest.Version}, true
+	case c.failedBefore(dc.manifest):
+		return api.Change{Action: api.ActionKeep, Reason: c.returned() + "; hornetctl upgrade tries it again", FromVersion: c.record.Version, ToVersion: c.record.Version}, true
 	case c.record.ManifestDigest != hexDigest(dc.manifest.Digest):
 		return api.Change{Action: api.ActionReplace, Reason: "its manifest changed",
 			FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true

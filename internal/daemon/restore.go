@@ -16,7 +16,7 @@ func (d *Daemon) restore(c *collection, gone []string) error {
 	defer entry.Close()
 	now := *c
 	now.record.Links = slices.DeleteFunc(slices.Clone(c.record.Links), func(l pinning.RecordLink) bool { return slices.Contains(gone, l.Name) })
-	record, err := d.bringBack(entry, &now)
+	record, err := d.bringBack(entry, &now, func(*pinning.Record) {})
 	if err != nil {
 		return err
 	}
@@ -29,8 +29,9 @@ func (d *Daemon) restore(c *collection, gone []string) error {
 
 // bringBack makes what from has, maps and programs as they are pinned there, the
 // committed collection in place of now, at the targets of its record. It is a
-// change as any other: built in a stage, and in force with one rename.
-func (d *Daemon) bringBack(from *pinning.Entry, now *collection) (record pinning.Record, err error) {
+// change as any other: built in a stage, and in force with one rename. note is
+// what else the record is to say.
+func (d *Daemon) bringBack(from *pinning.Entry, now *collection, note func(*pinning.Record)) (record pinning.Record, err error) {
 	record = from.Record
 	both := common(now.record, record)
 	both.gaps = true // better than to stay without it
@@ -57,6 +58,7 @@ func (d *Daemon) bringBack(from *pinning.Entry, now *collection) (record pinning
 	if record.Links, err = links.records(); err != nil {
 		return record, err
 	}
+	note(&record)
 	if err := stage.PinRecord(record); err != nil {
 		return record, err
 	}

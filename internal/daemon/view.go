@@ -65,6 +65,10 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 	} else if w := d.warning(c); w != "" {
 		reasons = append([]string{w}, reasons...)
 	}
+	if back := c.returned(); back != "" {
+		reasons = append(reasons, back)
+		out.Hint = c.again()
+	}
 	out.Reason = strings.Join(reasons, "; ")
 	if len(c.drift) > 0 {
 		out.Hint = c.remedy()
@@ -77,6 +81,9 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
 	if revoked != "" {
 		out.Signature.Verdict = string(signing.Revoked)
+	}
+	if c.trial != nil {
+		out.TrialUntil = c.trial.until.Round(0)
 	}
 	out.LoadedAt = r.LoadedAt
 	out.LoadedBy = &api.Caller{UID: r.Caller.UID, GID: r.Caller.GID}
