@@ -182,8 +182,8 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
 	}
 	for _, name := range sortedKeys(d.running) {
-		if back := d.running[name].returned(); back != "" {
-			s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name, Message: back, Hint: d.running[name].again()})
+		if c := d.running[name]; c.failedBefore(d.declared[name].manifest) {
+			s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name, Message: c.returned(), Hint: c.again()})
 		}
 		if reason := revokedRecord(d.trust, d.running[name].record); reason != "" {
 			s.Problems = append(s.Problems, revokedProblem(name, d.running[name].record, reason))

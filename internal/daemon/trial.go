@@ -297,12 +297,9 @@ func (d *Daemon) endTrials() error {
 	return nil
 }
 
-// returned says that c is what came back, and from what.
+// returned says what c, which came back, came back from.
 func (c *collection) returned() string {
 	r := c.record.Returned
-	if r == nil {
-		return ""
-	}
 	return fmt.Sprintf("version %d did not pass its trial: %s", r.Version, r.Reason)
 }
 

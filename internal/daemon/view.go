@@ -65,8 +65,8 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 	} else if w := d.warning(c); w != "" {
 		reasons = append([]string{w}, reasons...)
 	}
-	if back := c.returned(); back != "" {
-		reasons = append(reasons, back)
+	if c.failedBefore(d.declared[r.Name].manifest) {
+		reasons = append(reasons, c.returned())
 		out.Hint = c.again()
 	}
 	out.Reason = strings.Join(reasons, "; ")
