@@ -73,6 +73,10 @@ type Program struct {
 	Type string `json:"type"`
 	ID   uint32 `json:"id"`
 	Tag  string `json:"tag"`
+	// What it and the programs before it have run while kernel.bpf_stats_enabled
+	// was on; only of one collection, and only of programs that are attached.
+	RunCount  uint64 `json:"run_cnt,omitempty"`
+	RunTimeNS uint64 `json:"run_time_ns,omitempty"`
 }
 
 // Map is a map in the kernel.

@@ -174,9 +174,17 @@ func (c *ctl) programTable(programs []api.Program) {
 		return
 	}
 	fmt.Fprintln(c.stdout)
-	t := c.table("PROGRAM", "TYPE", "ID", "TAG")
+	if !slices.ContainsFunc(programs, func(p api.Program) bool { return p.RunCount > 0 }) {
+		t := c.table("PROGRAM", "TYPE", "ID", "TAG")
+		for _, p := range programs {
+			t.row(p.Name, p.Type, p.ID, p.Tag)
+		}
+		t.print()
+		return
+	}
+	t := c.table("PROGRAM", "TYPE", "ID", "TAG", "RUNS", "TIME")
 	for _, p := range programs {
-		t.row(p.Name, p.Type, p.ID, p.Tag)
+		t.row(p.Name, p.Type, p.ID, p.Tag, p.RunCount, time.Duration(p.RunTimeNS).String())
 	}
 	t.print()
 }

@@ -21,7 +21,9 @@ func TestKilledAtEverySystemCallOfATrial(t *testing.T) {
 	h := testdaemon.New(t, "")
 	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
 	cgroup := testenv.Cgroup(t)
-	text := func(version int, more string) string { return fmt.Sprintf("version = %d\n", version) + two(cgroup, more) }
+	text := func(version int, more string) string {
+		return fmt.Sprintf("version = %d\n", version) + two(cgroup, more)
+	}
 	const fails = "[health]\nseconds = 1\nmap = \"connects\"\nkey = \"0x0000000000000000\"\ngrows = true\n"
 	h.Manifest("two", text(1, ""))
 	h.Start()

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -205,6 +207,54 @@ func TestNoRoomIsRefused(t *testing.T) {
 		t.Error("the gap is not in the audit log once")
 	}
 	t.Log(gaps)
+}
+
+// TestStatisticsAddUp: the kernel counts the runs of each program, and an upgrade
+// makes new programs. The kernel's counts, of every version, are the oracle.
+func TestStatisticsAddUp(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stats.Close()
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", blocking(pair, "192.0.0.0/24", ""))
+	h.Start()
+	var before uint64
+	for version := 1; ; version++ {
+		pair.Send(t, 20)
+		c := get(t, h, "xdp-drop")
+		kernel := bpftool[struct {
+			RunCount uint64 `json:"run_cnt"`
+		}](t, "prog", "show", "id", c.Programs[0].ID).RunCount
+		// Between two looks a packet of the host's own may come.
+		if got := c.Programs[0].RunCount; kernel < 20 || got > before+kernel || got+5 < before+kernel {
+			t.Errorf("version %d: %d runs, want %d before and %d now", version, got, before, kernel)
+		}
+		if c.Programs[0].RunTimeNS == 0 {
+			t.Errorf("version %d: no time", version)
+		}
+		before += kernel
+		more := ""
+		if version == 3 { // goes back: of this one it has its own runs and those of the other
+			more = "[health]\nseconds = 2\nmap = \"hits\"\nkey = 99\nfield = \"packets\"\nat_least = 1\n"
+		}
+		h.Manifest("xdp-drop", blocking(pair, fmt.Sprintf("192.0.%d.0/24", version), more))
+		upgrade(t, h, "xdp-drop")
+		if version == 3 {
+			pair.Send(t, 20)
+			failed := get(t, h, "xdp-drop").Programs[0].RunCount
+			back := trialOver(t, h, "xdp-drop").Programs[0].RunCount
+			if failed < before+20 || back < failed || back > failed+10 {
+				t.Errorf("%d runs before, %d on trial, %d when it was back", before, failed, back)
+			}
+			// From here on the kernel's own count is of more than one version.
+			return
+		}
+	}
 }
 
 // TestXDPChangesItsMode: an interface has one XDP program, whatever its mode.

@@ -159,6 +159,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
+	d.carry(old, &record)
 	claim := claimOf(m, verified)
 	trial, err := d.begins(old, m, gauge, coll, claim)
 	if err != nil {

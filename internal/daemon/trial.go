@@ -232,6 +232,12 @@ func (d *Daemon) giveBack(c *collection, why string) (err error) {
 	}
 	record, err := d.bringBack(from, c, func(r *pinning.Record) {
 		r.Trial = ""
+		if now, err := d.committed(name); err == nil {
+			for program, run := range ran(now) { // besides their own, which go on
+				add(r, program, run)
+			}
+			now.Close()
+		}
 		if c.trial != nil { // it was watched
 			r.Returned = &pinning.Returned{ManifestDigest: c.record.ManifestDigest, ObjectDigest: c.record.ObjectDigest,
 				Version: c.record.Version, Reason: why, At: d.clock().UTC()}

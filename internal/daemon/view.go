@@ -160,6 +160,7 @@ func (d *Daemon) observe(name string) (api.Collection, error) {
 	defer entry.Close()
 	s := look(entry)
 	out.Maps, out.Programs, out.Links = s.maps, s.programs, s.links
+	total(entry, out.Programs)
 	if all := append(s.differs, s.drift...); len(all) > 0 && out.Reason == "" {
 		out.Reason = strings.Join(all, "; ")
 		out.Hint = "it is mended in a moment, or its state says why not"
