@@ -7,6 +7,7 @@
 # make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
 # make bench    the figures of docs/, side by side
 # make soak     a million changed objects, signatures and manifests: none may be accepted; HORNET_SEED=2 for others
+# make mutate   how many small changes of the verifier's own code its tests notice
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
 # make examples the examples, signed with a new development key, in bin/examples
@@ -19,7 +20,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))$(if $(SOURCE_DATE_EPOCH), -X main.sourceDate=$(SOURCE_DATE_EPOCH))'
 
-.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 bench soak generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 bench soak mutate generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
@@ -53,6 +54,10 @@ bench: build
 
 soak:
 	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -run Soak ./signing
+
+# Those that take long are asked last.
+mutate:
+	go run ./scripts/mutate -dir internal/cms -late 'BitFlips|ByteValues|ContentFlips|Truncated|Mixed|Structure|TestSize|OpenSSL|PKCS7'
 
 generate:
 	@scripts/setup

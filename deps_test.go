@@ -30,6 +30,7 @@ var ours = map[string]struct {
 	"internal/bpfsys":   {nil, "is deleted when cilium/ebpf can do the same"},
 	"internal/safefile": {leaf(), "a file is safe or not whatever it holds"},
 	"internal/tomlfile": {leaf(), "bounds what manifests and the configuration share, knows neither"},
+	"internal/confine":  {leaf(), "knows neither objects nor signers: a process, bytes, yes or no"},
 	"internal/testenv":  {nil, "tests of every package use it, so it can use none of them"},
 
 	"api":      {nil, "other programs import it: it must not drag the daemon along"},
@@ -44,7 +45,7 @@ var ours = map[string]struct {
 	"config": {leaf("policy", "signing", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
 
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "manifest", "pinning", "policy", "signing",
-		"internal/bpfsys", "internal/safefile"), "composes the rest; nothing composes it but the command"},
+		"internal/bpfsys", "internal/confine", "internal/safefile"), "composes the rest; nothing composes it but the command"},
 	"cmd/hornetd": {leaf("config", "systemd", "internal/daemon", "internal/safefile"), "flags, configuration, values, run"},
 	"cmd/hornetctl": {leaf("api", "config", "loader", "manifest", "signing", "internal/safefile"),
 		"a client: what it does without the daemon is reading and signing files"},
@@ -57,6 +58,7 @@ var ours = map[string]struct {
 	"examples":               {nil, "holds files and their tests"},
 	"examples/toctou":        {[]string{"api"}, "an attacker and a client, like any other program"},
 	"scripts/testsum":        {nil, "reads what go test prints"},
+	"scripts/mutate":         {nil, "changes sources and runs their tests"},
 }
 
 // leaf is a list with what any package may import.
@@ -72,19 +74,21 @@ var others = []struct {
 	{"github.com/BurntSushi/toml", []string{"internal/tomlfile"}, "40 KB of TOML can cost it 15 GB: all TOML goes through the bounds"},
 	{"github.com/cilium/ebpf", []string{"internal/daemon", "internal/testenv", "internal/bench", "loader", "pinning", "policy", "examples/toctou"},
 		"what touches the kernel, and policy, which measures what an object asks for; never what clients import"},
+	{"github.com/c2sp/wycheproof", nil, "test vectors: 100 MB, for tests"},
 	{"github.com/coreos/go-systemd/v22", []string{"systemd"}, "runs the same without systemd"},
+	{"github.com/smallstep/pkcs7", nil, "a second reader of signatures, for tests: it takes what internal/cms refuses"},
 	{"github.com/spf13", []string{"cmd/hornetctl"}, "the daemon has three flags"},
 	{"go.uber.org/zap", []string{"cmd/hornetd", "config", "internal/daemon"}, "libraries return what they did; only the daemon logs"},
 	{"go.yaml.in/yaml/v3", []string{"cmd/hornetctl"}, "output for people; nothing reads YAML"},
 	{"log", nil, "there is one log, the daemon's"},
 	{"log/slog", nil, "there is one log, the daemon's"},
 	{"net/http", []string{"api", "internal/daemon"}, "one server, one client"},
-	{"os/exec", []string{"internal/testenv", "internal/testdaemon", "internal/bench", "examples/toctou", "scripts/testsum", "internal/vmtest", "internal/vmtest/cmd/vm", "cmd/hornetctl"},
+	{"os/exec", []string{"internal/testenv", "internal/testdaemon", "internal/bench", "examples/toctou", "scripts/mutate", "scripts/testsum", "internal/vmtest", "internal/vmtest/cmd/vm", "cmd/hornetctl"},
 		"hornetd runs no other program, and hornetctl only the one it is told to sign with"},
 	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "audit", "systemd", "loader", "pinning", "examples/toctou",
-		"internal/bench", "internal/bpfsys", "internal/daemon", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
+		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
 		"api, manifest, policy, config and signing decide on data, without system calls"},
-	{"unsafe", []string{"internal/bpfsys", "internal/daemon", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
+	{"unsafe", []string{"internal/bpfsys", "internal/confine", "internal/daemon", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
 	{"C", nil, "static binaries"},
 	{"compress", nil, "a compressed file says nothing about its size"},
 	{"archive", nil, "an archive says nothing about its size"},
@@ -209,7 +213,7 @@ var calls = []struct {
 	why      string
 }{
 	{"unix.SYS_BPF", []string{"internal/bpfsys", "internal/testenv"}, "bpf(2) goes through cilium/ebpf or internal/bpfsys"},
-	{"os.Exit", []string{"cmd/hornetd", "cmd/hornetctl", "internal/bench", "internal/testdaemon", "internal/vmtest/cmd/vm", "internal/vmtest/init", "examples/toctou", "scripts/testsum"},
+	{"os.Exit", []string{"cmd/hornetd", "cmd/hornetctl", "internal/bench", "internal/testdaemon", "internal/vmtest/cmd/vm", "internal/vmtest/init", "examples/toctou", "scripts/mutate", "scripts/testsum"},
 		"a deferred function must run; only main ends the process"},
 }
 

@@ -107,10 +107,14 @@ func (c *Client) Plan(ctx context.Context) (Plan, error) {
 }
 
 // Reload reads the manifests again, applies the differences and returns what it
-// did.
+// did; with the error of one that was stopped, what it did all the same.
 func (c *Client) Reload(ctx context.Context) (Plan, error) {
 	var out Plan
 	err := c.call(ctx, RouteReload, nil, nil, ReloadRequest{}, &out)
+	var e *Error
+	if errors.As(err, &e) && e.Plan != nil {
+		out = *e.Plan
+	}
 	return out, err
 }
 

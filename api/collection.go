@@ -21,8 +21,9 @@ type Collection struct {
 	Reason      string        `json:"reason,omitempty"` // why it is not running
 	Hint        string        `json:"hint,omitempty"`   // what to do about Reason
 	Version     uint64        `json:"version"`
-	Start       string        `json:"start"` // boot or request
-	Manifest    File          `json:"manifest"`
+	Start       string        `json:"start"`    // boot or request
+	Manifest    File          `json:"manifest"` // with drop-ins the digest is of all that made it
+	DropIns     []DropIn      `json:"drop_ins,omitempty"`
 	Object      File          `json:"object"`
 	Signature   Signature     `json:"signature"`
 	Programs    List[Program] `json:"programs"`
@@ -38,6 +39,13 @@ type Collection struct {
 type File struct {
 	File   string `json:"file"`
 	SHA256 string `json:"sha256"` // 64 hex digits; empty where it could not be read
+}
+
+// DropIn is a drop-in of the manifest, in the order in which they apply.
+type DropIn struct {
+	File   string `json:"file"`
+	SHA256 string `json:"sha256"`
+	Signer string `json:"signer,omitempty"` // name in the trust store; empty where it is not signed, or does not run
 }
 
 // Signature is what checking the object's signature gave.

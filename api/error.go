@@ -85,6 +85,7 @@ type Error struct {
 	Message string `json:"message"`          // what was refused and why
 	Hint    string `json:"hint,omitempty"`   // what to do about it
 	Detail  string `json:"detail,omitempty"` // the whole of it, such as the verifier's log
+	Plan    *Plan  `json:"plan,omitempty"`   // of a reload: all that is wrong, and what was done all the same
 
 	err error // on the client's side, what it was told
 }

@@ -16,7 +16,14 @@ const (
 // collection name.
 type Plan struct {
 	Changes  List[Change]  `json:"changes"`
-	Problems List[Problem] `json:"problems"` // any one stops the whole reload
+	Problems List[Problem] `json:"problems"`         // any one stops the whole reload
+	Shrunk   *Shrunk       `json:"shrunk,omitempty"` // of a reload that was stopped; absent where trust stayed as it was
+}
+
+// Shrunk is by what trust became less in a reload that was stopped.
+type Shrunk struct {
+	Revocations *Revocations `json:"revocations,omitempty"` // the new list in force; absent where there is none
+	Gone        List[Signer] `json:"gone"`                  // keys that the trust store does not have any more
 }
 
 // Change is one step of a plan.

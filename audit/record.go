@@ -51,15 +51,16 @@ type Record struct {
 	Verb       string    `json:"verb"`
 	Collection string    `json:"collection,omitempty"`
 	Caller     Caller    `json:"caller"`
-	Manifest   string    `json:"manifest,omitempty"` // SHA-256, hexadecimal
+	Manifest   string    `json:"manifest,omitempty"` // SHA-256 of its own text, hexadecimal
+	DropIns    string    `json:"drop_ins,omitempty"` // SHA-256 of the manifest with its drop-ins, where it has any
 	Version    uint64    `json:"version,omitempty"`  // of the manifest
 	Object     string    `json:"object,omitempty"`   // SHA-256, hexadecimal
 	Signer     string    `json:"signer,omitempty"`
-	SignerKey  string    `json:"signer_key,omitempty"`       // SHA-256 of the public key, hexadecimal
 	Format     string    `json:"signature_format,omitempty"` // "cms-detached", "cms-appended"
 	Covers     string    `json:"covers,omitempty"`           // "object", "object+manifest"
 	Verdict    string    `json:"verdict,omitempty"`
 	VerdictBy  string    `json:"verdict_by,omitempty"` // "hornetd", "kernel"
+	SignerKey  string    `json:"signer_key,omitempty"` // SHA-256 of the public key, hexadecimal
 	Programs   []uint32  `json:"programs,omitempty"`   // ids, as Maps and Links
 	Maps       []uint32  `json:"maps,omitempty"`
 	Links      []uint32  `json:"links,omitempty"`
@@ -100,7 +101,7 @@ func (r Record) encode() (Record, []byte, error) {
 		return r, nil, fmt.Errorf("record: unknown phase %q", r.Phase)
 	}
 	r.Time = r.Time.UTC().Round(0)
-	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.Object, &r.Signer, &r.SignerKey, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Reason} {
+	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.DropIns, &r.Object, &r.Signer, &r.SignerKey, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Reason} {
 		var cut bool
 		*s, cut = escape(*s)
 		r.Cut = r.Cut || cut

@@ -100,6 +100,7 @@ limits = { memory = "1MiB", maps = 8, programs = 2 }
 [signers."*"]
 attach = []
 [signers.free]
+untrusted_parser = true
 [trust]
 roots = ["r"]
 revoked = "unload"
@@ -117,7 +118,7 @@ development = true
 		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}, Signers: map[string][]string{"/m": {"dev", "x"}}},
 		Signers: map[string]policy.SignerRule{
 			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
-			"*":   {Attach: []string{}}, "free": {},
+			"*":   {Attach: []string{}}, "free": {Untrusted: true},
 		},
 		Trust: Trust{Roots: []string{"r"}, Revoked: RevokedUnload, Expiry: ExpiryStrict, Development: true},
 	}
@@ -190,6 +191,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[signers.'a b']\nattach = []", `1: signers.a b: "a b" is not the name of a signer`, "without .pem"},
 		{"[signers.dev]\nattach = 'xdp'", "2: signers.dev.attach: is a string, not an array", ""},
 		{"[signers.dev]\nattach = ['xdp',\n'[']", `3: signers.dev.attach[1]: "[" is not a pattern`, "cgroup/*"},
+		{"[signers.dev]\nuntrusted_parser = 1", "2: signers.dev.untrusted_parser: is an integer, not true or false", ""},
 		{"[signers.dev]\nattached = ['xdp']", "2: signers.dev.attached: unknown key", `did you mean "attach"?`},
 		{"[signers.dev.limits]\nmaps = 0", "2: signers.dev.limits.maps: is 0, must be 1 to 4096", ""},
 		{"[signers.dev.limits]\nprograms = 5000", "2: signers.dev.limits.programs: is 5000, must be 1 to 4096", ""},

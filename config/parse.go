@@ -93,6 +93,7 @@ type rawSigner struct {
 	Programs  *[]string       `toml:"programs"`
 	Variables *[]string       `toml:"variables"`
 	Limits    rawSignerLimits `toml:"limits"`
+	Untrusted bool            `toml:"untrusted_parser"`
 }
 
 type rawSignerLimits struct {

@@ -28,6 +28,7 @@ func (c checker) signers(raw map[string]rawSigner) map[string]policy.SignerRule 
 				Maps:     c.signerCount(key+".limits.maps", r.Limits.Maps),
 				Programs: c.signerCount(key+".limits.programs", r.Limits.Programs),
 			},
+			Untrusted: r.Untrusted,
 		}
 		if r.Limits.Memory != nil {
 			rule.Limits.Memory = uint64(*r.Limits.Memory)

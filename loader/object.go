@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -29,6 +31,23 @@ func (e *ObjectError) Unwrap() error { return e.Err }
 // The error is an *ObjectError.
 func OpenSpec(v signing.Verified) (*ebpf.CollectionSpec, error) {
 	return openSpec(v.Reader(), int64(v.Size()))
+}
+
+// Preview parses an object whose bytes nobody has verified, or vouches for, and
+// plans it as if every map of it were declared; it returns what OpenSpec would
+// refuse. It is for a process that has nothing to lose: whatever goes wrong in
+// there goes wrong first there.
+func Preview(object []byte) error {
+	spec, err := openSpec(bytes.NewReader(object), int64(len(object)))
+	var refused *ObjectError
+	if errors.As(err, &refused) {
+		return remedy.With(refused.Err, "%s", remedy.Of(err)) // who passes it on says that it is about an object
+	}
+	// The manifest is not here, so that what the plan refuses says nothing. What
+	// it costs, and that it ends, is the object's doing.
+	declared := manifest.Manifest{Maps: map[string]manifest.Map{"*": {Class: manifest.ClassMutable, MaxEntries: 1}}}
+	_, _ = NewPlan(spec, declared)
+	return nil
 }
 
 func openSpec(r io.ReaderAt, size int64) (*ebpf.CollectionSpec, error) {

@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/hornetd/hornetd/internal/bpfsys"
 	"github.com/hornetd/hornetd/manifest"
 )
 
@@ -310,14 +314,13 @@ func Places(ts []Target, as []manifest.Attach) []string {
 	}
 	dirs := map[string]bool{}
 	for f := range files {
-		if !path.IsAbs(f) {
-			continue
+		if path.IsAbs(f) {
+			dirs[path.Dir(f)] = true
 		}
-		d := path.Dir(f)
-		for d != "/" {
-			if info, err := os.Stat(d); err == nil && info.IsDir() {
-				break
-			}
+	}
+	for d := range maps.Clone(dirs) {
+		delete(dirs, d)
+		for info, err := os.Stat(d); d != "/" && (err != nil || !info.IsDir()); info, err = os.Stat(d) {
 			d = path.Dir(d)
 		}
 		dirs[d] = true
@@ -328,6 +331,28 @@ func Places(ts []Target, as []manifest.Attach) []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// StateByID is the part of Describe that tells whether the link of an id is where
+// it should be: kind, program and place. It costs a third. The error says that
+// there is no such link.
+func StateByID(id uint32) (LinkState, error) {
+	i, err := bpfsys.LinkByID(id)
+	if err != nil {
+		return LinkState{}, err
+	}
+	s := LinkState{ID: link.ID(i.ID), Kind: linkKinds[link.Type(i.Type)], ProgramID: ebpf.ProgramID(i.Program)}
+	switch s.Kind {
+	case kindXDP, kindTCX:
+		s.Ifindex = int(i.Place32())
+	case kindCgroup:
+		s.CgroupID = i.Place64()
+	case kindNetns:
+		s.NetnsInode = uint64(i.Place32())
+	case kindStructOps:
+		s.MapID = ebpf.MapID(i.Place32())
+	}
+	return s, nil
 }
 
 // Alive says whether the link still is where s was asked: the kernel sets the

@@ -15,8 +15,8 @@ import (
 // checker turns the raw file into a Manifest and notes what is wrong with it.
 type checker struct {
 	*tomlfile.Problems
-	text *tomlfile.Text
-	dir  string // of the manifest
+	at  func(key string) *tomlfile.Text // where a key stands
+	dir string                          // of the manifest
 }
 
 var (

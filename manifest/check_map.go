@@ -30,8 +30,8 @@ func (c checker) mapOf(key, name string, raw rawMap, general string) Map {
 	m := Map{
 		Class:         c.class(key, name, raw.Class, general),
 		Entries:       c.entries(key+".entries", raw.Entries),
-		ProgramWrites: raw.ProgramWrites,
-		Keep:          raw.Keep,
+		ProgramWrites: raw.ProgramWrites != nil && *raw.ProgramWrites,
+		Keep:          raw.Keep != nil && *raw.Keep,
 		Shared:        raw.Shared,
 		Inner:         raw.Inner,
 	}

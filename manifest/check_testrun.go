@@ -22,7 +22,7 @@ var returns = map[string]int32{
 }
 
 func (c checker) tests(raw []rawTest) []Test {
-	_, listed := c.text.Line("test[0]")
+	_, listed := c.at("test").Line("test[0]")
 	var tests []Test
 	for i, r := range raw {
 		key := fmt.Sprintf("test[%d]", i)

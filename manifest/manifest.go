@@ -7,12 +7,14 @@ package manifest
 import "github.com/hornetd/hornetd/internal/tomlfile"
 
 // Manifest is one parsed and checked manifest. The zero value is not valid;
-// only Parse makes one.
+// only Parse and Apply make one.
 type Manifest struct {
 	Name        string         // collection name, from the file's name
 	Named       bool           // its text says the name too, so that a signature covers it
 	File        string         // the path Parse was given, for messages
-	Digest      [32]byte       // SHA-256 of the bytes Parse was given
+	Digest      [32]byte       // SHA-256 of the bytes Parse was given; with drop-ins, of all that made it
+	TextDigest  [32]byte       // SHA-256 of the bytes Parse was given
+	DropIns     []DropIn       // that were applied, in this order
 	Description string         // one line for people
 	Version     uint64         // only grows; 0 where the manifest names none
 	Start       Start          // when it is loaded
@@ -28,7 +30,8 @@ type Manifest struct {
 	Tests       []Test         // run before anything is attached
 	Health      *Health        // what must hold after an upgrade; nil: nothing
 
-	text *tomlfile.Text // finds the lines of keys for Errorf
+	raw   rawManifest      // all that was said, for Apply
+	texts []*tomlfile.Text // the manifest's and those of its drop-ins: they have the lines of keys
 }
 
 // Start says when a collection is loaded.

@@ -11,7 +11,10 @@ import (
 	"github.com/hornetd/hornetd/internal/remedy"
 )
 
-const extension = ".toml"
+const (
+	extension     = ".toml"
+	dropInsSuffix = ".d" // of the directory, behind the manifest's name
+)
 
 var (
 	validName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
@@ -25,20 +28,25 @@ var reserved = []string{"stage-", "quarantine-"}
 // name without .toml and without a leading NN-, which only orders. The error is
 // an *Error.
 func NameOf(file string) (string, error) {
-	base := filepath.Base(file)
-	name, ok := strings.CutSuffix(base, extension)
-	if !ok {
-		return "", refuseFile(file, "name it NAME.toml", errors.New("a manifest's name ends with .toml"))
-	}
-	name = order.ReplaceAllString(name, "")
-	if template, instance, ok := strings.Cut(name, "@"); ok {
-		hint := fmt.Sprintf("write a manifest without @ for each use, such as %s-%s.toml", template, cmp.Or(instance, "eth0"))
-		return "", refuseFile(file, hint, errors.New("is a template or belongs to one, which this version of hornetd cannot load"))
-	}
-	if err := ValidName(name); err != nil {
+	name, err := nameOf(filepath.Base(file))
+	if err != nil {
 		return "", refuseFile(file, remedy.Of(err), err)
 	}
 	return name, nil
+}
+
+// nameOf is NameOf for a file's name without directories.
+func nameOf(base string) (string, error) {
+	name, ok := strings.CutSuffix(base, extension)
+	if !ok {
+		return "", remedy.With(errors.New("a manifest's name ends with .toml"), "name it NAME.toml")
+	}
+	name = order.ReplaceAllString(name, "")
+	if template, instance, ok := strings.Cut(name, "@"); ok {
+		return "", remedy.With(errors.New("is a template or belongs to one, which this version of hornetd cannot load"),
+			"write a manifest without @ for each use, such as %s-%s.toml", template, cmp.Or(instance, "eth0"))
+	}
+	return name, ValidName(name)
 }
 
 // CheckSigned says why m must not count as signed though its signature is good,

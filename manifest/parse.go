@@ -33,28 +33,29 @@ func Parse(file string, b []byte) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	c := checker{text.Problems(), text, filepath.Dir(file)}
-	m := Manifest{
-		Name:        name,
-		Named:       c.named(raw.Name, name),
-		File:        file,
-		Digest:      sha256.Sum256(b),
-		Description: c.description(raw.Description),
-		Version:     raw.Version,
-		Start:       c.start(raw.Start),
-		Fail:        c.fail(raw.Fail),
-		Requires:    c.others("requires", name, raw.Requires),
-		After:       c.others("after", name, raw.After),
-		Object:      c.object(raw.Object),
-		Variables:   c.variables(raw.Variables),
-		Maps:        c.maps(raw.Maps),
-		Attach:      c.attachAll(raw.Attach),
-		Allow:       c.allowAll(raw.Allow),
-		Limits:      c.limits(raw.Limits),
-		Tests:       c.tests(raw.Test),
-		Health:      c.health(raw.Health),
-		text:        text,
-	}
+	sum := sha256.Sum256(b)
+	return check(Manifest{Name: name, File: file, Digest: sum, TextDigest: sum, raw: raw, texts: []*tomlfile.Text{text}})
+}
+
+// check fills in what m's raw file says, or tells what is wrong with it.
+func check(m Manifest) (Manifest, error) {
+	raw := m.raw
+	c := checker{tomlfile.ProblemsOf(m.at), m.at, filepath.Dir(m.File)}
+	m.Named = c.named(raw.Name, m.Name)
+	m.Description = c.description(raw.Description)
+	m.Version = raw.Version
+	m.Start = c.start(raw.Start)
+	m.Fail = c.fail(raw.Fail)
+	m.Requires = c.others("requires", m.Name, raw.Requires)
+	m.After = c.others("after", m.Name, raw.After)
+	m.Object = c.object(raw.Object)
+	m.Variables = c.variables(raw.Variables)
+	m.Maps = c.maps(raw.Maps)
+	m.Attach = c.attachAll(raw.Attach)
+	m.Allow = c.allowAll(raw.Allow)
+	m.Limits = c.limits(raw.Limits)
+	m.Tests = c.tests(raw.Test)
+	m.Health = c.health(raw.Health)
 	if err := c.First(); err != nil {
 		return Manifest{}, err
 	}
@@ -63,23 +64,23 @@ func Parse(file string, b []byte) (Manifest, error) {
 
 // Source returns the text that Parse was given: what a signature of the
 // manifest is over.
-func (m Manifest) Source() string { return m.text.String() }
+func (m Manifest) Source() string { return m.texts[0].String() }
 
-// Line returns the line on which key stands, counted from 1, and whether it
-// stands there itself or only something around it.
-func (m Manifest) Line(key string) (line int, exact bool) { return m.text.Line(key) }
+// Line returns the line of that text on which key stands, counted from 1, and
+// whether it stands there itself or only something around it.
+func (m Manifest) Line(key string) (line int, exact bool) { return m.texts[0].Line(key) }
 
 // Signature returns the file that a signature of the manifest itself is in.
 func (m Manifest) Signature() string { return m.File + ".p7s" }
 
 // Errorf returns an *Error for key ("attach[0].interface", "maps.hits.class")
-// with the line it stands on, or else that of the nearest key around it.
+// with the file and the line it stands on, or else those of the nearest key
+// around it.
 func (m Manifest) Errorf(key, format string, args ...any) error {
-	e := &Error{File: m.File, Key: key, Err: fmt.Errorf(format, args...)}
-	if m.text != nil {
-		e.Line, _ = m.text.Line(key)
+	if len(m.texts) == 0 {
+		return &Error{File: m.File, Key: key, Err: fmt.Errorf(format, args...)}
 	}
-	return e
+	return m.at(key).Errorf(key, format, args...)
 }
 
 // The file as it is written. Pointers tell an absent key from one that says 0.
@@ -111,8 +112,8 @@ type rawObject struct {
 type rawMap struct {
 	Class         string     `toml:"class"`
 	Entries       []rawEntry `toml:"entries"`
-	ProgramWrites bool       `toml:"program_writes"`
-	Keep          bool       `toml:"keep"`
+	ProgramWrites *bool      `toml:"program_writes"`
+	Keep          *bool      `toml:"keep"`
 	Shared        string     `toml:"shared"`
 	MaxEntries    *uint32    `toml:"max_entries"`
 	Inner         string     `toml:"inner"`

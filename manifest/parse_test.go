@@ -153,6 +153,7 @@ func TestParse(t *testing.T) {
 		Named:       true,
 		File:        "/etc/hornet.d/10-xdp-drop.toml",
 		Digest:      sha256.Sum256([]byte(full)),
+		TextDigest:  sha256.Sum256([]byte(full)),
 		Description: "Drop traffic from blocked networks",
 		Version:     3,
 		Start:       StartRequest,
@@ -235,7 +236,7 @@ func TestParseDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Manifest{
-		Name: "x", File: "/tmp/x.toml", Digest: got.Digest, Start: StartBoot, Fail: FailOpen,
+		Name: "x", File: "/tmp/x.toml", Digest: got.Digest, TextDigest: got.Digest, Start: StartBoot, Fail: FailOpen,
 		Object: Object{Path: "/tmp/x.o", Signature: "/tmp/x.o.p7s"},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Manifest{}), cmpopts.EquateEmpty()); diff != "" {

@@ -11,7 +11,7 @@ import (
 
 // recordFormat is the format this version writes. A change that an older
 // hornetd would misread raises it: one that does not know a field takes the
-// record to be damaged. 2 added Verdict, and of Signer the key's digest, the
+// record to be damaged. 2 added Verdict, SignedAt, drop-ins, and of Signer the key's digest, the
 // beginning of the validity and the chain; in a record of format 1 they are empty.
 // 3 added Trial, Returned and what programs before have run.
 const recordFormat = 3
@@ -28,19 +28,24 @@ type Record struct {
 
 	Description    string `json:"description,omitempty"`
 	ManifestFile   string `json:"manifest_file"`
-	ManifestDigest string `json:"manifest_sha256"` // hexadecimal, as all digests here
+	ManifestDigest string `json:"manifest_sha256"` // hexadecimal, as all digests here; with drop-ins, of all that made it
 	Version        uint64 `json:"version"`
 	Start          string `json:"start"` // "boot", "request"
 
+	// Where there are drop-ins only.
+	TextDigest string         `json:"manifest_text_sha256,omitempty"` // of the manifest's file
+	DropIns    []RecordDropIn `json:"drop_ins,omitempty"`             // in the order in which they were applied
+
 	Requires []string `json:"requires,omitempty"` // collections that must run
 
-	ObjectFile      string `json:"object_file"`
-	ObjectDigest    string `json:"object_sha256"`
-	Signer          Signer `json:"signer"`
-	SignatureFormat string `json:"signature_format"`  // "cms-detached", "cms-appended"
-	Covers          string `json:"covers"`            // "object", "object+manifest"
-	CheckedBy       string `json:"checked_by"`        // "hornetd", "kernel"
-	Verdict         string `json:"verdict,omitempty"` // it was accepted with, as package signing names them
+	ObjectFile      string    `json:"object_file"`
+	ObjectDigest    string    `json:"object_sha256"`
+	Signer          Signer    `json:"signer"`
+	SignatureFormat string    `json:"signature_format"`   // "cms-detached", "cms-appended"
+	Covers          string    `json:"covers"`             // "object", "object+manifest"
+	CheckedBy       string    `json:"checked_by"`         // "hornetd", "kernel"
+	Verdict         string    `json:"verdict,omitempty"`  // it was accepted with, as package signing names them
+	SignedAt        time.Time `json:"signed_at,omitzero"` // as the signer says
 
 	Maps     []RecordMap     `json:"maps"`
 	Programs []RecordProgram `json:"programs"`
@@ -83,6 +88,13 @@ type Key struct {
 	Certificate string   `json:"certificate_sha256,omitempty"` // of its DER; empty for a bare public key
 	SHA256      string   `json:"key_sha256,omitempty"`         // of its SubjectPublicKeyInfo
 	IDs         []string `json:"key_ids"`                      // subject key identifiers it goes by
+}
+
+// RecordDropIn describes a drop-in of the manifest.
+type RecordDropIn struct {
+	File   string  `json:"file"`
+	SHA256 string  `json:"sha256"`
+	Signer *Signer `json:"signer,omitempty"` // nil where it is not signed
 }
 
 // Caller is who asked for the load, as the kernel named them. A load nobody

@@ -18,7 +18,7 @@ func exampleRecord() Record {
 		Signer: Signer{Name: "platform", Subject: "CN=platform", KeyID: "01:02", KeySHA256: strings.Repeat("12", 32), Algorithm: "ecdsa",
 			NotBefore: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), NotAfter: time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC),
 			Chain: []Key{{strings.Repeat("ef", 32), strings.Repeat("12", 32), []string{"0102", "0304"}}, {SHA256: strings.Repeat("34", 32), IDs: []string{"05"}}}},
-		SignatureFormat: "cms-detached", Covers: "object", CheckedBy: "hornetd", Verdict: "ok-expired",
+		SignatureFormat: "cms-detached", Covers: "object", CheckedBy: "hornetd", Verdict: "ok-expired", SignedAt: time.Date(2026, 2, 2, 3, 4, 5, 0, time.UTC),
 		Maps: []RecordMap{
 			{Name: ".rodata", Pin: "_rodata", Type: "Array", ID: 7, Class: "frozen", Frozen: true, SHA256: strings.Repeat("0", 64), HashBy: "kernel"},
 			{Name: "hits", Pin: "hits", Type: "PerCPUHash", ID: 8, Class: "mutable"},
@@ -43,6 +43,20 @@ func TestRecordReadsBackAsWritten(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestRecordWithDropIns(t *testing.T) {
+	want := exampleRecord()
+	want.TextDigest = strings.Repeat("ef", 32)
+	want.DropIns = []RecordDropIn{{File: "/etc/hornet.d/xdp-drop.toml.d/1.toml", SHA256: strings.Repeat("01", 32), Signer: &Signer{Name: "ops", KeyID: "03"}}, {File: "/2.toml", SHA256: strings.Repeat("02", 32)}}
+	b, err := want.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeRecord(b)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
 	}
 }
 

@@ -104,13 +104,15 @@ func (s *Store) StageFrom(from *Entry) (*Stage, error) {
 	return s.Restage(from.Name)
 }
 
-// Watched returns the directories below the root in which a change of the
-// committed collections names shows, as paths that stay good while the Store is
-// open: the root, and where the links are pinned.
-func (s *Store) Watched(names []string) []string {
-	all := []string{s.dir.path(".")}
-	for _, n := range names {
-		all = append(all, s.dir.path(n, linksDir))
+// Root returns a path of the root that stays good while the Store is open, to be
+// watched for collections that come and go.
+func (s *Store) Root() string { return s.dir.path(".") }
+
+// Pins returns such paths of the directories of a committed collection's pins.
+func (s *Store) Pins(name string) []string {
+	all := []string{s.dir.path(name)}
+	for _, sub := range subdirs {
+		all = append(all, s.dir.path(name, sub))
 	}
 	return all
 }

@@ -20,10 +20,11 @@ const AnySigner = "*"
 // patterns as path.Match has them; nil bounds nothing, an empty one allows
 // nothing. Limits that are 0 are those of the policy.
 type SignerRule struct {
-	Attach    []string // sections of programs in the object, as in loader/README.md: "xdp", "cgroup/*"; and what a manifest makes of them: "lsm/" and its function
+	Attach    []string // sections of programs in the object, as in loader/README.md: "xdp", "cgroup/*"; and what a manifest makes of them: "lsm/" and its function, "uprobe/" and PATH:SYMBOL+OFFSET
 	Programs  []string // names of programs in the object
 	Variables []string // names of variables that the manifest sets
 	Limits    Limits
+	Untrusted bool // what it signed is parsed by a confined process before the daemon parses it
 }
 
 // WithSigners returns p with rules for signers, by their name in the trust store.
@@ -47,12 +48,7 @@ func (p Policy) Permit(signer string, m manifest.Manifest, spec *ebpf.Collection
 		return remedy.With(fmt.Errorf("collection %q: signer %q does not count in %s, says manifests.signers: %w", m.Name, signer, dir, ErrDenied),
 			"add %q to that directory's signers in hornetd.toml, or have one of those sign", signer)
 	}
-	name := signer
-	rule, ok := p.signers[name]
-	if !ok {
-		name = AnySigner
-		rule, ok = p.signers[name]
-	}
+	name, rule, ok := p.rule(signer)
 	if !ok {
 		return nil
 	}
@@ -79,6 +75,32 @@ func (p Policy) Permit(signer string, m manifest.Manifest, spec *ebpf.Collection
 	return rule.fits(signer, name, m, spec)
 }
 
+// rule returns the rule for a signer and the name under which it stands.
+func (p Policy) rule(signer string) (name string, rule SignerRule, ok bool) {
+	if rule, ok = p.signers[signer]; ok {
+		return signer, rule, true
+	}
+	rule, ok = p.signers[AnySigner]
+	return AnySigner, rule, ok
+}
+
+// Untrusted decides whether the objects of a signer go through a confined process
+// before the daemon parses them.
+func (p Policy) Untrusted(signer string) bool {
+	_, rule, _ := p.rule(signer)
+	return rule.Untrusted
+}
+
+// AnyUntrusted tells whether there can be such a signer.
+func (p Policy) AnyUntrusted() bool {
+	for _, rule := range p.signers {
+		if rule.Untrusted {
+			return true
+		}
+	}
+	return false
+}
+
 // elsewhere returns the section that a key of a makes of its program's, which
 // the key overrides, and the key, where the patterns do not allow it; else "".
 func elsewhere(a manifest.Attach, spec *ebpf.CollectionSpec, patterns []string) (section, key string) {
@@ -86,24 +108,83 @@ func elsewhere(a manifest.Attach, spec *ebpf.CollectionSpec, patterns []string) 
 	if program == nil {
 		return "", "" // a map, or wrong, of which the loader tells
 	}
-	kind, _, _ := strings.Cut(program.SectionName, "/")
-	for _, k := range []struct {
-		key    string
-		values []string
-	}{{"function", []string{a.Function}}, {"functions", a.Functions}, {"tracepoint", []string{a.Tracepoint}}} {
-		for _, value := range k.values {
-			if section := kind + "/" + value; value != "" && !coversSection(patterns, section) {
-				return section, k.key
-			}
+	kind, rest, _ := strings.Cut(program.SectionName, "/")
+	for _, at := range aims(a, strings.TrimPrefix(kind, "?"), rest) {
+		if section := kind + "/" + at.place; !coversSection(patterns, section) {
+			return section, at.key
 		}
 	}
 	return "", ""
+}
+
+// aim is a place as a section has it behind its kind, and the key that says so.
+type aim struct{ key, place string }
+
+// aims returns where a sends a program of this kind instead of rest, which its
+// section says.
+func aims(a manifest.Attach, kind, rest string) []aim {
+	if strings.HasPrefix(kind, "uprobe") || strings.HasPrefix(kind, "uretprobe") {
+		return aimsInFile(a, rest)
+	}
+	var all []aim
+	switch {
+	case a.Function != "":
+		all = append(all, aim{"function", a.Function + behind(a.Offset)})
+	case a.Offset > 0:
+		all = append(all, aim{"offset", rest + behind(a.Offset)})
+	}
+	for _, pattern := range a.Functions {
+		all = append(all, aim{"functions", pattern})
+	}
+	if a.Tracepoint != "" {
+		all = append(all, aim{"tracepoint", a.Tracepoint})
+	}
+	return all
+}
+
+// aimsInFile is aims for PATH:SYMBOL+OFFSET.
+func aimsInFile(a manifest.Attach, rest string) []aim {
+	file, place := rest, ""
+	if i := strings.LastIndexByte(rest, ':'); i >= 0 {
+		file, place = rest[:i], rest[i+1:]
+	}
+	var all []aim
+	switch {
+	case a.Symbol != "":
+		all = append(all, aim{"symbol", a.Symbol + behind(a.Offset)})
+	case a.Offset > 0:
+		all = append(all, aim{"offset", behind(a.Offset)})
+	}
+	for _, pattern := range a.Symbols {
+		all = append(all, aim{"symbols", pattern})
+	}
+	if a.Executable != "" {
+		file = a.Executable
+		if len(all) == 0 {
+			all = append(all, aim{"executable", place})
+		}
+	}
+	for i := range all {
+		all[i].place = file + ":" + all[i].place
+	}
+	return all
+}
+
+// behind is an offset as sections have it.
+func behind(offset uint64) string {
+	if offset == 0 {
+		return ""
+	}
+	return fmt.Sprintf("+%#x", offset)
 }
 
 // coversSection is covers for a section that may be a pattern itself, of
 // functions. It must stand there as it is, or below a beginning that ends in *:
 // ? matches a *, which then stands for more.
 func coversSection(patterns []string, section string) bool {
+	if patterns != nil && strings.Contains(section, "/../") {
+		return false // a path out of the directories that a pattern names
+	}
 	if patterns == nil || !strings.ContainsAny(section, "*?") {
 		return covers(patterns, section)
 	}

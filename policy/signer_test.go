@@ -89,8 +89,10 @@ func TestPermit(t *testing.T) {
 // TestPermitFunction has manifests that send programs elsewhere than their sections.
 func TestPermitFunction(t *testing.T) {
 	spec := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{
+		"user": {SectionName: "uprobe"}, "bash": {SectionName: "uprobe//bin/bash:readline"}, "users": {SectionName: "uretprobe.multi"}, "exit": {SectionName: "kprobe/do_exit"},
 		"opened": {SectionName: "lsm/file_open"}, "many": {SectionName: "kprobe.multi/do_*"}, "any": {SectionName: "tracepoint"}}}
-	rule := []string{"lsm/file_open", "kprobe.multi/do_*", "kprobe.multi/vfs_?", "kprobe.multi/[a-c]*", "tracepoint", "tracepoint/sched/*"}
+	rule := []string{"lsm/file_open", "kprobe.multi/do_*", "kprobe.multi/vfs_?", "kprobe.multi/[a-c]*", "tracepoint", "tracepoint/sched/*",
+		"uprobe", "uprobe//bin/bash:*", "uprobe//bin/cat:main", "uprobe//usr/lib/*:SSL_*", "uprobe//opt/*/*/*:f", "uretprobe.multi", "uretprobe.multi//usr/lib/libc.so.6:mem*", "kprobe/do_exit", "kprobe/do_fork", "kprobe/do_fork+0x4"}
 	for _, test := range []struct {
 		attach manifest.Attach
 		at     string // "" where it may
@@ -105,6 +107,27 @@ func TestPermitFunction(t *testing.T) {
 		{manifest.Attach{Program: "many", Functions: []string{"b*"}}, "kprobe.multi/b*", "functions"},
 		{manifest.Attach{Program: "any", Tracepoint: "sched/sched_switch"}, "", ""},
 		{manifest.Attach{Program: "any", Tracepoint: "syscalls/sys_enter_bpf"}, "tracepoint/syscalls/sys_enter_bpf", "tracepoint"},
+
+		{manifest.Attach{Program: "user", Executable: "/bin/bash", Symbol: "readline"}, "", ""},
+		{manifest.Attach{Program: "user", Executable: "/usr/lib/libssl.so.3", Symbol: "SSL_read", Offset: 4}, "", ""},
+		{manifest.Attach{Program: "user", Executable: "/usr/lib/libssl.so.3", Symbol: "BIO_read"}, "uprobe//usr/lib/libssl.so.3:BIO_read", "symbol"},
+		{manifest.Attach{Program: "user", Executable: "/usr/lib/libssl.so.3", Offset: 4096}, "uprobe//usr/lib/libssl.so.3:+0x1000", "offset"},
+		{manifest.Attach{Program: "user", Executable: "/usr/lib/x/libssl.so.3", Symbol: "SSL_read"}, "uprobe//usr/lib/x/libssl.so.3:SSL_read", "symbol"},
+		{manifest.Attach{Program: "user", Executable: "/bin/cat", Symbol: "main"}, "", ""},
+		{manifest.Attach{Program: "user", Executable: "/bin/cat", Symbol: "main", Offset: 4}, "uprobe//bin/cat:main+0x4", "symbol"},
+		{manifest.Attach{Program: "user", Executable: "/bin/su", Symbol: "main"}, "uprobe//bin/su:main", "symbol"},
+		{manifest.Attach{Program: "user", Executable: "/opt/../etc/x", Symbol: "f"}, "uprobe//opt/../etc/x:f", "symbol"},
+		{manifest.Attach{Program: "bash"}, "", ""},
+		{manifest.Attach{Program: "bash", Symbol: "execute_command"}, "", ""},
+		{manifest.Attach{Program: "bash", Offset: 8}, "", ""},
+		{manifest.Attach{Program: "bash", Executable: "/bin/su"}, "uprobe//bin/su:readline", "executable"},
+		{manifest.Attach{Program: "users", Executable: "/usr/lib/libc.so.6", Symbols: []string{"memcpy", "mem*"}}, "", ""},
+		{manifest.Attach{Program: "users", Executable: "/usr/lib/libc.so.6", Symbols: []string{"memcpy", "str*"}}, "uretprobe.multi//usr/lib/libc.so.6:str*", "symbols"},
+		{manifest.Attach{Program: "users", Symbols: []string{"memcpy"}}, "uretprobe.multi/:memcpy", "symbols"},
+		{manifest.Attach{Program: "exit", Function: "do_fork"}, "", ""},
+		{manifest.Attach{Program: "exit", Function: "do_fork", Offset: 4}, "", ""},
+		{manifest.Attach{Program: "exit", Function: "do_fork", Offset: 5}, "kprobe/do_fork+0x5", "function"},
+		{manifest.Attach{Program: "exit", Offset: 4}, "kprobe/do_exit+0x4", "offset"},
 	} {
 		m := manifest.Manifest{Name: "m", Attach: []manifest.Attach{test.attach}}
 		permit := func(attach []string) error {
@@ -123,6 +146,28 @@ func TestPermitFunction(t *testing.T) {
 		want := fmt.Sprintf(`signer "dev" may not have program %q at %q, as its key %s says, says attach in [signers.dev]: permission denied`, test.attach.Program, test.at, test.key)
 		if !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), want) || !strings.HasPrefix(remedy.Of(err), fmt.Sprintf("add %q to it in hornetd.toml", test.at)) {
 			t.Errorf("%v (%s), want %s", err, remedy.Of(err), want)
+		}
+	}
+}
+
+// A signer's own table counts, and "*" only for those that have none.
+func TestUntrusted(t *testing.T) {
+	yes, no := SignerRule{Untrusted: true}, SignerRule{}
+	for _, test := range []struct {
+		rules    map[string]SignerRule
+		dev, any bool
+	}{
+		{nil, false, false},
+		{map[string]SignerRule{"dev": no, "*": no}, false, false},
+		{map[string]SignerRule{"dev": yes}, true, true},
+		{map[string]SignerRule{"other": yes}, false, true},
+		{map[string]SignerRule{"*": yes}, true, true},
+		{map[string]SignerRule{"dev": no, "*": yes}, false, true},
+		{map[string]SignerRule{"dev": yes, "*": no}, true, true},
+	} {
+		p := New(Limits{}, nil).WithSigners(test.rules)
+		if p.Untrusted("dev") != test.dev || p.AnyUntrusted() != test.any {
+			t.Errorf("%v: dev %t, any %t", test.rules, p.Untrusted("dev"), p.AnyUntrusted())
 		}
 	}
 }

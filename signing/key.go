@@ -97,6 +97,11 @@ func (i *Issuer) check(ca bool) error {
 	if !isCA(i.Cert) {
 		return remedy.With(fmt.Errorf("certificate of %q is not a CA's that may sign certificates", i.Cert.Subject.String()), "make one: hornetctl keygen --ca")
 	}
+	if now := time.Now(); now.Before(i.Cert.NotBefore) || now.After(i.Cert.NotAfter) {
+		return remedy.With(fmt.Errorf("certificate of %q is valid from %s until %s, the clock says %s", i.Cert.Subject.String(),
+			i.Cert.NotBefore.UTC().Format(time.RFC3339), i.Cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
+			"have a new one issued, or make one: hornetctl keygen --ca; what one that is not valid issues counts nowhere")
+	}
 	if len(i.Cert.SubjectKeyId) == 0 {
 		return remedy.With(fmt.Errorf("certificate of %q has no subject key identifier", i.Cert.Subject.String()), "make one that has: hornetctl keygen --ca")
 	}
@@ -104,6 +109,12 @@ func (i *Issuer) check(ca bool) error {
 		return remedy.With(fmt.Errorf("certificate of %q is not for the issuer's key", i.Cert.Subject.String()), "give the certificate that was made with the key")
 	}
 	return nil
+}
+
+// SelfSigned reports whether cert's own key issued it. That issuer and subject have
+// one name is not enough: a CA may issue to its own.
+func SelfSigned(cert *x509.Certificate) bool {
+	return bytes.Equal(cert.RawIssuer, cert.RawSubject) && cert.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) == nil
 }
 
 // matches reports whether cert is for key.
@@ -270,7 +281,7 @@ func Sign(object []byte, key crypto.Signer, cert *x509.Certificate, more ...*x50
 			"issue it with subjectKeyIdentifier = hash; hornetctl keygen does")
 	}
 	var carried [][]byte
-	if !bytes.Equal(cert.RawIssuer, cert.RawSubject) || len(more) > 0 {
+	if !SelfSigned(cert) || len(more) > 0 {
 		carried = append(carried, cert.Raw)
 	}
 	for _, c := range more {

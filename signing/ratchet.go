@@ -41,7 +41,8 @@ type Claim struct {
 	Signer         string // name in the trust store
 	Key            string // Signer.KeySHA256; "" where it is not known
 	Version        uint64 // 0 where the manifest names none
-	ManifestDigest string
+	ManifestDigest string // of the manifest's own text
+	DropIns        string // of the manifest with its drop-ins; "" where there are none
 	ObjectDigest   string
 	File           string // the object's, for messages
 }
@@ -60,6 +61,7 @@ type ratchetEntry struct {
 	Version        uint64
 	Key            string // that signed it; "" where it is not known
 	ManifestDigest string
+	DropIns        string // a drop-in is no new version: only Accepted asks for it
 	ObjectDigest   string
 	// What a rollback went back from. It may run on for a while, and its record
 	// must not undo the rollback at the next start.
@@ -109,11 +111,11 @@ func rolledBack(c Claim, format string, args ...any) *Error {
 	return &Error{Verdict: RolledBack, File: c.File, Signer: c.Signer, Reason: fmt.Sprintf(format, args...)}
 }
 
-// Accepted reports whether c, manifest and object, is the last that was loaded
-// of its name and signer.
+// Accepted reports whether c, manifest, drop-ins and object, is the last that was
+// loaded of its name and signer.
 func (r Ratchet) Accepted(c Claim) bool {
 	e, ok := r.entries[ratchetKey{c.Manifest, c.Signer}]
-	return ok && e.Version == c.Version && e.ManifestDigest == c.ManifestDigest && e.ObjectDigest == c.ObjectDigest
+	return ok && e.Version == c.Version && e.ManifestDigest == c.ManifestDigest && e.DropIns == c.DropIns && e.ObjectDigest == c.ObjectDigest
 }
 
 // Advance returns the ratchet after c was loaded, and whether that is another
@@ -121,7 +123,7 @@ func (r Ratchet) Accepted(c Claim) bool {
 func (r Ratchet) Advance(c Claim) (Ratchet, bool) {
 	key := ratchetKey{c.Manifest, c.Signer}
 	old, ok := r.entries[key]
-	e := ratchetEntry{Version: c.Version, Key: cmp.Or(c.Key, old.Key), ManifestDigest: c.ManifestDigest, ObjectDigest: c.ObjectDigest}
+	e := ratchetEntry{Version: c.Version, Key: cmp.Or(c.Key, old.Key), ManifestDigest: c.ManifestDigest, DropIns: c.DropIns, ObjectDigest: c.ObjectDigest}
 	if ok && (c.Version < old.Version || old == e) {
 		return r, false
 	}
@@ -211,7 +213,8 @@ func (r Ratchet) Room() error {
 // SHA-256, and the number of the audit record up to which the file tells everything;
 // then a line for each manifest and signer, in order: manifest, signer,
 // version, SHA-256 of key, manifest and object, the same of what a rollback left. "-"
-// stands for what there is not.
+// stands for what there is not. Behind the manifest's, with a +, is the one with
+// drop-ins.
 func (r Ratchet) Encode(logged uint64) ([]byte, error) {
 	if err := r.Room(); err != nil {
 		return nil, err
@@ -223,7 +226,11 @@ func (r Ratchet) Encode(logged uint64) ([]byte, error) {
 	body = fmt.Appendf(body, "%d %s %d\n", r.list.Serial, cmp.Or(r.list.SHA256, "-"), logged)
 	for _, key := range keys {
 		e := r.entries[key]
-		for i, word := range []string{key.manifest, key.signer, "", e.Key, e.ManifestDigest, e.ObjectDigest, e.LeftManifest, e.LeftObject} {
+		manifest := e.ManifestDigest
+		if e.DropIns != "" {
+			manifest += "+" + e.DropIns
+		}
+		for i, word := range []string{key.manifest, key.signer, "", e.Key, manifest, e.ObjectDigest, e.LeftManifest, e.LeftObject} {
 			switch {
 			case i == 2:
 				body = strconv.AppendUint(body, e.Version, 10)
@@ -294,8 +301,9 @@ func (r *Ratchet) parseEntry(words []string) error {
 			words[i] = ""
 		}
 	}
+	manifest, dropIns, _ := strings.Cut(words[4], "+")
 	version, err := strconv.ParseUint(words[2], 10, 64)
 	r.entries[ratchetKey{words[0], words[1]}] = ratchetEntry{Version: version, Key: words[3],
-		ManifestDigest: words[4], ObjectDigest: words[5], LeftManifest: words[6], LeftObject: words[7]}
+		ManifestDigest: manifest, DropIns: dropIns, ObjectDigest: words[5], LeftManifest: words[6], LeftObject: words[7]}
 	return err
 }

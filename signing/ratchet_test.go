@@ -143,8 +143,29 @@ func TestRatchetAdopts(t *testing.T) {
 	}
 }
 
+// A drop-in of the same version is no other version, but nobody accepted it yet.
+func TestRatchetDropIns(t *testing.T) {
+	with := claim(3, "a")
+	with.DropIns = "d"
+	r := advanced(t, claim(3, "a"))
+	if err := r.Check(with); err != nil || r.Accepted(with) || !r.Accepted(claim(3, "a")) {
+		t.Errorf("%v, accepted %t", err, r.Accepted(with))
+	}
+	r = advanced(t, claim(3, "a"), with)
+	if err := r.Check(claim(3, "a")); err != nil || !r.Accepted(with) || r.Accepted(claim(3, "a")) {
+		t.Errorf("%v, accepted %t", err, r.Accepted(with))
+	}
+	other := claim(3, "b")
+	other.DropIns = "d"
+	if r.Check(other) == nil {
+		t.Error("another manifest of the same version passes with the same drop-ins")
+	}
+}
+
 func TestRatchetFile(t *testing.T) {
-	r := advanced(t, claim(1, "a"), claim(2, "b"))
+	dropIns := claim(2, "b")
+	dropIns.DropIns = "d"
+	r := advanced(t, claim(1, "a"), dropIns)
 	r, _ = r.Advance(Claim{Manifest: "a", Signer: "x", Key: "k", Version: 1<<64 - 1})
 	b, err := r.Encode(7)
 	if err != nil {
@@ -181,7 +202,7 @@ func TestRatchetFile(t *testing.T) {
 
 func FuzzRatchet(f *testing.F) {
 	key := claim(1, "k")
-	key.Key = "00ff"
+	key.Key, key.DropIns = "00ff", "aa"
 	for _, r := range []Ratchet{{}, advanced(f, key), advanced(f, claim(1, "a")), advanced(f, claim(0, "a"), claim(7, "b"))} {
 		b, err := r.Encode(7)
 		if err != nil {

@@ -70,6 +70,7 @@ type Bundle struct {
 	ManifestFile      string
 	ManifestSignature []byte // nil: there is none, and the object's own decides
 	SignedManifest    bool   // nothing but a signed manifest will do
+	DropIns           []DropIn
 
 	appended bool // Signature was at the end of Object
 	inStore  bool // keys that a CA of the store issued certificates to do not count
@@ -117,7 +118,9 @@ func (b Bundle) signatureFile() string {
 // now, and named in signers (an empty list allows every key of the store).
 // What it refuses is an *Error with a remedy; the remedies name commands of
 // hornetctl. Where the manifest is signed that signature decides alone: if it is
-// not good, none over the object makes up for it.
+// not good, none over the object makes up for it. Its drop-ins are signed by one
+// of the same signers, or only narrow it: so that the coverage of object and manifest
+// stays true.
 //
 // The Verified keeps b.Object: from here on its bytes must not change.
 func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, error) {
@@ -148,7 +151,7 @@ func (t *Trust) Verify(b Bundle, signers []string, now time.Time) (Verified, err
 		return Verified{}, err
 	}
 	v.object, v.digest, v.format, v.covers, v.made = b.Object, digest, b.format(), CoversObject, true
-	return v, nil
+	return t.dropIns(b, v, signers, now)
 }
 
 // verifyBoth verifies the manifest, and the object by the digest in it.
@@ -173,7 +176,7 @@ func (t *Trust) verifyBoth(b Bundle, signers []string, now time.Time) (Verified,
 		return Verified{}, revokedBy(b, "", reason)
 	}
 	v.object, v.digest, v.format, v.covers, v.made = contents, digest, FormatDetached, CoversManifest, true
-	return v, nil
+	return t.dropIns(b, v, signers, now)
 }
 
 // signer finds out whose signature over b.Object b.Signature is. What it returns

@@ -17,6 +17,8 @@ type Verified struct {
 	time    time.Time
 	verdict Verdict
 	made    bool
+
+	dropIns []VerifiedDropIn
 }
 
 // Formats of signatures.
@@ -51,7 +53,7 @@ type Key struct {
 // What signatures cover.
 const (
 	CoversObject   = "object"
-	CoversManifest = "object+manifest" // the manifest, and by the digest in it the object
+	CoversManifest = "object+manifest" // the manifest, and by the digest in it the object; of its drop-ins what does more than narrow
 )
 
 // IsZero reports whether v proves nothing.

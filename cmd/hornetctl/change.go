@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -101,6 +102,9 @@ would happen with plan.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			plan, err := c.client().Reload(cmd.Context())
 			if err != nil {
+				if len(plan.Problems) > 0 { // for programs; the error says it to people
+					err = errors.Join(err, c.print(plan, func() {}))
+				}
 				return err
 			}
 			if err := c.print(plan, func() { c.planTable(plan) }); err != nil {

@@ -59,6 +59,7 @@ type checked struct {
 	File      string                `json:"file"`
 	Name      string                `json:"name,omitempty"`
 	OK        bool                  `json:"ok"`
+	DropIns   []api.DropIn          `json:"drop_ins,omitempty"`
 	Object    *api.File             `json:"object,omitempty"`
 	Signature *api.Signature        `json:"signature,omitempty"` // absent where it was not checked, or is not good
 	Programs  api.List[string]      `json:"programs"`
@@ -74,6 +75,7 @@ type checker struct {
 	trust *signing.Trust // nil: there is none
 	note  string         // why
 	self  *signer        // see assume
+	dirs  []string       // of the host's manifests
 }
 
 // newChecker opens the trust store and the revocation list. One that was asked
@@ -87,7 +89,7 @@ func (c *ctl) newChecker(store *trustStore) (*checker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key for checking: %w", err)
 	}
-	k := &checker{c: c, self: self}
+	k := &checker{c: c, self: self, dirs: store.manifests}
 	_, err = os.Stat(store.dir)
 	if err == nil {
 		k.trust, err = signing.LoadTrust(store.dir)
@@ -109,7 +111,7 @@ func (c *ctl) newChecker(store *trustStore) (*checker, error) {
 // check checks one manifest as far as it goes.
 func (k *checker) check(file string) checked {
 	out := checked{File: file, Note: k.note}
-	m, err := readManifest(file)
+	m, err := readManifest(file, k.dirs)
 	if err != nil {
 		return out.with(problemOf(api.KindManifest, err))
 	}
@@ -128,6 +130,7 @@ func (k *checker) check(file string) checked {
 	} else if k.trust != nil {
 		out.Signature = new(signatureOf(verified))
 	}
+	out.DropIns = dropInsOf(verified)
 	digest := verified.Digest()
 	out.Object = &api.File{File: m.Object.Path, SHA256: hex.EncodeToString(digest[:])}
 	spec, err := loader.OpenSpec(verified)
@@ -164,24 +167,6 @@ func (x *checked) describe(plan *loader.Plan) {
 	}
 }
 
-// readManifest reads and parses a manifest. Errors name the file as it was
-// given.
-func readManifest(file string) (manifest.Manifest, error) {
-	b, err := safefile.Read(file, maxManifest)
-	var missing *fs.PathError
-	if errors.As(err, &missing) {
-		err = missing.Err // the path is File
-	}
-	if err != nil {
-		return manifest.Manifest{}, &manifest.Error{File: file, Err: err}
-	}
-	path, err := filepath.Abs(file)
-	if err != nil {
-		return manifest.Manifest{}, err
-	}
-	return manifest.Parse(path, b)
-}
-
 func noObject(m manifest.Manifest, err error) error {
 	missing := errors.Is(err, fs.ErrNotExist)
 	err = m.Errorf("object.path", "object: %w", bare(err))
@@ -194,12 +179,12 @@ func noObject(m manifest.Manifest, err error) error {
 // verify checks the object's signature, or, without a trust store, only what
 // the manifest says of the object's digest.
 func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, error) {
-	if k.trust == nil {
-		return k.self.assume(signing.Bundle{Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256})
-	}
 	bundle, err := bundleOf(m, object)
 	if err != nil {
 		return signing.Verified{}, err
+	}
+	if k.trust == nil {
+		return k.self.assume(signing.Bundle{Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256})
 	}
 	v, err := k.trust.Verify(bundle, m.Object.Signers, k.c.now())
 	if err == nil && v.Covers() == signing.CoversManifest {
@@ -220,6 +205,13 @@ func bundleOf(m manifest.Manifest, object []byte) (b signing.Bundle, err error) 
 	b.ManifestSignature, err = readSignature(m, m.Signature())
 	if err == nil && b.ManifestSignature == nil {
 		b.Signature, err = readSignature(m, m.Object.Signature)
+	}
+	for _, d := range m.DropIns {
+		one := signing.DropIn{File: d.File, Text: []byte(d.Source()), Widens: d.Widens, Alters: d.Alters}
+		if err == nil {
+			one.Signature, err = readSignature(m, d.Signature())
+		}
+		b.DropIns = append(b.DropIns, one)
 	}
 	return b, err
 }
@@ -282,6 +274,9 @@ func (c *ctl) checkedList(all []checked) {
 		}
 		text := fmt.Sprintf("%s: ok: %s, %s (%d frozen)", x.File, count(len(x.Programs), "program"),
 			count(len(x.Frozen)+len(x.Mutable), "map"), len(x.Frozen))
+		if len(x.DropIns) > 0 {
+			text += ", with " + count(len(x.DropIns), "drop-in")
+		}
 		if x.Signature != nil {
 			text += fmt.Sprintf(", signed by %s: %s", x.Signature.Signer.Name, verified(*x.Signature))
 		}

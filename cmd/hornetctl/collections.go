@@ -93,6 +93,9 @@ func (c *ctl) showTables(x api.Collection) {
 	head.row("Version", x.Version)
 	optional(head, "Starts", startText(x.Start))
 	head.row("Manifest", fileText(x.Manifest))
+	for _, d := range x.DropIns {
+		head.row("Drop-in", fmt.Sprintf("%s (SHA-256 %s…)", dropInText(d), short(d.SHA256)))
+	}
 	head.row("Object", fileText(x.Object))
 	optional(head, "Signed by", signatureText(x.Signature))
 	if !x.LoadedAt.IsZero() {

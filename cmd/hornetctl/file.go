@@ -27,12 +27,17 @@ func readFile(path string, max int) ([]byte, error) {
 		return nil, bare(err)
 	}
 	defer f.Close()
+	return readOpen(f, max)
+}
+
+// readOpen is readFile for a file that is open.
+func readOpen(f *os.File, max int) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(f, int64(max)+1))
 	if err != nil {
 		return nil, bare(err)
 	}
 	if len(b) > max {
-		return nil, fmt.Errorf("%s: longer than %s", path, bytesText(uint64(max)))
+		return nil, fmt.Errorf("%s: longer than %s", f.Name(), bytesText(uint64(max)))
 	}
 	return b, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -28,7 +27,10 @@ certificate; the key stays with whoever signs.
 With --ca the certificate is one of a CA, whose key issues certificates: with
 --issuer and --issuer-key. What their keys sign counts where the CA's certificate
 is in the trust store, under its name; sign puts the certificate into each
-signature. DIR/NAME.pem then holds the issuer's too, unless that is self-signed.`,
+signature. DIR/NAME.pem then holds the issuer's too, unless that is self-signed.
+
+With --encrypt the key is encrypted with a passphrase, which comes from
+--passphrase-file or is asked for twice.`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if opts.out == "" {
@@ -36,6 +38,9 @@ signature. DIR/NAME.pem then holds the issuer's too, unless that is self-signed.
 			}
 			if (opts.issuer == "") != (opts.issuerKey == "") {
 				return usage(cmd, "keygen: --issuer and --issuer-key go together")
+			}
+			if opts.passphraseFile != "" && !opts.encrypt {
+				return usage(cmd, "keygen: --passphrase-file is for --encrypt; the issuer's key has --issuer-passphrase-file")
 			}
 			made, err := c.makeKey(cmd.Context(), args[0], opts)
 			if err != nil {
@@ -55,7 +60,9 @@ signature. DIR/NAME.pem then holds the issuer's too, unless that is self-signed.
 	cmd.Flags().BoolVar(&opts.ca, "ca", false, "for issuing certificates, not for signing")
 	cmd.Flags().StringVar(&opts.issuer, "issuer", "", "certificate of the CA that issues, a PEM `file`")
 	cmd.Flags().StringVar(&opts.issuerKey, "issuer-key", "", "its private key, a PEM `file`")
-	cmd.Flags().StringVar(&opts.passphraseFile, "passphrase-file", "", "`file` whose first line decrypts the issuer's key")
+	cmd.Flags().StringVar(&opts.issuerPassphraseFile, "issuer-passphrase-file", "", "`file` whose first line decrypts the issuer's key")
+	cmd.Flags().BoolVar(&opts.encrypt, "encrypt", false, "encrypt the key with a passphrase")
+	cmd.Flags().StringVar(&opts.passphraseFile, "passphrase-file", "", "`file` whose first line encrypts the key")
 	cmd.Flags().StringVar(&opts.algorithm, "algorithm", "ecdsa", "ecdsa, rsa or ed25519; also ecdsa-p384, ecdsa-p521, rsa-2048, rsa-4096")
 	cmd.MarkFlagDirname("out")
 	cmd.RegisterFlagCompletionFunc("algorithm", fixed("ecdsa", "rsa", "ed25519"))
@@ -72,9 +79,13 @@ type keyFiles struct {
 }
 
 type keygenOptions struct {
-	out, algorithm                    string
-	ca                                bool
-	issuer, issuerKey, passphraseFile string
+	out, algorithm string
+	ca             bool
+
+	issuer, issuerKey, issuerPassphraseFile string
+
+	encrypt        bool
+	passphraseFile string
 }
 
 func (c *ctl) makeKey(ctx context.Context, name string, opts keygenOptions) (keyFiles, error) {
@@ -86,6 +97,15 @@ func (c *ctl) makeKey(ctx context.Context, name string, opts keygenOptions) (key
 	key, cert, err := signing.Issue(name, opts.algorithm, opts.ca, issuer)
 	if err != nil {
 		return keyFiles{}, usageOf(err)
+	}
+	if opts.encrypt {
+		secret, err := c.newPassphrase(ctx, opts.passphraseFile, name+".key")
+		if err != nil {
+			return keyFiles{}, err
+		}
+		if key, err = signing.EncryptKey(key, secret); err != nil {
+			return keyFiles{}, err
+		}
 	}
 	trust, err := signing.ParseTrust(map[string][]byte{name + ".pem": cert})
 	if err != nil {
@@ -124,11 +144,11 @@ func (c *ctl) issuer(ctx context.Context, opts keygenOptions) (issuer *signing.I
 		return nil, nil, fmt.Errorf("%s: %w", opts.issuer, err)
 	}
 	for _, ca := range append([]*x509.Certificate{cert}, more...) {
-		if !bytes.Equal(ca.RawIssuer, ca.RawSubject) {
+		if !signing.SelfSigned(ca) {
 			above = append(above, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})...)
 		}
 	}
-	key, err := c.keyFile(ctx, opts.issuerKey, opts.passphraseFile)
+	key, err := c.keyFile(ctx, opts.issuerKey, opts.issuerPassphraseFile)
 	return &signing.Issuer{Cert: cert, Key: key}, above, err
 }
 

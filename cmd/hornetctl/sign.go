@@ -28,7 +28,8 @@ to the end of FILE itself, as the kernel's modules have it. A signature that
 this key did not make is not overwritten, and no file gets a second one.
 
 A FILE.toml is a manifest: what it says and the object it names are signed in
-one. Its object.sha256 is filled in, or compared where it is there.
+one. Its object.sha256 is filled in, or compared where it is there. In a directory
+NAME.toml.d it is a drop-in of one.
 
 The key is in a PEM file; the passphrase of one that is encrypted comes from
 --passphrase-file or is asked for. Or a command signs, with a token or a key
@@ -56,6 +57,8 @@ v1.5 with an RSA key, ASN.1 with an EC key: pkeyutl of openssl does with
 				switch {
 				case isManifest(file) && opts.atEnd:
 					return usage(cmd, "sign: %s: a manifest's signature is a file of its own, without --append", file)
+				case isDropIn(file):
+					sign = s.signDropIn
 				case isManifest(file):
 					sign = s.signManifest
 				case opts.atEnd:

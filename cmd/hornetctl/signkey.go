@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 
 	"golang.org/x/term"
 
@@ -24,17 +25,15 @@ const maxRawSignature = 4 << 10
 // keyFile reads a private key. Where it is encrypted the passphrase is the first
 // line of passphraseFile, or else asked for on the terminal.
 func (c *ctl) keyFile(ctx context.Context, file, passphraseFile string) (crypto.Signer, error) {
-	b, err := readFile(file, maxKey)
+	b, err := readKey(file)
 	if err != nil {
 		return nil, err
 	}
 	key, err := signing.ParseEncryptedKey(b, func() ([]byte, error) {
 		if passphraseFile != "" {
-			secret, err := readFile(passphraseFile, maxKey)
-			line, _, _ := bytes.Cut(secret, []byte("\n"))
-			return bytes.TrimSuffix(line, []byte("\r")), err
+			return firstLine(passphraseFile)
 		}
-		return c.askPassphrase(ctx, file)
+		return c.askPassphrase(ctx, "Passphrase for "+file+": ")
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
@@ -42,13 +41,59 @@ func (c *ctl) keyFile(ctx context.Context, file, passphraseFile string) (crypto.
 	return key, nil
 }
 
+// readKey reads the file of a private key. As ssh does, it refuses one of the
+// caller's own that others can get at, encrypted or not; a pipe is nobody's.
+func readKey(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, bare(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, bare(err)
+	}
+	b, err := readOpen(f, maxKey)
+	if err != nil || !bytes.Contains(b, []byte("PRIVATE KEY-----")) {
+		return b, err // what it is instead is told by who parses it
+	}
+	mode, owner := info.Mode(), info.Sys().(*syscall.Stat_t).Uid
+	if mode.IsRegular() && int(owner) == os.Geteuid() && mode.Perm()&0o077 != 0 {
+		return nil, remedy.With(fmt.Errorf("%s: others can use this private key (mode %04o)", file, mode.Perm()), "chmod 600 %s, and make a new key if somebody did", file)
+	}
+	return b, nil
+}
+
+// firstLine is the passphrase in a file.
+func firstLine(file string) ([]byte, error) {
+	secret, err := readFile(file, maxKey)
+	line, _, _ := bytes.Cut(secret, []byte("\n"))
+	return bytes.TrimSuffix(line, []byte("\r")), err
+}
+
+// newPassphrase is what a new key is encrypted with.
+func (c *ctl) newPassphrase(ctx context.Context, file, key string) ([]byte, error) {
+	if file != "" {
+		return firstLine(file)
+	}
+	first, err := c.askPassphrase(ctx, "New passphrase for "+key+": ")
+	if err != nil {
+		return nil, err
+	}
+	second, err := c.askPassphrase(ctx, "The same again: ")
+	if err == nil && !bytes.Equal(first, second) {
+		err = remedy.With(errors.New("the two passphrases are not the same: no key was made"), "try again")
+	}
+	return first, err
+}
+
 // askPassphrase asks on the terminal the process belongs to, so that the key and
 // all else may come through pipes. When ctx ends, which Ctrl-C does, the terminal
 // is as it was.
-func (c *ctl) askPassphrase(ctx context.Context, file string) ([]byte, error) {
+func (c *ctl) askPassphrase(ctx context.Context, prompt string) ([]byte, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return nil, remedy.With(errors.New("it is encrypted, and there is no terminal to ask for the passphrase on"), "give it with --passphrase-file")
+		return nil, remedy.With(errors.New("there is no terminal to ask for the passphrase on"), "give it with --passphrase-file")
 	}
 	fd := int(tty.Fd())
 	before, err := term.GetState(fd)
@@ -60,7 +105,7 @@ func (c *ctl) askPassphrase(ctx context.Context, file string) ([]byte, error) {
 		err    error
 	}
 	answers := make(chan answer, 1)
-	fmt.Fprintf(tty, "Passphrase for %s: ", escape(file))
+	fmt.Fprint(tty, escape(prompt))
 	go func() {
 		secret, err := term.ReadPassword(fd)
 		answers <- answer{secret, err}

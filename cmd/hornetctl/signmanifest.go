@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -47,11 +48,16 @@ func (s *signer) signManifest(file string) (signatureFile, error) {
 			return signatureFile{}, err
 		}
 	}
+	return s.rewritten(file, []byte(m.Source()), text)
+}
+
+// rewritten signs file, whose text was old, as text.
+func (s *signer) rewritten(file string, old, text []byte) (signatureFile, error) {
 	out := signatureFile{File: file, Signature: file + ".p7s"}
 	if err := s.mayReplace(out, text); err != nil {
 		return signatureFile{}, err
 	}
-	if m.Object.SHA256 == nil || !m.Named {
+	if !bytes.Equal(old, text) {
 		info, err := os.Stat(file)
 		if err != nil {
 			return signatureFile{}, bare(err)

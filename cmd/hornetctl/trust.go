@@ -29,7 +29,9 @@ type trustStore struct {
 	dir    string // "": as hornetd.toml says
 	list   string // the same
 	roots  []string
-	asked  bool // for the list: see withList
+
+	manifests []string // directories
+	asked     bool     // for the list: see withList
 }
 
 func (c *ctl) trustGroup() *cobra.Command {
@@ -70,7 +72,7 @@ func (s *trustStore) open() error {
 	if s.list == "" {
 		s.list = cfg.Paths.Revoked
 	}
-	s.roots = cfg.Trust.Roots
+	s.roots, s.manifests = cfg.Trust.Roots, cfg.Paths.Manifests
 	return nil
 }
 

@@ -40,7 +40,7 @@ The exit status is that of the first file that is not good: 4 for a signature,
 			if err := store.openBoth(); err != nil {
 				return err
 			}
-			opts.trust = store.dir
+			opts.trust, opts.manifests = store.dir, store.manifests
 			trust, err := signing.LoadTrust(store.dir)
 			if err != nil {
 				return err
@@ -75,6 +75,7 @@ type verifyOptions struct {
 	signature string // file; "": the object's name and .p7s
 	trust     string // directory
 	signers   []string
+	manifests []string // directories of the host's
 }
 
 // verification is what verify-file says of one file.
@@ -82,6 +83,7 @@ type verification struct {
 	File      string         `json:"file"`
 	OK        bool           `json:"ok"`
 	Object    *api.File      `json:"object,omitempty"`    // absent where it is not good
+	DropIns   []api.DropIn   `json:"drop_ins,omitempty"`  // of a manifest, the same
 	Signature *api.Signature `json:"signature,omitempty"` // absent where no verdict was come to
 	SignedAt  time.Time      `json:"signed_at,omitzero"`  // as the signer says; absent where they do not
 	Trust     string         `json:"trust,omitempty"`     // file of the trust store that decided
@@ -113,6 +115,7 @@ func (c *ctl) verify(file string, trust *signing.Trust, opts verifyOptions) (ver
 	}
 	digest := verified.Digest()
 	out.OK, out.Object = true, &api.File{File: object, SHA256: hex.EncodeToString(digest[:])}
+	out.DropIns = dropInsOf(verified)
 	out.Signature, out.SignedAt = new(signatureOf(verified)), verified.SignedAt()
 	out.Trust = filepath.Join(opts.trust, out.Signature.Signer.Name+".pem")
 	return out, nil
@@ -136,7 +139,7 @@ func (c *ctl) verifyObject(file string, trust *signing.Trust, opts verifyOptions
 }
 
 func (c *ctl) verifyManifest(file string, trust *signing.Trust, opts verifyOptions) (_ string, v signing.Verified, err error) {
-	m, err := readManifest(file)
+	m, err := readManifest(file, opts.manifests)
 	if err != nil {
 		return "", v, err
 	}
@@ -175,6 +178,9 @@ func (c *ctl) verifiedList(all []verification) {
 		}
 		c.say("%s: %s: signed by %s (%s%s, %s) %s, %s, object SHA-256 %s", v.File, verified(*s), s.Signer.Name, s.Signer.Algorithm,
 			subject, v.Trust, when, s.Format, v.Object.SHA256)
+		for _, d := range v.DropIns {
+			c.say("%s: drop-in %s, SHA-256 %s", v.File, dropInText(d), d.SHA256)
+		}
 	}
 	if note != "" {
 		c.say("note: %s", note)

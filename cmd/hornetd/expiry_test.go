@@ -2,12 +2,15 @@ package main_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +18,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
+	"github.com/hornetd/hornetd/internal/testenv"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -198,6 +202,104 @@ func certifiedAgain(t testing.TB, keyFile, certFile string, from, until time.Tim
 }
 
 func pemOf(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }
+
+// signedAt is openssl's signature over an object with another signing time in it,
+// and openssl finds that good too. The key is RSA: all its signatures are of one
+// length.
+func signedAt(t *testing.T, h *testdaemon.Host, object string, at time.Time) []byte {
+	t.Helper()
+	openssl := func(args string) {
+		t.Helper()
+		cmd := exec.Command("openssl", strings.Fields(args)...)
+		cmd.Dir = h.Dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("openssl %s: %v: %s", args, err, out)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(h.Dir, "rsa.key")); err != nil {
+		openssl("req -x509 -newkey rsa:2048 -nodes -keyout rsa.key -out trust.d/rsa.pem -subj /CN=rsa -days 9000 -addext keyUsage=digitalSignature -addext extendedKeyUsage=codeSigning")
+	}
+	openssl("cms -sign -binary -nocerts -nosmimecap -md sha256 -in " + object + " -signer trust.d/rsa.pem -inkey rsa.key -outform DER -out made.p7s")
+	b, err1 := os.ReadFile(filepath.Join(h.Dir, "made.p7s"))
+	keyPEM, err2 := os.ReadFile(filepath.Join(h.Dir, "rsa.key"))
+	key, err3 := signing.ParseKey(keyPEM)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	utc := bytes.Index(b, []byte("\x17\x0d"))
+	copy(b[utc+2:], at.UTC().Format("060102150405Z"))
+	// The attributes, between the contentType among them and the algorithm rsaEncryption.
+	from := bytes.Index(b, []byte("\x30\x18\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x09\x03"))
+	to := bytes.LastIndex(b, []byte("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01"))
+	digest := sha256.Sum256(append([]byte{0x31, byte(to - from)}, b[from:to]...))
+	signature, err := key.Sign(nil, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(b[len(b)-len(signature):], signature)
+	if err := os.WriteFile(filepath.Join(h.Dir, "made.p7s"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	openssl("cms -verify -binary -inform DER -in made.p7s -content " + object + " -certfile trust.d/rsa.pem -CAfile trust.d/rsa.pem -purpose any -out /dev/null")
+	return b
+}
+
+// TestExpiryBySigningTime: a certificate that has ended by the time at which
+// something that runs was signed loads nothing, also over a restart; but no wrong
+// clock of a signer makes all certificates ended, and without what they signed
+// everything is as before.
+func TestExpiryBySigningTime(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "")
+	days := func(n int) time.Time { return time.Now().AddDate(0, 0, n) }
+	key, cert := h.Key()
+	object := example(t, "conn-count/conn_count.bpf.o")
+	h.Object("other.bpf.o", object) // by dev
+	h.Write("hornet.d/conn_count.bpf.o", object)
+	h.Manifest("late", counting(testenv.Cgroup(t), "request", 0, "a"))
+	h.Manifest("count", strings.Replace(counting(testenv.Cgroup(t), "request", 0, "a"), "conn_count.bpf.o", "other.bpf.o", 1))
+	h.Start()
+	for _, tt := range []struct {
+		name             string
+		signed, notAfter int // days from now
+		want             string
+	}{
+		{"signed before", -1, 10, ""},
+		{"signed when dev's certificate will have ended", 20, 10, "expired"},
+		{"signed in some years, by a wrong clock", 5000, 10, "expired"},
+		{"signed in some years, dev's certificate not about to end", 5000, 40, ""},
+	} {
+		h.Write("trust.d/dev.pem", certifiedAgain(t, key, cert, days(-1), days(tt.notAfter)))
+		h.Write("hornet.d/conn_count.bpf.o.p7s", signedAt(t, h, "hornet.d/conn_count.bpf.o", days(tt.signed)))
+		if _, err := reload(t, h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Client().Load(t.Context(), "late"); err != nil {
+			t.Fatal(err)
+		}
+		for _, when := range []string{"", ", after a start"} {
+			switch err := tryLoad(h); {
+			case tt.want == "" && err != nil:
+				t.Errorf("%s%s: %v", tt.name, when, err)
+			case tt.want != "":
+				expired(t, err)
+			}
+			if got := problems(t, h); strings.Contains(got, "is still to come") != (tt.signed > 0) {
+				t.Errorf("%s%s: status says %q", tt.name, when, got)
+			}
+			unload(t, h, "count")
+			h.Kill()
+			h.Start()
+		}
+		unload(t, h, "late")
+		h.Kill()
+		h.Start()
+		if err := tryLoad(h); err != nil {
+			t.Errorf("%s: with nothing of it left: %v", tt.name, err)
+		}
+		unload(t, h, "count")
+	}
+}
 
 func TestExpiryStrict(t *testing.T) {
 	h, _ := ratcheted(t, "boot", "[trust]\nexpiry = \"strict\"\n")

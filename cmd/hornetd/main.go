@@ -7,9 +7,14 @@ import (
 	"os/signal"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/daemon"
 )
 
 func main() {
+	if os.Args[0] == daemon.ParserName {
+		os.Exit(daemon.ServeParser())
+	}
 	// Files and sockets get exactly the mode they are given, never a wider one.
 	unix.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)

@@ -49,14 +49,23 @@ type revocations struct {
 	minimum int
 }
 
+func (r revocations) refuses(c content) string {
+	switch {
+	case slices.Contains(r.signers, c.signer):
+		return "revoked"
+	case c.version < r.minimum:
+		return "rolled-back"
+	}
+	return ""
+}
+
 // refuses returns the verdict on loading c, "" for none.
 func (m *model) refuses(c content) string {
 	b, known := m.newest[c.signer]
+	listed := m.inForce.refuses(c)
 	switch {
-	case slices.Contains(m.inForce.signers, c.signer):
-		return "revoked"
-	case c.version < m.inForce.minimum:
-		return "rolled-back"
+	case listed != "":
+		return listed
 	case known && c.version < b.version:
 		return "rolled-back"
 	case known && c.version == b.version && c.version > 0 && !b.any && c != b.content:
@@ -80,7 +89,7 @@ func (m *model) reload() string {
 	switch {
 	case verdict == "" && (!sameManifest || m.running.object != m.disk.object):
 		m.loaded(m.disk)
-	case verdict != "" && !sameManifest:
+	case m.inForce.refuses(m.disk) == "" && !sameManifest: // what a list refuses stops that one change
 		return verdict
 	}
 	return ""

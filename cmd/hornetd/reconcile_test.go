@@ -736,3 +736,55 @@ func descriptors(t testing.TB, h *testdaemon.Host) int {
 	must(t, err)
 	return len(all)
 }
+
+// BenchmarkRepair is the time from an interface that is there again to its
+// program: how long it takes that nobody but hornetd sees to it.
+func BenchmarkRepair(b *testing.B) {
+	pair := testenv.Veth(b)
+	h := testdaemon.New(b, "")
+	h.Object("xdp_drop.bpf.o", example(b, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", local(blocking(pair, "10.77.0.0/24", ""), pair))
+	in(b, h, pair.B.Netns)
+	var worst time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		time.Sleep(11 * time.Second) // calm: the one before is forgotten
+		testenv.IP(b, pair.B.Netns, "link", "del", pair.B.Name)
+		b.StartTimer()
+		testenv.IP(b, pair.A.Netns, "link", "add", pair.A.Name, "type", "veth", "peer", "name", pair.B.Name, "netns", pair.B.Netns)
+		worst = max(worst, eventually(b, "attached", func() bool { return xdpOn(b, pair) }))
+	}
+	b.ReportMetric(float64(worst.Microseconds())/1000, "worst-ms")
+}
+
+// BenchmarkWatching is what it costs to look after 300 collections with which
+// nothing happens, in milliseconds of processor time a second.
+func BenchmarkWatching(b *testing.B) {
+	cgroup := testenv.Cgroup(b)
+	h := testdaemon.New(b, "")
+	h.Object("conn_count.bpf.o", example(b, "conn-count/conn_count.bpf.o"))
+	for i := range 300 {
+		dir := filepath.Join(cgroup, fmt.Sprint("c", i))
+		must(b, os.Mkdir(dir, 0o755))
+		h.Manifest(fmt.Sprint("c", i), counting(dir, "boot", 1, "a"))
+	}
+	h.Start()
+	time.Sleep(5 * time.Second)
+	for b.Loop() {
+		before := cpuTime(b, h)
+		time.Sleep(10 * time.Second)
+		b.ReportMetric(float64((cpuTime(b, h)-before).Milliseconds())/10, "cpu-ms/s")
+	}
+}
+
+// cpuTime is what the daemon has used of the processors.
+func cpuTime(t testing.TB, h *testdaemon.Host) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.PID()))
+	must(t, err)
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')'):]))
+	var user, system int
+	fmt.Sscan(fields[12], &user)
+	fmt.Sscan(fields[13], &system)
+	return time.Duration(user+system) * 10 * time.Millisecond // of 100 a second
+}

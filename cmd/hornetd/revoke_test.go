@@ -180,15 +180,24 @@ func TestRevokedUnloads(t *testing.T) {
 			case "reload that fails":
 				h.Manifest("broken", "x = 1\n")
 				want := "reload: only the revocation list (serial 2) took effect; unloaded: count; nothing else changed: "
-				if _, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), want) {
+				plan, err := reload(t, h)
+				if err == nil || !strings.HasPrefix(err.Error(), want) {
 					t.Errorf("a broken manifest: %v", err)
+				}
+				if action(plan, "count") != api.ActionUnload || len(plan.Changes) != 1 || !plan.Changes[0].Done || len(plan.Problems) != 1 || plan.Problems[0].Collection != "broken" ||
+					plan.Shrunk == nil || *plan.Shrunk.Revocations != (api.Revocations{Serial: 2, Signer: "dev"}) || len(plan.Shrunk.Gone) != 0 {
+					t.Errorf("its result: %+v, %+v", plan, plan.Shrunk)
 				}
 				records := auditRecords(t, h.State)
 				if last := records[len(records)-1]; last.Verb != "reload" || last.Phase != "outcome" || !strings.HasPrefix(last.Error, want) {
 					t.Errorf("on record: %+v", last)
 				}
-				if _, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), "reload: nothing changed: ") {
-					t.Errorf("and again: %v", err)
+				if plan, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), "reload: nothing changed: ") || plan.Shrunk != nil || len(plan.Problems) != 1 {
+					t.Errorf("and again: %+v, %v", plan, err)
+				}
+				h.Revoke(revokedKey(3, team.keyID(t)))
+				if stdout, _, exit := h.Ctl("reload", "-o", "json"); exit != api.ExitFailure || !strings.Contains(stdout, `"shrunk"`) || !strings.Contains(stdout, `"serial": 3`) {
+					t.Errorf("hornetctl: exit %d, %s", exit, stdout)
 				}
 			case "boot, its files gone":
 				if err := errors.Join(os.Remove(h.Manifests+"/conn_count.bpf.o"), os.Remove(h.Trust+"/team.pem")); err != nil {
@@ -295,6 +304,82 @@ func TestRevokedStopsNoReload(t *testing.T) {
 				t.Errorf("the other one: %s %q", c.State, c.Reason)
 			}
 		})
+	}
+}
+
+// TestRevokedAndEdited: a manifest that was edited and is still signed by a revoked
+// key changes nothing, whatever runs of it, and the rest is reloaded.
+func TestRevokedAndEdited(t *testing.T) {
+	for _, policy := range []string{"keep", "unload"} {
+		t.Run(policy, func(t *testing.T) {
+			h, team := teamed(t, rooted+"revoked = \""+policy+"\"\n")
+			before := get(t, h, "count")
+			h.Revoke(revokedKey(1, team.keyID(t)))
+			for i := range 2 {
+				text, err := os.ReadFile(h.Manifests + "/count.toml")
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.Manifest("count", strings.Replace(string(text), "version = ", "version = 1", 1))
+				other := fmt.Sprintf("other%d", i)
+				h.Object(other+".o", example(t, "conn-count/conn_count.bpf.o"))
+				h.Manifest(other, strings.Replace(counting(testenv.Cgroup(t), "boot", 1, "a"), "conn_count.bpf.o", other+".o", 1))
+				plan, err := reload(t, h)
+				if err != nil || get(t, h, other).State != api.StateRunning {
+					t.Fatalf("reload %d: %+v, %v", i, plan, err)
+				}
+				if change := plan.Changes[0]; policy == "keep" || i > 0 {
+					if change.Collection != "count" || change.Action != api.ActionRefuse || change.Done || change.Error == nil || !strings.Contains(change.Error.Message, "revoked: ") || !strings.Contains(change.Error.Hint, "not revoked") {
+						t.Errorf("reload %d: %+v, %+v", i, change, change.Error)
+					}
+					if got := problems(t, h); !strings.Contains(got, ": revoked: ") {
+						t.Errorf("reload %d: status says %q", i, got)
+					}
+				}
+			}
+			c := get(t, h, "count")
+			if policy == "unload" {
+				if c.State != api.StateFailed || len(kernelLinks(t, before)) != 0 {
+					t.Errorf("%s %q", c.State, c.Reason)
+				}
+				return
+			}
+			if c.State != api.StateRunning || c.Version != 5 || c.Signature.Verdict != "revoked" || len(kernelLinks(t, before)) != 1 {
+				t.Errorf("%s, version %d, %s", c.State, c.Version, c.Signature.Verdict)
+			}
+			if _, stderr, exit := h.Ctl("reload"); exit != api.ExitSignature {
+				t.Errorf("hornetctl reload: exit %d, %s", exit, stderr)
+			}
+		})
+	}
+}
+
+// TestRevokedRootSignsNoList: what the list in force revokes signs no newer one,
+// that does not revoke it; nor over a restart.
+func TestRevokedRootSignsNoList(t *testing.T) {
+	h, team := teamed(t, "[trust]\nroots = [\"dev\", \"team\"]\n")
+	h.Revoke(revokedKey(1, team.keyID(t)))
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	key, err1 := signing.ParseKey(team.key)
+	cert, err2 := signing.ParseCertificate(team.cert)
+	list, err3 := signing.SignRevocations([]byte("serial = 2\n"), key, cert)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	h.Write("revoked", list)
+	_, err := reload(t, h)
+	isRevoked(t, err)
+	for _, when := range []string{"after the reload", "after a start"} {
+		s, err := h.Client().Status(t.Context())
+		if err != nil || s.Revocations == nil || s.Revocations.Serial != 1 || !strings.Contains(problems(t, h), "stolen laptop") {
+			t.Errorf("%s: %+v, %v, %q", when, s.Revocations, err, problems(t, h))
+		}
+		unload(t, h, "count")
+		isRevoked(t, tryLoad(h))
+		h.Kill()
+		h.Start()
 	}
 }
 

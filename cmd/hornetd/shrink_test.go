@@ -48,14 +48,18 @@ func TestTrustShrinksFirst(t *testing.T) {
 			func(h *testdaemon.Host) { os.Remove(h.Dir + "/revoked") }, "is not signed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h, _ := teamed(t, rooted)
+			h, team := teamed(t, rooted)
 			before := get(t, h, "count")
 			tt.change(h)
 			tt.broken(h)
 			next := signer(t, h, "next")
 			want := "reload: only the removal of keys from the trust store (team) took effect; nothing else changed: "
-			if _, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), tt.want) {
+			plan, err := reload(t, h)
+			if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("reload: %v", err)
+			}
+			if s := plan.Shrunk; s == nil || s.Revocations != nil || len(s.Gone) != 1 || s.Gone[0].KeyID != team.keyID(t) || len(plan.Changes) != 0 {
+				t.Errorf("its result: %+v, %+v", plan, s)
 			}
 			records := auditRecords(t, h.State)
 			if last := records[len(records)-1]; last.Verb != "reload" || last.Phase != "outcome" || !strings.HasPrefix(last.Error, want) {

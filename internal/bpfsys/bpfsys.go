@@ -26,6 +26,7 @@ const (
 	cmdObjPin       = 6
 	cmdObjGetInfoFD = 15
 	cmdLinkUpdate   = 29
+	cmdLinkByID     = 30
 )
 
 // call issues one bpf(2) command. Memory of ours that attr refers to must be

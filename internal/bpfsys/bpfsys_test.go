@@ -11,7 +11,9 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -285,4 +287,47 @@ func TestLayout(t *testing.T) {
 	if n := unsafe.Sizeof(mapInfo{}); n != 104 {
 		t.Errorf("struct bpf_map_info is %d bytes, want 104", n)
 	}
+}
+
+// LinkByID says the same as the library.
+func TestLinkByID(t *testing.T) {
+	requireRoot(t)
+	cgroup, err := os.MkdirTemp(cgroupRoot(t), "hornet-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(cgroup) })
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSKB, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: ebpf.AttachCGroupInetEgress, Program: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	want, err := l.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := LinkByID(uint32(want.ID))
+	if err != nil || got.ID != uint32(want.ID) || got.Type != uint32(want.Type) || got.Program != uint32(want.Program) || got.Place64() != want.Cgroup().CgroupId {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	if _, err := LinkByID(1<<31 - 1); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("no such link: %v", err)
+	}
+}
+
+func cgroupRoot(t *testing.T) string {
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			return dir
+		}
+	}
+	t.Fatal("cgroup2 is not mounted")
+	return ""
 }

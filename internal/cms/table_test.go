@@ -131,7 +131,7 @@ func TestRefused(t *testing.T) {
 			p.signer = seq(ec.cert.RawIssuer, serial)
 		}
 	}
-	for _, test := range []struct {
+	rows := []struct {
 		name   string
 		key    *testKey
 		parts  func(*testKey) *parts
@@ -157,6 +157,7 @@ func TestRefused(t *testing.T) {
 		{"version -1", ec, plain, func(p *parts) { p.infoVersion = integer(-1) }, "versions 3 and -1"},
 		{"version of 9 bytes", ec, plain, func(p *parts) { p.version = tlv(2, []byte("\x01\x00\x00\x00\x00\x00\x00\x00\x03")) }, "version is malformed"},
 		{"version not minimal", ec, plain, func(p *parts) { p.version = []byte{2, 2, 0, 3} }, "version is malformed"},
+		{"inner version as ENUMERATED", ec, plain, func(p *parts) { p.infoVersion = []byte{10, 1, 3} }, "SignerInfo's version is malformed"},
 		{"version as ENUMERATED", ec, plain, func(p *parts) { p.version = []byte{10, 1, 3} }, "version is malformed"},
 
 		// Digests.
@@ -186,6 +187,7 @@ func TestRefused(t *testing.T) {
 		{"no certificate in the set", ec, plain, func(p *parts) { p.certificates = tlv(0xa0) }, "empty set"},
 		{"certificate of another kind", ec, plain, func(p *parts) { p.certificates = tlv(0xa0, tlv(0xa1)) }, "a certificate is malformed"},
 		{"certificate cut off", ec, plain, func(p *parts) { p.certificates = tlv(0xa0, []byte{0x30, 5, 0}) }, "a certificate is malformed"},
+		{"certificates cut off", ec, plain, func(p *parts) { p.certificates = []byte{0xa0, 0x84, 1, 0, 0, 0} }, "certificates is malformed or missing"},
 		{"certificates twice", ec, plain, func(p *parts) { p.certificates = append(tlv(0xa0, seq()), tlv(0xa0, seq())...) }, "signerInfos is malformed"},
 		{"revocation lists", ec, plain, func(p *parts) { p.crls = tlv(0xa1, seq()) }, "revocation lists are not accepted"},
 
@@ -194,6 +196,7 @@ func TestRefused(t *testing.T) {
 		{"two signers", ec, plain, func(p *parts) { p.signers = 2 }, "there is more than one signer"},
 		{"empty key identifier", ec, plain, func(p *parts) { p.signer = tlv(0x80) }, "subjectKeyIdentifier of 0 bytes"},
 		{"long key identifier", ec, plain, func(p *parts) { p.signer = tlv(0x80, make([]byte, 65)) }, "subjectKeyIdentifier of 65 bytes"},
+		{"key identifier cut off", ec, plain, func(p *parts) { p.signer = []byte{0x80, 0x84, 1, 0, 0, 0} }, "subjectKeyIdentifier is malformed or missing"},
 		{"constructed key identifier", ec, plain, func(p *parts) { p.signer = tlv(0xa0, octets(ec.cert.SubjectKeyId)) }, "issuerAndSerialNumber is malformed"},
 		{"signer missing", ec, plain, func(p *parts) { p.signer = nil }, "issuer is malformed"},
 		{"issuer not a sequence", ec, plain, func(p *parts) { rename(integer(1))(p); p.signer = seq(set(), integer(1)) }, "issuer is malformed"},
@@ -248,6 +251,8 @@ func TestRefused(t *testing.T) {
 		{"PSS with negative salt", rk, plain, pss(seq(h256, m256, tlv(0xa2, integer(-1)))), "salt of -1 bytes"},
 		{"PSS with huge salt", rk, plain, pss(seq(h256, m256, tlv(0xa2, integer(1<<62)))), "bytes, 32 to 1024 are accepted"},
 		{"PSS with salt beyond the modulus", rk, plain, pss(seq(h256, m256, tlv(0xa2, integer(1024)))), "signature does not match"},
+		{"PSS with salt above the largest key", rk, plain, pss(seq(h256, m256, tlv(0xa2, integer(1025)))), "salt of 1025 bytes, 32 to 1024 are accepted"},
+		{"PSS with salt as ENUMERATED", rk, plain, pss(seq(h256, m256, tlv(0xa2, []byte{10, 1, 32}))), "saltLength is malformed or missing"},
 		{"PSS with another salt", rk, plain, pss(seq(h256, m256, tlv(0xa2, integer(33)))), "signature does not match"},
 		{"PSS with more in the hash", rk, plain, pss(seq(tlv(0xa0, identifier(oidSHA256), null5), m256, s32)), "RSASSA-PSS-params are malformed"},
 		{"PSS with more in the mask", rk, plain, pss(seq(h256, tlv(0xa1, identifier(oidMGF1, identifier(oidSHA256)), null5), s32)), "RSASSA-PSS-params are malformed"},
@@ -314,7 +319,18 @@ func TestRefused(t *testing.T) {
 		{"protection for a MAC", rk, attributed, func(p *parts) {
 			p.attributes = append(p.attributes, attribute(oidAlgorithmProtection, seq(p.digest, tlv(0xa2, oid(oidRSA)))))
 		}, "signatureAlgorithm is malformed"},
-	} {
+	}
+	seen := map[string]bool{}
+	for _, test := range rows {
+		if test.want == "" || seen[test.name] {
+			t.Errorf("%s: says nothing, or is there twice", test.name)
+		}
+		seen[test.name] = true
+	}
+	if t.Logf("%d rows", len(rows)); len(rows) < 80 {
+		t.Error("must be at least 80")
+	}
+	for _, test := range rows {
 		t.Run(test.name, func(t *testing.T) {
 			p := test.parts(test.key)
 			test.change(p)
@@ -334,6 +350,37 @@ func TestRefused(t *testing.T) {
 				t.Errorf("error %q does not say %q", err, test.want)
 			}
 		})
+	}
+}
+
+// TestOtherTags: each element that is looked for is missed by its name.
+func TestOtherTags(t *testing.T) {
+	k := ecKey()
+	message := attributed(k).message(t, k)
+	for want, at := range map[string]func(message, data, info *node) *node{
+		"ContentInfo":           func(message, _, _ *node) *node { return message },
+		"content":               func(message, _, _ *node) *node { return message.children[1] },
+		"SignedData":            func(_, data, _ *node) *node { return data },
+		"version":               func(_, data, _ *node) *node { return data.children[0] },
+		"digestAlgorithms":      func(_, data, _ *node) *node { return data.children[1] },
+		"encapContentInfo":      func(_, data, _ *node) *node { return data.children[2] },
+		"signerInfos":           func(_, data, _ *node) *node { return data.children[3] },
+		"SignerInfo":            func(_, _, info *node) *node { return info },
+		"SignerInfo's version":  func(_, _, info *node) *node { return info.children[0] },
+		"issuerAndSerialNumber": func(_, _, info *node) *node { return info.children[1] },
+		"AlgorithmIdentifier":   func(_, _, info *node) *node { return info.children[2] },
+		"signature":             func(_, _, info *node) *node { return info.children[5] },
+		"attribute's values":    func(_, _, info *node) *node { return info.children[3].children[0].children[1] },
+		"object identifier":     func(_, _, info *node) *node { return info.children[3].children[0].children[0] },
+		"messageDigest":         func(_, _, info *node) *node { return info.children[3].children[1].children[1].children[0] },
+	} {
+		root, _ := parseNode(message)
+		data := root.children[1].children[0]
+		at(root, data, data.children[3].children[0]).tag = 0x44
+		_, err := Parse(root.encode())
+		if want := "signature not accepted: " + want + " is malformed or missing"; err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 
@@ -366,6 +413,9 @@ func TestGarbage(t *testing.T) {
 
 // TestSize: a message of MaxSize bytes is read, a longer one is not.
 func TestSize(t *testing.T) {
+	if MaxSize != 65536 {
+		t.Errorf("MaxSize is %d", MaxSize)
+	}
 	k := ecKey()
 	p := plain(k)
 	p.certificates = tlv(0xa0, seq(make([]byte, MaxSize-1000)))
@@ -388,15 +438,17 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// TestLongKeyID: the longest key identifier that is accepted.
+// TestLongKeyID: the shortest and the longest key identifier that are accepted.
 func TestLongKeyID(t *testing.T) {
-	k, id := ecKey(), bytes.Repeat([]byte{7}, maxID)
-	b, err := Sign(content, k, id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m, err := Parse(b); err != nil || !m.NamesKeyID(id) {
-		t.Errorf("%v", err)
+	for _, n := range []int{1, 64} {
+		k, id := ecKey(), bytes.Repeat([]byte{7}, n)
+		b, err := Sign(content, k, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := Parse(b); err != nil || !m.NamesKeyID(id) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
 	}
 }
 

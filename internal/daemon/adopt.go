@@ -49,6 +49,7 @@ func (d *Daemon) adopt() error {
 		d.mu.Lock()
 		d.running[name.String()] = found[i]
 		d.mu.Unlock()
+		d.countSigned(found[i].record)
 		d.note(api.EventAdopted, name.String(), "runs as recorded")
 	}
 	return nil

@@ -167,9 +167,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	for _, signer := range d.trust.Signers() {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
-	if list := d.trust.Revocations(); list != nil {
-		s.Revocations = &api.Revocations{Serial: list.Serial, Signer: list.Signer().Name}
-	}
+	s.Revocations = viewList(d.trust.Revocations())
 	s.Problems = append(s.Problems, d.state...)
 	for _, err := range []error{d.trust.Unlisted(), d.copied} {
 		if err != nil {
@@ -177,6 +175,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		}
 	}
 	s.Problems = append(s.Problems, d.problems...)
+	s.Problems = append(s.Problems, d.strays...)
 	s.Problems = append(s.Problems, d.strayRules(d.trust)...)
 	for _, name := range sortedKeys(d.failed) {
 		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
@@ -371,7 +370,11 @@ func (d *Daemon) put(m manifest.Manifest, c *collection) {
 	defer d.mu.Unlock()
 	d.running[m.Name] = c
 	delete(d.failed, m.Name)
-	d.declared[m.Name] = declared{source: manifest.Source{Name: m.Name, File: m.File}, manifest: m}
+	src := manifest.Source{Name: m.Name, File: m.File}
+	for _, dropIn := range m.DropIns {
+		src.DropIns = append(src.DropIns, dropIn.File)
+	}
+	d.declared[m.Name] = declared{source: src, manifest: m}
 }
 
 // fail notes why a collection that should run does not.

@@ -18,6 +18,7 @@ import (
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/confine"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
@@ -35,16 +36,18 @@ type Daemon struct {
 	audit   *audit.Log
 	policy  policy.Policy
 	owner   *owner
+	parser  *confine.Parser // nil where no signer needs one
 	events  *stream
 	refused *coalescer
 	started time.Time
-	floor   time.Time   // see clock
-	booting bool        // the start loads what it finds; written on the owner's thread only
-	watcher *watcher    // nil until Start is done
-	amnesty atomic.Bool // repairs begin anew
-	mending *collection // a load puts it back as it was; written on the owner's thread only
-	ratchet ratchet     // read and written on the owner's thread only
-	lost    error       // what became of the ratchet, for the start to tell
+	floor   time.Time    // see clock
+	booting bool         // the start loads what it finds; written on the owner's thread only
+	watcher *watcher     // nil until Start is done
+	amnesty atomic.Bool  // repairs begin anew
+	mending *collection  // a load puts it back as it was; written on the owner's thread only
+	ratchet ratchet      // read and written on the owner's thread only
+	lost    error        // what became of the ratchet, for the start to tell
+	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
@@ -56,6 +59,7 @@ type Daemon struct {
 	held     map[string]held        // by quarantined directory
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
+	strays   []api.Problem          // drop-ins without a manifest, by the last scan
 	state    []api.Problem          // of the daemon's own state
 }
 
@@ -159,6 +163,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	d.openList()
 	d.refused = newCoalescer(d)
 	d.owner = newOwner()
+	d.startParser()
 	return d, nil
 }
 
@@ -245,6 +250,7 @@ func (d *Daemon) Heart(since uint64) (now uint64, beats bool) {
 func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
+	d.stopParser()
 	if d.watcher != nil {
 		<-d.watcher.done
 	}

@@ -53,7 +53,7 @@ func asAPIError(err error) *api.Error {
 	out := &api.Error{Kind: kindOfError(err), Message: err.Error(), Hint: remedy.Of(err)}
 	var apiErr *api.Error
 	if errors.As(err, &apiErr) {
-		out.Detail = apiErr.Detail
+		out.Detail, out.Plan = apiErr.Detail, apiErr.Plan
 		if out.Hint == "" {
 			out.Hint = apiErr.Hint
 		}

@@ -7,13 +7,45 @@ import (
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/signing"
 )
 
-// clock is the time that certificates are held against: what the clock says,
-// but not before the source's date and the last audit record when this daemon
-// was opened. A clock that died must not make an expired certificate good.
-func (d *Daemon) clock() time.Time { return latest(time.Now(), d.floor) }
+// maxAhead is how far the time that a signer says they signed at can move the
+// clock. Their clock may be wrong as well as this host's, and nobody knows which:
+// with a month, what a signer's wrong clock costs is that certificates count as
+// ended a month early, and who renews them in time notices nothing.
+const maxAhead = 30 * 24 * time.Hour
+
+// clock is the time that certificates are held against: what the clock says, but
+// not before the source's date and the last audit record when this daemon was
+// opened, nor before the newest signing time that counts, up to a bound. A clock
+// that died must not make an expired certificate good.
+func (d *Daemon) clock() time.Time {
+	now := latest(time.Now(), d.floor)
+	signed := time.Unix(d.signed.Load(), 0)
+	if limit := now.Add(maxAhead); signed.After(limit) {
+		return limit
+	}
+	return latest(now, signed)
+}
+
+// countSigned has the signing time of what runs as r count, where there is one.
+// It is the word of whoever has the key, so the key must be good now, and the time
+// one at which its certificate was valid. It counts while this daemon lives, and
+// then while r runs: a signer's wrong clock is mended by another signature.
+func (d *Daemon) countSigned(r pinning.Record) {
+	s := r.Signer
+	switch {
+	case r.SignedAt.IsZero() || !loads(r.Verdict) || r.SignedAt.Before(s.NotBefore) || !s.NotAfter.IsZero() && r.SignedAt.After(s.NotAfter):
+		return
+	case r.SignedAt.After(latest(time.Now(), d.floor)):
+		d.tellState(remedy.With(fmt.Errorf("collection %q: by its signature it was signed at %s, which the clock says is still to come: certificates are held against that, or %d days from now if that is earlier",
+			r.Name, r.SignedAt.UTC().Format(time.RFC3339), int(maxAhead.Hours()/24)),
+			"set the clock; where it is right, have %s signed again where the clock is right, load that and restart hornetd", r.ObjectFile))
+	}
+	d.signed.Store(max(d.signed.Load(), r.SignedAt.Unix()))
+}
 
 func latest(a, b time.Time) time.Time {
 	if a.Before(b) {
@@ -40,7 +72,7 @@ func (d *Daemon) acceptedBefore(m manifest.Manifest, boot bool) func(signing.Sig
 	}
 	return func(s signing.Signer, object [32]byte) bool {
 		return d.ratchet.Accepted(signing.Claim{Manifest: m.Name, Signer: s.Name, Version: m.Version,
-			ManifestDigest: hexDigest(m.Digest), ObjectDigest: hexDigest(object)})
+			ManifestDigest: hexDigest(m.TextDigest), DropIns: withDropIns(m), ObjectDigest: hexDigest(object)})
 	}
 }
 

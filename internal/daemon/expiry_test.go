@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/signing"
 )
@@ -16,6 +18,46 @@ func TestClockIsNeverBeforeTheFloor(t *testing.T) {
 	}
 	if got := (&Daemon{floor: later.Add(-2 * time.Hour)}).clock(); time.Since(got).Abs() > time.Minute {
 		t.Errorf("%s, want now", got)
+	}
+}
+
+// The time at which what runs was signed counts where its key was good, and never
+// more than a month ahead.
+func TestSigningTimeMovesTheClock(t *testing.T) {
+	day := 24 * time.Hour
+	now := time.Now()
+	signer := pinning.Signer{NotBefore: now.Add(-100 * day), NotAfter: now.Add(1000 * day)}
+	ok := string(signing.OK)
+	for _, tt := range []struct {
+		name     string
+		floor    time.Duration // from now, all of them
+		verdict  string
+		signer   pinning.Signer
+		signedAt time.Duration
+		want     time.Duration
+		told     bool
+	}{
+		{"earlier", 0, ok, signer, -day, 0, false},
+		{"ahead", 0, ok, signer, 10 * day, 10 * day, true},
+		{"by a public key", 0, ok, pinning.Signer{}, 10 * day, 10 * day, true},
+		{"in spite of the ratchet", 0, string(signing.OKRolledBack), signer, 10 * day, 10 * day, true},
+		{"too far ahead", 0, ok, signer, 900 * day, maxAhead, true},
+		{"clock behind the floor", 500 * day, ok, signer, 510 * day, 510 * day, true},
+		{"clock behind the floor, too far ahead", 500 * day, ok, signer, 900 * day, 500*day + maxAhead, true},
+		{"before the floor", 500 * day, ok, signer, 400 * day, 500 * day, false},
+		{"when its certificate had ended", 0, ok, signer, 1001 * day, 0, false},
+		{"before its certificate began", 0, ok, pinning.Signer{NotBefore: now.Add(20 * day)}, 10 * day, 0, false},
+		{"by a certificate that had ended", 0, string(signing.OKExpired), signer, 10 * day, 0, false},
+		{"by one that has not begun", 0, string(signing.OKNotYetValid), signer, 10 * day, 0, false},
+		{"a record of format 1", 0, "", signer, 10 * day, 0, false},
+	} {
+		d := &Daemon{floor: now.Add(tt.floor), log: zap.NewNop()}
+		d.countSigned(pinning.Record{Name: "a", Verdict: tt.verdict, Signer: tt.signer, SignedAt: now.Add(tt.signedAt)})
+		d.countSigned(pinning.Record{Name: "b", Verdict: ok, Signer: signer, SignedAt: now.Add(-2 * day)})
+		d.countSigned(pinning.Record{Name: "c", Verdict: ok, Signer: signer})
+		if got := d.clock().Sub(now); (got-tt.want).Abs() > time.Minute || (len(d.state) == 1) != tt.told {
+			t.Errorf("%s: %s ahead, want %s; status says %+v", tt.name, got, tt.want, d.state)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -19,14 +20,14 @@ type hints struct {
 	wake    chan struct{} // of one: many hints are one
 	links   *os.File      // nil where there is none
 	files   *os.File
-	watched map[int32]bool
+	watched map[string][]int32 // by what they are watched for
 	readers sync.WaitGroup
 }
 
 // newHints opens both sources. On error it returns what works, which may be
 // nothing.
 func newHints() (*hints, error) {
-	h := &hints{wake: make(chan struct{}, 1), watched: map[int32]bool{}}
+	h := &hints{wake: make(chan struct{}, 1), watched: map[string][]int32{}}
 	links, err := listenLinks()
 	if err != nil {
 		err = fmt.Errorf("netlink: no word of interfaces that come and go: %w", err)
@@ -81,31 +82,33 @@ func (h *hints) listen(f *os.File) {
 // changes are the events of a directory in which a name comes or goes.
 const changes = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_DELETE_SELF | unix.IN_ONLYDIR
 
-// aim makes dirs the directories that are watched. One that cannot be is left to
-// the pulse.
-func (h *hints) aim(dirs []string) {
+// aim makes dirs the directories that are watched for what is called name. One
+// that cannot be is left to the pulse. No directory is watched for two names.
+func (h *hints) aim(name string, dirs []string) {
 	if h.files == nil {
 		return
 	}
-	// Not h.files.Fd(), which would make it block.
-	raw, err := h.files.SyscallConn()
+	raw, err := h.files.SyscallConn() // not Fd, which would make it block
 	if err != nil {
 		return
 	}
 	raw.Control(func(fd uintptr) {
-		now := make(map[int32]bool, len(dirs))
+		var now []int32
 		for _, dir := range dirs {
 			// The kernel returns the same number for a directory that is watched.
 			if wd, err := unix.InotifyAddWatch(int(fd), dir, changes); err == nil {
-				now[int32(wd)] = true
+				now = append(now, int32(wd))
 			}
 		}
-		for wd := range h.watched {
-			if !now[wd] {
+		for _, wd := range h.watched[name] {
+			if !slices.Contains(now, wd) {
 				unix.InotifyRmWatch(int(fd), uint32(wd)) // or it went with its directory
 			}
 		}
-		h.watched = now
+		h.watched[name] = now
+		if len(now) == 0 {
+			delete(h.watched, name)
+		}
 	})
 }
 

@@ -37,7 +37,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return d.private(who, as.right, src.Name, err)
 	}
-	a.rec.Manifest, a.rec.Version = hexDigest(m.Digest), m.Version
+	a.rec.Manifest, a.rec.DropIns, a.rec.Version = hexDigest(m.TextDigest), withDropIns(m), m.Version
 	grant, err := d.policy.Authorize(who.subject(), as.right, m)
 	if err != nil {
 		return err
@@ -74,9 +74,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		a.quiet = true
 		return nil
 	}
-	spec, err := loader.OpenSpec(verified)
+	spec, err := d.parse(m, verified)
 	if err != nil {
-		return fmt.Errorf("%s: %w", m.Object.Path, err)
+		return err
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
@@ -85,7 +85,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err := d.fits(grant, m, plan.Spec()); err != nil {
 		return err
 	}
-	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
+	if err := d.permit(verified, m, plan.Spec()); err != nil {
 		return err
 	}
 	targets, err := loader.Resolve(spec, m, cache)
@@ -184,6 +184,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		d.advance(claim)
 	}
 	d.put(m, &collection{record: record, proof: proven(verified), trial: trial})
+	d.countSigned(record)
 	if trial != nil && d.mending == nil {
 		go d.try(m.Name, trial)
 	}
@@ -330,6 +331,20 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 	return nil
 }
 
+// permit holds what is to be loaded against the bounds of each who signed a part
+// of it: what one may not have, another's drop-in does not give.
+func (d *Daemon) permit(v signing.Verified, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
+	for _, dropIn := range v.DropIns() {
+		if dropIn.Signer.Name == "" {
+			continue // it is not signed, and the others stand for it
+		}
+		if err := d.policy.Permit(dropIn.Signer.Name, m, spec); err != nil {
+			return err
+		}
+	}
+	return d.policy.Permit(v.Signer().Name, m, spec)
+}
+
 // resolveFunc is loader.Resolve with a cache.
 type resolveFunc func(*ebpf.CollectionSpec, manifest.Manifest) ([]loader.Target, error)
 
@@ -340,9 +355,9 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	if err != nil {
 		return nil, err
 	}
-	spec, err := loader.OpenSpec(verified)
+	spec, err := d.parse(m, verified)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", m.Object.Path, err)
+		return nil, err
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
@@ -355,7 +370,7 @@ func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifes
 	if err := grant.Check(m, plan.Spec()); err != nil {
 		return nil, err
 	}
-	if err := d.policy.Permit(verified.Signer().Name, m, plan.Spec()); err != nil {
+	if err := d.permit(verified, m, plan.Spec()); err != nil {
 		return nil, err
 	}
 	targets, err := resolve(spec, m)

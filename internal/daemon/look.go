@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/bpfsys"
@@ -21,9 +20,11 @@ import (
 // says: whether pins are there, what the kernel says of links by their ids, and
 // what targets lead to. It opens no pin and changes nothing. m is its manifest,
 // or the zero one.
-func (d *Daemon) glance(v *loader.View, r pinning.Record, m manifest.Manifest) (sight, error) {
+// ts are its targets.
+func (d *Daemon) glance(v *loader.View, r pinning.Record, ts []loader.Target, m manifest.Manifest) sight {
 	s := sight{missing: d.store.Missing(r)}
-	return s, s.look(v, r, m)
+	s.look(v, r, ts, m)
+	return s
 }
 
 // examineEntry looks at all there is to see of a collection before it is
@@ -48,16 +49,17 @@ func examineEntry(v *loader.View, e *pinning.Entry, m manifest.Manifest) (sight,
 			return s, err
 		}
 	}
-	return s, s.look(v, e.Record, m)
+	ts, err := targetsOf(e.Record)
+	if err != nil {
+		return s, err
+	}
+	s.look(v, e.Record, ts, m)
+	return s, nil
 }
 
-func (s *sight) look(v *loader.View, r pinning.Record, m manifest.Manifest) error {
-	for _, l := range r.Links {
-		seen, err := lookAtLink(v, l, m)
-		if err != nil {
-			return err
-		}
-		s.links = append(s.links, seen)
+func (s *sight) look(v *loader.View, r pinning.Record, ts []loader.Target, m manifest.Manifest) {
+	for i, l := range r.Links {
+		s.links = append(s.links, lookAtLink(v, l, ts[i], m))
 	}
 	for _, a := range m.Attach {
 		if !loader.IsPattern(a.Interface) {
@@ -73,38 +75,35 @@ func (s *sight) look(v *loader.View, r pinning.Record, m manifest.Manifest) erro
 		}
 		s.spread = append(s.spread, more...)
 	}
-	return nil
 }
 
-func lookAtLink(v *loader.View, r pinning.RecordLink, m manifest.Manifest) (linkSight, error) {
-	var l linkSight
-	if err := json.Unmarshal(r.Target, &l.target); err != nil {
-		return l, fmt.Errorf("link %s: target: %w", r.Name, err)
-	}
+func lookAtLink(v *loader.View, r pinning.RecordLink, t loader.Target, m manifest.Manifest) linkSight {
+	l := linkSight{target: t}
 	l.pattern = slices.ContainsFunc(m.Attach, func(a manifest.Attach) bool {
 		return loader.IsPattern(a.Interface) && l.target.From(a)
 	})
 	l.now, l.err = v.Again(l.target)
-	state, err := linkState(r.ID)
+	state, err := loader.StateByID(r.ID)
 	if err != nil {
-		return l, nil // gone
+		return l // gone
 	}
 	l.state = &state
 	l.elsewhere = l.err == nil && v.Elsewhere(state, l.now)
 	if l.err != nil && state.Ifindex != 0 {
 		l.renamed = v.NameOf(l.target, state.Ifindex)
 	}
-	return l, nil
+	return l
 }
 
-// linkState asks the kernel about a link by its id.
-func linkState(id uint32) (loader.LinkState, error) {
-	l, err := link.NewFromID(link.ID(id))
-	if err != nil {
-		return loader.LinkState{}, err
+// targetsOf decodes what the links of a record are attached to, in their order.
+func targetsOf(r pinning.Record) ([]loader.Target, error) {
+	all := make([]loader.Target, len(r.Links))
+	for i, l := range r.Links {
+		if err := json.Unmarshal(l.Target, &all[i]); err != nil {
+			return nil, fmt.Errorf("link %s: target: %w", l.Name, err)
+		}
 	}
-	defer l.Close()
-	return loader.Describe(l)
+	return all, nil
 }
 
 // openProgram opens a program by its pin, or by its id where that is gone: it may

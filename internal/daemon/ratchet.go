@@ -71,12 +71,24 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 
 func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
 	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Key: v.Signer().KeySHA256, Version: m.Version,
-		ManifestDigest: hexDigest(m.Digest), ObjectDigest: hexDigest(v.Digest()), File: m.Object.Path}
+		ManifestDigest: hexDigest(m.TextDigest), DropIns: withDropIns(m), ObjectDigest: hexDigest(v.Digest()), File: m.Object.Path}
+}
+
+// withDropIns is the digest of m with its drop-ins, "" where there are none.
+func withDropIns(m manifest.Manifest) string {
+	if len(m.DropIns) == 0 {
+		return ""
+	}
+	return hexDigest(m.Digest)
 }
 
 func recordedClaim(r pinning.Record) signing.Claim {
-	return signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Key: r.Signer.KeySHA256, Version: r.Version,
+	c := signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Key: r.Signer.KeySHA256, Version: r.Version,
 		ManifestDigest: r.ManifestDigest, ObjectDigest: r.ObjectDigest, File: r.ObjectFile}
+	if len(r.DropIns) > 0 {
+		c.ManifestDigest, c.DropIns = r.TextDigest, r.ManifestDigest
+	}
+	return c
 }
 
 // openRatchet reads the ratchet. One that is damaged is set aside, and one that
@@ -164,7 +176,7 @@ func (r *ratchet) replay(log *audit.Log) error {
 
 // loggedClaim is what a record says was loaded.
 func loggedClaim(r audit.Record) (signing.Claim, bool) {
-	return signing.Claim{Manifest: r.Collection, Signer: r.Signer, Key: r.SignerKey, Version: r.Version, ManifestDigest: r.Manifest, ObjectDigest: r.Object},
+	return signing.Claim{Manifest: r.Collection, Signer: r.Signer, Key: r.SignerKey, Version: r.Version, ManifestDigest: r.Manifest, DropIns: r.DropIns, ObjectDigest: r.Object},
 		r.Phase == audit.Outcome && (r.Verb == asLoad.verb || r.Verb == asUpgrade.verb || r.Verb == audit.VerbConfirm) && r.Kind == "" && !r.Trial
 }
 

@@ -26,21 +26,25 @@ func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.Col
 		return pinning.Record{}, err
 	}
 	digest := v.Digest()
-	signer := v.Signer()
 	r := pinning.Record{
 		Name: m.Name, Description: m.Description, Version: m.Version, Start: string(m.Start),
 		ManifestFile: m.File, ManifestDigest: hexDigest(m.Digest),
 		ObjectFile: m.Object.Path, ObjectDigest: hexDigest(digest),
-		Signer: pinning.Signer{Name: signer.Name, Subject: signer.Subject, KeyID: signer.KeyID, KeySHA256: signer.KeySHA256,
-			Algorithm: signer.Algorithm, NotBefore: signer.NotBefore, NotAfter: signer.NotAfter},
+		Signer:          recordSigner(v.Signer()),
 		SignatureFormat: v.Format(), Covers: v.Covers(), CheckedBy: "hornetd", Verdict: string(v.Verdict()),
 		Requires: m.Requires,
+		SignedAt: v.SignedAt().UTC(),
 		Memory:   memory,
 		LoadedAt: time.Now().UTC(),
 		Caller:   pinning.Caller{UID: who.UID, GID: who.GID},
 	}
-	for _, k := range signer.Chain {
-		r.Signer.Chain = append(r.Signer.Chain, pinning.Key(k))
+	for _, dropIn := range v.DropIns() {
+		r.TextDigest = hexDigest(m.TextDigest)
+		one := pinning.RecordDropIn{File: dropIn.File, SHA256: hexDigest(dropIn.Digest)}
+		if dropIn.Signer.Name != "" {
+			one.Signer = new(recordSigner(dropIn.Signer))
+		}
+		r.DropIns = append(r.DropIns, one)
 	}
 	for _, s := range maps {
 		r.Maps = append(r.Maps, pinning.RecordMap{Name: s.Name, Type: s.Type, ID: s.ID, Class: string(s.Class),
@@ -78,6 +82,15 @@ func targetOf(l pinning.RecordLink) (t loader.Target, err error) {
 		return t, fmt.Errorf("link %s: target: %w", l.Name, err)
 	}
 	return t, nil
+}
+
+func recordSigner(s signing.Signer) pinning.Signer {
+	r := pinning.Signer{Name: s.Name, Subject: s.Subject, KeyID: s.KeyID, KeySHA256: s.KeySHA256,
+		Algorithm: s.Algorithm, NotBefore: s.NotBefore, NotAfter: s.NotAfter}
+	for _, k := range s.Chain {
+		r.Chain = append(r.Chain, pinning.Key(k))
+	}
+	return r
 }
 
 func hexDigest(d [32]byte) string { return hex.EncodeToString(d[:]) }

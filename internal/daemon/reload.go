@@ -226,9 +226,10 @@ func decide(dc declared, isDeclared bool, c *collection, removed config.Removed,
 }
 
 // verifyAll reads and verifies what the changes would load, and decides all
-// that can be decided before the kernel is asked. What does not run and is
-// revoked becomes a refusal of that one change: it stays revoked, and must not
-// keep every later reload from what else it is for.
+// that can be decided before the kernel is asked. What the revocation list refuses
+// becomes a refusal of that one change, and what runs stays as it is: that was
+// decided by whoever signed the list, not by whoever wrote the manifest, and it
+// must not keep every later reload from what else it is for.
 func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, changes []api.Change) []api.Problem {
 	problems := make([]*api.Problem, len(changes))
 	var files safefile.Reader
@@ -250,7 +251,7 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 		case err == nil:
 		case c.Action == api.ActionLoad && absentTarget(err) && d.awaited(m):
 			changes[i].Action, changes[i].Reason = api.ActionRefuse, "waits: "+err.Error()
-		case c.Action == api.ActionLoad && refusedByList(trust, m, err):
+		case refusedByList(trust, m, err):
 			changes[i].Action, changes[i].Reason, changes[i].Error = api.ActionRefuse, "it is revoked", asAPIError(err)
 		default:
 			p := problem(c.Collection, err)
@@ -375,8 +376,10 @@ func Check(cfg config.Config, build Build) []api.Problem {
 	if err != nil {
 		return []api.Problem{problem("", err)}
 	}
+	d.startParser()
+	defer d.stopParser()
 	found, problems, _ := d.scan()
-	problems = append(problems, d.strayRules(trust)...)
+	problems = append(append(problems, d.strays...), d.strayRules(trust)...)
 	if _, err := groupID(cfg.API.Group); err != nil {
 		problems = append(problems, problem("", err))
 	}

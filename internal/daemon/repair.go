@@ -48,6 +48,7 @@ func (d *Daemon) reconcile(name string) (mended, error) {
 	defer entry.Close()
 	s, err := examineEntry(loader.NewView(), entry, d.manifestOf(c.record))
 	if err != nil {
+		d.drifts(name, []string{err.Error()}, remedy.Of(err))
 		return mended{}, err
 	}
 	g := diagnose(c.record, s, revokedRecord(d.trusted(), c.record))

@@ -35,7 +35,11 @@ func (d *Daemon) bringBack(from *pinning.Entry, now *collection, note func(*pinn
 	record = from.Record
 	both := common(now.record, record)
 	both.gaps = true // better than to stay without it
-	steps, err := transit(now.record.Links, targetsOf(record), both)
+	targets, err := targetsOf(record)
+	if err != nil {
+		return record, err
+	}
+	steps, err := transit(now.record.Links, targets, both)
 	if err != nil {
 		return record, err
 	}

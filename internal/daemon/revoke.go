@@ -139,9 +139,10 @@ func (d *Daemon) setTrust(trust *signing.Trust) error {
 			d.tellState(err)
 		}
 	}
+	isNew := d.inForce() != list
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.trust.Revocations() != list {
+	if isNew {
 		d.copied = nil
 	}
 	d.trust = trust
@@ -190,7 +191,11 @@ func (d *Daemon) shrink(a *act, who Peer, next *signing.Trust, found map[string]
 	d.setProofs(d.proveAll(sortedKeys(d.running), d.readLast(found), shrunk))
 	changes := slices.DeleteFunc(d.compare(d.declared, nil, shrunk, false), func(c api.Change) bool { return c.Action != api.ActionUnload })
 	d.apply(who, d.declared, changes)
-	return api.Plan{Changes: changes, Problems: problems}, stopped(onlyShrunk(list, gone, changes), problems)
+	effect := &api.Shrunk{Revocations: viewList(list)}
+	for _, s := range gone {
+		effect.Gone = append(effect.Gone, viewSigner(s))
+	}
+	return api.Plan{Changes: changes, Problems: problems, Shrunk: effect}, stopped(onlyShrunk(*effect, changes), problems)
 }
 
 // readLast are the manifests as they could be read last: now, or by an earlier
@@ -206,14 +211,14 @@ func (d *Daemon) readLast(found map[string]declared) map[string]declared {
 }
 
 // onlyShrunk says what shrink did, for the caller and the audit log.
-func onlyShrunk(list *signing.Revocations, gone []signing.Signer, changes []api.Change) string {
+func onlyShrunk(by api.Shrunk, changes []api.Change) string {
 	var shrunk []string
-	if list != nil {
-		shrunk = append(shrunk, fmt.Sprintf("the revocation list (serial %d)", list.Serial))
+	if by.Revocations != nil {
+		shrunk = append(shrunk, fmt.Sprintf("the revocation list (serial %d)", by.Revocations.Serial))
 	}
-	if len(gone) > 0 {
+	if len(by.Gone) > 0 {
 		var names []string
-		for _, s := range gone {
+		for _, s := range by.Gone {
 			names = append(names, s.Name)
 		}
 		shrunk = append(shrunk, fmt.Sprintf("the removal of keys from the trust store (%s)", strings.Join(slices.Compact(names), ", ")))
@@ -236,13 +241,21 @@ func onlyShrunk(list *signing.Revocations, gone []signing.Signer, changes []api.
 
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
-	return trust.Revoked(recordedClaim(r), recordedSigner(r))
+	reason := trust.Revoked(recordedClaim(r), recordedSigner(r.Signer))
+	for _, dropIn := range r.DropIns {
+		if dropIn.Signer != nil && reason == "" {
+			c := recordedClaim(r)
+			c.Signer, c.Key = dropIn.Signer.Name, dropIn.Signer.KeySHA256
+			reason = trust.Revoked(c, recordedSigner(*dropIn.Signer))
+		}
+	}
+	return reason
 }
 
-// recordedSigner is the signer of r, as far as a list can revoke it.
-func recordedSigner(r pinning.Record) signing.Signer {
-	s := signing.Signer{KeyID: r.Signer.KeyID}
-	for _, k := range r.Signer.Chain {
+// recordedSigner is a signer on record, as far as a list can revoke it.
+func recordedSigner(r pinning.Signer) signing.Signer {
+	s := signing.Signer{KeyID: r.KeyID}
+	for _, k := range r.Chain {
 		s.Chain = append(s.Chain, signing.Key(k))
 	}
 	return s

@@ -154,7 +154,13 @@ func reload(core Core, r request) (any, error) {
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
-	return core.Reload(r.who)
+	plan, err := core.Reload(r.who)
+	if err != nil && len(plan.Problems) > 0 {
+		e := asAPIError(err)
+		e.Plan = &plan
+		err = e
+	}
+	return plan, err
 }
 
 func plan(core Core, r request) (any, error) {

@@ -1,17 +1,16 @@
 package daemon
 
 import (
-	"crypto/sha256"
 	"errors"
 	"io/fs"
-	"os"
 	"os/user"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
+
+	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -31,10 +30,11 @@ const (
 // wrong with a directory or a file's name: a manifest that is not in the
 // result may still be there.
 func (d *Daemon) scan() (found map[string]declared, problems []api.Problem, certain bool) {
-	sources, err := manifest.Find(d.cfg.Paths.Manifests)
+	sources, strays, err := manifest.Find(d.cfg.Paths.Manifests)
 	for _, e := range parts(err) {
 		problems = append(problems, problem("", e))
 	}
+	d.setStrays(strays)
 	read := make([]declared, len(sources))
 	var files safefile.Reader
 	defer files.Close()
@@ -77,33 +77,31 @@ func each(n int, fn func(i int)) {
 	wg.Wait()
 }
 
-// find returns where the manifest of name lies: as the last scan saw it, else
-// by looking again, so that a file dropped in a moment ago can be asked for.
+// find returns where the manifest of name and its drop-ins lie now, so that a
+// file dropped in a moment ago can be asked for, and a drop-in counts.
 func (d *Daemon) find(name string) (manifest.Source, error) {
-	d.mu.RLock()
-	dc, ok := d.declared[name]
-	d.mu.RUnlock()
-	if ok {
-		if _, err := os.Lstat(dc.source.File); err == nil {
-			return dc.source, nil
+	src, err := manifest.FindOne(d.cfg.Paths.Manifests, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return src, d.notFound(name)
+	}
+	return src, err
+}
+
+// setStrays makes strays, directories of drop-ins without a manifest, what the
+// status shows. They keep nothing from loading: a package that is removed leaves
+// them behind.
+func (d *Daemon) setStrays(strays []error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	known := d.strays
+	d.strays = nil
+	for _, err := range strays {
+		p := problem("", err)
+		d.strays = append(d.strays, p)
+		if !slices.Contains(known, p) {
+			d.log.Warn("drop-ins", zap.Error(err), zap.String("hint", p.Hint))
 		}
 	}
-	sources, err := manifest.Find(d.cfg.Paths.Manifests)
-	for _, s := range sources {
-		if s.Name == name {
-			return s, nil
-		}
-	}
-	for _, e := range parts(err) {
-		var me *manifest.Error
-		if !errors.As(e, &me) {
-			return manifest.Source{}, err // a directory: there is no answer
-		}
-		if n, nameErr := manifest.NameOf(strings.TrimSuffix(me.File, ".d")); nameErr == nil && n == name {
-			return manifest.Source{}, e
-		}
-	}
-	return manifest.Source{}, d.notFound(name)
 }
 
 func (d *Daemon) notFound(name string) error {
@@ -111,21 +109,12 @@ func (d *Daemon) notFound(name string) error {
 		WithHint("hornetctl list shows what there is; a manifest is a file %s.toml in %s", name, d.cfg.Paths.Manifests[0])
 }
 
-// readManifest reads one manifest. Bytes that were parsed before are not
-// parsed again.
+// readManifest reads one manifest and its drop-ins.
 func (d *Daemon) readManifest(files *safefile.Reader, src manifest.Source) (manifest.Manifest, error) {
-	b, err := files.Read(src.File, maxManifest)
-	if err != nil {
-		reason := strings.TrimPrefix(err.Error(), src.File+": ")
-		return manifest.Manifest{}, remedy.With(&manifest.Error{File: src.File, Err: errors.New(reason)}, "%s", remedy.Of(err))
-	}
 	d.mu.RLock()
-	last, ok := d.declared[src.Name]
+	last := d.declared[src.Name].manifest
 	d.mu.RUnlock()
-	if ok && last.err == nil && last.manifest.File == src.File && last.manifest.Digest == sha256.Sum256(b) {
-		return last.manifest, nil
-	}
-	return manifest.Parse(src.File, b)
+	return manifest.Read(src, last, func(file string) ([]byte, error) { return files.Read(file, maxManifest) })
 }
 
 // verify reads the object and a signature, once each, and proves that somebody
@@ -153,6 +142,13 @@ func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest
 		if b.Signature, err = readSignature(files, m.Object.Path, m.Object.Signature); err != nil {
 			return signing.Verified{}, err
 		}
+	}
+	for _, dropIn := range m.DropIns {
+		signature, err := readSignature(files, dropIn.File, dropIn.Signature())
+		if err != nil {
+			return signing.Verified{}, err
+		}
+		b.DropIns = append(b.DropIns, signing.DropIn{File: dropIn.File, Text: []byte(dropIn.Source()), Signature: signature, Widens: dropIn.Widens, Alters: dropIn.Alters})
 	}
 	return trust.Verify(b, m.Object.Signers, d.clock())
 }

@@ -15,7 +15,7 @@ import (
 
 // TestTransit holds what is decided about links against what the kernel does
 // with two programs in one place: TestUpgradeOfEveryKind and the loader's
-// TestTwoInOnePlace ask it.
+// TestAttachTaken ask it.
 func TestTransit(t *testing.T) {
 	xdp := loader.Target{Link: "a-eth0", Program: "a", Kind: "xdp", AttachType: "xdp", Interface: "eth0", Ifindex: 2, NetnsInode: 7, Mode: "native"}
 	nf := loader.Target{Link: "f-ipv4-input-10", Program: "f", Kind: "netfilter", AttachType: "netfilter", NetnsInode: 7, Family: "ipv4", Hook: "input", Priority: 10}

@@ -178,8 +178,8 @@ func pinnedMap(entry *pinning.Entry, name string) (*ebpf.Map, error) {
 
 // about is what an act on c has on record.
 func (c *collection) about(a *act) {
-	r := c.record
-	a.rec.Manifest, a.rec.Version, a.rec.Object, a.rec.Signer = r.ManifestDigest, r.Version, r.ObjectDigest, r.Signer.Name
+	of := recordedClaim(c.record)
+	a.rec.Manifest, a.rec.DropIns, a.rec.Version, a.rec.Object, a.rec.Signer = of.ManifestDigest, of.DropIns, of.Version, of.ObjectDigest, of.Signer
 }
 
 // confirm ends a trial that was passed: what it would have gone back to goes, and

@@ -30,6 +30,9 @@ func (d *Daemon) viewLocked(name string) api.Collection {
 		if dc.err == nil {
 			out.Manifest.SHA256 = hexDigest(m.Digest)
 		}
+		for _, dropIn := range m.DropIns {
+			out.DropIns = append(out.DropIns, api.DropIn{File: dropIn.File, SHA256: hexDigest(dropIn.Digest)})
+		}
 	}
 	if c := d.running[name]; c != nil {
 		d.viewRunningLocked(&out, c)
@@ -76,6 +79,14 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 	out.Description, out.Version, out.Start = r.Description, r.Version, r.Start
 	out.Manifest = api.File{File: r.ManifestFile, SHA256: r.ManifestDigest}
 	out.Object = api.File{File: r.ObjectFile, SHA256: r.ObjectDigest}
+	out.DropIns = nil
+	for _, dropIn := range r.DropIns {
+		one := api.DropIn{File: dropIn.File, SHA256: dropIn.SHA256}
+		if dropIn.Signer != nil {
+			one.Signer = dropIn.Signer.Name
+		}
+		out.DropIns = append(out.DropIns, one)
+	}
 	out.Signature = api.Signature{Verdict: recordedVerdict(r), Format: r.SignatureFormat, Covers: r.Covers, CheckedBy: r.CheckedBy,
 		Signer: api.Signer{Name: r.Signer.Name, Subject: r.Signer.Subject, KeyID: r.Signer.KeyID,
 			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
@@ -130,6 +141,14 @@ func viewSigner(s signing.Signer) api.Signer {
 
 func quarantineHint(dir string) string {
 	return "look at it; hornetctl recover " + dir + " has it run in order again, hornetctl unload --force ends its programs"
+}
+
+// viewList is nil for no list.
+func viewList(l *signing.Revocations) *api.Revocations {
+	if l == nil {
+		return nil
+	}
+	return &api.Revocations{Serial: l.Serial, Signer: l.Signer().Name}
 }
 
 func (d *Daemon) quarantinedLocked() []api.Collection {

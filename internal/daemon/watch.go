@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -12,14 +11,13 @@ import (
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
-	"github.com/hornetd/hornetd/pinning"
 )
 
 const (
 	// pulse is how often everything is looked at without a hint. A link that
 	// somebody detached, and an interface in another network namespace, give
 	// none.
-	pulse = 400 * time.Millisecond
+	pulse = 500 * time.Millisecond
 	// settle is how long hints are gathered, at least: one interface sends a dozen.
 	settle = 10 * time.Millisecond
 	// share bounds what a storm of hints can cost: a look that took 1 ms is not
@@ -35,11 +33,26 @@ type watcher struct {
 	hints *hints
 	tries map[string]patience
 	done  chan struct{}
+
+	known  map[string]known
+	rounds int // since everything was looked at
 }
+
+// known is what there is to know of a running collection while it is the same.
+type known struct {
+	of      *collection
+	targets []loader.Target
+	visits  bool // it is in other network namespaces, which give no hints
+	err     error
+}
+
+// allEvery is after how many rounds everything is looked at though there was no
+// hint.
+const allEvery = 20
 
 // watch begins to look after what runs.
 func (d *Daemon) watch() {
-	w := &watcher{d: d, tries: map[string]patience{}, done: make(chan struct{})}
+	w := &watcher{d: d, tries: map[string]patience{}, known: map[string]known{}, done: make(chan struct{})}
 	var err error
 	if w.hints, err = newHints(); err != nil {
 		d.tellState(remedy.With(err, "look into the log for what refused it; changes are found all the same, up to %s later", pulse))
@@ -53,8 +66,10 @@ func (w *watcher) run() {
 	defer w.hints.close()
 	tick := time.NewTicker(pulse)
 	defer tick.Stop()
+	hinted := true
 	for {
-		rest := min(max(settle, share*w.survey()), pulse)
+		rest := min(max(settle, share*w.survey(hinted)), pulse)
+		hinted = false
 		select {
 		case <-w.d.owner.quit:
 			return
@@ -64,6 +79,7 @@ func (w *watcher) run() {
 			case <-w.d.owner.quit:
 				return
 			case <-time.After(rest):
+				hinted = true
 			}
 		}
 	}
@@ -88,9 +104,9 @@ func (w *watcher) charge() charge {
 	return c
 }
 
-// survey looks at everything once, has repaired what is wrong, and returns how
+// survey looks once at everything, or without a hint only at what gives none, has repaired what is wrong, and returns how
 // long the looking took.
-func (w *watcher) survey() time.Duration {
+func (w *watcher) survey(hinted bool) time.Duration {
 	began := time.Now()
 	c := w.charge()
 	if w.d.amnesty.Swap(false) {
@@ -100,11 +116,20 @@ func (w *watcher) survey() time.Duration {
 		_, waits := c.waiting[name]
 		return c.running[name] == nil && !waits
 	})
-	// What is watched before it is looked at is not missed between the two.
-	w.hints.aim(w.places(c))
+	// The directories before what is in them, so that nothing is missed between.
+	w.learn(c)
+	w.rounds++
+	all := hinted || w.rounds >= allEvery
+	if all {
+		w.aim(c)
+		w.rounds = 0
+	}
 	var work []func()
 	v := loader.NewView()
 	for name, running := range c.running {
+		if !all && w.calm(running) {
+			continue
+		}
 		switch wrong, taken := w.wrong(v, running); wrong {
 		case toRepair:
 			work = append(work, func() { w.try(name, taken, w.d.reconcile) })
@@ -137,11 +162,11 @@ const (
 
 // wrong reports what is to be done, and whether something was taken away.
 func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) {
-	s, err := w.d.glance(v, c.record, w.d.manifestOf(c.record))
-	if err != nil {
-		return toRepair, false
+	k := w.known[c.record.Name]
+	if k.err != nil {
+		return toRepair, false // which tells
 	}
-	g := diagnose(c.record, s, revokedRecord(w.d.trusted(), c.record))
+	g := diagnose(c.record, w.d.glance(v, c.record, k.targets, w.d.manifestOf(c.record)), revokedRecord(w.d.trusted(), c.record))
 	switch {
 	case len(g.repairs) > 0:
 		return toRepair, g.taken
@@ -174,30 +199,53 @@ func (w *watcher) try(name string, taken bool, repair func(string) (mended, erro
 	}
 }
 
-// places are the directories where changes show.
-func (w *watcher) places(c charge) []string {
-	names := make([]string, 0, len(c.running))
+// aim watches the directories where changes show of the targets of c.
+func (w *watcher) aim(c charge) {
 	var targets []loader.Target
 	var attaches []manifest.Attach
-	for name, running := range c.running {
-		names = append(names, name)
-		targets = append(targets, targetsOf(running.record)...)
+	for name := range c.running {
+		targets = append(targets, w.known[name].targets...)
 	}
 	for _, dc := range c.waiting {
 		attaches = append(attaches, dc.manifest.Attach...)
 	}
-	return append(w.d.store.Watched(names), loader.Places(targets, attaches)...)
+	w.hints.aim("", append(loader.Places(targets, attaches), w.d.store.Root()))
 }
 
-func targetsOf(r pinning.Record) []loader.Target {
-	all := make([]loader.Target, 0, len(r.Links))
-	for _, l := range r.Links {
-		var t loader.Target
-		if json.Unmarshal(l.Target, &t) == nil {
-			all = append(all, t)
+// learn keeps what does not change while a collection is the same one: what its
+// targets are, and which directories have its pins.
+func (w *watcher) learn(c charge) {
+	maps.DeleteFunc(w.known, func(name string, _ known) bool {
+		if c.running[name] == nil {
+			w.hints.aim(name, nil)
+		}
+		return c.running[name] == nil
+	})
+	for name, running := range c.running {
+		if w.known[name].of == running {
+			continue
+		}
+		k := known{of: running}
+		k.targets, k.err = targetsOf(running.record)
+		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" })
+		w.known[name] = k
+		w.hints.aim(name, w.d.store.Pins(name))
+	}
+}
+
+// calm reports whether c is as it was when it was looked at last, as far as it
+// gives no hints: its links run what they should, at something. That is all that
+// is asked without a hint.
+func (w *watcher) calm(c *collection) bool {
+	if k := w.known[c.record.Name]; k.err != nil || k.visits || len(c.drift) > 0 {
+		return false
+	}
+	for _, l := range c.record.Links {
+		if s, err := loader.StateByID(l.ID); err != nil || !s.Alive() || uint32(s.ProgramID) != l.ProgramID {
+			return false
 		}
 	}
-	return all
+	return true
 }
 
 // awaited reports whether m waits for its targets already, since a start: it

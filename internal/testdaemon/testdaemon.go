@@ -105,7 +105,9 @@ func (h *Host) Sign(object []byte) []byte {
 // returns their paths.
 func (h *Host) Key() (key, cert string) {
 	h.tb.Helper()
-	return h.Write("dev.key", h.key), h.Write("dev.pem", h.cert)
+	key = h.Write("dev.key", h.key)
+	h.must(os.Chmod(key, 0o600)) // or hornetctl does not read it
+	return key, h.Write("dev.pem", h.cert)
 }
 
 // Revoke puts a revocation list by "dev" in place and returns its path.

@@ -1,7 +1,5 @@
 package tomlfile
 
-import "bytes"
-
 // The library lets some definitions through that TOML forbids, and then one of
 // two values is lost without a word (a.b.c = 1, then a.b = 2). These are the
 // rules, by what has made the thing at a path.
@@ -44,10 +42,18 @@ func (s *scanner) define(kind kindOfDefinition) error {
 	return nil
 }
 
-// pretty is a path as people write it. Inside the scanner a NUL stands before
+// pretty appends a path as people write it. Inside the scanner a NUL stands before
 // every part but the first and a SOH before every index, so that a quoted part
 // is never taken for several.
-func pretty(path []byte) string {
-	path = bytes.ReplaceAll(path, []byte{1}, nil)
-	return string(bytes.ReplaceAll(path, []byte{0}, []byte(".")))
+func pretty(to, path []byte) []byte {
+	for _, c := range path {
+		switch c {
+		case 0:
+			to = append(to, '.')
+		case 1:
+		default:
+			to = append(to, c)
+		}
+	}
+	return to
 }

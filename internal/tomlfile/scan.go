@@ -15,17 +15,18 @@ const (
 	maxDepth = 16       // key parts and brackets around a value, together
 	maxParts = 8        // parts of one dotted key
 	maxPart  = 128      // bytes of one part: the library stores full keys again and again
-	maxKeys  = 2000     // parts of keys and of headers, and inline tables
+	maxPath  = 512      // bytes of a key with the tables around it, for the same reason
+	maxKeys  = 2000     // parts of keys and of headers, arrays and inline tables
 )
 
 // scan walks through text once, calls visit (unless it is nil) with every key and
-// every element of an array in it ("maps.hits.class", "attach[0]") and its line,
-// and refuses whatever is out of bounds or defined twice.
+// every element of an array in it ("maps.hits.class", "attach[0]"; valid until visit
+// returns) and its line, and refuses whatever is out of bounds or defined twice.
 //
 // It knows TOML's structure, not its values: where it is not sure what follows
 // it refuses, so that nothing it has not counted can reach the library. A fuzz
 // test holds the keys it sees against those the library sees.
-func scan(file, text string, visit func(key string, line int)) error {
+func scan(file, text string, visit func(key []byte, line int)) error {
 	s := &scanner{file: file, text: text, line: 1, visit: visit,
 		arrays: map[string]int{}, defined: map[string]definition{}}
 	if err := s.characters(); err != nil {
@@ -42,9 +43,10 @@ func scan(file, text string, visit func(key string, line int)) error {
 type scanner struct {
 	file, text string
 	pos, line  int
-	visit      func(key string, line int)
+	visit      func(key []byte, line int)
 
 	path    []byte // of the key being read, see pretty
+	shown   []byte // for visit
 	table   int    // how much of path the last header gave
 	depth   int    // key parts and brackets around pos
 	tdepth  int    // the part of depth that the last header gave
@@ -56,7 +58,7 @@ type scanner struct {
 
 // refuse is an error at the current line.
 func (s *scanner) refuse(hint, format string, args ...any) error {
-	return remedy.With(&Error{File: s.file, Line: s.line, Key: pretty(s.path), Err: fmt.Errorf(format, args...)}, "%s", hint)
+	return remedy.With(&Error{File: s.file, Line: s.line, Key: string(pretty(nil, s.path)), Err: fmt.Errorf(format, args...)}, "%s", hint)
 }
 
 // characters checks what no part of a file may contain.
@@ -174,6 +176,9 @@ func (s *scanner) key(between kindOfDefinition) error {
 			return err
 		}
 		s.push(part)
+		if len(s.path) > maxPath {
+			return s.refuse("choose shorter names", "a key has, with the tables around it, more than %d bytes", maxPath)
+		}
 		s.spaces()
 		if s.peek() != '.' {
 			return nil
@@ -222,6 +227,9 @@ func (s *scanner) value() error {
 	case strings.HasPrefix(rest, `"`), strings.HasPrefix(rest, "'"):
 		return s.quoted(rest[0])
 	case strings.HasPrefix(rest, "["):
+		if err := s.more(); err != nil {
+			return err
+		}
 		return s.nested(']', s.element)
 	case strings.HasPrefix(rest, "{"):
 		if err := s.more(); err != nil {
@@ -338,7 +346,7 @@ func (s *scanner) deeper() error {
 // more counts one more key.
 func (s *scanner) more() error {
 	if s.keys++; s.keys > maxKeys {
-		return s.refuse("split the file into several", "has more than %d keys", maxKeys)
+		return s.refuse("split the file into several", "has more than %d keys, arrays and inline tables", maxKeys)
 	}
 	return nil
 }
@@ -363,7 +371,8 @@ func (s *scanner) index(n int) {
 // seen calls visit with what the path says now.
 func (s *scanner) seen() {
 	if s.visit != nil {
-		s.visit(pretty(s.path), s.line)
+		s.shown = pretty(s.shown[:0], s.path)
+		s.visit(s.shown, s.line)
 	}
 }
 

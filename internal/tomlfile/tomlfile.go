@@ -10,6 +10,7 @@
 package tomlfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"reflect"
@@ -79,7 +80,7 @@ func Decode(file string, b []byte, v any) (*Text, error) {
 		return nil, err
 	}
 	d := decoder{t.Problems()}
-	d.value("", tree, reflect.ValueOf(v).Elem())
+	d.value(nil, tree, reflect.ValueOf(v).Elem())
 	if err := d.First(); err != nil {
 		return nil, err
 	}
@@ -136,21 +137,46 @@ func (t *Text) Errorf(key, format string, args ...any) error {
 // one inside it, or else 0, and false. The parts of key are separated by dots
 // and not quoted.
 func (t *Text) Line(key string) (line int, exact bool) {
-	best := -1
+	f := finder{key: []byte(key), best: -1}
+	t.find([]*finder{&f})
+	return f.line, f.best == len(key)
+}
+
+// find looks for several keys in one pass.
+func (t *Text) find(finders []*finder) {
 	// The text was scanned before, so this cannot fail.
-	_ = scan(t.file, t.text, func(p string, at int) {
-		switch {
-		case within(key, p) && len(p) > best:
-			line, best = at, len(p)
-		case within(p, key) && line == 0:
-			line = at
+	_ = scan(t.file, t.text, func(path []byte, at int) {
+		for _, f := range finders {
+			f.see(path, at)
 		}
 	})
-	return line, best == len(key)
+}
+
+// finder finds the line of a key.
+type finder struct {
+	key        []byte
+	line, best int // best is how much of the key stands on the line; -1 none of it
+}
+
+// see looks at what stands on the next line.
+func (f *finder) see(path []byte, line int) {
+	switch {
+	case within(f.key, path) && len(path) > f.best:
+		f.line, f.best = line, len(path)
+	case f.line == 0 && within(path, f.key):
+		f.line = line
+	}
+}
+
+// Has reports whether key, or something inside it, stands in the text.
+func (t *Text) Has(key string) bool {
+	found := false
+	_ = scan(t.file, t.text, func(p []byte, _ int) { found = found || within(p, []byte(key)) })
+	return found
 }
 
 // within tells whether key is path or lies inside of it.
-func within(key, path string) bool {
-	rest, ok := strings.CutPrefix(key, path)
-	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+func within(key, path []byte) bool {
+	rest, ok := bytes.CutPrefix(key, path)
+	return ok && (len(rest) == 0 || rest[0] == '.' || rest[0] == '[')
 }

@@ -243,6 +243,9 @@ func TestLine(t *testing.T) {
 // The last size that is still allowed, and the first that is not.
 func TestBounds(t *testing.T) {
 	parts := func(n int) string { return strings.Repeat("a.", n-1) + "a = 1" }
+	path := func(n int) string { // of n bytes
+		return strings.Repeat("k.", 2) + strings.Repeat(strings.Repeat("k", maxPart-1)+".", 3) + strings.Repeat("k", n-4-3*maxPart)
+	}
 	deep := func(n int) string { return "a = " + strings.Repeat("[", n-1) + strings.Repeat("]", n-1) }
 	for name, text := range map[string][2]string{
 		"parts of a key":      {parts(maxParts), parts(maxParts + 1)},
@@ -251,7 +254,10 @@ func TestBounds(t *testing.T) {
 		"bytes of a part":     {strings.Repeat("k", maxPart) + " = 1", strings.Repeat("k", maxPart+1) + " = 1"},
 		"bytes of a quoted":   {"'" + strings.Repeat("k", maxPart) + "' = 1", "'" + strings.Repeat("k", maxPart+1) + "' = 1"},
 		"keys":                {lines(maxKeys, "k%d = 1"), lines(maxKeys+1, "k%d = 1")},
-		"inline tables":       {"a = [" + strings.Repeat("{},", maxKeys-1) + "]", "a = [" + strings.Repeat("{},", maxKeys) + "]"},
+		"inline tables":       {"a = [" + strings.Repeat("{},", maxKeys-2) + "]", "a = [" + strings.Repeat("{},", maxKeys-1) + "]"},
+		"arrays":              {"a = [" + strings.Repeat("[],", maxKeys-2) + "]", "a = [" + strings.Repeat("[],", maxKeys-1) + "]"},
+		"bytes of a path":     {path(maxPath) + " = 1", path(maxPath+1) + " = 1"},
+		"bytes below headers": {"[" + path(maxPath-2) + "]\na = 1", "[" + path(maxPath-2) + "]\naa = 1"},
 		"depth below headers": {"[a.a.a.a]\n" + deep(maxDepth-4), "[a.a.a.a]\n" + deep(maxDepth-3)},
 	} {
 		if err := scan("f.toml", text[0], nil); err != nil {
@@ -375,13 +381,16 @@ func FuzzDecode(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add(keyed)
+	for _, text := range worst() {
+		f.Add(text[:min(len(text), 2000)])
+	}
 	f.Fuzz(func(t *testing.T, text string) {
 		ours := map[string]bool{}
-		if err := scan("f.toml", text, func(path string, line int) {
+		if err := scan("f.toml", text, func(path []byte, line int) {
 			if line < 1 || line > strings.Count(text, "\n")+1 {
 				t.Fatalf("%s on line %d", path, line)
 			}
-			ours[indexes.ReplaceAllString(path, "")] = true
+			ours[indexes.ReplaceAllString(string(path), "")] = true
 		}); err != nil {
 			checkError(t, err)
 			return

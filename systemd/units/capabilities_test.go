@@ -38,7 +38,7 @@ func boundingSet(t *testing.T) string {
 func TestCapabilities(t *testing.T) {
 	testenv.NoLeaks(t)
 	pair := testenv.Veth(t)
-	h := testdaemon.New(t, "")
+	h := testdaemon.New(t, "[signers.dev]\nuntrusted_parser = true\n") // its process confines itself with them
 	edit := strings.NewReplacer(
 		`"hornet0"`, "\"veth0\"\nnetns = \""+pair.B.Netns+"\"",
 		`"hornet-demo"`, `"`+testenv.Cgroup(t)+`"`)

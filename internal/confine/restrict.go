@@ -1,0 +1,164 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// layers are what restrict does, in order.
+var layers = []struct {
+	name string
+	take func() error
+}{
+	{"descriptors", closeOthers},
+	{"resource limits", limitResources},
+	{"capabilities", dropCapabilities},
+	{"Landlock", denyFiles},
+	{"system calls", denyCalls},
+}
+
+// restrict takes from this process, for good, everything but computing and the
+// descriptors that it has. The user stays root, because changing it takes a
+// capability that hornetd does not have in its unit; what root owns is kept from
+// it by the system calls that it no longer has.
+//
+// Most of this belongs to threads, and the runtime has made some by now: each call
+// is made by all of them (syscall.AllThreadsSyscall), and those that come later
+// inherit it. Nothing hostile has been seen yet by any.
+func restrict() error {
+	for _, layer := range layers {
+		if err := layer.take(); err != nil {
+			return fmt.Errorf("%s: %w", layer.name, err)
+		}
+	}
+	return nil
+}
+
+// closeOthers closes what is not in the process's list: the runtime keeps the files
+// of its cgroup open, to follow the number of processors that it may use. With a
+// number set it no longer looks.
+func closeOthers() error {
+	runtime.GOMAXPROCS(2)
+	return unix.CloseRange(objectFD+1, ^uint(0), 0)
+}
+
+// descriptors is how many there may be: two more than there are, for the runtime,
+// which makes an epoll of its own when it needs a timer.
+const descriptors = objectFD + 3
+
+func limitResources() error {
+	// The runtime reserves more than a GiB of addresses, most of which it never
+	// uses, so the limit counts from there; RLIMIT_DATA counts what is used.
+	reserved, err := addressSpace()
+	if err != nil {
+		return err
+	}
+	for _, l := range []struct {
+		resource int
+		value    uint64
+	}{
+		{unix.RLIMIT_AS, reserved + maxMemory},
+		{unix.RLIMIT_DATA, maxMemory},
+		{unix.RLIMIT_CPU, maxCPU},
+		{unix.RLIMIT_NOFILE, descriptors},
+		{unix.RLIMIT_NPROC, 64}, // root is exempt: denyCalls is what stops it from forking
+		{unix.RLIMIT_FSIZE, 0},
+		{unix.RLIMIT_CORE, 0},
+	} {
+		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: l.value, Max: l.value}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addressSpace returns how many bytes of addresses this process has. An os.File
+// would make the runtime open two descriptors of its own.
+func addressSpace() (uint64, error) {
+	const file = "/proc/self/statm"
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", file, err)
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 128)
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", file, err)
+	}
+	first, _, _ := strings.Cut(string(b[:n]), " ")
+	pages, err := strconv.ParseUint(first, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", file, err)
+	}
+	return pages * uint64(unix.Getpagesize()), nil
+}
+
+// dropCapabilities empties all sets and keeps an exec from filling them again. The
+// bounding set can only be emptied by who has CAP_SETPCAP, which hornetd has not
+// in its unit; with no_new_privs nothing comes from it.
+func dropCapabilities() error {
+	if err := everyThread(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
+		return err
+	}
+	for c := uintptr(0); ; c++ {
+		err := everyThread(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
+			break // the last one, or not ours to drop
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := everyThread(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0); err != nil {
+		return err
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := everyThread(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0); err != nil {
+		return err
+	}
+	// Nobody but who may trace anything looks into it, itself included.
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}
+
+// denyFiles keeps every file and directory from this process, where the kernel
+// has Landlock: a ruleset that handles all rights and allows none.
+func denyFiles() error {
+	// The rights that each version knows; a later one knows those before it.
+	rights := []uint64{0, 1<<13 - 1, 1<<14 - 1, 1<<15 - 1, 1<<15 - 1, 1<<16 - 1}
+	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	switch {
+	case errno == unix.ENOSYS || errno == unix.EOPNOTSUPP:
+		return nil
+	case errno != 0:
+		return errno
+	}
+	handled := rights[min(int(version), len(rights)-1)] // struct landlock_ruleset_attr, as the first version had it
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&handled)), unsafe.Sizeof(handled), 0)
+	if errno != 0 {
+		return errno
+	}
+	defer unix.Close(int(fd))
+	return everyThread(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0)
+}
+
+// everyThread makes a system call in all threads of this process. The runtime
+// knows them all where none can be made by C code, as in what make builds.
+func everyThread(call, a, b, c uintptr) error {
+	switch _, _, errno := syscall.AllThreadsSyscall6(call, a, b, c, 0, 0, 0); errno {
+	case 0:
+		return nil
+	case syscall.ENOTSUP:
+		return errors.New("this program was built with cgo: build it with CGO_ENABLED=0, as make does")
+	default:
+		return errno
+	}
+}

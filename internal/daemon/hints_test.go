@@ -1,0 +1,127 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/testenv"
+)
+
+// woken waits for a hint, and then until there are no more.
+func (h *hints) woken(t *testing.T, what string) {
+	t.Helper()
+	select {
+	case <-h.wake:
+	case <-time.After(5 * time.Second):
+		t.Fatalf("%s: no hint", what)
+	}
+	for {
+		select {
+		case <-h.wake:
+		case <-time.After(50 * time.Millisecond):
+			return
+		}
+	}
+}
+
+// TestLostMessagesAreHints: where the kernel's buffer is full, that itself wakes,
+// and what comes later does too.
+func TestLostMessagesAreHints(t *testing.T) {
+	testenv.RequireRoot(t)
+	netns := testenv.Netns(t)
+	t.Run("netlink", func(t *testing.T) {
+		fd := -1
+		err := testenv.InNetns(t, netns, func() (err error) {
+			fd, err = listenLinks()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			testenv.IP(t, netns, "link", "set", "lo", "alias", fmt.Sprint("a", i))
+		}
+		if n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || unix.Errno(n) != unix.ENOBUFS {
+			t.Fatalf("the buffer is not full: %d, %v", n, err)
+		}
+		for i := range 20 { // that has cleared the error
+			testenv.IP(t, netns, "link", "set", "lo", "alias", fmt.Sprint("b", i))
+		}
+		h := &hints{wake: make(chan struct{}, 1), links: os.NewFile(uintptr(fd), "netlink")}
+		h.listen(h.links)
+		defer h.close()
+		h.woken(t, "lost messages")
+		testenv.IP(t, netns, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
+		h.woken(t, "an interface that came later")
+	})
+	t.Run("inotify", func(t *testing.T) {
+		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := &hints{wake: make(chan struct{}, 1), watched: map[string][]int32{}, files: os.NewFile(uintptr(fd), "inotify")}
+		dir := t.TempDir()
+		h.aim("a", []string{dir, filepath.Join(dir, "no such")})
+		b, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
+		if err != nil {
+			t.Fatal(err)
+		}
+		most := 0
+		fmt.Sscan(string(b), &most)
+		touch := func(i int) {
+			name := filepath.Join(dir, fmt.Sprint(i))
+			if err := errors.Join(os.WriteFile(name, nil, 0o600), os.Remove(name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range most/2 + 10 {
+			touch(i)
+		}
+		h.listen(h.files)
+		defer h.close()
+		h.woken(t, "an overflow")
+		touch(0)
+		h.woken(t, "a file that came later")
+
+		// What is aimed at no more is not watched.
+		h.aim("a", []string{t.TempDir()})
+		select {
+		case <-h.wake: // IN_IGNORED
+		case <-time.After(time.Second):
+		}
+		touch(1)
+		select {
+		case <-h.wake:
+			t.Error("still watched")
+		case <-time.After(100 * time.Millisecond):
+		}
+	})
+}
+
+// TestPinsSendHints: the kernel tells of pins that come and go, as of files.
+func TestPinsSendHints(t *testing.T) {
+	dir := testenv.BPFFS(t)
+	h, err := newHints()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	h.aim("a", []string{dir})
+	if err := os.Mkdir(filepath.Join(dir, "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.woken(t, "a directory")
+	if err := os.Remove(filepath.Join(dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	h.woken(t, "a directory that went")
+}
