@@ -30,7 +30,7 @@ func (d *Daemon) adopt() error {
 		return err
 	}
 	for _, q := range aside {
-		d.held[q.Dir] = held{q.Name, "was " + q.Name + ", quarantined by an earlier hornetd"}
+		d.hold(q.Dir, q.Name, "was "+q.Name+", quarantined by an earlier hornetd")
 	}
 	names, err := d.store.Entries()
 	if err != nil {
@@ -53,7 +53,9 @@ func (d *Daemon) adopt() error {
 		d.mu.Lock()
 		d.running[name.String()] = found[i]
 		d.mu.Unlock()
-		d.countSigned(found[i].record)
+		if revokedRecord(d.trusted(), found[i].record) == "" {
+			d.countSigned(found[i].record)
+		}
 		d.note(api.EventAdopted, name.String(), "runs as recorded")
 	}
 	return nil
@@ -185,7 +187,7 @@ func switchMapBack(entry *pinning.Entry, r pinning.RecordLink, l link.Link, now 
 // be read: neither is known to be broken.
 func (d *Daemon) quarantine(name pinning.Name, why error) (err error) {
 	if errors.Is(why, pinning.ErrNewerRecord) || pinning.Unanswered(why) {
-		d.held[name.String()] = held{name.String(), why.Error()}
+		d.hold(name.String(), name.String(), why.Error())
 		d.log.Warn("left alone", zap.String("collection", name.String()), zap.Error(why))
 		return nil
 	}
@@ -198,9 +200,21 @@ func (d *Daemon) quarantine(name pinning.Name, why error) (err error) {
 	if err != nil {
 		return fmt.Errorf("collection %q: quarantine: %w", name, err)
 	}
-	d.held[dir] = held{name.String(), fmt.Sprintf("was %s: %v", name, why)}
+	d.hold(dir, name.String(), fmt.Sprintf("was %s: %v", name, why))
 	d.log.Warn("quarantined", zap.String("collection", name.String()), zap.String("directory", dir), zap.Error(why))
 	return nil
+}
+
+// hold notes that what lies in dir is left alone, for a reason.
+func (d *Daemon) hold(dir, name, reason string) {
+	h := held{name: name, reason: reason}
+	if entry, err := d.store.LoadQuarantined(dir); err == nil {
+		h.record = &entry.Record
+		entry.Close()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held[dir] = h
 }
 
 // seen is what the kernel has of one committed directory.
