@@ -186,11 +186,18 @@ func (e *Entry) Link(name string) (link.Link, error) {
 		return nil, err
 	}
 	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil && !errors.As(err, new(unix.Errno)) && !errors.Is(err, errors.ErrUnsupported) {
+		err = fmt.Errorf("%w: %w", errNoInfo, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("link %q: open pin: %w", name, err)
 	}
 	return l, nil
 }
+
+// errNoInfo stands for the errno of an info about a link, which the library
+// does not pass on.
+var errNoInfo = errors.New("no answer")
 
 // pinPath returns the path of an object's pin. A pin that was missing when the
 // entry was loaded is not looked for again: a symbolic link may lie there.
