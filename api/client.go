@@ -64,6 +64,13 @@ func (c *Client) Load(ctx context.Context, name string) (Collection, error) {
 	return out, err
 }
 
+// Upgrade replaces what runs by what is on disk now and returns it as it then is.
+func (c *Client) Upgrade(ctx context.Context, name string) (Collection, error) {
+	var out Collection
+	err := c.call(ctx, RouteUpgrade, []string{name}, nil, UpgradeRequest{}, &out)
+	return out, err
+}
+
 // Unload stops a collection and returns it as it then is.
 func (c *Client) Unload(ctx context.Context, name string, req UnloadRequest) (Collection, error) {
 	var out Collection

@@ -68,9 +68,10 @@ func TestClientRequests(t *testing.T) {
 	})
 	ctx := t.Context()
 	calls := map[string]func() error{
-		RouteList: func() error { _, err := c.List(ctx); return err },
-		RouteGet:  func() error { _, err := c.Get(ctx, "a b?"); return err },
-		RouteLoad: func() error { _, err := c.Load(ctx, "a"); return err },
+		RouteList:    func() error { _, err := c.List(ctx); return err },
+		RouteGet:     func() error { _, err := c.Get(ctx, "a b?"); return err },
+		RouteLoad:    func() error { _, err := c.Load(ctx, "a"); return err },
+		RouteUpgrade: func() error { _, err := c.Upgrade(ctx, "a"); return err },
 		RouteUnload: func() error {
 			_, err := c.Unload(ctx, "a", UnloadRequest{Force: true})
 			return err
@@ -98,6 +99,7 @@ func TestClientRequests(t *testing.T) {
 		RouteList:     "GET /v1/collections  ",
 		RouteGet:      "GET /v1/collections/a%20b%3F  ",
 		RouteLoad:     "POST /v1/collections/a/load application/json {}",
+		RouteUpgrade:  "POST /v1/collections/a/upgrade application/json {}",
 		RouteUnload:   `POST /v1/collections/a/unload application/json {"force":true}`,
 		RouteRollback: `POST /v1/collections/a/rollback application/json {"version":4,"reason":"why"}`,
 		RouteRecover:  "POST /v1/collections/quarantine-1-a/recover application/json {}",

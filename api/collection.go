@@ -31,7 +31,8 @@ type Collection struct {
 	Links       List[Link]    `json:"links"`
 	LoadedAt    time.Time     `json:"loaded_at,omitzero"`
 	LoadedBy    *Caller       `json:"loaded_by,omitempty"`
-	Adopted     bool          `json:"adopted"` // was running when this daemon started
+	Adopted     bool          `json:"adopted"`              // was running when this daemon started
+	TrialUntil  time.Time     `json:"trial_until,omitzero"` // until then it may go back to the version before
 }
 
 // File is a file the daemon read, and what it contained.
@@ -80,6 +81,10 @@ type Program struct {
 	Type string `json:"type"`
 	ID   uint32 `json:"id"`
 	Tag  string `json:"tag"`
+	// What it and the programs before it have run while kernel.bpf_stats_enabled
+	// was on; only of one collection, and only of programs that are attached.
+	RunCount  uint64 `json:"run_cnt,omitempty"`
+	RunTimeNS uint64 `json:"run_time_ns,omitempty"`
 }
 
 // Map is a map in the kernel.

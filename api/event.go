@@ -19,6 +19,8 @@ const (
 	EventLoaded      EventKind = "loaded"      // a collection runs
 	EventAdopted     EventKind = "adopted"     // it ran before the daemon started
 	EventReplaced    EventKind = "replaced"    // it runs with another object or manifest
+	EventUpgraded    EventKind = "upgraded"    // what replaced it has passed its trial
+	EventReturned    EventKind = "returned"    // what replaced it has not: the version before runs again
 	EventRepaired    EventKind = "repaired"    // a missing pin or link is back
 	EventDrift       EventKind = "drift"       // it is not as recorded, and stays so for now
 	EventUnloaded    EventKind = "unloaded"    // it is gone

@@ -40,9 +40,21 @@ type Change struct {
 
 // LinkChange is what happens to one attachment.
 type LinkChange struct {
-	Name    string `json:"name"`
-	Kind    string `json:"kind"`
-	Program string `json:"program"`
-	Target  string `json:"target"`
-	Action  string `json:"action"` // keep, attach, detach or update (same link, other program)
+	Name    string     `json:"name"`
+	Kind    string     `json:"kind"`
+	Program string     `json:"program"`
+	Target  string     `json:"target"`
+	Action  LinkAction `json:"action"`
 }
+
+// LinkAction is how one attachment changes.
+type LinkAction string
+
+const (
+	LinkKeep   LinkAction = "keep"   // stays as it is
+	LinkUpdate LinkAction = "update" // the same link, with another program: nothing is missed
+	LinkBeside LinkAction = "beside" // a new link beside the old one, which then goes: both run for a moment
+	LinkGap    LinkAction = "gap"    // the old link goes before the new one comes: neither runs for a moment
+	LinkAttach LinkAction = "attach" // a link where there was none
+	LinkDetach LinkAction = "detach" // a link goes
+)

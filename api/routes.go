@@ -5,6 +5,7 @@ const (
 	RouteList     = "GET /v1/collections"
 	RouteGet      = "GET /v1/collections/{name}"
 	RouteLoad     = "POST /v1/collections/{name}/load"
+	RouteUpgrade  = "POST /v1/collections/{name}/upgrade"
 	RouteUnload   = "POST /v1/collections/{name}/unload"
 	RouteRollback = "POST /v1/collections/{name}/rollback"
 	RouteRecover  = "POST /v1/collections/{name}/recover"
@@ -29,6 +30,7 @@ func Routes() []Route {
 		{Pattern: RouteList, Response: Collections{}},
 		{Pattern: RouteGet, Response: Collection{}},
 		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}},
+		{Pattern: RouteUpgrade, Request: UpgradeRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
@@ -49,6 +51,10 @@ type Collections struct {
 // LoadRequest asks that a collection run. There is nothing to choose: the
 // manifest says everything. Loading what runs already changes nothing.
 type LoadRequest struct{}
+
+// UpgradeRequest asks that what runs be replaced by what is on disk now. What
+// runs from it already is left as it is.
+type UpgradeRequest struct{}
 
 // UnloadRequest asks that a collection stop.
 type UnloadRequest struct {

@@ -25,10 +25,15 @@ const (
 const (
 	VerbUnload     = "unload"
 	VerbRepair     = "repair"
+	VerbReturn     = "return" // to the version before
 	VerbQuarantine = "quarantine"
 	VerbRecover    = "recover"
 	VerbReload     = "reload"
 )
+
+// VerbConfirm is the end of a trial that was passed: from then on the version
+// counts. Before, its load has Trial set.
+const VerbConfirm = "confirm"
 
 // Bounds of one record.
 const (
@@ -63,7 +68,8 @@ type Record struct {
 	Kind       string    `json:"kind,omitempty"` // of the error
 	Error      string    `json:"error,omitempty"`
 	Hint       string    `json:"hint,omitempty"`   // what to do about it
-	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs; of a repair, what was wrong
+	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs; of a repair, what was wrong; of an upgrade, what had a gap
+	Trial      bool      `json:"trial,omitempty"`  // what was loaded may go back by itself
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
 	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
 
@@ -82,7 +88,7 @@ type Caller struct {
 // reserved reports whether a record may use the space that is kept.
 func (r Record) reserved() bool {
 	switch r.Verb {
-	case VerbUnload, VerbRepair, VerbQuarantine, VerbRecover, VerbReload:
+	case VerbUnload, VerbRepair, VerbReturn, VerbQuarantine, VerbRecover, VerbReload:
 		return r.Phase != Refusal // which anybody can cause
 	}
 	return r.Phase == Outcome

@@ -131,7 +131,7 @@ func hookOf(p *ebpf.ProgramSpec, direction string) (hook, error) {
 	case ebpf.Extension:
 		return hook{kind: kindTracing, name: freplace, needs: keys("replaces"), takes: keys("function"), fixed: p.AttachTo}, nil
 	case ebpf.Netfilter:
-		return hook{kind: kindNetfilter, attach: ebpf.AttachNetfilter, needs: keys("family hook"), takes: keys("priority defrag netns")}.named(), nil
+		return hook{kind: kindNetfilter, attach: ebpf.AttachNetfilter, needs: keys("family hook"), takes: keys("priority priorities defrag netns")}.named(), nil
 	case ebpf.SkMsg, ebpf.SkSKB:
 		if _, ok := attachTypes[p.AttachType]; !ok || p.AttachType == ebpf.AttachNone {
 			return hook{}, noLink(`write SEC("sk_skb/stream_parser"), SEC("sk_skb/stream_verdict") or SEC("sk_skb/verdict")`,

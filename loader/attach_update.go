@@ -94,3 +94,50 @@ func UpdateMap(l link.Link, old, new *ebpf.Map) error {
 	}
 	return nil
 }
+
+// Slot names the place in the kernel that t takes where there is room for one
+// program: a second one is refused until the first has left. It is "" where
+// programs can be beside each other.
+//
+// An interface has one XDP program, whatever its mode (dev_xdp_attach); a
+// netfilter hook one BPF program for each priority (nf_hook_entries_grow); a
+// network namespace one flow dissector; a sockmap one program of each type. What
+// is registered through a struct_ops map is for its subsystem to refuse.
+func (t Target) Slot() string {
+	switch {
+	case t.Kind == kindXDP:
+		return fmt.Sprintf("xdp of interface %d in %d", t.Ifindex, t.NetnsInode)
+	case t.Kind == kindNetfilter:
+		return fmt.Sprintf("netfilter %s %s %d in %d", t.Family, t.Hook, t.Priority, t.NetnsInode)
+	case t.AttachType == attachTypes[ebpf.AttachFlowDissector]:
+		return fmt.Sprintf("flow_dissector in %d", t.NetnsInode)
+	case t.Kind == kindSockmap, StructOps(t.Kind):
+		return fmt.Sprintf("%s of %s", t.AttachType, t.Map)
+	}
+	return ""
+}
+
+// Other returns t at the other one of its two priorities, and whether it has two.
+func (t Target) Other() (Target, bool) {
+	if len(t.Priorities) != 2 {
+		return t, false
+	}
+	if t.Priority == t.Priorities[0] {
+		t.Priority = t.Priorities[1]
+	} else {
+		t.Priority = t.Priorities[0]
+	}
+	return t, true
+}
+
+// Room says what a manifest can do where there is no room for the program of t
+// beside the one that is in its Slot.
+func (t Target) Room() string {
+	switch t.Kind {
+	case kindNetfilter:
+		return fmt.Sprintf(`write priorities = [%d, %d] in place of priority, which versions take in turns, or upgrade = "gap" where a moment without a program does no harm`, t.Priority, t.Priority+1)
+	case kindXDP:
+		return `leave the mode as it is, or write upgrade = "gap" where a moment without a program does no harm`
+	}
+	return `write upgrade = "gap" where a moment without a program does no harm`
+}

@@ -54,6 +54,11 @@ type Target struct {
 	Hook     string `json:"hook,omitempty"`   // netfilter: prerouting, input, forward, output, postrouting
 	Priority int32  `json:"priority,omitempty"`
 	Defrag   bool   `json:"defrag,omitempty"`
+	// Priorities are two that versions of the collection take in turns; Priority
+	// is this one's. The link is named after the first.
+	Priorities []int32 `json:"priorities,omitempty"`
+
+	Gap bool `json:"gap,omitempty"` // an upgrade may leave a moment without a program
 
 	Map string `json:"map,omitempty"` // iter, sockmap, struct_ops: name of the map
 }
@@ -172,7 +177,11 @@ func (t Target) suffix() string {
 	case "tcx_egress", "cgroup_inet_egress":
 		return "-egress"
 	case "netfilter":
-		return fmt.Sprintf("-%s-%s-%d", t.Family, t.Hook, t.Priority)
+		first := t.Priority
+		if len(t.Priorities) > 0 {
+			first = t.Priorities[0]
+		}
+		return fmt.Sprintf("-%s-%s-%d", t.Family, t.Hook, first)
 	case "uprobe", "uretprobe":
 		return fmt.Sprintf("-%#x", t.Offset)
 	case "kprobe":

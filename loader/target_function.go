@@ -332,7 +332,7 @@ func (r request) structOps() ([]Target, error) {
 	if err := r.checkKeys(); err != nil {
 		return nil, err
 	}
-	return []Target{Target{Kind: r.hook.kind, AttachType: r.hook.name, Map: r.Map}.named()}, nil
+	return []Target{Target{Kind: r.hook.kind, AttachType: r.hook.name, Map: r.Map, Gap: r.Upgrade != ""}.named()}, nil
 }
 
 func mapNames(spec *ebpf.CollectionSpec) (names []string) {

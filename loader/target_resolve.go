@@ -114,6 +114,7 @@ func (r request) resolve() ([]Target, error) {
 	targets, err := r.targets()
 	for i := range targets {
 		targets[i] = targets[i].named()
+		targets[i].Gap = r.Upgrade != ""
 	}
 	return targets, err
 }
@@ -134,6 +135,7 @@ func (r request) checkKeys() error {
 		"family":     r.Family != "",
 		"hook":       r.Hook != "",
 		"priority":   r.Priority != 0,
+		"priorities": len(r.Priorities) > 0,
 		"defrag":     r.Defrag,
 		"function":   r.Function != "",
 		"functions":  len(r.Functions) > 0,
@@ -146,7 +148,7 @@ func (r request) checkKeys() error {
 		thing, what = "a struct_ops map", fmt.Sprintf("map %q", r.Map)
 	}
 	takes := slices.Concat(r.hook.needs, r.hook.takes)
-	all := keys("interface mode direction position netns cgroup tracepoint executable symbol symbols offset function functions replaces family hook priority defrag map")
+	all := keys("interface mode direction position netns cgroup tracepoint executable symbol symbols offset function functions replaces family hook priority priorities defrag map")
 	for _, key := range all { // what is there and wrong says more than what is missing
 		if given[key] && !slices.Contains(takes, key) {
 			hint := "remove it: " + thing + " takes no key"
@@ -264,16 +266,22 @@ func (r request) namespace(t Target) (Target, error) {
 }
 
 func (r request) netfilter(t Target) (Target, error) {
-	if r.Priority == math.MinInt32 || r.Priority == math.MaxInt32 {
-		return t, r.refuse("priority", "write a number in between; 0 is that of the filter tables",
-			"%d is kept by the kernel for itself", r.Priority)
+	key, all := "priority", []int32{r.Priority}
+	if len(r.Priorities) > 0 {
+		key, all = "priorities", r.Priorities
 	}
 	const afterDefrag = -400 // NF_IP_PRI_CONNTRACK_DEFRAG
-	if r.Defrag && r.Priority <= afterDefrag {
-		return t, r.refuse("priority", "write one above -400, or remove defrag",
-			"%d comes before the kernel puts fragments together, and defrag wants them whole", r.Priority)
+	for _, p := range all {
+		if p == math.MinInt32 || p == math.MaxInt32 {
+			return t, r.refuse(key, "write a number in between; 0 is that of the filter tables",
+				"%d is kept by the kernel for itself", p)
+		}
+		if r.Defrag && p <= afterDefrag {
+			return t, r.refuse(key, "write one above -400, or remove defrag",
+				"%d comes before the kernel puts fragments together, and defrag wants them whole", p)
+		}
 	}
-	t.Family, t.Hook, t.Priority, t.Defrag = r.Family, r.Hook, r.Priority, r.Defrag
+	t.Family, t.Hook, t.Priority, t.Defrag, t.Priorities = r.Family, r.Hook, all[0], r.Defrag, r.Priorities
 	return r.namespace(t)
 }
 

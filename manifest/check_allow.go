@@ -70,7 +70,7 @@ func (c checker) rights(key string, raw []string) []Right {
 }
 
 func (c checker) right(key, s string) {
-	known := []string{string(RightStatus), string(RightLoad), string(RightUnload), string(RightEvents)}
+	known := []string{string(RightStatus), string(RightLoad), string(RightUpgrade), string(RightUnload), string(RightEvents)}
 	name, read := strings.CutPrefix(s, readPrefix)
 	switch {
 	case read && name != all && !mapName.MatchString(name):

@@ -53,6 +53,8 @@ func (c checker) attach(key string, a Attach) {
 	c.choice(key+".direction", a.Direction, "ingress", "egress")
 	c.choice(key+".position", a.Position, "head", "tail")
 	c.choice(key+".family", a.Family, "ipv4", "ipv6")
+	c.choice(key+".upgrade", string(a.Upgrade), string(UpgradeGap))
+	c.priorities(key+".priorities", a)
 	c.choice(key+".hook", a.Hook, "prerouting", "input", "forward", "output", "postrouting")
 	c.iface(key+".interface", a.Interface)
 	c.absolute(key+".netns", a.Netns)
@@ -79,6 +81,19 @@ func (c checker) attach(key string, a Attach) {
 func (c checker) choice(key, got string, allowed ...string) {
 	if got != "" {
 		c.OneOf(key, got, allowed...)
+	}
+}
+
+// priorities checks the two that versions take in turns.
+func (c checker) priorities(key string, a Attach) {
+	switch {
+	case a.Priorities == nil:
+	case len(a.Priorities) != 2 || a.Priorities[0] == a.Priorities[1]:
+		c.Add(key, "write two different numbers, such as [10, 11]: one for the version that runs, one for the next", "are %v", a.Priorities)
+	case a.Priority != 0:
+		c.Add(key, "remove one of the two keys", "stand beside priority")
+	case a.Upgrade == UpgradeGap:
+		c.Add(key, `remove upgrade = "gap": with two priorities there is no gap`, "stand beside upgrade")
 	}
 }
 

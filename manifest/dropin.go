@@ -125,6 +125,7 @@ func merge(a, b rawManifest) rawManifest {
 		Programs: cmp.Or(b.Limits.Programs, a.Limits.Programs),
 	}
 	a.Test = other(a.Test, b.Test)
+	a.Health = cmp.Or(b.Health, a.Health)
 	return a
 }
 

@@ -85,6 +85,12 @@ returns = 1
 [[test]]
 program = "b"
 returns = 0
+[health]
+seconds = 5
+map = "m"
+key = 1
+field = "f"
+grows = true
 `
 
 // applied is signedText with a drop-in.
@@ -112,6 +118,12 @@ func attachOf(old, now string) string {
 		panic(old)
 	}
 	return "[[attach]]\n" + changed
+}
+
+// healthOf is the [health] of signedText with one part changed.
+func healthOf(old, now string) string {
+	_, h, _ := strings.Cut(signedText, "[health]\n")
+	return "[health]\n" + strings.Replace(h, old, now, 1)
 }
 
 // Narrowing is decided key by key: each row says where the drop-in widens, or
@@ -189,6 +201,8 @@ var narrowing = []struct {
 	{"attach.hook", attachOf(`"input"`, `"output"`), "attach[0]"},
 	{"attach.priority", attachOf(`priority = 1`, `priority = 2`), "attach[0]"},
 	{"attach.defrag", attachOf("defrag = true\n", ""), "attach[0]"},
+	{"attach.priorities", attachOf(`priority = 1`, `priorities = [1, 2]`), "attach[0]"},
+	{"attach.upgrade", attachOf("defrag = true\n", "defrag = true\nupgrade = \"gap\"\n"), "attach[0]"},
 	{"attach.map", attachOf(`map = "m"`, `map = "k"`), "attach[0]"},
 
 	{"allow", `allow = []`, ""},
@@ -213,6 +227,19 @@ var narrowing = []struct {
 	{"test.program", "[[test]]\nprogram = \"a\"\ndata = \"00\"\nreturns = 1", "test"},
 	{"test.data", "[[test]]\nprogram = \"a\"\ndata = \"01\"\nreturns = 1\n[[test]]\nprogram = \"b\"\nreturns = 0", "test"},
 	{"test.returns", "[[test]]\nprogram = \"a\"\ndata = \"00\"\nreturns = 2\n[[test]]\nprogram = \"b\"\nreturns = 0", "test"},
+
+	{"health.seconds", healthOf("seconds = 5", "seconds = 4"), "health"},
+	{"health.seconds", healthOf("", ""), ""},
+	{"health.map", healthOf(`map = "m"`, `map = "k"`), "health"},
+	{"health.key", healthOf("key = 1", "key = 2"), "health"},
+	{"health.field", healthOf(`field = "f"`, `field = "g"`), "health"},
+	{"health.variable", healthOf("map = \"m\"\nkey = 1\nfield = \"f\"", `variable = "rate"`), "health"},
+	{"health.grows", healthOf("grows = true", "at_least = 1"), "health"},
+	{"health.at_least", healthOf("grows = true", "at_least = 0"), "health"},
+	{"health.equals", healthOf("grows = true", "equals = 0"), "health"},
+	{"health.program", "[health]\nseconds = 5\nprogram = \"a\"\nreturns = 1", "health"},
+	{"health.data", "[health]\nseconds = 5\nprogram = \"a\"\ndata = \"00\"\nreturns = 1", "health"},
+	{"health.returns", "[health]\nseconds = 5\nprogram = \"a\"\nreturns = 0", "health"},
 }
 
 func TestDropInNarrows(t *testing.T) {

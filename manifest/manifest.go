@@ -28,6 +28,7 @@ type Manifest struct {
 	Allow       []Allow        // what others than root may do
 	Limits      Limits         // narrower than the policy's, never wider
 	Tests       []Test         // run before anything is attached
+	Health      *Health        // what must hold after an upgrade; nil: nothing
 
 	raw   rawManifest      // all that was said, for Apply
 	texts []*tomlfile.Text // the manifest's and those of its drop-ins: they have the lines of keys
@@ -104,9 +105,20 @@ type Attach struct {
 	Family     string   // netfilter: ipv4, ipv6
 	Hook       string   // netfilter: prerouting, input, forward, output, postrouting
 	Priority   int32    // netfilter
+	Priorities []int32  // netfilter, instead of Priority: two, which versions take in turns
 	Defrag     bool     // netfilter
 	Map        string   // iter/bpf_map_elem: the map to walk; a struct_ops map
+	Upgrade    Upgrade  // what a new version may do where the old one has to leave first
 }
+
+// Upgrade says what may happen to an attachment when a new version of the
+// collection comes and the kernel has room for one program there.
+type Upgrade string
+
+const (
+	UpgradeSeamless Upgrade = ""    // no moment without a program, or no upgrade (default)
+	UpgradeGap      Upgrade = "gap" // the old one is detached, then the new one attached
+)
 
 // StructOps says whether a is of a map, which is attached as a whole, and not of a
 // program.
@@ -120,15 +132,16 @@ type Allow struct {
 	May   []Right
 }
 
-// Right is one thing a caller may be allowed: status, load, unload, events,
-// read:MAP or read:*.
+// Right is one thing a caller may be allowed: status, load, upgrade, unload,
+// events, read:MAP or read:*.
 type Right string
 
 const (
-	RightStatus Right = "status" // see the collection
-	RightLoad   Right = "load"
-	RightUnload Right = "unload"
-	RightEvents Right = "events" // follow what happens to it
+	RightStatus  Right = "status" // see the collection
+	RightLoad    Right = "load"
+	RightUpgrade Right = "upgrade" // to what is on disk
+	RightUnload  Right = "unload"
+	RightEvents  Right = "events" // follow what happens to it
 
 	readPrefix = "read:"
 )

@@ -55,6 +55,7 @@ func check(m Manifest) (Manifest, error) {
 	m.Allow = c.allowAll(raw.Allow)
 	m.Limits = c.limits(raw.Limits)
 	m.Tests = c.tests(raw.Test)
+	m.Health = c.health(raw.Health)
 	if err := c.First(); err != nil {
 		return Manifest{}, err
 	}
@@ -98,6 +99,7 @@ type rawManifest struct {
 	Allow       []rawAllow        `toml:"allow"`
 	Limits      rawLimits         `toml:"limits"`
 	Test        []rawTest         `toml:"test,one"`
+	Health      *rawHealth        `toml:"health"`
 }
 
 type rawObject struct {
@@ -142,8 +144,10 @@ type rawAttach struct {
 	Family     string   `toml:"family"`
 	Hook       string   `toml:"hook"`
 	Priority   int32    `toml:"priority"`
+	Priorities []int32  `toml:"priorities"`
 	Defrag     bool     `toml:"defrag"`
 	Map        string   `toml:"map"`
+	Upgrade    Upgrade  `toml:"upgrade"`
 }
 
 type rawAllow struct {

@@ -199,6 +199,20 @@ func (e *Entry) Link(name string) (link.Link, error) {
 // does not pass on.
 var errNoInfo = errors.New("no answer")
 
+// Unpin removes the pin of a link. The link ends with its last descriptor, and
+// the collection has a pin less than its record says.
+func (e *Entry) Unpin(link string) error {
+	pin, ok := e.pins[linksDir+"/"+link]
+	if !ok {
+		return fmt.Errorf("link %q: pin: %w", link, ErrNotExist)
+	}
+	if err := e.dir.unlink(pin); err != nil {
+		return fmt.Errorf("link %q: unpin: %w", link, err)
+	}
+	delete(e.pins, linksDir+"/"+link)
+	return nil
+}
+
 // pinPath returns the path of an object's pin. A pin that was missing when the
 // entry was loaded is not looked for again: a symbolic link may lie there.
 func (e *Entry) pinPath(sub, name string) (string, error) {

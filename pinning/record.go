@@ -13,7 +13,8 @@ import (
 // hornetd would misread raises it: one that does not know a field takes the
 // record to be damaged. 2 added Verdict, SignedAt, drop-ins, and of Signer the key's digest, the
 // beginning of the validity and the chain; in a record of format 1 they are empty.
-const recordFormat = 2
+// 3 added Trial, Returned and what programs before have run.
+const recordFormat = 3
 
 // maxRecord bounds a record, in bytes of JSON.
 const maxRecord = 256 << 10
@@ -50,9 +51,24 @@ type Record struct {
 	Programs []RecordProgram `json:"programs"`
 	Links    []RecordLink    `json:"links"`
 
+	// Trial is where what it took the place of lies while it is on trial; see
+	// Stage.Supersede. When the trial is over there is nothing there.
+	Trial string `json:"trial,omitempty"`
+	// Returned is set where a version that came after it did not last.
+	Returned *Returned `json:"returned,omitempty"`
+
 	Memory   uint64    `json:"memory"` // bytes of map keys and values
 	LoadedAt time.Time `json:"loaded_at"`
 	Caller   Caller    `json:"caller"`
+}
+
+// Returned is a version that was on trial, and why it went.
+type Returned struct {
+	ManifestDigest string    `json:"manifest_sha256"`
+	ObjectDigest   string    `json:"object_sha256"`
+	Version        uint64    `json:"version"`
+	Reason         string    `json:"reason"`
+	At             time.Time `json:"at"`
 }
 
 // Signer names who signed the object.
@@ -116,6 +132,11 @@ type RecordProgram struct {
 	AttachType string `json:"attach_type,omitempty"`
 	ID         uint32 `json:"id"`
 	Tag        string `json:"tag"`
+
+	// What the programs of this name have run that it took the place of, one
+	// after the other (kernel.bpf_stats_enabled).
+	RunCount  uint64 `json:"run_cnt_before,omitempty"`
+	RunTimeNS uint64 `json:"run_time_ns_before,omitempty"`
 }
 
 // RecordLink describes one link.

@@ -13,7 +13,7 @@ import (
 
 func exampleRecord() Record {
 	return Record{
-		Format: 2, Name: "xdp-drop", Description: "Drop <traffic> & \"more\"", ManifestFile: "/etc/hornet.d/xdp-drop.toml",
+		Format: 3, Name: "xdp-drop", Description: "Drop <traffic> & \"more\"", ManifestFile: "/etc/hornet.d/xdp-drop.toml",
 		ManifestDigest: strings.Repeat("ab", 32), Version: 3, ObjectFile: "/etc/hornet.d/xdp.o", ObjectDigest: strings.Repeat("cd", 32),
 		Signer: Signer{Name: "platform", Subject: "CN=platform", KeyID: "01:02", KeySHA256: strings.Repeat("12", 32), Algorithm: "ecdsa",
 			NotBefore: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), NotAfter: time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -78,6 +78,18 @@ func TestRecordOfFormat1(t *testing.T) {
 	}
 }
 
+// TestRecordOfFormat2 has no field of format 3.
+func TestRecordOfFormat2(t *testing.T) {
+	b, err := exampleRecord().encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := decodeRecord([]byte(strings.Replace(string(b), `"format":3`, `"format":2`, 1)))
+	if err != nil || r.Format != 2 || r.Trial != "" || r.Returned != nil || r.Programs[0].RunCount != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 func TestRecordIsRefused(t *testing.T) {
 	good, err := exampleRecord().encode()
 	if err != nil {
@@ -99,10 +111,10 @@ func TestRecordIsRefused(t *testing.T) {
 		"more behind":             {append([]byte(string(good)), " {}"...), ErrCorrupt},
 		"NUL behind":              {append([]byte(string(good)), 0), ErrCorrupt},
 		"unknown field":           {replace(`"covers"`, `"colour":1,"covers"`), ErrCorrupt},
-		"no format":               {replace(`"format":2,`, ``), ErrCorrupt},
-		"format below one":        {replace(`"format":2`, `"format":-1`), ErrCorrupt},
-		"newer":                   {replace(`"format":2`, `"format":3`), ErrNewerRecord},
-		"newer and not readable":  {replace(`"format":2,"name":`, `"format":9,"colour":{},"name":`), ErrNewerRecord},
+		"no format":               {replace(`"format":3,`, ``), ErrCorrupt},
+		"format below one":        {replace(`"format":3`, `"format":-1`), ErrCorrupt},
+		"newer":                   {replace(`"format":3`, `"format":4`), ErrNewerRecord},
+		"newer and not readable":  {replace(`"format":3,"name":`, `"format":9,"colour":{},"name":`), ErrNewerRecord},
 		"bad name":                {replace(`"name":"xdp-drop"`, `"name":"../x"`), ErrCorrupt},
 		"pin leads out":           {replace(`"pin":"hits"`, `"pin":"../record"`), ErrCorrupt},
 		"pin is another's":        {replace(`"pin":"hits"`, `"pin":"_rodata"`), ErrCorrupt},
@@ -134,7 +146,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte(`{"format":1,"name":"a"}`))
-	f.Add([]byte(`{"format":3,"name":1}`))
+	f.Add([]byte(`{"format":4,"name":1}`))
 	f.Add([]byte(`{"format":2,"name":"a","signer":{"chain":[{"key_ids":null},{}]}}`))
 	f.Add([]byte(`{"format":1,"name":"a","maps":[{"name":"..","pin":"__"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -41,10 +41,11 @@ type Names interface {
 type Verb string
 
 const (
-	Status = Verb(manifest.RightStatus)
-	Load   = Verb(manifest.RightLoad)
-	Unload = Verb(manifest.RightUnload)
-	Events = Verb(manifest.RightEvents)
+	Status  = Verb(manifest.RightStatus)
+	Load    = Verb(manifest.RightLoad)
+	Upgrade = Verb(manifest.RightUpgrade)
+	Unload  = Verb(manifest.RightUnload)
+	Events  = Verb(manifest.RightEvents)
 )
 
 // Read is reading the entries of a map.

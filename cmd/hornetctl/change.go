@@ -26,6 +26,25 @@ func (c *ctl) load() *cobra.Command {
 	}
 }
 
+func (c *ctl) upgrade() *cobra.Command {
+	return &cobra.Command{
+		Use:   "upgrade NAME",
+		Short: "Replace what runs by what is on disk now",
+		Long: `Read and verify the manifest and the object of one collection again and put
+them in the place of what runs. plan shows what becomes of each attachment. What
+runs from them already is left as it is.`,
+		Args:              args("NAME"),
+		ValidArgsFunction: c.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			collection, err := c.client().Upgrade(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.print(collection, func() { c.say("%s: running: %s", collection.Name, summary(collection)) })
+		},
+	}
+}
+
 // summary is what of a collection is in the kernel, in one line.
 func summary(x api.Collection) string {
 	frozen := 0
@@ -37,6 +56,9 @@ func summary(x api.Collection) string {
 	text := fmt.Sprintf("%s, %s (%d frozen)", count(len(x.Programs), "program"), count(len(x.Maps), "map"), frozen)
 	if on := targets(x.Links); on != "" {
 		text += ", attached to " + on
+	}
+	if !x.TrialUntil.IsZero() {
+		text += ", on trial " + trialText(x)
 	}
 	if by := x.Signature.Signer.Name; by != "" {
 		text += fmt.Sprintf(", signed by %s: %s", by, verified(x.Signature))
@@ -144,6 +166,7 @@ func (c *ctl) planTable(plan api.Plan) {
 			t.row(change.Collection, actionCell(change), versionText(change), or(linkChanges(change.Links), "-"), change.Reason)
 		}
 		t.print()
+		c.changeTable(plan.Changes)
 	}
 	problems := plan.Problems
 	for _, change := range plan.Changes {
@@ -152,6 +175,36 @@ func (c *ctl) planTable(plan api.Plan) {
 		}
 	}
 	c.problemList(problems)
+}
+
+// changeTable shows how each attachment of what is replaced changes.
+func (c *ctl) changeTable(changes []api.Change) {
+	t := c.table("COLLECTION", "LINK", "TARGET", "HOW")
+	rows := 0
+	for _, change := range changes {
+		for _, l := range change.Links {
+			if change.Action == api.ActionReplace {
+				t.row(change.Collection, l.Name, l.Target, linkHow(l.Action))
+				rows++
+			}
+		}
+	}
+	if rows > 0 {
+		fmt.Fprintln(c.stdout)
+		t.print()
+	}
+}
+
+func linkHow(a api.LinkAction) cell {
+	switch a {
+	case api.LinkUpdate:
+		return cell{"updated in place", plain}
+	case api.LinkBeside:
+		return cell{"beside the old one, which then goes", plain}
+	case api.LinkGap:
+		return cell{"gap: the old one goes first", uneasy}
+	}
+	return cell{string(a), plain}
 }
 
 func actionCell(change api.Change) cell {
@@ -182,7 +235,7 @@ func versionText(change api.Change) string {
 // linkChanges counts what happens to the links: "2 keep, 1 attach".
 func linkChanges(links []api.LinkChange) string {
 	var parts []string
-	for _, action := range []string{"keep", "update", "attach", "detach"} {
+	for _, action := range []api.LinkAction{api.LinkKeep, api.LinkUpdate, api.LinkBeside, api.LinkGap, api.LinkAttach, api.LinkDetach} {
 		n := 0
 		for _, l := range links {
 			if l.Action == action {

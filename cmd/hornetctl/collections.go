@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -100,10 +101,18 @@ func (c *ctl) showTables(x api.Collection) {
 	if !x.LoadedAt.IsZero() {
 		head.row("Loaded", c.loadedText(x))
 	}
+	if !x.TrialUntil.IsZero() {
+		head.row("On trial", cell{trialText(x), uneasy})
+	}
 	head.print()
 	c.programTable(x.Programs)
 	c.mapTable(x.Maps)
 	c.linkTable(x.Links)
+}
+
+// trialText says of what may go back how long it may.
+func trialText(x api.Collection) string {
+	return "until " + x.TrialUntil.Local().Format(time.TimeOnly) + ", else the version before comes back"
 }
 
 func startText(start string) string {
@@ -168,9 +177,17 @@ func (c *ctl) programTable(programs []api.Program) {
 		return
 	}
 	fmt.Fprintln(c.stdout)
-	t := c.table("PROGRAM", "TYPE", "ID", "TAG")
+	if !slices.ContainsFunc(programs, func(p api.Program) bool { return p.RunCount > 0 }) {
+		t := c.table("PROGRAM", "TYPE", "ID", "TAG")
+		for _, p := range programs {
+			t.row(p.Name, p.Type, p.ID, p.Tag)
+		}
+		t.print()
+		return
+	}
+	t := c.table("PROGRAM", "TYPE", "ID", "TAG", "RUNS", "TIME")
 	for _, p := range programs {
-		t.row(p.Name, p.Type, p.ID, p.Tag)
+		t.row(p.Name, p.Type, p.ID, p.Tag, p.RunCount, time.Duration(p.RunTimeNS).String())
 	}
 	t.print()
 }

@@ -90,6 +90,8 @@ func (a *act) tell(err error) {
 	}
 	if a.partial != "" {
 		event.Message = a.rec.Verb + ": " + a.partial
+	} else if a.rec.Reason != "" {
+		event.Message += ": " + a.rec.Reason
 	}
 	if err == nil {
 		a.d.log.Info(a.rec.Verb, append(fields, zap.String("failed", a.partial))...)

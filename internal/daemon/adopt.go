@@ -88,6 +88,9 @@ func (d *Daemon) recover() (err error) {
 	if err := d.switchBack(); err != nil {
 		return err
 	}
+	if err := d.endTrials(); err != nil {
+		return err
+	}
 	swept, err := d.store.Sweep()
 	d.log.Info("swept", zap.Strings("stages", swept))
 	return d.settled(err)

@@ -1,15 +1,15 @@
 package daemon
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/pinning"
 )
@@ -20,7 +20,13 @@ type attached struct {
 	targets  []loader.Target
 	links    map[string]link.Link // by pin name
 	switched []switchover
+	bridged  []string // links that were attached after a gap
+	gaps     []string // what was without a program, and how long
 	kept     bool
+
+	entry   *pinning.Entry            // of the old collection
+	gone    []string                  // its links that had to go
+	restore func(gone []string) error // brings them back
 }
 
 // switchover is one link that comes to run the new program, or for struct_ops to
@@ -62,104 +68,116 @@ func exchange(entry *pinning.Entry, coll *ebpf.Collection, l link.Link, was pinn
 	}, nil
 }
 
-// attach makes the collection live. A link that old has on the same target,
-// and whose program the kernel can exchange, is switched over: nothing is
-// missed between the two programs. Everything else is attached beside what
-// old has; old's own links go when its directory is retired.
-func (d *Daemon) attach(stage *pinning.Stage, coll *ebpf.Collection, targets []loader.Target, old *collection) (_ *attached, err error) {
+// attach makes the collection live, step by step. A link whose program the
+// kernel can exchange is switched over: nothing is missed between the two
+// programs. Others are attached beside what old has; old's own links go when its
+// directory is retired. Where there is no room beside, the old link goes first,
+// and that comes last: until then nothing is missing, and little can fail after it.
+func (d *Daemon) attach(stage *pinning.Stage, coll *ebpf.Collection, steps []step, old *collection) (_ *attached, err error) {
 	a := &attached{links: make(map[string]link.Link)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	// Resolve has put first what replaces a function of another program: it is
-	// there before that one runs, also where it is switched over to.
-	n := 0
-	for n < len(targets) && targets[n].Replaces != "" {
-		n++
-	}
-	if err := a.anew(stage, coll, targets[:n]); err != nil {
-		return nil, err
-	}
-	rest := targets[n:]
 	if old != nil {
-		if rest, err = d.switchOver(a, stage, coll, rest, old); err != nil {
+		name, err := pinning.ParseName(old.record.Name)
+		if err != nil {
 			return nil, err
 		}
+		entry, err := d.store.Hold(name, old.record)
+		if err != nil {
+			return nil, err
+		}
+		defer entry.Close()
+		a.entry = entry
+		a.restore = func(gone []string) error { return d.restore(old, gone) }
 	}
-	return a, a.anew(stage, coll, rest)
+	// What replaces a function of another program is there before that one
+	// runs, also where it is switched over to.
+	for _, phase := range []func(step) bool{step.first, step.inPlace, step.beside, step.afterGap} {
+		for _, s := range steps {
+			if !phase(s) {
+				continue
+			}
+			if err := a.do(stage, coll, s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return a, nil
 }
 
-// anew makes and pins links to targets, and settles their open choices.
-func (a *attached) anew(stage *pinning.Stage, coll *ebpf.Collection, targets []loader.Target) error {
+func (s step) first() bool {
+	return s.target.Replaces != "" && (s.action == api.LinkAttach || s.action == api.LinkBeside)
+}
+func (s step) inPlace() bool { return s.action == api.LinkKeep || s.action == api.LinkUpdate }
+func (s step) beside() bool {
+	return !s.first() && (s.action == api.LinkAttach || s.action == api.LinkBeside)
+}
+func (s step) afterGap() bool { return s.action == api.LinkGap }
+
+// do takes one step.
+func (a *attached) do(stage *pinning.Stage, coll *ebpf.Collection, s step) error {
+	switch {
+	case s.inPlace():
+		return a.switchOver(stage, coll, s)
+	case s.afterGap():
+		return a.bridge(stage, coll, s)
+	}
+	return a.anew(stage, coll, s.target)
+}
+
+// anew makes and pins a link to t, and settles its open choices.
+func (a *attached) anew(stage *pinning.Stage, coll *ebpf.Collection, t loader.Target) error {
+	targets := []loader.Target{t}
 	links, err := loader.Attach(coll, targets)
 	if err != nil {
 		return err
 	}
 	a.targets = append(a.targets, targets...)
-	for name, l := range links {
-		a.links[name] = l
-	}
+	a.links[t.Link] = links[t.Link]
 	return stage.PinLinks(links)
 }
 
-// switchOver updates the links that old and the new collection have in common
-// and pins them in the stage too. It returns the targets that are left.
-func (d *Daemon) switchOver(a *attached, stage *pinning.Stage, coll *ebpf.Collection, targets []loader.Target, old *collection) (rest []loader.Target, err error) {
-	name, err := pinning.ParseName(old.record.Name)
-	if err != nil {
-		return nil, err
-	}
-	entry, err := d.store.Hold(name, old.record)
-	if err != nil {
-		return nil, err
-	}
-	defer entry.Close()
-	taken := make(map[string]bool) // links of old that a target has already
-	for _, t := range targets {
-		was, mode, ok := samePlace(old.record.Links, t, targets, taken)
-		if !ok || !t.Updatable() {
-			rest = append(rest, t)
-			continue
-		}
-		taken[was.Name] = true
-		l, err := entry.Link(was.Name)
-		if err == nil {
-			var at bool
-			if at, err = isAt(l, t); err == nil && !at {
-				err = pinning.ErrNotExist
-			}
-			if err != nil {
-				l.Close()
-			}
-		}
-		if errors.Is(err, pinning.ErrNotExist) {
-			rest = append(rest, t) // it was detached, or its pin taken away
-			continue
+// switchOver pins a link of the old collection in the stage too and gives it the
+// new program. One that is to be kept has that already.
+func (a *attached) switchOver(stage *pinning.Stage, coll *ebpf.Collection, s step) error {
+	l, err := a.entry.Link(s.was.Name)
+	if err == nil {
+		var at bool
+		if at, err = isAt(l, s.target); err == nil && !at {
+			err = pinning.ErrNotExist
 		}
 		if err != nil {
-			return nil, fmt.Errorf("link %s: %w", was.Name, err)
+			l.Close()
 		}
-		a.links[t.Link] = l
-		s, err := exchange(entry, coll, l, was, t)
-		if err != nil {
-			return nil, fmt.Errorf("link %s: %w", was.Name, err)
-		}
-		if err := stage.LinkExisting(entry, was.Name, t.Link); err != nil {
-			s.close()
-			return nil, fmt.Errorf("link %s: %w", was.Name, err)
-		}
-		// Live from here, for this link.
-		if err := s.forth(); err != nil {
-			s.close()
-			return nil, fmt.Errorf("link %s: update: %w", was.Name, err)
-		}
-		a.switched = append(a.switched, s)
-		t.Mode = mode
-		a.targets = append(a.targets, t)
 	}
-	return rest, nil
+	if errors.Is(err, pinning.ErrNotExist) {
+		return a.anew(stage, coll, s.target) // it was detached, or its pin taken away
+	}
+	if err != nil {
+		return fmt.Errorf("link %s: %w", s.was.Name, err)
+	}
+	a.links[s.target.Link] = l
+	if err := stage.LinkExisting(a.entry, s.was.Name, s.target.Link); err != nil {
+		return fmt.Errorf("link %s: %w", s.was.Name, err)
+	}
+	a.targets = append(a.targets, s.target)
+	if s.action == api.LinkKeep {
+		return nil
+	}
+	x, err := exchange(a.entry, coll, l, s.was, s.target)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", s.was.Name, err)
+	}
+	// Live from here, for this link.
+	if err := x.forth(); err != nil {
+		x.close()
+		return fmt.Errorf("link %s: update: %w", s.was.Name, err)
+	}
+	a.switched = append(a.switched, x)
+	return nil
 }
 
 // isAt says whether a link is attached, and to t. One of which the kernel does
@@ -172,49 +190,48 @@ func isAt(l link.Link, t loader.Target) (bool, error) {
 	return state.Alive() && state.At(t), nil
 }
 
-// samePlace finds the link of old that t takes over, and the mode it was
-// attached in: the one of the same name, else one in the same place that runs
-// a program nobody wants any more. Several programs may share a place.
-func samePlace(old []pinning.RecordLink, t loader.Target, targets []loader.Target, taken map[string]bool) (_ pinning.RecordLink, mode string, ok bool) {
-	for _, l := range old {
-		if l.Name == t.Link {
-			mode, ok = sits(l, t)
-			return l, mode, ok
-		}
+// bridge detaches a link of the old collection and attaches the new program in
+// its place.
+func (a *attached) bridge(stage *pinning.Stage, coll *ebpf.Collection, s step) error {
+	l, err := a.entry.Link(s.was.Name)
+	if errors.Is(err, pinning.ErrNotExist) {
+		return a.anew(stage, coll, s.target) // it is gone already
 	}
-	for _, l := range old {
-		wanted := slices.ContainsFunc(targets, func(t loader.Target) bool { return t.Link == l.Name })
-		if taken[l.Name] || wanted {
-			continue
-		}
-		if mode, ok := sits(l, t); ok {
-			return l, mode, true
-		}
+	if err != nil {
+		return fmt.Errorf("link %s: %w", s.was.Name, err)
 	}
-	return pinning.RecordLink{}, "", false
+	defer l.Close()
+	began := time.Now()
+	// The pin goes before the link: a start that finds no pin mends that, and
+	// whether a link was detached the kernel does not tell for every kind.
+	if err := a.entry.Unpin(s.was.Name); err != nil {
+		return fmt.Errorf("link %s: %w", s.was.Name, err)
+	}
+	a.gone = append(a.gone, s.was.Name)
+	if err := l.Detach(); err != nil {
+		return fmt.Errorf("link %s: detach: %w", s.was.Name, err)
+	}
+	a.bridged = append(a.bridged, s.target.Link)
+	if err := a.anew(stage, coll, s.target); err != nil {
+		return err
+	}
+	a.gaps = append(a.gaps, fmt.Sprintf("%s had no program for %s", s.target, time.Since(began).Round(time.Microsecond)))
+	return nil
 }
 
-// sits reports whether l is where t wants to be, whatever program it runs.
-func sits(l pinning.RecordLink, t loader.Target) (mode string, ok bool) {
-	var was loader.Target
-	if json.Unmarshal(l.Target, &was) != nil {
-		return "", false
-	}
-	mode = was.Mode
-	if t.Mode == "auto" {
-		was.Mode = t.Mode // auto takes what it gets
-	}
-	was.Link, was.Program = t.Link, t.Program
-	return mode, reflect.DeepEqual(was, t)
-}
-
-// keep makes the switch-overs final.
+// keep makes all of it final.
 func (a *attached) keep() { a.kept = true }
 
 // Close switches back, in reverse, what was switched over and is not to be
-// kept, and closes every link: what no pin holds detaches.
+// kept, and closes every link: what no pin holds detaches. What had to go for
+// the new version is attached again last.
 func (a *attached) Close() error {
 	var errs []error
+	for _, name := range a.bridged {
+		if l := a.links[name]; l != nil && !a.kept {
+			errs = append(errs, l.Detach()) // makes room
+		}
+	}
 	for i := len(a.switched) - 1; i >= 0; i-- {
 		s := a.switched[i]
 		if !a.kept {
@@ -229,5 +246,9 @@ func (a *attached) Close() error {
 		l.Close()
 	}
 	a.links = nil
+	if !a.kept && len(a.gone) > 0 {
+		errs = append(errs, a.restore(a.gone))
+	}
+	a.gone = nil
 	return errors.Join(errs...)
 }

@@ -28,6 +28,7 @@ type Core interface {
 	List(who Peer) []api.Collection
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
+	Upgrade(who Peer, name string) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
@@ -80,7 +81,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
 	// Whoever may not is sent away here, not in the queue of those who may.
-	if err := d.mayLoad(who, name); err != nil {
+	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
 	err := d.owner.do(func() error {
@@ -88,7 +89,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 		if err != nil {
 			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
 		}
-		return d.load(who, src, false, btf.NewCache())
+		return d.load(who, src, asLoad, btf.NewCache())
 	})
 	if err != nil {
 		return api.Collection{}, err
@@ -180,6 +181,9 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
 	}
 	for _, name := range sortedKeys(d.running) {
+		if c := d.running[name]; c.failedBefore(d.declared[name].manifest) {
+			s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name, Message: c.returned(), Hint: c.again()})
+		}
 		if reason := revokedRecord(d.trust, d.running[name].record); reason != "" {
 			s.Problems = append(s.Problems, revokedProblem(name, d.running[name].record, reason))
 		} else if p, ok := d.proofProblem(name, d.running[name]); ok {
@@ -244,23 +248,23 @@ func rootOnly(who Peer, verb string) error {
 	return remedy.With(fmt.Errorf("%s: uid %d: %w", verb, who.UID, policy.ErrDenied), "only root may %s", verb)
 }
 
-// mayLoad decides for all but root on the manifest as it is on disk, which may
+// mayChange decides for all but root on the manifest as it is on disk, which may
 // be newer than the last reload.
-func (d *Daemon) mayLoad(who Peer, name string) error {
+func (d *Daemon) mayChange(who Peer, verb policy.Verb, name string) error {
 	if who.UID == 0 {
 		return nil
 	}
 	src, err := d.find(name)
 	if err != nil {
-		return d.private(who, policy.Load, name, err)
+		return d.private(who, verb, name, err)
 	}
 	var files safefile.Reader
 	defer files.Close()
 	m, err := d.readManifest(&files, src)
 	if err != nil {
-		return d.private(who, policy.Load, name, err)
+		return d.private(who, verb, name, err)
 	}
-	_, err = d.policy.Authorize(who.subject(), policy.Load, m)
+	_, err = d.policy.Authorize(who.subject(), verb, m)
 	return err
 }
 

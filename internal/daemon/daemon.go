@@ -74,6 +74,7 @@ type declared struct {
 type collection struct {
 	record  pinning.Record
 	adopted bool     // it ran before this daemon started
+	trial   *trial   // it may still go back to what ran before
 	proof   proof    // what the object on disk says now
 	drift   []string // what is not as recorded and stays so
 	hint    string   // what can be done about it; "" is the ordinary

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -26,18 +27,18 @@ import (
 // Values flow forward: files are read, then decided on, then the kernel is
 // touched, and nothing reaches back. Whatever fails before the commit leaves
 // the kernel as it was. cache amortises kernel BTF over a batch of loads.
-func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Cache) (err error) {
-	a := d.begin(who, "load", src.Name, api.EventLoaded)
+func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cache) (err error) {
+	a := d.begin(who, as.verb, src.Name, api.EventLoaded)
 	defer func() { err = a.conclude(err) }()
 
 	var files safefile.Reader // one walk to the directory of manifest, object and signature
 	defer files.Close()
 	m, err := d.readManifest(&files, src)
 	if err != nil {
-		return d.private(who, policy.Load, src.Name, err)
+		return d.private(who, as.right, src.Name, err)
 	}
 	a.rec.Manifest, a.rec.DropIns, a.rec.Version = hexDigest(m.TextDigest), withDropIns(m), m.Version
-	grant, err := d.policy.Authorize(who.subject(), policy.Load, m)
+	grant, err := d.policy.Authorize(who.subject(), as.right, m)
 	if err != nil {
 		return err
 	}
@@ -48,9 +49,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	old := d.collection(m.Name)
-	if old != nil && !replace {
+	switch {
+	case old != nil && !as.replaces:
 		a.quiet = true
 		return old.unchanged(m)
+	case old == nil && as == asUpgrade:
+		return notRunning(m.Name)
 	}
 	if d.mending != nil {
 		if m, err = d.mending.sameAgain(m); err != nil {
@@ -66,6 +70,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	a.signed(verified)
+	if as == asUpgrade && old.runs(m, verified) {
+		a.quiet = true
+		return nil
+	}
 	spec, err := d.parse(m, verified)
 	if err != nil {
 		return err
@@ -84,11 +92,19 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	if err != nil {
 		return err
 	}
+	steps, err := old.steps(m, targets, d.mending != nil)
+	if err != nil {
+		return err
+	}
+	gauge, err := loader.NewGauge(spec, m)
+	if err != nil {
+		return err
+	}
 
 	if err := a.intend(); err != nil {
 		return err
 	}
-	stage, commit, err := d.stage(name, old != nil)
+	stage, err := d.stage(name, old != nil)
 	if err != nil {
 		return err
 	}
@@ -129,7 +145,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 	}
 
 	// Live from here: every later failure must detach.
-	links, err := d.attach(stage, coll, targets, old)
+	links, err := d.attach(stage, coll, steps, old)
 	if err != nil {
 		return err
 	}
@@ -143,10 +159,17 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
-	if err := stage.PinRecord(record); err != nil {
+	d.carry(old, &record)
+	claim := claimOf(m, verified)
+	trial, err := d.begins(old, m, gauge, coll, claim)
+	if err != nil {
 		return err
 	}
-	if err := d.mayAdvance(claimOf(m, verified)); err != nil {
+	commit, err := d.commit(stage, old, trial, &record)
+	if err != nil {
+		return err
+	}
+	if err := d.mayAdvance(claim); err != nil {
 		return err
 	}
 	// The point of no return: behind it the collection runs, whatever happens
@@ -155,22 +178,25 @@ func (d *Daemon) load(who Peer, src manifest.Source, replace bool, cache *btf.Ca
 		return err
 	}
 	links.keep()
-	d.advance(claimOf(m, verified))
 	a.loaded(record, old != nil)
-	d.put(m, &collection{record: record, proof: proven(verified)})
+	a.rec.Reason = strings.Join(links.gaps, "; ")
+	if a.rec.Trial = record.Trial != ""; !a.rec.Trial {
+		d.advance(claim)
+	}
+	d.put(m, &collection{record: record, proof: proven(verified), trial: trial})
 	d.countSigned(record)
+	if trial != nil && d.mending == nil {
+		go d.try(m.Name, trial)
+	}
 	return nil
 }
 
-// stage begins the directory that the load is built in, and returns what gives
-// it its name.
-func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, func() error, error) {
-	if !replace {
-		st, err := d.store.Stage(name)
-		return st, st.Commit, err
+// stage begins the directory that the load is built in.
+func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, error) {
+	if replace {
+		return d.store.Restage(name)
 	}
-	st, err := d.store.Restage(name)
-	return st, func() error { return d.settled(st.Replace()) }, err
+	return d.store.Stage(name)
 }
 
 // kept opens the maps that are there already: those that others share, and of
@@ -319,29 +345,40 @@ func (d *Daemon) permit(v signing.Verified, m manifest.Manifest, spec *ebpf.Coll
 	return d.policy.Permit(v.Signer().Name, m, spec)
 }
 
-// examine does what a load does up to the first change. resolve is the end of it.
-func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, resolve func(*ebpf.CollectionSpec, manifest.Manifest) error) error {
+// resolveFunc is loader.Resolve with a cache.
+type resolveFunc func(*ebpf.CollectionSpec, manifest.Manifest) ([]loader.Target, error)
+
+// examine does what a load does up to the first change, and says how the links
+// of old, nil where nothing runs, would change.
+func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, old *collection, resolve resolveFunc) ([]step, error) {
 	verified, err := d.admit(files, trust, m, d.booting)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	spec, err := d.parse(m, verified)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	grant, err := d.policy.Authorize(self().subject(), policy.Load, m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := grant.Check(m, plan.Spec()); err != nil {
-		return err
+		return nil, err
 	}
 	if err := d.permit(verified, m, plan.Spec()); err != nil {
-		return err
+		return nil, err
 	}
-	return resolve(spec, m)
+	targets, err := resolve(spec, m)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := loader.NewGauge(spec, m); err != nil {
+		return nil, err
+	}
+	return old.steps(m, targets, false)
 }

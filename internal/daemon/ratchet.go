@@ -172,7 +172,7 @@ func (r *ratchet) replay(log *audit.Log) error {
 // loggedClaim is what a record says was loaded.
 func loggedClaim(r audit.Record) (signing.Claim, bool) {
 	return signing.Claim{Manifest: r.Collection, Signer: r.Signer, Key: r.SignerKey, Version: r.Version, ManifestDigest: r.Manifest, DropIns: r.DropIns, ObjectDigest: r.Object},
-		r.Phase == audit.Outcome && r.Verb == "load" && r.Kind == ""
+		r.Phase == audit.Outcome && (r.Verb == asLoad.verb || r.Verb == asUpgrade.verb || r.Verb == audit.VerbConfirm) && r.Kind == "" && !r.Trial
 }
 
 // adoptRatchet makes up, from the records of what runs, for what the ratchet

@@ -54,19 +54,34 @@ func newRecord(who Peer, m manifest.Manifest, v signing.Verified, spec *ebpf.Col
 	for _, s := range programs {
 		r.Programs = append(r.Programs, pinning.RecordProgram{Name: s.Name, Type: s.Type, AttachType: s.AttachType, ID: s.ID, Tag: s.Tag})
 	}
-	for _, t := range links.targets {
-		state, err := loader.Describe(links.links[t.Link])
+	r.Links, err = links.records()
+	return r, err
+}
+
+// records describes the links for a record. Ids are what the kernel says.
+func (a *attached) records() ([]pinning.RecordLink, error) {
+	var all []pinning.RecordLink
+	for _, t := range a.targets {
+		state, err := loader.Describe(a.links[t.Link])
 		if err != nil {
-			return r, fmt.Errorf("link %s: %w", t.Link, err)
+			return nil, fmt.Errorf("link %s: %w", t.Link, err)
 		}
 		target, err := json.Marshal(t)
 		if err != nil {
-			return r, fmt.Errorf("link %s: %w", t.Link, err)
+			return nil, fmt.Errorf("link %s: %w", t.Link, err)
 		}
-		r.Links = append(r.Links, pinning.RecordLink{Name: t.Link, ID: uint32(state.ID), Kind: t.Kind,
+		all = append(all, pinning.RecordLink{Name: t.Link, ID: uint32(state.ID), Kind: t.Kind,
 			AttachType: t.AttachType, Program: t.Program, ProgramID: uint32(state.ProgramID), Target: target})
 	}
-	return r, nil
+	return all, nil
+}
+
+// targetOf returns where a recorded link is.
+func targetOf(l pinning.RecordLink) (t loader.Target, err error) {
+	if err := json.Unmarshal(l.Target, &t); err != nil {
+		return t, fmt.Errorf("link %s: target: %w", l.Name, err)
+	}
+	return t, nil
 }
 
 func recordSigner(s signing.Signer) pinning.Signer {

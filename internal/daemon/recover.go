@@ -63,7 +63,7 @@ func (d *Daemon) endInOrder(who Peer, dir string) (name string, err error) {
 	if err != nil {
 		return "", remedy.With(err, "its manifest is needed to load it anew; hornetctl unload --force %s ends its programs", dir)
 	}
-	if err := d.beside(dir, func() error { return d.load(who, src, false, btf.NewCache()) }); err != nil {
+	if err := d.beside(dir, func() error { return d.load(who, src, asLoad, btf.NewCache()) }); err != nil {
 		return "", remedy.With(err, "%s runs on as it is; where both cannot run at once: hornetctl unload --force %s && hornetctl load %s", dir, dir, n)
 	}
 	if err := d.settled(d.store.RemoveQuarantined(dir)); err != nil {

@@ -212,6 +212,8 @@ func decide(dc declared, isDeclared bool, c *collection, removed config.Removed,
 		return api.Change{}, false // waits to be asked for
 	case c == nil:
 		return api.Change{Action: api.ActionLoad, Reason: "not running", ToVersion: dc.manifest.Version}, true
+	case c.failedBefore(dc.manifest):
+		return api.Change{Action: api.ActionKeep, Reason: c.returned() + "; hornetctl upgrade tries it again", FromVersion: c.record.Version, ToVersion: c.record.Version}, true
 	case c.record.ManifestDigest != hexDigest(dc.manifest.Digest):
 		return api.Change{Action: api.ActionReplace, Reason: "its manifest changed",
 			FromVersion: c.record.Version, ToVersion: dc.manifest.Version}, true
@@ -235,11 +237,16 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 	resolve := resolver()
 	each(len(changes), func(i int) {
 		c := changes[i]
+		old := d.collection(c.Collection)
+		if c.Action == api.ActionUnload {
+			changes[i].Links = linkChanges(old.detached())
+		}
 		if c.Action != api.ActionLoad && c.Action != api.ActionReplace {
 			return
 		}
 		m := found[c.Collection].manifest
-		err := d.examine(&files, trust, m, resolve)
+		steps, err := d.examine(&files, trust, m, old, resolve)
+		changes[i].Links = linkChanges(steps)
 		switch {
 		case err == nil:
 		case c.Action == api.ActionLoad && absentTarget(err) && d.awaited(m):
@@ -262,14 +269,13 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 
 // resolver returns loader.Resolve for many at once: kernel BTF is megabytes, and
 // its cache is for one at a time.
-func resolver() func(*ebpf.CollectionSpec, manifest.Manifest) error {
+func resolver() resolveFunc {
 	var mu sync.Mutex
 	cache := btf.NewCache()
-	return func(spec *ebpf.CollectionSpec, m manifest.Manifest) error {
+	return func(spec *ebpf.CollectionSpec, m manifest.Manifest) ([]loader.Target, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		_, err := loader.Resolve(spec, m, cache)
-		return err
+		return loader.Resolve(spec, m, cache)
 	}
 }
 
@@ -297,7 +303,11 @@ func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change
 				err = d.unload(who, c.Collection, false)
 			} else {
 				loaded = true
-				err = d.load(who, found[c.Collection].source, action == api.ActionReplace, cache)
+				as := asLoad
+				if action == api.ActionReplace {
+					as = asReload
+				}
+				err = d.load(who, found[c.Collection].source, as, cache)
 			}
 			if err != nil {
 				c.Error = asAPIError(err)
@@ -381,7 +391,7 @@ func Check(cfg config.Config, build Build) []api.Problem {
 		if dc.err != nil {
 			continue // scan has told
 		}
-		if err := d.examine(&files, trust, dc.manifest, resolve); err != nil {
+		if _, err := d.examine(&files, trust, dc.manifest, nil, resolve); err != nil {
 			problems = append(problems, problem(name, err))
 		}
 	}

@@ -304,7 +304,11 @@ func (d *Daemon) rebuild(entry *pinning.Entry, c *collection) error {
 	d.mending = c
 	defer func() { d.mending = nil }()
 	defer debug.FreeOSMemory() // kernel BTF is megabytes
-	err := d.load(self(), dc.source, !entry.Gone, btf.NewCache())
+	as := asReload
+	if entry.Gone {
+		as = asLoad
+	}
+	err := d.load(self(), dc.source, as, btf.NewCache())
 	if err != nil && entry.Gone {
 		d.mu.Lock()
 		d.running[name] = c // to be tried again

@@ -26,6 +26,7 @@ func routes(core Core) http.Handler {
 		api.RouteList:     listCollections,
 		api.RouteGet:      getCollection,
 		api.RouteLoad:     loadCollection,
+		api.RouteUpgrade:  upgradeCollection,
 		api.RouteUnload:   unloadCollection,
 		api.RouteRollback: rollback,
 		api.RouteRecover:  recoverQuarantined,
@@ -114,6 +115,14 @@ func loadCollection(core Core, r request) (any, error) {
 		return nil, err
 	}
 	return core.Load(r.who, r.PathValue("name"))
+}
+
+func upgradeCollection(core Core, r request) (any, error) {
+	var body api.UpgradeRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Upgrade(r.who, r.PathValue("name"))
 }
 
 func unloadCollection(core Core, r request) (any, error) {

@@ -35,8 +35,12 @@ func (d *Daemon) unload(who Peer, name string, force bool) (err error) {
 	}
 	// The point of no return: the first thing Remove does is to take the name
 	// away; whatever it leaves undone the next start sweeps.
+	pending := d.store.OnTrial(c.record)
 	if err := d.settled(d.store.Remove(n)); err != nil {
 		return err
+	}
+	if pending {
+		d.tell("superseded", d.settled(d.store.Confirm(c.record)))
 	}
 	d.mu.Lock()
 	delete(d.running, name)

@@ -68,6 +68,10 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 	} else if w := d.warning(c); w != "" {
 		reasons = append([]string{w}, reasons...)
 	}
+	if c.failedBefore(d.declared[r.Name].manifest) {
+		reasons = append(reasons, c.returned())
+		out.Hint = c.again()
+	}
 	out.Reason = strings.Join(reasons, "; ")
 	if len(c.drift) > 0 {
 		out.Hint = c.remedy()
@@ -88,6 +92,9 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 			Algorithm: r.Signer.Algorithm, NotAfter: r.Signer.NotAfter}}
 	if revoked != "" {
 		out.Signature.Verdict = string(signing.Revoked)
+	}
+	if c.trial != nil {
+		out.TrialUntil = c.trial.until.Round(0)
 	}
 	out.LoadedAt = r.LoadedAt
 	out.LoadedBy = &api.Caller{UID: r.Caller.UID, GID: r.Caller.GID}
@@ -178,6 +185,7 @@ func (d *Daemon) observe(name string) (api.Collection, error) {
 		return out, s.unsure
 	}
 	out.Maps, out.Programs, out.Links = s.maps, s.programs, s.links
+	total(entry, out.Programs)
 	if all := append(s.differs, s.drift...); len(all) > 0 && out.Reason == "" {
 		out.Reason = strings.Join(all, "; ")
 		out.Hint = "it is mended in a moment, or its state says why not"

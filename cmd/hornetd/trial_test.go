@@ -1,0 +1,317 @@
+package main_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/testdaemon"
+	"github.com/hornetd/hornetd/internal/testenv"
+)
+
+// passes and fails are healths that need no traffic.
+const (
+	passes = "[health]\nseconds = 1\nvariable = \"hits_dissect\"\nequals = 0\n"
+	fails  = "[health]\nseconds = 1\nvariable = \"hits_dissect\"\ngrows = true\n"
+	long   = "[health]\nseconds = 60\nvariable = \"hits_dissect\"\nequals = 0\n"
+)
+
+// trialOver waits until nothing is on trial any more.
+func trialOver(t *testing.T, h *testdaemon.Host, name string) api.Collection {
+	t.Helper()
+	for range 400 {
+		if c := get(t, h, name); c.TrialUntil.IsZero() {
+			return c
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatalf("%s is on trial still\n%s", name, h.Log())
+	return api.Collection{}
+}
+
+func history(t *testing.T, h *testdaemon.Host) string {
+	t.Helper()
+	var all []string
+	for _, e := range events(t, h, 0) {
+		if e.Collection != "" {
+			all = append(all, string(e.Kind))
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+func upgrade(t *testing.T, h *testdaemon.Host, name string) api.Collection {
+	t.Helper()
+	c, err := h.Client().Upgrade(context.Background(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestTrialThatPasses: what held is what runs, counts, and is all there is.
+func TestTrialThatPasses(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	h.Manifest("mixed", mixed(pair, cgroup, 1, "upgrade = \"gap\"\n"+passes))
+	h.Start()
+	slow := strings.Replace(passes, "seconds = 1", "seconds = 5", 1)
+	first := get(t, h, "mixed")
+	if !first.TrialUntil.IsZero() {
+		t.Error("a first load is on trial: there is nothing to go back to")
+	}
+	h.Manifest("mixed", mixed(pair, cgroup, 2, "upgrade = \"gap\"\n"+slow))
+	c := upgrade(t, h, "mixed")
+	if left := time.Until(c.TrialUntil); left <= 0 || left > 5*time.Second || c.Version != 2 {
+		t.Errorf("version %d, on trial for %s", c.Version, left)
+	}
+	if out := ctl(t, h, "show", "mixed"); !strings.Contains(out, "On trial") {
+		t.Errorf("show does not say that it is on trial:\n%s", out)
+	}
+	if got := kernelLinks(t, first); len(got) != 0 {
+		t.Errorf("links of the old programs during the trial: %v", got)
+	}
+	if got := onBPFFS(t, h); len(got) != 2 {
+		t.Errorf("during the trial on bpffs: %v", got)
+	}
+	// Nothing else waits.
+	began := time.Now()
+	if _, err := h.Client().Plan(context.Background()); err != nil || time.Since(began) > 500*time.Millisecond {
+		t.Errorf("a plan during the trial: %v, after %s", err, time.Since(began))
+	}
+	now := trialOver(t, h, "mixed")
+	if now.Version != 2 || len(kernelLinks(t, now)) != 5 || len(onBPFFS(t, h)) != 1 {
+		t.Errorf("afterwards: version %d, links %v, on bpffs %v", now.Version, kernelLinks(t, now), onBPFFS(t, h))
+	}
+	if got := history(t, h); got != "loaded replaced upgraded" {
+		t.Errorf("events: %s", got)
+	}
+	h.Manifest("mixed", mixed(pair, cgroup, 1, passes))
+	var e *api.Error
+	if _, err := h.Client().Upgrade(context.Background(), "mixed"); !errors.As(err, &e) || e.Kind != api.KindSignature || !strings.Contains(e.Message, "rolled-back") {
+		t.Errorf("upgrade to the version before: %v", err)
+	}
+	h.Stop()
+	h.Start()
+	if c := get(t, h, "mixed"); c.Version != 2 || !c.Adopted {
+		t.Errorf("after a restart: version %d, adopted %t", c.Version, c.Adopted)
+	}
+}
+
+// TestTrialThatFails: the version before runs again, links of every kind, and
+// counts; what failed is tried again only when somebody says so.
+func TestTrialThatFails(t *testing.T) {
+	for name, room := range map[string]string{"gap": "upgrade = \"gap\"\n", "turns": "priorities = [10, 11]\n"} {
+		t.Run(name, func(t *testing.T) {
+			h, pair, cgroup := newMixed(t)
+			h.Manifest("mixed", mixed(pair, cgroup, 1, room))
+			h.Start()
+			first := get(t, h, "mixed")
+			was := byProgram(t, first)
+			h.Manifest("mixed", mixed(pair, cgroup, 2, room+fails))
+			if c := upgrade(t, h, "mixed"); c.Version != 2 || c.Programs[0].ID == first.Programs[0].ID {
+				t.Errorf("not upgraded: %+v", c)
+			}
+			second := get(t, h, "mixed")
+			now := trialOver(t, h, "mixed")
+			if now.Version != 1 || fmt.Sprint(now.Programs) != fmt.Sprint(first.Programs) || fmt.Sprint(now.Maps) != fmt.Sprint(first.Maps) {
+				t.Errorf("afterwards: %+v, before %+v", now, first)
+			}
+			links := byProgram(t, now)
+			for _, program := range []string{"xdp_pass", "tcx_in", "skb_ingress"} {
+				if links[program] != was[program] {
+					t.Errorf("%s: %+v, before %+v", program, links[program], was[program])
+				}
+			}
+			if links["nf_accept"].Priority != was["nf_accept"].Priority {
+				t.Errorf("netfilter is at priority %d, before at %d", links["nf_accept"].Priority, was["nf_accept"].Priority)
+			}
+			if got := kernelLinks(t, now); len(got) != 5 || len(kernelLinks(t, second)) != 0 || len(onBPFFS(t, h)) != 1 {
+				t.Errorf("links %v, of what failed %v, on bpffs %v", got, kernelLinks(t, second), onBPFFS(t, h))
+			}
+			if got := history(t, h); got != "loaded replaced returned" {
+				t.Errorf("events: %s", got)
+			}
+			if !strings.Contains(now.Reason, "version 2 did not pass its trial: variable hits_dissect was 0 and is 0") || !strings.Contains(problems(t, h), "did not pass") {
+				t.Errorf("reason %q, problems %s", now.Reason, problems(t, h))
+			}
+			keeps := func(when string) {
+				t.Helper()
+				if c := get(t, h, "mixed"); c.Version != 1 || !c.TrialUntil.IsZero() || !strings.Contains(c.Reason, "did not pass") {
+					t.Errorf("%s: version %d, %q", when, c.Version, c.Reason)
+				}
+			}
+			if plan, err := reload(t, h); err != nil || action(plan, "mixed") != api.ActionKeep || !strings.Contains(plan.Changes[0].Reason, "upgrade tries it again") {
+				t.Errorf("reload = %+v, %v", plan, err)
+			}
+			keeps("after a reload")
+			h.Kill()
+			h.Start()
+			if _, err := reload(t, h); err != nil { // behind the reproof of the start
+				t.Error(err)
+			}
+			keeps("after a restart")
+			if c := upgrade(t, h, "mixed"); c.Version != 2 || c.TrialUntil.IsZero() {
+				t.Errorf("upgrade of what failed before: version %d, on trial until %s", c.Version, c.TrialUntil)
+			}
+			trialOver(t, h, "mixed")
+			// The older one counts still: it loads from disk.
+			h.Manifest("mixed", mixed(pair, cgroup, 1, room))
+			unload(t, h, "mixed")
+			if c := load(t, h, "mixed"); c.Version != 1 {
+				t.Errorf("version %d", c.Version)
+			}
+			// A mended one is taken by itself.
+			h.Manifest("mixed", mixed(pair, cgroup, 2, room+passes))
+			if plan, err := reload(t, h); err != nil || action(plan, "mixed") != api.ActionReplace {
+				t.Errorf("reload = %+v, %v", plan, err)
+			}
+			if c := trialOver(t, h, "mixed"); c.Version != 2 || c.Reason != "" {
+				t.Errorf("version %d: %q", c.Version, c.Reason)
+			}
+		})
+	}
+}
+
+// TestTrialByCounter looks at a map under traffic, and at what a program returns.
+func TestTrialByCounter(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	health := func(network, condition string) string {
+		return blocking(pair, network, "[health]\nseconds = 2\n"+condition)
+	}
+	const counter = "map = \"hits\"\nkey = 7\nfield = \"packets\"\n"
+	run := func(returns string) string {
+		return "program = \"xdp_drop\"\ndata = \"02000000000102000000000208004500001400000000400100000a4d00020a4d0001\"\nreturns = \"" + returns + "\"\n"
+	}
+	h.Manifest("xdp-drop", blocking(pair, "192.0.2.0/24", ""))
+	h.Start()
+	for i, c := range []struct {
+		condition string
+		traffic   int
+		passes    bool
+		fast      bool
+	}{
+		{counter + "grows = true\n", 1, true, false},
+		{counter + "grows = true\n", 0, false, false},
+		{counter + "at_least = 2\n", 2, true, false},
+		{counter + "at_least = 2\n", 1, false, false},
+		{counter + "equals = 0\n", 0, true, false},
+		{counter + "equals = 0\n", 1, false, true},
+		{run("XDP_DROP"), 0, true, false},
+		{run("XDP_PASS"), 0, false, true},
+	} {
+		if testing.Short() && !c.fast {
+			continue
+		}
+		before := get(t, h, "xdp-drop")
+		h.Manifest("xdp-drop", health(fmt.Sprintf("10.77.0.0/%d", 16+i), c.condition))
+		began := time.Now()
+		upgrade(t, h, "xdp-drop")
+		pair.Ping(t, c.traffic)
+		now := trialOver(t, h, "xdp-drop")
+		took := time.Since(began)
+		if passed := now.Programs[0].ID != before.Programs[0].ID; passed != c.passes {
+			t.Errorf("%s with %d packets: passed %t, %q", c.condition, c.traffic, passed, now.Reason)
+		}
+		if c.fast && c.traffic == 0 && took > time.Second {
+			t.Errorf("%s: found after %s", c.condition, took)
+		}
+		if show := testenv.IP(t, pair.B.Netns, "link", "show", "dev", pair.B.Name); !strings.Contains(show, "xdp") || now.Links[0].ID != before.Links[0].ID {
+			t.Errorf("%s: link %d, before %d: %s", c.condition, now.Links[0].ID, before.Links[0].ID, show)
+		}
+	}
+	// What is not in the object is refused before anything changes.
+	var e *api.Error
+	for _, bad := range []string{"map = \"hits\"\ngrows = true\n", "map = \"none\"\ngrows = true\n", "map = \"hits\"\nkey = 7\nfield = \"pakets\"\ngrows = true\n", "map = \"hits\"\nkey = 7\ngrows = true\n",
+		"variable = \"none\"\ngrows = true\n", "program = \"none\"\nreturns = 1\n", "map = \"blocked\"\ngrows = true\n"} {
+		file := h.Manifest("xdp-drop", health("10.0.0.0/8", bad))
+		if _, err := reload(t, h); !errors.As(err, &e) || e.Kind != api.KindManifest || !strings.Contains(e.Message, file) || e.Hint == "" {
+			t.Errorf("%s: %#v", bad, err)
+		}
+	}
+}
+
+// TestWhatComesDuringATrial: an unload ends both versions, another upgrade goes
+// back, if it fails, to the version that was confirmed last, and one without
+// [health] confirms itself.
+func TestWhatComesDuringATrial(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	at := func(version int, more string) { h.Manifest("mixed", mixed(pair, cgroup, version, turns+more)) }
+	at(1, "")
+	h.Start()
+	first := get(t, h, "mixed")
+
+	at(2, long)
+	second := upgrade(t, h, "mixed")
+	at(3, fails)
+	upgrade(t, h, "mixed")
+	if got := onBPFFS(t, h); len(got) != 2 {
+		t.Errorf("on bpffs with a second one on trial: %v", got)
+	}
+	now := trialOver(t, h, "mixed")
+	if now.Version != 1 || fmt.Sprint(now.Programs) != fmt.Sprint(first.Programs) || len(kernelLinks(t, second)) != 0 || len(onBPFFS(t, h)) != 1 {
+		t.Errorf("version %d, programs %v, on bpffs %v", now.Version, now.Programs, onBPFFS(t, h))
+	}
+
+	at(2, long)
+	upgrade(t, h, "mixed")
+	at(3, "")
+	if c := upgrade(t, h, "mixed"); !c.TrialUntil.IsZero() || c.Version != 3 || len(onBPFFS(t, h)) != 1 {
+		t.Errorf("one without health: version %d, on trial until %s, on bpffs %v", c.Version, c.TrialUntil, onBPFFS(t, h))
+	}
+
+	at(4, long)
+	fourth := upgrade(t, h, "mixed")
+	unload(t, h, "mixed")
+	if got := onBPFFS(t, h); len(got) != 0 || len(kernelLinks(t, fourth)) != 0 {
+		t.Errorf("after an unload: on bpffs %v, links %v", got, kernelLinks(t, fourth))
+	}
+	// The version that was on trial only does not count.
+	at(3, "")
+	if c := load(t, h, "mixed"); c.Version != 3 {
+		t.Errorf("version %d", c.Version)
+	}
+}
+
+// TestKilledDuringATrial: a start goes back from what nobody confirmed, and
+// begins the trial anew; the older version still counts.
+func TestKilledDuringATrial(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	first := get(t, h, "mixed")
+	was := byProgram(t, first)
+	h.Manifest("mixed", mixed(pair, cgroup, 2, turns+long))
+	upgrade(t, h, "mixed")
+	h.Kill()
+	h.Start()
+	if got := history(t, h); !strings.HasPrefix(got, "returned adopted replaced") {
+		t.Errorf("events of the start: %s", got)
+	}
+	c := get(t, h, "mixed")
+	if c.Version != 2 || c.TrialUntil.IsZero() || c.Reason != "" || byProgram(t, c)["xdp_pass"].ID != was["xdp_pass"].ID {
+		t.Errorf("version %d, on trial until %s, %q", c.Version, c.TrialUntil, c.Reason)
+	}
+	h.Kill()
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	c = get(t, h, "mixed")
+	if c.Version != 1 || fmt.Sprint(c.Programs) != fmt.Sprint(first.Programs) || len(onBPFFS(t, h)) != 1 || len(kernelLinks(t, c)) != 5 {
+		t.Errorf("back at the old manifest: version %d, programs %v, before %v, on bpffs %v", c.Version, c.Programs, first.Programs, onBPFFS(t, h))
+	}
+	if err := os.Remove(h.Manifests + "/mixed.toml"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reload(t, h); err != nil {
+		t.Error(err)
+	}
+}
