@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
@@ -115,6 +116,9 @@ func (d *Daemon) switchBack() error {
 	}
 	for _, name := range names {
 		entry, err := d.store.Load(name)
+		if pinning.Unanswered(err) {
+			return err // its links may run what a sweep would take away
+		}
 		if err != nil {
 			continue // adopt tells what is wrong with it
 		}
@@ -133,15 +137,21 @@ func (d *Daemon) switchBack() error {
 
 func switchLinkBack(entry *pinning.Entry, r pinning.RecordLink, programs map[ebpf.ProgramID]bool, maps map[ebpf.MapID]bool) error {
 	l, err := entry.Link(r.Name)
+	if pinning.Unanswered(err) {
+		return err
+	}
 	if err != nil {
 		return nil // a missing pin is adopt's to tell
 	}
 	defer l.Close()
 	state, err := loader.Describe(l)
-	if err == nil && loader.StructOps(state.Kind) && maps[state.MapID] {
+	if err != nil {
+		return fmt.Errorf("link %q: %w", r.Name, err)
+	}
+	if loader.StructOps(state.Kind) && maps[state.MapID] {
 		return switchMapBack(entry, r, l, state.MapID)
 	}
-	if err != nil || uint32(state.ProgramID) == r.ProgramID || !programs[state.ProgramID] {
+	if uint32(state.ProgramID) == r.ProgramID || !programs[state.ProgramID] {
 		return nil
 	}
 	newProg, err := ebpf.NewProgramFromID(state.ProgramID)
@@ -340,8 +350,8 @@ func (s *seen) addLink(e *pinning.Entry, r pinning.RecordLink) {
 	}
 	defer l.Close()
 	state, err := loader.Describe(l)
-	if err != nil {
-		s.fail("link %s: %w", r.Name, err)
+	if err != nil { // says nothing of the link; the library keeps the errno to itself
+		s.unsure = errors.Join(s.unsure, fmt.Errorf("link %q: %w: %w", r.Name, unix.EIO, err))
 		return
 	}
 	if uint32(state.ID) != r.ID || uint32(state.ProgramID) != r.ProgramID {
