@@ -5,8 +5,11 @@
 # make vm-systemd the unit and its daemon in a Debian with systemd: RUN=TestSystemd/kill
 # make vm-matrix  the tests that need a kernel, on every kernel
 # make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
+# make faults   a kill and every error at every system call of six verbs, and 2,000 power cuts; ONLY="load KILL" for some
+# make faults-proof  the bugs that it must notice, one at a time; ONLY= for some
 # make bench    the figures of docs/, side by side
-# make soak     a million changed objects, signatures and manifests: none may be accepted; HORNET_SEED=2 for others
+# make soak     a million changed objects, signatures and manifests: none may be accepted; HORNET_SEED=2 for others.
+#               Then 100,000 that are signed, through the daemon: it may neither die nor use more than 64 MB
 # make mutate   how many small changes of the verifier's own code its tests notice
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
@@ -20,7 +23,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))$(if $(SOURCE_DATE_EPOCH), -X main.sourceDate=$(SOURCE_DATE_EPOCH))'
 
-.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 bench soak mutate generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 faults faults-proof bench soak mutate generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
@@ -49,11 +52,20 @@ vm-matrix:
 vm-arm64:
 	@scripts/vm-setup arm64 && CI=true go run ./internal/vmtest/cmd/vm -arch arm64 -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(PKG)
 
+FAULTS = go test -count=1 -v -timeout 12h -exec "$(CURDIR)/scripts/as-root"
+
+faults:
+	@$(FAULTS) -skip TestProof ./internal/faults -faults.all -faults.only='$(ONLY)' $(if $(SEED),-faults.seed=$(SEED))
+
+faults-proof:
+	@$(FAULTS) -run TestProof ./internal/faults -faults.proof -faults.only='$(ONLY)'
+
 bench: build
 	@scripts/bench
 
 soak:
 	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -run Soak ./signing
+	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -exec "$(CURDIR)/scripts/as-root" -run TestHostileObjects ./loader ./cmd/hornetd
 
 # Those that take long are asked last.
 mutate:

@@ -51,6 +51,7 @@ var ours = map[string]struct {
 		"a client: what it does without the daemon is reading and signing files"},
 
 	"internal/testdaemon":    {[]string{"api", "signing", "internal/testenv"}, "starts the real binaries and is their client"},
+	"internal/faults":        {nil, "is tests and says why"},
 	"internal/bench":         {[]string{"api", "signing", "internal/testenv"}, "measures the real binaries from outside"},
 	"internal/vmtest":        {nil, "boots kernels and knows nothing of what is tested there"},
 	"internal/vmtest/init":   {[]string{"internal/vmtest"}, "the first process of a guest"},

@@ -67,6 +67,7 @@ type Record struct {
 	DurationUS int64     `json:"duration_us,omitempty"`
 	Kind       string    `json:"kind,omitempty"` // of the error
 	Error      string    `json:"error,omitempty"`
+	Hint       string    `json:"hint,omitempty"`   // what to do about it
 	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs; of a repair, what was wrong; of an upgrade, what had a gap
 	Trial      bool      `json:"trial,omitempty"`  // what was loaded may go back by itself
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
@@ -101,7 +102,7 @@ func (r Record) encode() (Record, []byte, error) {
 		return r, nil, fmt.Errorf("record: unknown phase %q", r.Phase)
 	}
 	r.Time = r.Time.UTC().Round(0)
-	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.DropIns, &r.Object, &r.Signer, &r.SignerKey, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Reason} {
+	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.DropIns, &r.Object, &r.Signer, &r.SignerKey, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Hint, &r.Reason} {
 		var cut bool
 		*s, cut = escape(*s)
 		r.Cut = r.Cut || cut

@@ -17,7 +17,7 @@ const (
 	maxSections = 256      // section headers
 	maxSegments = 16       // program headers; relocatable files have none
 	maxSection  = 16 << 20 // bytes one section declares, .bss included
-	maxZeroes   = 64 << 20 // bytes all sections declare that are not in the file
+	maxZeroes   = 16 << 20 // bytes all sections declare that are not in the file
 	maxBTF      = 4 << 20  // bytes of .BTF and of .BTF.ext
 	maxTypes    = 1 << 16  // types in .BTF: the parser follows references by recursion
 	maxString   = 16 << 10 // bytes of one string of .BTF

@@ -62,15 +62,19 @@ func (n Name) String() string { return n.s }
 // names with a dot (bpf_lookup in kernel/bpf/inode.c), so dots become '_', as
 // libbpf does it: ".rodata" is pinned as "_rodata".
 func PinName(object string) (string, error) {
+	bad := func(format string, args ...any) (string, error) {
+		return "", remedy.With(fmt.Errorf("pin name "+format, args...),
+			"name maps and programs in the C source as C does: letters, digits and _, at most %d bytes", maxPin)
+	}
 	if object == "" {
-		return "", fmt.Errorf("pin name: empty")
+		return bad("%q: empty", object)
 	}
 	if len(object) > maxPin {
-		return "", fmt.Errorf("pin name %.80q…: %d bytes, more than %d", object, len(object), maxPin)
+		return bad("%.80q…: %d bytes, more than %d", object, len(object), maxPin)
 	}
 	for i := range len(object) {
 		if c := object[i]; c <= ' ' || c >= 0x7f || c == '/' {
-			return "", fmt.Errorf("pin name %q: character %q at byte %d", object, c, i)
+			return bad("%q: %q at byte %d", object, object[i:i+1], i)
 		}
 	}
 	return strings.ReplaceAll(object, ".", "_"), nil

@@ -71,6 +71,9 @@ func FuzzPinName(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		pin, err := PinName(s)
 		if err != nil {
+			if remedy.Of(err) == "" {
+				t.Errorf("%v: no remedy", err)
+			}
 			return
 		}
 		if filepath.Join("/root", pin) != "/root/"+pin || strings.ContainsAny(pin, "./\x00") || len(pin) > 255 || pin == "" {

@@ -42,10 +42,14 @@ func newRecordMap(record []byte, create func(bpfsys.MapAttr) (int, error)) (*ebp
 }
 
 // readRecord reads the record pinned in d. Everything but a frozen map of the
-// right shape is ErrCorrupt: what can still be written is no record.
+// right shape is ErrCorrupt: what can still be written is no record. An error
+// that is Unanswered is only that.
 func readRecord(d dir) (Record, error) {
 	b, err := readRecordMap(d)
 	if err != nil {
+		if Unanswered(err) {
+			return Record{}, fmt.Errorf("record: %w", err)
+		}
 		return Record{}, fmt.Errorf("record: %w: %v", ErrCorrupt, err)
 	}
 	return decodeRecord(b)

@@ -98,7 +98,12 @@ func (s *Store) Sweep() (swept []string, err error) {
 		keep = s.linksOf(c.committed...)
 	}
 	for _, stage := range c.stages {
-		if !s.known(stage) {
+		known, err := s.known(stage)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", stage, err))
+			continue
+		}
+		if !known {
 			dir := quarantinePrefix + strings.TrimPrefix(stage, stagePrefix)
 			errs = append(errs, s.dir.rename(stage, dir, unix.RENAME_NOREPLACE))
 			continue
@@ -115,27 +120,33 @@ func (s *Store) Sweep() (swept []string, err error) {
 }
 
 // known reports whether a stage holds only what this version puts there.
-func (s *Store) known(stage string) bool {
+func (s *Store) known(stage string) (bool, error) {
 	d, err := s.dir.open(stage)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return false, nil
+	}
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer d.close()
 	top, err := d.list(".")
 	if err != nil {
-		return false
+		return false, err
 	}
 	for _, e := range top {
 		switch {
 		case e.isPin() && e.name == recordPin:
 		case slices.Contains(subdirs[:], e.name):
 			ents, err := d.list(e.name)
+			if err != nil && !errors.Is(err, unix.ENOTDIR) {
+				return false, err
+			}
 			if err != nil || slices.ContainsFunc(ents, func(e dirent) bool { return !e.isPin() }) {
-				return false
+				return false, nil
 			}
 		default:
-			return false
+			return false, nil
 		}
 	}
-	return true
+	return true, nil
 }

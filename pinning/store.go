@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -34,6 +35,13 @@ var (
 	// link that another process holds.
 	ErrLeftBehind = errors.New("left behind")
 )
+
+// Unanswered reports whether err says only that the kernel did not tell: nothing
+// follows from it about what was asked for.
+func Unanswered(err error) bool {
+	return slices.ContainsFunc([]error{unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.EIO, unix.EPERM, unix.EINTR, unix.EAGAIN, unix.EBUSY},
+		func(errno error) bool { return errors.Is(err, errno) })
+}
 
 // Store is the root directory of all collections, held and locked.
 type Store struct {

@@ -16,6 +16,11 @@ import (
 // those that have a name elsewhere or are in keep.
 func (s *Store) takeDown(stage string, keep spared) error {
 	links, err := s.clear(stage, keep)
+	if err != nil { // what runs on in a stage is nobody's: not for one error
+		var more []link.ID
+		more, err = s.clear(stage, keep)
+		links = append(links, more...)
+	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w: %w", stage, ErrLeftBehind, err)
 		err = remedy.With(err, "it is removed when hornetd starts the next time")

@@ -40,7 +40,7 @@ func (t *Trust) dropIns(b Bundle, v Verified, signers []string, now time.Time) (
 		}
 		if v.covers == CoversManifest && d.Alters != nil {
 			reason := fmt.Sprintf("it is signed by %q, and yet not for this: %v", signed.signer.Name, d.Alters)
-			return Verified{}, remedy.With(refuse(one, DigestMismatch, signed.signer.Name, reason), "%s", remedy.Of(d.Alters))
+			return Verified{}, by(remedy.With(refuse(one, DigestMismatch, "", reason), "%s", remedy.Of(d.Alters)), signed.signer)
 		}
 		if signed.verdict != OK {
 			v.verdict = signed.verdict

@@ -40,6 +40,7 @@ type Claim struct {
 	Manifest       string // the collection's name
 	Signer         string // name in the trust store
 	Key            string // Signer.KeySHA256; "" where it is not known
+	KeyID, Subject string // the signer's, for messages
 	Version        uint64 // 0 where the manifest names none
 	ManifestDigest string // of the manifest's own text
 	DropIns        string // of the manifest with its drop-ins; "" where there are none
@@ -108,7 +109,7 @@ func (e ratchetEntry) check(signer string, c Claim) error {
 }
 
 func rolledBack(c Claim, format string, args ...any) *Error {
-	return &Error{Verdict: RolledBack, File: c.File, Signer: c.Signer, Reason: fmt.Sprintf(format, args...)}
+	return &Error{Verdict: RolledBack, File: c.File, Signer: c.Signer, KeyID: c.KeyID, Subject: c.Subject, Reason: fmt.Sprintf(format, args...)}
 }
 
 // Accepted reports whether c, manifest, drop-ins and object, is the last that was

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/hornetd/hornetd/internal/cms"
+	"github.com/hornetd/hornetd/internal/remedy"
 )
 
 // Verdict is what is said of a bundle. Only those that begin with "ok" let it run.
@@ -49,10 +50,30 @@ type Error struct {
 	Verdict Verdict
 	File    string // the object's file
 	Signer  string // name in the trust store, where one is known
+	KeyID   string // of their key, where it is known; hexadecimal
+	Subject string // of their certificate, the same
 	Reason  string
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.File, e.Verdict, e.Reason) }
+func (e *Error) Error() string {
+	text := fmt.Sprintf("%s: %s: %s", e.File, e.Verdict, e.Reason)
+	switch {
+	case e.KeyID != "" && e.Subject != "":
+		text += fmt.Sprintf(" (key %s, %.200q)", e.KeyID, e.Subject)
+	case e.KeyID != "":
+		text += fmt.Sprintf(" (key %s)", e.KeyID)
+	}
+	return text
+}
+
+// by adds to a refusal of Verify whose signature it is about.
+func by(err error, s Signer) error {
+	var e *Error
+	if errors.As(err, &e) {
+		e.Signer, e.KeyID, e.Subject = s.Name, s.KeyID, s.Subject
+	}
+	return err
+}
 
 // Bundle is what Verify is given: the bytes that were read, once, and where
 // they came from (for messages only).
@@ -70,6 +91,7 @@ type Bundle struct {
 	ManifestFile      string
 	ManifestSignature []byte // nil: there is none, and the object's own decides
 	SignedManifest    bool   // nothing but a signed manifest will do
+	Unnamed           error  // why the manifest must not count as signed though its signature is good (its name is not in it), or nil
 	DropIns           []DropIn
 
 	appended bool // Signature was at the end of Object
@@ -160,23 +182,36 @@ func (t *Trust) verifyBoth(b Bundle, signers []string, now time.Time) (Verified,
 	if err != nil {
 		return Verified{}, err
 	}
+	contents, err := t.named(b)
+	if err != nil {
+		return Verified{}, by(err, v.signer)
+	}
+	v.object, v.digest, v.format, v.covers, v.made = contents, *b.SHA256, FormatDetached, CoversManifest, true
+	return t.dropIns(b, v, signers, now)
+}
+
+// named returns the object, without a signature at its end, that a signed manifest
+// names by its digest.
+func (t *Trust) named(b Bundle) ([]byte, error) {
 	if b.SHA256 == nil {
-		return Verified{}, noDigest(b)
+		return nil, noDigest(b)
+	}
+	if b.Unnamed != nil {
+		return nil, remedy.With(refuse(b.manifest(), DigestMismatch, "", b.Unnamed.Error()), "%s", remedy.Of(b.Unnamed))
 	}
 	contents, signature, err := split(b.Object)
 	if err != nil {
-		return Verified{}, trailer(b, err)
+		return nil, trailer(b, err)
 	}
 	digest := sha256.Sum256(contents)
 	if *b.SHA256 != digest {
 		b.appended = signature != nil
-		return Verified{}, pinned(b, digest)
+		return nil, pinned(b, digest)
 	}
 	if reason := t.list.revokesObject(hex.EncodeToString(digest[:])); reason != "" {
-		return Verified{}, revokedBy(b, "", reason)
+		return nil, revokedBy(b, "", reason)
 	}
-	v.object, v.digest, v.format, v.covers, v.made = contents, digest, FormatDetached, CoversManifest, true
-	return t.dropIns(b, v, signers, now)
+	return contents, nil
 }
 
 // signer finds out whose signature over b.Object b.Signature is. What it returns
@@ -229,10 +264,10 @@ func (t *Trust) candidates(b Bundle, m *cms.Message, signers []string) ([]entry,
 			return nil, t.unknownKey(b, m, err)
 		}
 	}
-	name := named[0].name
+	first := named[0]
 	allowed := slices.DeleteFunc(named, func(e entry) bool { return len(signers) > 0 && !slices.Contains(signers, e.name) })
 	if len(allowed) == 0 {
-		return nil, notAllowed(b, name, signers)
+		return nil, by(notAllowed(b, first.name, signers), first.signer())
 	}
 	return allowed, nil
 }
@@ -244,7 +279,7 @@ func firstGood(b Bundle, m *cms.Message, candidates []entry, list *Revocations, 
 	var refusal error
 	var furthest entry
 	for _, e := range candidates {
-		err := e.check(b, m, list, now)
+		err := by(e.check(b, m, list, now), e.signer())
 		if err == nil {
 			return e, nil
 		}

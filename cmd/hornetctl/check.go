@@ -187,9 +187,6 @@ func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, 
 		return k.self.assume(signing.Bundle{Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256})
 	}
 	v, err := k.trust.Verify(bundle, m.Object.Signers, k.c.now())
-	if err == nil && v.Covers() == signing.CoversManifest {
-		err = m.CheckSigned()
-	}
 	if err != nil {
 		return v, err
 	}
@@ -200,7 +197,7 @@ func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, 
 func bundleOf(m manifest.Manifest, object []byte) (b signing.Bundle, err error) {
 	b = signing.Bundle{
 		Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256, SignatureFile: m.Object.Signature,
-		Manifest: []byte(m.Source()), ManifestFile: m.File,
+		Manifest: []byte(m.Source()), ManifestFile: m.File, Unnamed: m.CheckSigned(),
 	}
 	b.ManifestSignature, err = readSignature(m, m.Signature())
 	if err == nil && b.ManifestSignature == nil {

@@ -52,5 +52,5 @@ func (s *trustStore) withList(trust *signing.Trust) (_ *signing.Trust, note stri
 
 // newEnough holds the version of a manifest against the list in force.
 func newEnough(trust *signing.Trust, m manifest.Manifest, v signing.Verified) error {
-	return trust.CheckVersion(signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Version: m.Version, File: m.Object.Path})
+	return trust.CheckVersion(signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, KeyID: v.Signer().KeyID, Subject: v.Signer().Subject, Version: m.Version, File: m.Object.Path})
 }

@@ -109,6 +109,16 @@ func TestMissingPinIsRepairedAtStart(t *testing.T) {
 	if after.State != api.StateRunning || !after.Adopted || after.Reason != "" {
 		t.Errorf("%s, adopted %t: %q", after.State, after.Adopted, after.Reason)
 	}
+	var told []api.EventKind
+	for e, err := range h.Client().Events(context.Background(), api.EventsOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		told = append(told, e.Kind)
+	}
+	if i := slices.Index(told, api.EventRepaired); i < 0 || i > slices.Index(told, api.EventStarted) {
+		t.Errorf("not repaired before it was ready: %v", told)
+	}
 	pinned, err := ebpf.LoadPinnedMap(filepath.Join(h.BPFFS, "two/maps/connects"), nil)
 	if err != nil {
 		t.Fatal(err)

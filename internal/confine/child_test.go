@@ -142,12 +142,13 @@ func part(layer, do func() error) func() int {
 }
 
 func spin() {
-	go func() {
-		for {
-		}
-	}()
-	for {
+	for range 2 {
+		go func() {
+			for n := 0; n >= 0; n ^= 1 { // for ever
+			}
+		}()
 	}
+	select {}
 }
 
 // work is what a runtime may need in a long life: threads, timers, collections.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -57,7 +58,8 @@ func (a *act) conclude(err error) error {
 	a.rec.DurationUS = time.Since(a.began).Microseconds()
 	a.rec.Error = a.partial
 	if err != nil {
-		a.rec.Error, a.rec.Kind = err.Error(), string(kindOfError(err))
+		told := asAPIError(err) // as whoever asked is told
+		a.rec.Error, a.rec.Hint, a.rec.Kind = told.Message, told.Hint, string(told.Kind)
 		var se *signing.Error
 		if errors.As(err, &se) {
 			a.rec.Verdict, a.rec.VerdictBy = string(se.Verdict), "hornetd"
@@ -68,6 +70,9 @@ func (a *act) conclude(err error) error {
 	}
 	if _, recErr := a.d.audit.Append(a.rec); recErr != nil {
 		a.d.log.Error("audit record", zap.Error(recErr))
+		if err == nil { // not to be taken for a refusal
+			recErr = fmt.Errorf("%s is done, but its outcome is not on record: %w", a.rec.Verb, recErr)
+		}
 		err = errors.Join(err, unrecorded{recErr})
 	}
 	a.tell(err)

@@ -38,7 +38,11 @@ func (d *Daemon) adopt() error {
 	}
 	found := make([]*collection, len(names))
 	errs := make([]error, len(names))
-	each(len(names), func(i int) { found[i], errs[i] = d.adoptOne(names[i]) })
+	each(len(names), func(i int) {
+		if found[i], errs[i] = d.adoptOne(names[i]); pinning.Unanswered(errs[i]) {
+			found[i], errs[i] = d.adoptOne(names[i])
+		}
+	})
 	for i, name := range names {
 		if errs[i] != nil {
 			if err := d.quarantine(name, errs[i]); err != nil {
@@ -62,8 +66,8 @@ func (d *Daemon) adoptOne(name pinning.Name) (*collection, error) {
 	}
 	defer entry.Close()
 	seen := look(entry)
-	if len(seen.differs) > 0 {
-		return nil, errors.New(strings.Join(seen.differs, "; "))
+	if err := seen.wrong(); err != nil {
+		return nil, err
 	}
 	return &collection{record: entry.Record, adopted: true, drift: seen.drift}, nil
 }
@@ -177,9 +181,10 @@ func switchMapBack(entry *pinning.Entry, r pinning.RecordLink, l link.Link, now 
 }
 
 // quarantine sets a directory aside whole. Its links go on running. One whose
-// record a newer hornetd wrote stays where it is: it is not broken.
+// record a newer hornetd wrote stays where it is, and so does one that could not
+// be read: neither is known to be broken.
 func (d *Daemon) quarantine(name pinning.Name, why error) (err error) {
-	if errors.Is(why, pinning.ErrNewerRecord) {
+	if errors.Is(why, pinning.ErrNewerRecord) || pinning.Unanswered(why) {
 		d.held[name.String()] = held{name.String(), why.Error()}
 		d.log.Warn("left alone", zap.String("collection", name.String()), zap.Error(why))
 		return nil
@@ -205,6 +210,17 @@ type seen struct {
 	links    []api.Link
 	differs  []string // from the record, in ways only tampering or damage explains
 	drift    []string // from the record, because the world moved on
+	unsure   error    // the first that kept it from being seen
+}
+
+// wrong says why what was seen is not to be adopted, nil where it is.
+func (s *seen) wrong() error {
+	switch {
+	case len(s.differs) > 0:
+		return errors.New(strings.Join(s.differs, "; "))
+	default:
+		return s.unsure
+	}
 }
 
 // look compares a committed directory with the kernel.
@@ -236,7 +252,18 @@ func (s *seen) missing(err error) {
 		s.drift = append(s.drift, err.Error())
 		return
 	}
-	s.differ("%v", err)
+	s.fail("%w", err)
+}
+
+// fail tells of an error, the last of args: it is a difference if it says
+// anything of what is there.
+func (s *seen) fail(format string, args ...any) {
+	err := fmt.Errorf(format, args...)
+	if !pinning.Unanswered(err) {
+		s.differ("%v", err)
+	} else if s.unsure == nil {
+		s.unsure = err
+	}
 }
 
 func (s *seen) addMap(e *pinning.Entry, r pinning.RecordMap) {
@@ -248,12 +275,12 @@ func (s *seen) addMap(e *pinning.Entry, r pinning.RecordMap) {
 	defer m.Close()
 	info, err := bpfsys.MapInfo(m.FD())
 	if err != nil {
-		s.differ("map %q: %v", r.Name, err)
+		s.fail("map %q: %w", r.Name, err)
 		return
 	}
 	frozen, err := isFrozen(m.FD())
 	if err != nil {
-		s.differ("map %q: %v", r.Name, err)
+		s.fail("map %q: %w", r.Name, err)
 		return
 	}
 	if info.ID != r.ID || frozen != r.Frozen {
@@ -282,7 +309,7 @@ func (s *seen) addProgram(e *pinning.Entry, r pinning.RecordProgram) {
 	defer p.Close()
 	info, err := bpfsys.ProgramInfo(p.FD())
 	if err != nil {
-		s.differ("program %q: %v", r.Name, err)
+		s.fail("program %q: %w", r.Name, err)
 		return
 	}
 	if info.ID != r.ID || info.Tag != r.Tag {
@@ -300,7 +327,7 @@ func (s *seen) addLink(e *pinning.Entry, r pinning.RecordLink) {
 	defer l.Close()
 	state, err := loader.Describe(l)
 	if err != nil {
-		s.differ("link %s: %v", r.Name, err)
+		s.fail("link %s: %w", r.Name, err)
 		return
 	}
 	if uint32(state.ID) != r.ID || uint32(state.ProgramID) != r.ProgramID {

@@ -144,9 +144,14 @@ func (a *attached) anew(stage *pinning.Stage, coll *ebpf.Collection, t loader.Ta
 // new program. One that is to be kept has that already.
 func (a *attached) switchOver(stage *pinning.Stage, coll *ebpf.Collection, s step) error {
 	l, err := a.entry.Link(s.was.Name)
-	if err == nil && !isAt(l, s.target) {
-		l.Close()
-		err = pinning.ErrNotExist
+	if err == nil {
+		var at bool
+		if at, err = isAt(l, s.target); err == nil && !at {
+			err = pinning.ErrNotExist
+		}
+		if err != nil {
+			l.Close()
+		}
 	}
 	if errors.Is(err, pinning.ErrNotExist) {
 		return a.anew(stage, coll, s.target) // it was detached, or its pin taken away
@@ -175,10 +180,14 @@ func (a *attached) switchOver(stage *pinning.Stage, coll *ebpf.Collection, s ste
 	return nil
 }
 
-// isAt says whether a link is attached, and to t.
-func isAt(l link.Link, t loader.Target) bool {
+// isAt says whether a link is attached, and to t. One of which the kernel does
+// not tell is not gone: attached anew, it would leave a gap for nothing.
+func isAt(l link.Link, t loader.Target) (bool, error) {
 	state, err := loader.Describe(l)
-	return err == nil && state.Alive() && state.At(t)
+	if err != nil {
+		return false, err
+	}
+	return state.Alive() && state.At(t), nil
 }
 
 // bridge detaches a link of the old collection and attaches the new program in

@@ -169,7 +169,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	}
 	s.Revocations = viewList(d.trust.Revocations())
 	s.Problems = append(s.Problems, d.state...)
-	for _, err := range []error{d.trust.Unlisted(), d.copied} {
+	for _, err := range []error{d.store.Reachable(), d.trust.Unlisted(), d.copied} {
 		if err != nil {
 			s.Problems = append(s.Problems, problem("", err))
 		}
@@ -203,8 +203,12 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		}
 	}
 	for _, dir := range sortedKeys(d.held) {
+		what := "quarantined: "
+		if !isHeld(dir) {
+			what = "left alone: "
+		}
 		s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: dir,
-			Message: "quarantined: " + d.held[dir].reason, Hint: quarantineHint(dir)})
+			Message: what + d.held[dir].reason, Hint: quarantineHint(dir)})
 	}
 	return s, nil
 }

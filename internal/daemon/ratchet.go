@@ -50,11 +50,6 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 	if err != nil {
 		return signing.Verified{}, err
 	}
-	if v.Covers() == signing.CoversManifest {
-		if err := m.CheckSigned(); err != nil {
-			return signing.Verified{}, asSignature(err)
-		}
-	}
 	if err := trust.CheckVersion(claimOf(m, v)); err != nil {
 		return signing.Verified{}, err
 	}
@@ -70,7 +65,7 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 }
 
 func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
-	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Key: v.Signer().KeySHA256, Version: m.Version,
+	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Key: v.Signer().KeySHA256, KeyID: v.Signer().KeyID, Subject: v.Signer().Subject, Version: m.Version,
 		ManifestDigest: hexDigest(m.TextDigest), DropIns: withDropIns(m), ObjectDigest: hexDigest(v.Digest()), File: m.Object.Path}
 }
 

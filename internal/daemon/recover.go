@@ -1,9 +1,6 @@
 package daemon
 
 import (
-	"errors"
-	"strings"
-
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/hornetd/hornetd/api"
@@ -47,6 +44,9 @@ func (d *Daemon) endInOrder(who Peer, dir string) (name string, err error) {
 		return "", err
 	}
 	c, differs := d.whole(dir)
+	if pinning.Unanswered(differs) {
+		return "", differs
+	}
 	if differs == nil {
 		// The point of no return.
 		if err := d.store.Restore(dir); err != nil {
@@ -84,8 +84,8 @@ func (d *Daemon) whole(dir string) (*collection, error) {
 	}
 	defer entry.Close()
 	seen := look(entry)
-	if len(seen.differs) > 0 {
-		return nil, errors.New(strings.Join(seen.differs, "; "))
+	if err := seen.wrong(); err != nil {
+		return nil, err
 	}
 	return &collection{record: entry.Record, adopted: true, drift: seen.drift}, nil
 }

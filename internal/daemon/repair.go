@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -302,6 +303,7 @@ func (d *Daemon) rebuild(entry *pinning.Entry, c *collection) error {
 	}
 	d.mending = c
 	defer func() { d.mending = nil }()
+	defer debug.FreeOSMemory() // kernel BTF is megabytes
 	as := asReload
 	if entry.Gone {
 		as = asLoad

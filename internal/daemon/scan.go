@@ -131,7 +131,7 @@ func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest
 	}
 	b := signing.Bundle{
 		Object: object, SHA256: m.Object.SHA256, ObjectFile: m.Object.Path, SignatureFile: m.Object.Signature,
-		Manifest: []byte(m.Source()), ManifestFile: m.File,
+		Manifest: []byte(m.Source()), ManifestFile: m.File, Unnamed: m.CheckSigned(),
 		Accepted:       d.acceptedBefore(m, boot),
 		SignedManifest: slices.Contains(d.cfg.Manifests.Signed, filepath.Dir(m.File)),
 	}

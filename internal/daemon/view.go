@@ -140,6 +140,9 @@ func viewSigner(s signing.Signer) api.Signer {
 }
 
 func quarantineHint(dir string) string {
+	if !isHeld(dir) { // left where it is: a newer record, or one that could not be read
+		return "restart hornetd when what kept it from being read is mended; a newer record needs the newer hornetd"
+	}
 	return "look at it; hornetctl recover " + dir + " has it run in order again, hornetctl unload --force ends its programs"
 }
 
@@ -178,6 +181,9 @@ func (d *Daemon) observe(name string) (api.Collection, error) {
 	}
 	defer entry.Close()
 	s := look(entry)
+	if s.unsure != nil {
+		return out, s.unsure
+	}
 	out.Maps, out.Programs, out.Links = s.maps, s.programs, s.links
 	total(entry, out.Programs)
 	if all := append(s.differs, s.drift...); len(all) > 0 && out.Reason == "" {

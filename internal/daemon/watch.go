@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -268,6 +269,7 @@ func (d *Daemon) comes(name string) (mended, error) {
 	}
 	d.booting = f.booting
 	defer func() { d.booting = false }()
+	defer debug.FreeOSMemory() // kernel BTF is megabytes
 	err := d.load(self(), dc.source, asLoad, btf.NewCache())
 	if err == nil {
 		return mended{repaired: true}, nil

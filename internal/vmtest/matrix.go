@@ -23,7 +23,7 @@ var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bp
 // long in an emulated guest or need programs that it has not: what is refused,
 // and what is trusted, is decided before the kernel is asked.
 const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestVerify|TestExposure|TestFirstBoot" +
-	"|Test(Bad|DropInBad|RefusedStarts|StartBeside|Expir|Revoked|List(IsNotGood|NeedsRoots|OfThe|InForce|WithAFull)|CopyOf|SignedA|SignerRules|VersionsOnly|WithoutVersion|Rollback|" +
+	"|Test(Bad|Hostile|DropInBad|RefusalsAreTold|RefusedStarts|StartBeside|Expir|Revoked|List(IsNotGood|NeedsRoots|OfThe|InForce|WithAFull)|CopyOf|SignedA|SignerRules|VersionsOnly|WithoutVersion|Rollback|" +
 	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey).*)$"
 
 // Matrix runs tests on several kernels.
