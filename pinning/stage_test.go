@@ -183,7 +183,7 @@ func TestStageRefuses(t *testing.T) {
 		}, "already exists"},
 		"a name that leads out": {func(st *Stage) error {
 			return st.PinMaps(map[string]*ebpf.Map{"../record": m})
-		}, "character '/'"},
+		}, `"/" at byte 2`},
 		"a name too long": {func(st *Stage) error {
 			return st.PinPrograms(map[string]*ebpf.Program{strings.Repeat("p", 256): o.programs["count"]})
 		}, "256 bytes, more than 255"},
