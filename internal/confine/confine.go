@@ -31,8 +31,6 @@ const (
 	maxMemory = 1 << 30 // bytes the process may use, above what the runtime reserves
 	maxCPU    = 5       // seconds of processor time it may use
 
-	ticks = 50 * time.Millisecond // of the kernel's accounting
-
 	patience = 10 * time.Second       // for a process to become ready, and again for its answer
 	pause    = 250 * time.Millisecond // before another start where one failed
 )
@@ -272,7 +270,7 @@ func (c *process) ask(object *bytes.Reader) ([]byte, error) {
 	switch used := c.state.UserTime() + c.state.SystemTime(); {
 	case c.state.Success():
 		return answer, writeErr
-	case used >= maxCPU*time.Second-ticks: // what it is killed by and what is told of it count apart
+	case used >= maxCPU*time.Second*4/5: // the limit counts ticks, and what is told nanoseconds
 		return nil, fmt.Errorf("it took %d seconds of processor time, which is all that it gets", maxCPU)
 	case len(answer) > 0:
 		return nil, fmt.Errorf("%s: %s", c.state, shown(firstLine(answer), maxReason))
