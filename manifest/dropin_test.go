@@ -417,10 +417,12 @@ func TestSignedDropInMayNotAlter(t *testing.T) {
 		{is + "variables.rate = 3\n[[attach]]\nprogram = 'new'", ""},
 		{"version = 3", "name"},
 		{"name = 'x'", "version"},
-		{is + "object.path = 'y.o'", "object.path"},
-		{is + "object.signers = ['mallory']", "object.signers"},
-		{is + "object.sha256 = '" + strings.Repeat("00", 32) + "'", "object.sha256"},
-		{is + "object.path = 'x.o'", ""},
+		{is + "object.path = 'y.o'", "object"},
+		{is + "[object]\nsigners = ['mallory']", "object"},
+		{is + "object.sha256 = '" + strings.Repeat("00", 32) + "'", "object"},
+		{is + "object.path = 'x.o'", "object"},
+		{is + "[object]", "object"},
+		{signedText, "object"}, // a manifest that was signed, this one or an older one
 	} {
 		_, _, d, err := applied(t, tt.text)
 		must(t, err)
