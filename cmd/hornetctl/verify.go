@@ -151,11 +151,12 @@ func (c *ctl) verifyManifest(file string, trust *signing.Trust, opts verifyOptio
 	if err != nil {
 		return "", v, err
 	}
-	// Whom the manifest wants, and of those whom the command line wants.
-	for _, signers := range [][]string{m.Object.Signers, opts.signers} {
-		if v, err = trust.Verify(bundle, signers, c.now()); err != nil {
-			return "", v, err
-		}
+	v, err = trust.Verify(bundle, m.Object.Signers, c.now())
+	if err == nil && len(opts.signers) > 0 { // of those whom the manifest wants
+		v, err = trust.Verify(bundle, opts.signers, c.now())
+	}
+	if err != nil {
+		return "", v, err
 	}
 	return m.Object.Path, v, newEnough(trust, m, v)
 }
