@@ -78,6 +78,9 @@ func TestDropIns(t *testing.T) {
 			if verdict != test.verdict || !strings.Contains(message, test.says) || v.IsZero() != (err != nil) {
 				t.Fatalf("%s: %s\nwant %s: %s", verdict, message, test.verdict, test.says)
 			}
+			if end := old.cert.NotAfter; verdict == OKExpired && (v.Validity().Until != "old" || !v.Validity().NotAfter.Equal(end)) {
+				t.Errorf("valid: %+v, want until %s of old", v.Validity(), end)
+			}
 			var by []string
 			for i, d := range v.DropIns() {
 				by = append(by, d.Signer.Name)

@@ -84,11 +84,10 @@ type collection struct {
 // proof is the result of verifying a running collection's object again, from
 // disk: whether what it was loaded from is still there and still trusted.
 type proof struct {
-	verdict   string // of signing, or "unproven" where the file is gone
-	digest    string // of the object on disk; "" where it could not be verified
-	reason    string
-	notBefore time.Time // of the certificate; zero: no beginning
-	notAfter  time.Time // zero: no end
+	verdict string // of signing, or "unproven" where the file is gone
+	digest  string // of the object on disk; "" where it could not be verified
+	reason  string
+	valid   signing.Validity
 }
 
 // held is a directory that is left alone: its programs run, and nothing here
