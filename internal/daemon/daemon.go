@@ -145,8 +145,11 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 			d.store.Close()
 		}
 	}()
-	if d.trust, err = signing.LoadTrust(cfg.Paths.Trust); err != nil {
+	if d.trust, err = signing.LoadReadable(cfg.Paths.Trust); err != nil {
 		return nil, fmt.Errorf("trust store: %w", err)
+	}
+	for _, err := range leftOut(d.trust) {
+		log.Error("trust store", zap.Error(err), zap.String("hint", remedy.Of(err)))
 	}
 	if err := os.Mkdir(cfg.Paths.State, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("state directory: %w", err)
