@@ -106,7 +106,7 @@ func (c *ctl) verify(file string, trust *signing.Trust, opts verifyOptions) (ver
 	var refused *signing.Error
 	switch {
 	case errors.As(err, &refused):
-		out.Signature = &api.Signature{Verdict: string(refused.Verdict), CheckedBy: "hornetctl", Signer: api.Signer{Name: refused.Signer}}
+		out.Signature = &api.Signature{Verdict: string(refused.Verdict), CheckedBy: "hornetctl", Signer: api.Signer{Name: refused.Signer, KeyID: refused.KeyID, Subject: refused.Subject}}
 		out.Problem = new(problemOf(api.KindSignature, err))
 	case errors.Is(err, policy.ErrDenied):
 		out.Problem = new(problemOf(api.KindDenied, err))

@@ -377,6 +377,8 @@ type auditRecord struct {
 	Error      string `json:"error"`
 	Kind       string `json:"kind"`
 	Verdict    string `json:"verdict"`
+	Signer     string `json:"signer"`
+	SignerKey  string `json:"signer_key"`
 	Intent     uint64 `json:"intent"`
 	Caller     struct {
 		UID uint32 `json:"uid"`
