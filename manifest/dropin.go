@@ -64,7 +64,12 @@ func Apply(m Manifest, d DropIn) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	if key, reason := widens(m, next); key != "" {
+	key, reason := widens(m, next)
+	switch {
+	case strings.HasPrefix(key, "object."): // signed it may not say that either
+		d.Widens = remedy.With(d.text.Errorf(key, "%s, which is signed for its object", reason),
+			"remove the key, or have the manifest itself changed and signed: hornetctl sign --key KEY --cert CERT %s", m.File)
+	case key != "":
 		d.Widens = remedy.With(d.text.Errorf(key, "%s; the manifest is signed, and a drop-in that is not may only narrow it: fewer [[attach]] and [[allow]], lower [limits], start = \"request\"", reason),
 			"have it signed: hornetctl sign --key KEY --cert CERT %s; or remove the key", d.File)
 	}

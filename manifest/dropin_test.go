@@ -431,6 +431,9 @@ func TestSignedDropInMayNotAlter(t *testing.T) {
 			t.Errorf("%q: %v, want %q", tt.text, d.Alters, tt.key)
 		}
 	}
+	if _, _, d, err := applied(t, is+"object.path = 'y.o'"); err != nil || d.Widens == nil || strings.Contains(remedy.Of(d.Widens), dropInFile) {
+		t.Errorf("not signed: %v (%s), %v: it cannot be signed", d.Widens, remedy.Of(d.Widens), err)
+	}
 	m, err := Parse("/m/x.toml", []byte("object.path = 'x.o'"))
 	must(t, err)
 	d, err := ParseDropIn(dropInFile, []byte("name = 'x'"))
