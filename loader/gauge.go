@@ -54,7 +54,7 @@ func variableGauge(spec *ebpf.CollectionSpec, m manifest.Manifest) (*Gauge, erro
 		typ = v.Type
 	}
 	if !isCounter(typ, len(v.Value)) {
-		return nil, remedy.With(m.Errorf("health.variable", "%q is no integer of at most 64 bits: %s", name, describeType(typ)), "name a variable that counts")
+		return nil, remedy.With(m.Errorf("health.variable", "%q is no integer of at most 64 bits: %s", name, typeOrSize(typ, len(v.Value))), "name a variable that counts")
 	}
 	return &Gauge{Map: v.SectionName, key: make([]byte, 4), offset: int(v.Offset), size: len(v.Value)}, nil
 }
@@ -82,7 +82,10 @@ func mapGauge(spec *ebpf.CollectionSpec, m manifest.Manifest) (*Gauge, error) {
 	}
 	typ := ms.Value
 	if h.Field != "" {
-		fields := flatten(btf.UnderlyingType(typ))
+		var fields []btf.Member
+		if typ != nil {
+			fields = flatten(btf.UnderlyingType(typ))
+		}
 		i := slices.IndexFunc(fields, func(f btf.Member) bool { return f.Name == h.Field && f.BitfieldSize == 0 })
 		if i < 0 {
 			return nil, remedy.With(m.Errorf("health.field", "the value of %q has no field %q%s", h.Map, h.Field, suggest(h.Field, names(fields))), "%s", shape("the value", typ, g.size))
@@ -94,10 +97,18 @@ func mapGauge(spec *ebpf.CollectionSpec, m manifest.Manifest) (*Gauge, error) {
 		typ, g.offset, g.size = fields[i].Type, int(fields[i].Offset.Bytes()), size
 	}
 	if !isCounter(typ, g.size) || g.offset+g.size > int(ms.ValueSize) {
-		return nil, remedy.With(m.Errorf("health.map", "what it counts with is no integer of at most 64 bits: %s", describeType(typ)),
+		return nil, remedy.With(m.Errorf("health.map", "what it counts with is no integer of at most 64 bits: %s", typeOrSize(typ, g.size)),
 			`name a field of the value that is one, with field = "NAME"`)
 	}
 	return g, nil
+}
+
+// typeOrSize is describeType also for what the object has no type of.
+func typeOrSize(typ btf.Type, size int) string {
+	if typ == nil {
+		return fmt.Sprintf("%d bytes without a type", size)
+	}
+	return describeType(typ)
 }
 
 // isCounter reports whether size bytes of typ are an integer. nil, which is a map

@@ -186,11 +186,18 @@ func (e *Entry) Link(name string) (link.Link, error) {
 		return nil, err
 	}
 	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil && !errors.As(err, new(unix.Errno)) && !errors.Is(err, errors.ErrUnsupported) {
+		err = fmt.Errorf("%w: %w", errNoInfo, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("link %q: open pin: %w", name, err)
 	}
 	return l, nil
 }
+
+// errNoInfo stands for the errno of an info about a link, which the library
+// does not pass on.
+var errNoInfo = errors.New("no answer")
 
 // Unpin removes the pin of a link. The link ends with its last descriptor, and
 // the collection has a pin less than its record says.

@@ -81,11 +81,11 @@ func TestFrozenMapOverwritten(t *testing.T) {
 	}
 	overwrite(t, rodata)
 	h.Start()
-	var reason string
+	var reason, aside string
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && reason == ""; time.Sleep(20 * time.Millisecond) {
 		for dir := range onBPFFS(t, h) {
 			if strings.HasPrefix(dir, "quarantine-") {
-				reason = get(t, h, dir).Reason
+				reason, aside = get(t, h, dir).Reason, dir
 			}
 		}
 	}
@@ -94,5 +94,8 @@ func TestFrozenMapOverwritten(t *testing.T) {
 	}
 	if got := kernelLinks(t, before); len(got) != 1 {
 		t.Errorf("links %v: what is set aside runs on", got)
+	}
+	if _, stderr, exit := h.Ctl("recover", aside); exit != api.ExitFailure || get(t, h, aside).State != api.StateQuarantined {
+		t.Errorf("recover gives it its name back: exit %d, %s", exit, stderr)
 	}
 }

@@ -387,3 +387,67 @@ func TestRecoverBusy(t *testing.T) {
 	ctl(t, h, "unload", "--force", dir)
 	load(t, h, "xdp-drop")
 }
+
+// TestQuarantineIsRevoked: what is set aside runs on, and is in reach of the
+// revocation list as what is not.
+func TestQuarantineIsRevoked(t *testing.T) {
+	testenv.NoLeaks(t)
+	for _, policy := range []string{"keep", "unload"} {
+		t.Run(policy, func(t *testing.T) {
+			h := testdaemon.New(t, rooted+fmt.Sprintf("revoked = %q\n", policy))
+			dev := signer(t, h, "second")
+			object := example(t, "conn-count/conn_count.bpf.o")
+			h.Write("hornet.d/conn_count.bpf.o", object)
+			h.Write("hornet.d/conn_count.bpf.o.p7s", dev.sign(t, object))
+			h.Manifest("two", two(testenv.Cgroup(t), ""))
+			h.Start()
+			before := get(t, h, "two")
+			dir, foreign := quarantined(t, h, "two")
+			h.Revoke(fmt.Sprintf("serial = 1\n[[key]]\nid = %q\n", dev.keyID(t)))
+			if _, err := reload(t, h); err != nil {
+				t.Log(err)
+			}
+			if policy == "unload" {
+				if got := kernelLinks(t, before); len(got) != 0 || len(onBPFFS(t, h)) != 0 {
+					t.Errorf("it runs on: links %v, %v", got, onBPFFS(t, h))
+				}
+				return
+			}
+			if got := problems(t, h); !strings.Contains(got, "revoked") {
+				t.Errorf("status says %q", got)
+			}
+			if err := os.Remove(foreign); err != nil {
+				t.Fatal(err)
+			}
+			if _, stderr, exit := h.Ctl("recover", dir); exit != api.ExitFailure || !strings.Contains(stderr, "revoked") {
+				t.Errorf("recover: exit %d, %s", exit, stderr)
+			}
+			ctl(t, h, "unload", "--force", dir)
+		})
+	}
+}
+
+// TestAnotherSignerBeginsAnew: what one signer's programs counted is not handed
+// to another's that comes under the same name.
+func TestAnotherSignerBeginsAnew(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "")
+	object := example(t, "conn-count/conn_count.bpf.o")
+	h.Object("conn_count.bpf.o", object)
+	m := two(testenv.Cgroup(t), "")
+	h.Manifest("two", m)
+	h.Start()
+	id := mapID(t, h, "two")
+	other := signer(t, h, "other")
+	h.Write("hornet.d/conn_count.bpf.o.p7s", other.sign(t, object))
+	h.Manifest("two", "description = \"another's\"\n"+m)
+	plan, err := reload(t, h)
+	if err != nil || plan.Changes[0].Error == nil || !strings.Contains(plan.Changes[0].Error.Message, `maps.connects: its contents are those of what signer "dev" signed (object), and this is signer "other"`) {
+		t.Errorf("reload: %+v, %v", plan, err)
+	}
+	if got := mapID(t, h, "two"); got != id {
+		t.Errorf("map %d, was %d", got, id)
+	}
+	unload(t, h, "two")
+	load(t, h, "two")
+}

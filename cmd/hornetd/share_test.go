@@ -98,7 +98,7 @@ func TestSharedMap(t *testing.T) {
 	if _, err := reload(t, h); err != nil {
 		t.Fatal(err)
 	}
-	if err := loadOf(h, "strange"); err == nil || !strings.Contains(err.Error(), `"flows" is shared by "four" (signer "dev"), "six" (signer "dev"), and signer "stranger" is another one`) {
+	if err := loadOf(h, "strange"); err == nil || !strings.Contains(err.Error(), `"flows" is shared by "four" (signer "dev", signed: object), "six" (signer "dev", signed: object); this is signer "stranger"`) {
 		t.Errorf("another signer: %v", err)
 	}
 

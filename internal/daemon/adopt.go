@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
@@ -30,7 +31,7 @@ func (d *Daemon) adopt() error {
 		return err
 	}
 	for _, q := range aside {
-		d.held[q.Dir] = held{q.Name, "was " + q.Name + ", quarantined by an earlier hornetd"}
+		d.hold(q.Dir, q.Name, "was "+q.Name+", quarantined by an earlier hornetd")
 	}
 	names, err := d.store.Entries()
 	if err != nil {
@@ -53,7 +54,9 @@ func (d *Daemon) adopt() error {
 		d.mu.Lock()
 		d.running[name.String()] = found[i]
 		d.mu.Unlock()
-		d.countSigned(found[i].record)
+		if revokedRecord(d.trusted(), found[i].record) == "" {
+			d.countSigned(found[i].record)
+		}
 		d.note(api.EventAdopted, name.String(), "runs as recorded")
 	}
 	return nil
@@ -113,6 +116,9 @@ func (d *Daemon) switchBack() error {
 	}
 	for _, name := range names {
 		entry, err := d.store.Load(name)
+		if pinning.Unanswered(err) {
+			return err // its links may run what a sweep would take away
+		}
 		if err != nil {
 			continue // adopt tells what is wrong with it
 		}
@@ -131,15 +137,21 @@ func (d *Daemon) switchBack() error {
 
 func switchLinkBack(entry *pinning.Entry, r pinning.RecordLink, programs map[ebpf.ProgramID]bool, maps map[ebpf.MapID]bool) error {
 	l, err := entry.Link(r.Name)
+	if pinning.Unanswered(err) {
+		return err
+	}
 	if err != nil {
 		return nil // a missing pin is adopt's to tell
 	}
 	defer l.Close()
 	state, err := loader.Describe(l)
-	if err == nil && loader.StructOps(state.Kind) && maps[state.MapID] {
+	if err != nil {
+		return fmt.Errorf("link %q: %w", r.Name, err)
+	}
+	if loader.StructOps(state.Kind) && maps[state.MapID] {
 		return switchMapBack(entry, r, l, state.MapID)
 	}
-	if err != nil || uint32(state.ProgramID) == r.ProgramID || !programs[state.ProgramID] {
+	if uint32(state.ProgramID) == r.ProgramID || !programs[state.ProgramID] {
 		return nil
 	}
 	newProg, err := ebpf.NewProgramFromID(state.ProgramID)
@@ -185,7 +197,7 @@ func switchMapBack(entry *pinning.Entry, r pinning.RecordLink, l link.Link, now 
 // be read: neither is known to be broken.
 func (d *Daemon) quarantine(name pinning.Name, why error) (err error) {
 	if errors.Is(why, pinning.ErrNewerRecord) || pinning.Unanswered(why) {
-		d.held[name.String()] = held{name.String(), why.Error()}
+		d.hold(name.String(), name.String(), why.Error())
 		d.log.Warn("left alone", zap.String("collection", name.String()), zap.Error(why))
 		return nil
 	}
@@ -198,9 +210,21 @@ func (d *Daemon) quarantine(name pinning.Name, why error) (err error) {
 	if err != nil {
 		return fmt.Errorf("collection %q: quarantine: %w", name, err)
 	}
-	d.held[dir] = held{name.String(), fmt.Sprintf("was %s: %v", name, why)}
+	d.hold(dir, name.String(), fmt.Sprintf("was %s: %v", name, why))
 	d.log.Warn("quarantined", zap.String("collection", name.String()), zap.String("directory", dir), zap.Error(why))
 	return nil
+}
+
+// hold notes that what lies in dir is left alone, for a reason.
+func (d *Daemon) hold(dir, name, reason string) {
+	h := held{name: name, reason: reason}
+	if entry, err := d.store.LoadQuarantined(dir); err == nil {
+		h.record = &entry.Record
+		entry.Close()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held[dir] = h
 }
 
 // seen is what the kernel has of one committed directory.
@@ -326,8 +350,8 @@ func (s *seen) addLink(e *pinning.Entry, r pinning.RecordLink) {
 	}
 	defer l.Close()
 	state, err := loader.Describe(l)
-	if err != nil {
-		s.fail("link %s: %w", r.Name, err)
+	if err != nil { // says nothing of the link; the library keeps the errno to itself
+		s.unsure = errors.Join(s.unsure, fmt.Errorf("link %q: %w: %w", r.Name, unix.EIO, err))
 		return
 	}
 	if uint32(state.ID) != r.ID || uint32(state.ProgramID) != r.ProgramID {

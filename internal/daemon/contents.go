@@ -23,7 +23,12 @@ func (d *Daemon) checkContents() error {
 		if err != nil {
 			return err
 		}
-		differs := d.contentsDiffer(n)
+		entry, err := d.store.Load(n)
+		if err != nil {
+			continue // the watcher tells
+		}
+		differs, _ := contentsDiffer(entry)
+		entry.Close()
 		if differs == nil {
 			continue
 		}
@@ -38,27 +43,26 @@ func (d *Daemon) checkContents() error {
 }
 
 // contentsDiffer says how a collection's frozen maps are not what its record
-// says. A map that cannot be opened or read says nothing here.
-func (d *Daemon) contentsDiffer(n pinning.Name) error {
-	entry, err := d.store.Load(n)
-	if err != nil {
-		return nil
-	}
-	defer entry.Close()
-	var differs []error
+// says, and of which it cannot be known.
+func contentsDiffer(entry *pinning.Entry) (_, unknown error) {
+	var differs, unread []error
 	for _, r := range entry.Record.Maps {
 		if r.SHA256 == "" {
 			continue
 		}
 		m, err := entry.Map(r.Name)
 		if err != nil {
+			unread = append(unread, err)
 			continue
 		}
 		sum, _, err := loader.ContentHash(m)
 		m.Close()
-		if err == nil && hex.EncodeToString(sum[:]) != r.SHA256 {
+		switch {
+		case err != nil:
+			unread = append(unread, fmt.Errorf("map %q: %w", r.Name, err))
+		case hex.EncodeToString(sum[:]) != r.SHA256:
 			differs = append(differs, fmt.Errorf("map %q: it was frozen, and now holds something else: SHA-256 %.8x…; recorded %.16s…", r.Name, sum, r.SHA256))
 		}
 	}
-	return errors.Join(differs...)
+	return errors.Join(differs...), errors.Join(unread...)
 }

@@ -210,6 +210,11 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		if !isHeld(dir) {
 			what = "left alone: "
 		}
+		if r := d.held[dir].record; r != nil {
+			if revoked := revokedRecord(d.trust, *r); revoked != "" {
+				what += revoked + "; "
+			}
+		}
 		s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: dir,
 			Message: what + d.held[dir].reason, Hint: quarantineHint(dir)})
 	}

@@ -95,6 +95,7 @@ type proof struct {
 type held struct {
 	name   string // of the collection it was
 	reason string
+	record *pinning.Record // nil where it cannot be read
 }
 
 // failure is why a collection that should run does not.
@@ -156,6 +157,10 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	if d.audit, err = audit.Open(filepath.Join(cfg.Paths.State, auditDir)); err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	if saved := d.audit.Recovered().Saved; saved != "" {
+		d.tellState(remedy.With(fmt.Errorf("audit log: what lay behind its last whole record was no record, and was set aside as %s", saved),
+			"look what it is; what was loaded then and does not run now is forgotten"))
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)

@@ -109,7 +109,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	defer func() { d.tell("discard", stage.Discard()) }() // no effect after the commit
-	kept, err := d.kept(old, m, verified.Signer().Name)
+	kept, err := d.kept(old, m, sharing{m.Name, verified.Signer().Name, verified.Covers()})
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (d *Daemon) stage(name pinning.Name, replace bool) (*pinning.Stage, error) 
 
 // kept opens the maps that are there already: those that others share, and of
 // the replaced collection those whose contents the manifest wants to keep.
-func (d *Daemon) kept(old *collection, m manifest.Manifest, signer string) (_ map[string]*ebpf.Map, err error) {
+func (d *Daemon) kept(old *collection, m manifest.Manifest, who sharing) (_ map[string]*ebpf.Map, err error) {
 	kept := make(map[string]*ebpf.Map)
 	defer func() {
 		if err != nil {
@@ -212,7 +212,7 @@ func (d *Daemon) kept(old *collection, m manifest.Manifest, signer string) (_ ma
 		if m.Maps[name].Shared == "" {
 			continue
 		}
-		other, err := d.shared(m.Name, signer, m.Maps[name].Shared, func(format string, args ...any) error {
+		other, err := d.shared(who, m.Maps[name].Shared, func(format string, args ...any) error {
 			return m.Errorf("maps."+name+".shared", format, args...)
 		})
 		if err != nil {
@@ -242,6 +242,10 @@ func (d *Daemon) kept(old *collection, m manifest.Manifest, signer string) (_ ma
 				"remove keep = true to begin with an empty map")
 		case kept[r.Name] != nil, !now.Keep && now.Shared == "", r.Shared != "" && r.Shared != now.Shared:
 			continue
+		case old.record.Signer.Name != who.signer || old.record.Covers == signing.CoversManifest && who.covers != signing.CoversManifest:
+			return nil, remedy.With(m.Errorf("maps."+r.Name, "its contents are those of what signer %q signed (%s), and this is signer %q (%s)",
+				old.record.Signer.Name, old.record.Covers, who.signer, who.covers),
+				"remove keep or shared to begin with an empty map, or hornetctl unload %s first", m.Name)
 		}
 		held, err := openMap(entry, r)
 		if d.mending != nil && errors.Is(err, fs.ErrNotExist) {

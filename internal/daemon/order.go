@@ -140,31 +140,16 @@ func (d *Daemon) unrequired(name string) error {
 	return nil
 }
 
-// shared opens the map that a running collection other than self has under the
-// shared name, nil where there is none. Only those of the same signer share:
-// whoever is in it can write it.
-func (d *Daemon) shared(self, signer, shared string, at func(format string, args ...any) error) (*ebpf.Map, error) {
-	d.mu.RLock()
-	var owner, as string
-	var strangers []string
-	for _, name := range sortedKeys(d.running) {
-		for _, r := range d.running[name].record.Maps {
-			switch by := d.running[name].record.Signer.Name; {
-			case r.Shared != shared || name == self:
-			case by != signer:
-				strangers = append(strangers, fmt.Sprintf("%q (signer %q)", name, by))
-			default:
-				owner, as = name, r.Name
-			}
-		}
-	}
-	d.mu.RUnlock()
-	if len(strangers) > 0 {
-		return nil, remedy.With(at("%q is shared by %s, and signer %q is another one", shared, strings.Join(strangers, ", "), signer),
-			"choose another name: only collections of the same signer share a map")
-	}
-	if owner == "" {
-		return nil, nil
+// sharing is who wants to share a map: a collection, who signed it, and what that
+// covers.
+type sharing struct{ name, signer, covers string }
+
+// shared opens the map that a running collection other than who's has under the
+// shared name, nil where there is none.
+func (d *Daemon) shared(who sharing, shared string, at func(format string, args ...any) error) (*ebpf.Map, error) {
+	owner, as, err := d.sharer(who, shared, at)
+	if owner == "" || err != nil {
+		return nil, err
 	}
 	entry, err := d.open(owner)
 	if err != nil {
@@ -176,4 +161,39 @@ func (d *Daemon) shared(self, signer, shared string, at func(format string, args
 		err = remedy.With(fmt.Errorf("shared map %q: of collection %q: %w", shared, owner, err), "hornetctl unload %s, and load it again", owner)
 	}
 	return m, err
+}
+
+// sharer finds a running collection other than who's that has a map under the
+// shared name, and the map's own name there. Only those of the same signer share,
+// because whoever is in a map can write it; for the same reason no collection
+// whose manifest is not signed is in the map of one whose is. What is in
+// quarantine runs on, and counts too.
+func (d *Daemon) sharer(who sharing, shared string, at func(format string, args ...any) error) (owner, as string, err error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	var strangers []string
+	see := func(dir string, r pinning.Record, runs bool) {
+		for _, m := range r.Maps {
+			switch {
+			case m.Shared != shared || r.Name == who.name && runs:
+			case r.Signer.Name != who.signer || r.Covers != who.covers:
+				strangers = append(strangers, fmt.Sprintf("%q (signer %q, signed: %s)", dir, r.Signer.Name, r.Covers))
+			case runs:
+				owner, as = r.Name, m.Name
+			}
+		}
+	}
+	for _, name := range sortedKeys(d.running) {
+		see(name, d.running[name].record, true)
+	}
+	for _, dir := range sortedKeys(d.held) {
+		if r := d.held[dir].record; r != nil && r.Name != who.name {
+			see(dir, *r, false)
+		}
+	}
+	if len(strangers) > 0 {
+		return "", "", remedy.With(at("%q is shared by %s; this is signer %q, signed: %s", shared, strings.Join(strangers, ", "), who.signer, who.covers),
+			"choose another name: only collections of the same signer share a map, all with signed manifests or none")
+	}
+	return owner, as, nil
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/signing"
 )
 
 func TestInOrder(t *testing.T) {
@@ -65,5 +67,55 @@ func TestUnmet(t *testing.T) {
 		if diff := cmp.Diff(tt.want, got); diff != "" {
 			t.Errorf("%s: %s", tt.name, diff)
 		}
+	}
+}
+
+// Whoever is in a map can write it: only those of one signer share, all with
+// signed manifests or none, and what is in quarantine is in it still.
+func TestSharer(t *testing.T) {
+	record := func(name, signer, covers string) pinning.Record {
+		return pinning.Record{Name: name, Signer: pinning.Signer{Name: signer}, Covers: covers, Maps: []pinning.RecordMap{{Name: "m", Shared: "flows"}, {Name: "own"}}}
+	}
+	const signed, object = signing.CoversManifest, "object"
+	for _, tt := range []struct {
+		name          string
+		running, held []pinning.Record
+		who           sharing
+		owner         string
+		refused       bool
+	}{
+		{"nobody", nil, nil, sharing{"a", "dev", object}, "", false},
+		{"itself", []pinning.Record{record("a", "old", object)}, nil, sharing{"a", "dev", object}, "", false},
+		{"the same signer", []pinning.Record{record("b", "dev", object)}, nil, sharing{"a", "dev", object}, "b", false},
+		{"both signed", []pinning.Record{record("b", "dev", signed)}, nil, sharing{"a", "dev", signed}, "b", false},
+		{"another signer", []pinning.Record{record("b", "ops", object)}, nil, sharing{"a", "dev", object}, "", true},
+		{"not signed into signed", []pinning.Record{record("b", "dev", signed)}, nil, sharing{"a", "dev", object}, "", true},
+		{"signed into not signed", []pinning.Record{record("b", "dev", object)}, nil, sharing{"a", "dev", signed}, "", true},
+		{"another signer in quarantine", nil, []pinning.Record{record("b", "ops", object)}, sharing{"a", "dev", object}, "", true},
+		{"the same one in quarantine", nil, []pinning.Record{record("b", "dev", object)}, sharing{"a", "dev", object}, "", false},
+	} {
+		d := &Daemon{running: map[string]*collection{}, held: map[string]held{"quarantine-0": {}}}
+		for _, r := range tt.running {
+			d.running[r.Name] = &collection{record: r}
+		}
+		for _, r := range tt.held {
+			d.held["quarantine-1-"+r.Name] = held{name: r.Name, record: &r}
+		}
+		owner, as, err := d.sharer(tt.who, "flows", func(format string, args ...any) error { return api.Errorf(api.KindConflict, format, args...) })
+		if owner != tt.owner || (err != nil) != tt.refused || owner != "" && as != "m" {
+			t.Errorf("%s: %q, map %q, %v", tt.name, owner, as, err)
+		}
+	}
+}
+
+// What is rebuilt keeps its shared maps as it does its own, and its manifest
+// does not say otherwise for it.
+func TestSameAgainShares(t *testing.T) {
+	m := manifest.Manifest{Maps: map[string]manifest.Map{"s": {Class: manifest.ClassMutable, Shared: "flows"}, "k": {Class: manifest.ClassMutable}}}
+	c := collection{record: pinning.Record{ManifestDigest: hexDigest(m.Digest), Maps: []pinning.RecordMap{
+		{Name: "s", Class: "mutable", Shared: "flows", Type: "Hash"}, {Name: "k", Class: "mutable", Type: "Hash"}}}}
+	again, err := c.sameAgain(m)
+	if err != nil || again.Maps["s"].Keep || !again.Maps["k"].Keep {
+		t.Errorf("%+v, %v", again.Maps, err)
 	}
 }

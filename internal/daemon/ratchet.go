@@ -154,7 +154,9 @@ func (d *Daemon) viewRatchet() (err error) {
 // replay takes in the loads that the log tells of and the file does not.
 func (r *ratchet) replay(log *audit.Log) error {
 	last, _ := log.Last()
-	if r.logged > last { // the log was moved away: this one began behind it
+	var moved error
+	if r.logged > last {
+		moved = fmt.Errorf("audit log: it begins anew, and the ratchet told everything up to record %d of the last one", r.logged)
 		r.logged, r.ahead = 0, true
 	}
 	err := log.Read(r.logged+1, func(rec audit.Record, _ []byte) error {
@@ -166,7 +168,7 @@ func (r *ratchet) replay(log *audit.Log) error {
 		return nil
 	})
 	r.ahead = r.ahead || last-r.logged >= saveEvery
-	return remedy.With(err, "what was loaded behind that record and does not run now is forgotten: see with hornetctl list that what runs is of the right version")
+	return remedy.With(errors.Join(moved, err), "what was loaded behind that record and does not run now is forgotten: see with hornetctl list that what runs is of the right version")
 }
 
 // loggedClaim is what a record says was loaded.
@@ -187,6 +189,11 @@ func (d *Daemon) adoptRatchet(lost error) {
 	changed = changed || listed
 	if _, err := os.Lstat(filepath.Join(d.cfg.Paths.State, ratchetFile)); err != nil {
 		changed = true
+	}
+	if last, _ := d.audit.Last(); last == 0 {
+		// So that a log that begins anew is seen: its last record is before this one.
+		_, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: "ratchet", Reason: "begins"})
+		d.tellState(err)
 	}
 	if changed {
 		err := d.setRatchet(next)
@@ -273,8 +280,14 @@ func (d *Daemon) advance(c signing.Claim) {
 		return
 	}
 	d.ratchet.Ratchet, d.ratchet.ahead = next, true
+	d.save()
+}
+
+// save writes the ratchet's file where a start would have much of the log to
+// read.
+func (d *Daemon) save() {
 	if last, _ := d.audit.Last(); last-d.ratchet.logged >= saveEvery && d.unread() == nil {
-		d.tellState(d.setRatchet(next))
+		d.tellState(d.setRatchet(d.ratchet.Ratchet))
 	}
 }
 

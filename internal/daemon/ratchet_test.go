@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -147,6 +148,10 @@ func TestRatchetIsReadFromTheLog(t *testing.T) {
 	if d.audit, err = audit.Open(filepath.Join(state, auditDir)); err != nil {
 		t.Fatal(err)
 	}
+	if lost, err := d.openRatchet(); err != nil || lost == nil || !strings.Contains(lost.Error(), "begins anew") || remedy.Of(lost) == "" {
+		t.Errorf("a log that begins anew: %v, %v", lost, err)
+	}
+	d.adoptRatchet(nil)
 	loadedOnRecord(t, d, 8)
 	if v := newest(t, d); v != 8 {
 		t.Errorf("with a new log a start knows of version %d, want 8", v)
@@ -190,5 +195,25 @@ func TestRatchetIsHeldAtAStart(t *testing.T) {
 	d.booting = false
 	if err := d.mayAdvance(signing.Claim{Manifest: "count", Signer: "dev", Version: 7}); err == nil {
 		t.Error("on request it loads all the same")
+	}
+}
+
+// Where the record of a load's outcome cannot be written the file has to hold it.
+func TestOutcomeNotOnRecord(t *testing.T) {
+	d, path := remembering(t)
+	d.events, d.started = newStream(time.Now()), time.Now()
+	a := d.begin(self(), "load", "count", api.EventLoaded)
+	a.rec.Signer, a.rec.Version = "dev", 7
+	if err := a.intend(); err != nil {
+		t.Fatal(err)
+	}
+	d.advance(signing.Claim{Manifest: "count", Signer: "dev", Version: 7})
+	d.audit.Close() // as good as a broken disk
+	if err := a.conclude(nil); err == nil {
+		t.Error("nobody is told that the outcome is not on record")
+	}
+	r, err := readRatchet(path)
+	if v, _ := r.Newest("count"); err != nil || v != 7 {
+		t.Errorf("the file knows of version %d, %v", v, err)
 	}
 }

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"errors"
+
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/hornetd/hornetd/api"
@@ -48,6 +50,9 @@ func (d *Daemon) endInOrder(who Peer, dir string) (name string, err error) {
 		return "", differs
 	}
 	if differs == nil {
+		if err := d.mayRestore(dir, c.record); err != nil {
+			return "", err
+		}
 		// The point of no return.
 		if err := d.store.Restore(dir); err != nil {
 			return "", err
@@ -75,8 +80,27 @@ func (d *Daemon) endInOrder(who Peer, dir string) (name string, err error) {
 	return h.name, nil
 }
 
+// mayRestore refuses to give back its name to what would not be loaded now.
+func (d *Daemon) mayRestore(dir string, r pinning.Record) error {
+	if reason := revokedRecord(d.trusted(), r); reason != "" {
+		return remedy.With(api.Errorf(api.KindConflict, "%s: %s", dir, reason), "hornetctl unload --force %s ends its programs", dir)
+	}
+	for _, m := range r.Maps {
+		if m.Shared == "" {
+			continue
+		}
+		_, _, err := d.sharer(sharing{r.Name, r.Signer.Name, r.Covers}, m.Shared, func(format string, args ...any) error {
+			return api.Errorf(api.KindConflict, dir+": map "+m.Name+": "+format, args...)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // whole returns the collection in a quarantined directory if it is what its
-// record says, else how it differs.
+// record says, its frozen maps' contents too, else how it differs.
 func (d *Daemon) whole(dir string) (*collection, error) {
 	entry, err := d.store.LoadQuarantined(dir)
 	if err != nil {
@@ -85,6 +109,9 @@ func (d *Daemon) whole(dir string) (*collection, error) {
 	defer entry.Close()
 	seen := look(entry)
 	if err := seen.wrong(); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(contentsDiffer(entry)); err != nil {
 		return nil, err
 	}
 	return &collection{record: entry.Record, adopted: true, drift: seen.drift}, nil

@@ -339,6 +339,7 @@ func (d *Daemon) apply(who Peer, found map[string]declared, changes []api.Change
 			d.afterRevocation(who, found, *c)
 		}
 	}
+	d.endRevokedHeld(who)
 	if loaded {
 		debug.FreeOSMemory() // with the cache gone: kernel BTF is megabytes
 	}

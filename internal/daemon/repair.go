@@ -332,7 +332,7 @@ func (c *collection) sameAgain(m manifest.Manifest) (manifest.Manifest, error) {
 		case "ProgramArray", "ArrayOfMaps", "HashOfMaps", "StructOpsMap":
 			continue // they refer to what is made anew
 		}
-		if r.Class == string(manifest.ClassMutable) {
+		if r.Class == string(manifest.ClassMutable) && r.Shared == "" { // which is kept anyway
 			decl := m.Maps[r.Name]
 			decl.Class, decl.Keep = manifest.ClassMutable, true
 			m.Maps[r.Name] = decl

@@ -261,6 +261,19 @@ func recordedSigner(r pinning.Signer) signing.Signer {
 	return s
 }
 
+// endRevokedHeld ends what is in quarantine and revoked, where the configuration
+// wants that.
+func (d *Daemon) endRevokedHeld(who Peer) {
+	if d.cfg.Trust.Revoked != config.RevokedUnload {
+		return
+	}
+	for _, dir := range sortedKeys(d.held) {
+		if r := d.held[dir].record; isHeld(dir) && r != nil && revokedRecord(d.trusted(), *r) != "" {
+			d.tellState(d.unload(who, dir, true))
+		}
+	}
+}
+
 // withdrawn are the collections that run and are revoked.
 func (d *Daemon) withdrawn() []string {
 	return slices.DeleteFunc(sortedKeys(d.running), func(name string) bool {

@@ -124,6 +124,7 @@ func (w *watcher) survey(hinted bool) time.Duration {
 	if all {
 		w.aim(c)
 		w.rounds = 0
+		w.d.owner.do(func() error { w.d.save(); return nil })
 	}
 	var work []func()
 	v := loader.NewView()

@@ -73,6 +73,9 @@ func (k *kernel) look() (inventory, error) {
 	if err := inv.readPins(k.w.BPFFS); err != nil {
 		return inv, err
 	}
+	for _, o := range inv.pins {
+		k.known[o] = true // whatever it is called: the library gives no names where its probe for them failed
+	}
 	for _, kind := range []string{"programs", "maps"} {
 		for _, id := range ids(kind) {
 			o := object{kind, id}
@@ -95,7 +98,10 @@ func (k *kernel) look() (inventory, error) {
 			continue
 		}
 		// What a link runs may change, but not from a stranger's to ours.
-		ours := k.known[object{"programs", state.program}]
+		ours, known := k.known[object{"programs", state.program}]
+		if !known {
+			continue // newer than the walk
+		}
 		k.known[object{"links", id}] = ours
 		if ours {
 			inv.have[object{"links", id}] = true

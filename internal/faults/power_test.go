@@ -309,7 +309,7 @@ func (w *world) afterCut(m *remembered) (wrong []string) {
 			say("I4: audit log: record %d behind %d: %v: %q", r.Seq, seq, err, line)
 		}
 		seq = r.Seq
-		if r.Phase == "outcome" && r.Verb == "load" && r.Kind == "" {
+		if r.Phase == "outcome" && (r.Verb == "load" || r.Verb == "upgrade") && r.Kind == "" {
 			on[r.Version] = true
 		}
 	}

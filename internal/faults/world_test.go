@@ -170,9 +170,10 @@ func (w *world) undeclare(name string) {
 }
 
 // patient bounds how long a change may take: a daemon that does not answer is a
-// finding, not a test that hangs.
+// finding, not a test that hangs. On a busy host an attachment alone may wait half
+// a minute for the lock that all network namespaces share.
 func patient() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), 30*time.Second)
+	return context.WithTimeout(context.Background(), 2*time.Minute)
 }
 
 // stacks ends a hornetd that does not answer, and returns what it was doing.
