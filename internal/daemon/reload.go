@@ -69,7 +69,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 // why. Nobody knows what the store does not have any more; but whose signature a
 // new revocation list needs is known from the last time.
 func (d *Daemon) reloadList(a *act, who Peer, why error) (api.Plan, error) {
-	problems := []api.Problem{problem("", asSignature(why))}
+	problems := []api.Problem{problem("", why)}
 	next := d.trusted()
 	trust, err := d.withRevocations(next)
 	if err != nil {
