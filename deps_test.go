@@ -47,8 +47,8 @@ var ours = map[string]struct {
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "manifest", "pinning", "policy", "signing",
 		"internal/bpfsys", "internal/confine", "internal/safefile"), "composes the rest; nothing composes it but the command"},
 	"cmd/hornetd": {leaf("config", "systemd", "internal/daemon", "internal/safefile"), "flags, configuration, values, run"},
-	"cmd/hornetctl": {leaf("api", "config", "loader", "manifest", "signing", "internal/safefile"),
-		"a client: what it does without the daemon is reading and signing files"},
+	"cmd/hornetctl": {leaf("api", "config", "loader", "manifest", "policy", "signing", "internal/safefile"),
+		"a client: what it does without the daemon is reading, judging and signing files"},
 
 	"internal/testdaemon":    {[]string{"api", "signing", "internal/testenv"}, "starts the real binaries and is their client"},
 	"internal/faults":        {nil, "is tests and says why"},

@@ -64,11 +64,16 @@ func Apply(m Manifest, d DropIn) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	if key, reason := widens(m, next); key != "" {
+	key, reason := widens(m, next)
+	switch {
+	case strings.HasPrefix(key, "object."): // signed it may not say that either
+		d.Widens = remedy.With(d.text.Errorf(key, "%s, which is signed for its object", reason),
+			"remove the key, or have the manifest itself changed and signed: hornetctl sign --key KEY --cert CERT %s", m.File)
+	case key != "":
 		d.Widens = remedy.With(d.text.Errorf(key, "%s; the manifest is signed, and a drop-in that is not may only narrow it: fewer [[attach]] and [[allow]], lower [limits], start = \"request\"", reason),
 			"have it signed: hornetctl sign --key KEY --cert CERT %s; or remove the key", d.File)
 	}
-	d.Alters = d.alters(m, next)
+	d.Alters = d.alters(m)
 	next.DropIns = append(slices.Clip(m.DropIns), d)
 	return next, nil
 }
@@ -85,13 +90,24 @@ func (d DropIn) belongs(m Manifest) error {
 	return nil
 }
 
+// CheckSigned says why d must not count as signed though its signature is good,
+// or nil. A signature does not say what the text was signed as: by [object], which
+// every manifest has and no signed drop-in, none is ever taken for the other.
+func (d DropIn) CheckSigned() error {
+	if !d.Has("object") {
+		return nil
+	}
+	return remedy.With(d.text.Errorf("object", "is in a manifest, and a signed drop-in must not have it: one that was signed as a manifest, an older one maybe, would be good as a drop-in"),
+		"remove [object] and have the drop-in signed, or have the manifest itself changed and signed")
+}
+
 // alters says what keeps a drop-in from a signed manifest though it is signed
 // itself. Its signature covers neither its place nor the manifest, so it must say
 // which one it is for.
-func (d DropIn) alters(before, after Manifest) error {
+func (d DropIn) alters(before Manifest) error {
 	sign := fmt.Sprintf("have it filled in and signed: hornetctl sign --key KEY --cert CERT %s", d.File)
-	if key := different("object", before.raw.Object, after.raw.Object); key != "" {
-		return remedy.With(d.text.Errorf(key, "is another one than in the manifest, which is signed for its object"), "remove the key, or have the manifest itself changed and signed")
+	if err := d.CheckSigned(); err != nil {
+		return err
 	}
 	if d.raw.Name == nil {
 		return remedy.With(d.text.Errorf("name", "is missing, and a signed drop-in must have it: it would be good for every collection"), "%s", sign)

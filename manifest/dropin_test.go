@@ -417,10 +417,12 @@ func TestSignedDropInMayNotAlter(t *testing.T) {
 		{is + "variables.rate = 3\n[[attach]]\nprogram = 'new'", ""},
 		{"version = 3", "name"},
 		{"name = 'x'", "version"},
-		{is + "object.path = 'y.o'", "object.path"},
-		{is + "object.signers = ['mallory']", "object.signers"},
-		{is + "object.sha256 = '" + strings.Repeat("00", 32) + "'", "object.sha256"},
-		{is + "object.path = 'x.o'", ""},
+		{is + "object.path = 'y.o'", "object"},
+		{is + "[object]\nsigners = ['mallory']", "object"},
+		{is + "object.sha256 = '" + strings.Repeat("00", 32) + "'", "object"},
+		{is + "object.path = 'x.o'", "object"},
+		{is + "[object]", "object"},
+		{signedText, "object"}, // a manifest that was signed, this one or an older one
 	} {
 		_, _, d, err := applied(t, tt.text)
 		must(t, err)
@@ -428,6 +430,9 @@ func TestSignedDropInMayNotAlter(t *testing.T) {
 		if got := errors.As(d.Alters, &e); got != (tt.key != "") || got && (e.Key != tt.key || e.File != dropInFile || remedy.Of(d.Alters) == "") {
 			t.Errorf("%q: %v, want %q", tt.text, d.Alters, tt.key)
 		}
+	}
+	if _, _, d, err := applied(t, is+"object.path = 'y.o'"); err != nil || d.Widens == nil || strings.Contains(remedy.Of(d.Widens), dropInFile) {
+		t.Errorf("not signed: %v (%s), %v: it cannot be signed", d.Widens, remedy.Of(d.Widens), err)
 	}
 	m, err := Parse("/m/x.toml", []byte("object.path = 'x.o'"))
 	must(t, err)

@@ -40,13 +40,22 @@ func (p Policy) WithDirectories(allowed map[string][]string) Policy {
 	return p
 }
 
-// Permit decides whether what signer signed may be what m makes of spec, before
-// anything is created. The error is ErrDenied or ErrLimit and names the rule.
-func (p Policy) Permit(signer string, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
+// Counts decides whether signer counts in the directory of m. The error is
+// ErrDenied and names the rule.
+func (p Policy) Counts(signer string, m manifest.Manifest) error {
 	dir := path.Dir(m.File)
 	if allowed, listed := p.allowed[dir]; listed && !slices.Contains(allowed, signer) {
 		return remedy.With(fmt.Errorf("collection %q: signer %q does not count in %s, says manifests.signers: %w", m.Name, signer, dir, ErrDenied),
 			"add %q to that directory's signers in hornetd.toml, or have one of those sign", signer)
+	}
+	return nil
+}
+
+// Permit decides whether what signer signed may be what m makes of spec, before
+// anything is created. The error is ErrDenied or ErrLimit and names the rule.
+func (p Policy) Permit(signer string, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
+	if err := p.Counts(signer, m); err != nil {
+		return err
 	}
 	name, rule, ok := p.rule(signer)
 	if !ok {

@@ -20,7 +20,8 @@ type DropIn struct {
 
 // dropIns decides whether the drop-ins of b may count. v is what was proven
 // without them; v with their signers is returned. A drop-in that has a signature
-// must have a good one, whatever it says and whatever it belongs to.
+// must have a good one, whatever it says and whatever it belongs to. Where a signed
+// manifest names no signers, only its own signer may add to it.
 func (t *Trust) dropIns(b Bundle, v Verified, signers []string, now time.Time) (Verified, error) {
 	for _, d := range b.DropIns {
 		one := Bundle{Object: d.Text, ObjectFile: d.File, Signature: d.Signature}
@@ -37,6 +38,9 @@ func (t *Trust) dropIns(b Bundle, v Verified, signers []string, now time.Time) (
 		signed, err := t.signer(one, signers, now)
 		if err != nil {
 			return Verified{}, err
+		}
+		if v.covers == CoversManifest && len(signers) == 0 && signed.signer.Name != v.signer.Name {
+			return Verified{}, by(notTheirs(one, signed.signer.Name, v.signer.Name), signed.signer)
 		}
 		if v.covers == CoversManifest && d.Alters != nil {
 			reason := fmt.Sprintf("it is signed by %q, and yet not for this: %v", signed.signer.Name, d.Alters)

@@ -109,7 +109,7 @@ func (e ratchetEntry) check(signer string, c Claim) error {
 }
 
 func rolledBack(c Claim, format string, args ...any) *Error {
-	return &Error{Verdict: RolledBack, File: c.File, Signer: c.Signer, KeyID: c.KeyID, Subject: c.Subject, Reason: fmt.Sprintf(format, args...)}
+	return &Error{Verdict: RolledBack, File: c.File, Signer: c.Signer, KeyID: c.KeyID, Subject: c.Subject, Key: c.Key, Reason: fmt.Sprintf(format, args...)}
 }
 
 // Accepted reports whether c, manifest, drop-ins and object, is the last that was

@@ -82,6 +82,13 @@ func notAllowed(b Bundle, name string, signers []string) error {
 		"add %q to the manifest's signers, or have one of those sign it", name)
 }
 
+// notTheirs refuses a drop-in of a manifest that another signed and that names no
+// signers.
+func notTheirs(b Bundle, name, owner string) error {
+	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("%s is by %q, and the manifest, which names no signers, by %q", b.signatureFile(), name, owner)),
+		"name both in the manifest's object.signers and have it signed again, or have %q sign the drop-in", owner)
+}
+
 func (e entry) bad(b Bundle, err error) error {
 	return remedy.With(refuse(b, BadSignature, e.name, fmt.Sprintf("%s is not a signature over this file by %q: %v", b.signatureFile(), e.name, err)),
 		"the file or its signature was changed, or they do not belong together: restore both, or sign again: "+signCommand, b.ObjectFile)

@@ -241,13 +241,13 @@ func SignRevocations(list []byte, key crypto.Signer, cert *x509.Certificate) ([]
 // WithRevocations returns t with a list in force, in the place of any other;
 // nil is no list.
 func (t *Trust) WithRevocations(l *Revocations) *Trust {
-	return &Trust{dir: t.dir, entries: t.entries, list: l}
+	return &Trust{dir: t.dir, entries: t.entries, list: l, left: t.left}
 }
 
 // Closed returns t as it accepts nothing, because why keeps the revocation
 // list from being known.
 func (t *Trust) Closed(why error) *Trust {
-	return &Trust{dir: t.dir, entries: t.entries, list: t.list, closed: why}
+	return &Trust{dir: t.dir, entries: t.entries, list: t.list, closed: why, left: t.left}
 }
 
 // Unlisted is why no list is in force that should be, or nil.

@@ -52,6 +52,7 @@ type Error struct {
 	Signer  string // name in the trust store, where one is known
 	KeyID   string // of their key, where it is known; hexadecimal
 	Subject string // of their certificate, the same
+	Key     string // Signer.KeySHA256, the same
 	Reason  string
 }
 
@@ -70,7 +71,7 @@ func (e *Error) Error() string {
 func by(err error, s Signer) error {
 	var e *Error
 	if errors.As(err, &e) {
-		e.Signer, e.KeyID, e.Subject = s.Name, s.KeyID, s.Subject
+		e.Signer, e.KeyID, e.Subject, e.Key = s.Name, s.KeyID, s.Subject, s.KeySHA256
 	}
 	return err
 }

@@ -42,6 +42,7 @@ type Trust struct {
 	entries []entry
 	list    *Revocations // nil: none
 	closed  error        // why nothing is accepted
+	left    []error      // files that were left out
 }
 
 // entry is one key. Several may share a name, so that a key can be replaced:
@@ -75,36 +76,65 @@ func ParseTrust(files map[string][]byte) (*Trust, error) {
 // user) may be able to change; other files are not looked at. A directory that
 // does not exist is an empty store. See ParseTrust.
 func LoadTrust(dir string) (*Trust, error) {
+	t, err := LoadReadable(dir)
+	if err == nil && len(t.left) > 0 {
+		return nil, t.left[0]
+	}
+	return t, err
+}
+
+// LoadReadable is LoadTrust for when there is no other store to stay with: a file
+// that somebody else could change, that cannot be read or is no key is left out.
+// The store trusts less than was meant, never more. See Trust.LeftOut.
+func LoadReadable(dir string) (*Trust, error) {
+	t := &Trust{dir: dir}
 	listed, err := safefile.ReadDir(dir, maxFiles)
 	if errors.Is(err, fs.ErrNotExist) {
-		return parseTrust(dir, nil)
+		return t, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("trust store: %w", err)
 	}
-	files := make(map[string][]byte)
 	for _, f := range listed {
 		if filepath.Ext(f.Name()) != ".pem" {
 			continue
 		}
-		if files[f.Name()], err = safefile.Read(filepath.Join(dir, f.Name()), maxPEM); err != nil {
-			return nil, fmt.Errorf("trust store: %w", err)
+		b, err := safefile.Read(filepath.Join(dir, f.Name()), maxPEM)
+		if err != nil {
+			err = fmt.Errorf("trust store: %w", err)
+		} else {
+			err = t.add(f.Name(), b)
+		}
+		if err != nil {
+			t.left = append(t.left, err)
 		}
 	}
-	return parseTrust(dir, files)
+	return t, nil
 }
+
+// LeftOut is why files of the store are not in t, one error for each; see
+// LoadReadable.
+func (t *Trust) LeftOut() []error { return t.left }
 
 func parseTrust(dir string, files map[string][]byte) (*Trust, error) {
 	t := &Trust{dir: dir}
 	for _, file := range slices.Sorted(maps.Keys(files)) {
-		entries, err := parseFile(filepath.Join(dir, file), files[file])
-		if err != nil {
-			return nil, remedy.With(fmt.Errorf("trust store: %s: %w", filepath.Join(dir, file), err),
-				"put a PEM certificate (hornetctl keygen makes one) or public key there, or remove the file")
+		if err := t.add(file, files[file]); err != nil {
+			return nil, err
 		}
-		t.entries = append(t.entries, entries...)
 	}
 	return t, nil
+}
+
+// add adds the keys of one file, or none.
+func (t *Trust) add(file string, b []byte) error {
+	entries, err := parseFile(filepath.Join(t.dir, file), b)
+	if err != nil {
+		return remedy.With(fmt.Errorf("trust store: %s: %w", filepath.Join(t.dir, file), err),
+			"put a PEM certificate (hornetctl keygen makes one) or public key there, or remove the file")
+	}
+	t.entries = append(t.entries, entries...)
+	return nil
 }
 
 // parseFile reads the keys of one file.
@@ -280,7 +310,7 @@ func (t *Trust) Signers() []Signer {
 // Narrowed returns t without the keys that are not in next under the same name and
 // in the same certificate, and those keys.
 func (t *Trust) Narrowed(next *Trust) (narrowed *Trust, gone []Signer) {
-	narrowed = &Trust{dir: t.dir, list: t.list, closed: t.closed}
+	narrowed = &Trust{dir: t.dir, list: t.list, closed: t.closed, left: t.left}
 	for _, e := range t.entries {
 		if slices.ContainsFunc(next.entries, e.stands) {
 			narrowed.entries = append(narrowed.entries, e)

@@ -258,6 +258,49 @@ func TestLoadTrust(t *testing.T) {
 	}
 }
 
+// One file that is no good takes nothing but its own keys away at a start, and is
+// told for as long as that store is in force.
+func TestLoadReadable(t *testing.T) {
+	team, ops := generated(t, "team", ""), generated(t, "ops", "")
+	dir := t.TempDir()
+	for name, f := range map[string]struct {
+		b    []byte
+		mode os.FileMode
+	}{"team.pem": {team.pem(), 0o644}, "bad.pem": {[]byte("bad"), 0o644}, "half.pem": {append(ops.pem(), "-----BEGIN CERTIFICATE-----\n"...), 0o644}, "ops.pem": {ops.pem(), 0o666}} {
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, name), f.b, 0o600), os.Chmod(filepath.Join(dir, name), f.mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store, err := LoadReadable(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadTrust(dir); err == nil {
+		t.Error("LoadTrust left it out too")
+	}
+	narrowed, _ := store.Narrowed(store)
+	for _, store := range []*Trust{store, store.WithRevocations(nil), store.Closed(errors.New("no list")), narrowed} {
+		if got := store.Signers(); len(got) != 1 || got[0].Name != "team" {
+			t.Errorf("signers %v", got)
+		}
+		left := store.LeftOut()
+		if len(left) != 3 {
+			t.Fatalf("left out: %v", left)
+		}
+		for i, want := range []string{"/bad.pem: no PEM block", "/half.pem: 1 of 2 PEM blocks are damaged", "/ops.pem: can be written by others"} {
+			if !strings.Contains(left[i].Error(), dir+want) || remedy.Of(left[i]) == "" {
+				t.Errorf("%v (%s), want %s", left[i], remedy.Of(left[i]), want)
+			}
+		}
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadReadable(dir); !errors.Is(err, safefile.ErrUnsafe) {
+		t.Errorf("a directory of everybody's: %v", err)
+	}
+}
+
 func TestMessagesNameTheStore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "trust.d")
 	store, err := LoadTrust(dir)

@@ -87,6 +87,35 @@ func (v Verified) RolledBack() Verified {
 	return v
 }
 
+// Validity is the time at which all certificates behind something are valid, and
+// whose they are that bound it. Its zero value has no bounds.
+type Validity struct {
+	NotBefore time.Time // zero: no beginning
+	NotAfter  time.Time // zero: no end
+	From      string    // name of the signer whose certificate begins last; empty without NotBefore
+	Until     string    // the same of that which ends first
+}
+
+// And returns v narrowed to the validity of s.
+func (v Validity) And(s Signer) Validity {
+	if s.NotBefore.After(v.NotBefore) {
+		v.NotBefore, v.From = s.NotBefore, s.Name
+	}
+	if !s.NotAfter.IsZero() && (v.NotAfter.IsZero() || s.NotAfter.Before(v.NotAfter)) {
+		v.NotAfter, v.Until = s.NotAfter, s.Name
+	}
+	return v
+}
+
+// Validity returns that of the signer and of those of the drop-ins together.
+func (v Verified) Validity() Validity {
+	valid := Validity{}.And(v.signer)
+	for _, d := range v.dropIns {
+		valid = valid.And(d.Signer)
+	}
+	return valid
+}
+
 // Format returns the signature's format: FormatDetached or FormatAppended.
 func (v Verified) Format() string { return v.format }
 

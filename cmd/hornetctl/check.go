@@ -18,6 +18,7 @@ import (
 	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -27,7 +28,8 @@ func (c *ctl) check() *cobra.Command {
 		Use:   "check FILE...",
 		Short: "Check manifests, and the objects and signatures they name",
 		Long: `Check each manifest as hornetd will before it loads it: the manifest itself,
-the object it names and its signature, and whether the two fit. Nothing is
+the object it names and its signature, whether the two fit, and whether
+hornetd.toml lets who signed have it. Nothing is
 loaded and no daemon is needed. Interfaces, cgroups and other targets are not
 looked for: they are another host's. Where there is no trust store, the
 signature is not checked, and without a revocation list, what is revoked.
@@ -75,7 +77,7 @@ type checker struct {
 	trust *signing.Trust // nil: there is none
 	note  string         // why
 	self  *signer        // see assume
-	dirs  []string       // of the host's manifests
+	store *trustStore
 }
 
 // newChecker opens the trust store and the revocation list. One that was asked
@@ -89,7 +91,7 @@ func (c *ctl) newChecker(store *trustStore) (*checker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key for checking: %w", err)
 	}
-	k := &checker{c: c, self: self, dirs: store.manifests}
+	k := &checker{c: c, self: self, store: store}
 	_, err = os.Stat(store.dir)
 	if err == nil {
 		k.trust, err = signing.LoadTrust(store.dir)
@@ -111,7 +113,7 @@ func (c *ctl) newChecker(store *trustStore) (*checker, error) {
 // check checks one manifest as far as it goes.
 func (k *checker) check(file string) checked {
 	out := checked{File: file, Note: k.note}
-	m, err := readManifest(file, k.dirs)
+	m, err := readManifest(file, k.store.manifests)
 	if err != nil {
 		return out.with(problemOf(api.KindManifest, err))
 	}
@@ -120,6 +122,7 @@ func (k *checker) check(file string) checked {
 	if err != nil {
 		return out.with(problemOf(api.KindObject, noObject(m, err)))
 	}
+	var signers []string // who must have the right to it
 	verified, err := k.verify(m, object)
 	if err != nil {
 		// Whoever writes a manifest signs last, and wants to know the rest now.
@@ -129,6 +132,7 @@ func (k *checker) check(file string) checked {
 		}
 	} else if k.trust != nil {
 		out.Signature = new(signatureOf(verified))
+		signers = signersOf(verified)
 	}
 	out.DropIns = dropInsOf(verified)
 	digest := verified.Digest()
@@ -140,6 +144,12 @@ func (k *checker) check(file string) checked {
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
 		return out.with(problemOf(api.KindManifest, err))
+	}
+	for _, signer := range signers {
+		if err := k.store.bounds.Permit(signer, m, plan.Spec()); err != nil {
+			out = out.with(problemOf(kindOf(err), err))
+			break
+		}
 	}
 	out.describe(plan)
 	out.OK = len(out.Problems) == 0
@@ -179,7 +189,7 @@ func noObject(m manifest.Manifest, err error) error {
 // verify checks the object's signature, or, without a trust store, only what
 // the manifest says of the object's digest.
 func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, error) {
-	bundle, err := bundleOf(m, object)
+	bundle, err := k.store.bundle(m, object)
 	if err != nil {
 		return signing.Verified{}, err
 	}
@@ -193,11 +203,12 @@ func (k *checker) verify(m manifest.Manifest, object []byte) (signing.Verified, 
 	return v, newEnough(k.trust, m, v)
 }
 
-// bundleOf reads the signature that decides about a manifest and its object.
-func bundleOf(m manifest.Manifest, object []byte) (b signing.Bundle, err error) {
+// bundle reads the signature that decides about a manifest and its object.
+func (s *trustStore) bundle(m manifest.Manifest, object []byte) (b signing.Bundle, err error) {
 	b = signing.Bundle{
 		Object: object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256, SignatureFile: m.Object.Signature,
 		Manifest: []byte(m.Source()), ManifestFile: m.File, Unnamed: m.CheckSigned(),
+		SignedManifest: slices.Contains(s.signed, filepath.Dir(m.File)),
 	}
 	b.ManifestSignature, err = readSignature(m, m.Signature())
 	if err == nil && b.ManifestSignature == nil {
@@ -211,6 +222,25 @@ func bundleOf(m manifest.Manifest, object []byte) (b signing.Bundle, err error) 
 		b.DropIns = append(b.DropIns, one)
 	}
 	return b, err
+}
+
+// signersOf are the names of those who signed a part of what v proves: whose
+// bounds hold.
+func signersOf(v signing.Verified) (names []string) {
+	for _, d := range v.DropIns() {
+		if d.Signer.Name != "" {
+			names = append(names, d.Signer.Name)
+		}
+	}
+	return append(names, v.Signer().Name)
+}
+
+// kindOf is the kind of an error of the policy.
+func kindOf(err error) api.Kind {
+	if errors.Is(err, policy.ErrLimit) {
+		return api.KindLimit
+	}
+	return api.KindDenied
 }
 
 // readSignature reads a signature for a manifest: nil where there is none.

@@ -137,6 +137,9 @@ func (s *signer) signDropIn(file string) (signatureFile, error) {
 	if err != nil {
 		return signatureFile{}, err
 	}
+	if err := d.CheckSigned(); err != nil {
+		return signatureFile{}, err
+	}
 	filled := slices.Clone(text)
 	if !d.Has("name") {
 		filled = append(fmt.Appendf(nil, "name = %q\n", name), filled...)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -171,6 +172,8 @@ func exitCode(err error) int {
 		return apiErr.Kind.ExitCode()
 	case errors.As(err, &signErr):
 		return api.ExitSignature
+	case errors.Is(err, policy.ErrDenied):
+		return api.ExitDenied
 	}
 	return api.ExitFailure
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -30,8 +31,10 @@ type trustStore struct {
 	list   string // the same
 	roots  []string
 
-	manifests []string // directories
-	asked     bool     // for the list: see withList
+	manifests []string      // directories
+	signed    []string      // those in which each manifest must be signed
+	bounds    policy.Policy // of the signers
+	asked     bool          // for the list: see withList
 }
 
 func (c *ctl) trustGroup() *cobra.Command {
@@ -72,7 +75,8 @@ func (s *trustStore) open() error {
 	if s.list == "" {
 		s.list = cfg.Paths.Revoked
 	}
-	s.roots, s.manifests = cfg.Trust.Roots, cfg.Paths.Manifests
+	s.roots, s.manifests, s.signed = cfg.Trust.Roots, cfg.Paths.Manifests, cfg.Manifests.Signed
+	s.bounds = policy.New(cfg.Limits.Policy(), nil).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -27,11 +28,12 @@ func (c *ctl) verifyFile() *cobra.Command {
 		Long: `Check that each FILE is signed by a key of the trust store, as hornetd does
 before it loads it, and say by whom, what of it, and when. A FILE.toml is a
 manifest: it is checked together with the object it names. No daemon is needed.
-What the revocation list of this host revokes is not good; whether that is older
+What the revocation list of this host revokes is not good, nor is a manifest that
+hornetd.toml wants signed, or signed by others; whether that is older
 than what the host has loaded is not asked.
 
 The exit status is that of the first file that is not good: 4 for a signature,
-1 for a file that cannot be read.`,
+3 for a signer who does not count there, 1 for a file that cannot be read.`,
 		Args: args("FILE..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if opts.signature != "" && (len(args) > 1 || isManifest(args[0])) {
@@ -40,7 +42,7 @@ The exit status is that of the first file that is not good: 4 for a signature,
 			if err := store.openBoth(); err != nil {
 				return err
 			}
-			opts.trust, opts.manifests = store.dir, store.manifests
+			opts.store = store
 			trust, err := signing.LoadTrust(store.dir)
 			if err != nil {
 				return err
@@ -73,9 +75,8 @@ The exit status is that of the first file that is not good: 4 for a signature,
 
 type verifyOptions struct {
 	signature string // file; "": the object's name and .p7s
-	trust     string // directory
+	store     *trustStore
 	signers   []string
-	manifests []string // directories of the host's
 }
 
 // verification is what verify-file says of one file.
@@ -105,8 +106,10 @@ func (c *ctl) verify(file string, trust *signing.Trust, opts verifyOptions) (ver
 	var refused *signing.Error
 	switch {
 	case errors.As(err, &refused):
-		out.Signature = &api.Signature{Verdict: string(refused.Verdict), CheckedBy: "hornetctl", Signer: api.Signer{Name: refused.Signer}}
+		out.Signature = &api.Signature{Verdict: string(refused.Verdict), CheckedBy: "hornetctl", Signer: api.Signer{Name: refused.Signer, KeyID: refused.KeyID, Subject: refused.Subject}}
 		out.Problem = new(problemOf(api.KindSignature, err))
+	case errors.Is(err, policy.ErrDenied):
+		out.Problem = new(problemOf(api.KindDenied, err))
 	case err != nil:
 		out.Problem = new(problemOf(api.KindInternal, err))
 	}
@@ -117,7 +120,7 @@ func (c *ctl) verify(file string, trust *signing.Trust, opts verifyOptions) (ver
 	out.OK, out.Object = true, &api.File{File: object, SHA256: hex.EncodeToString(digest[:])}
 	out.DropIns = dropInsOf(verified)
 	out.Signature, out.SignedAt = new(signatureOf(verified)), verified.SignedAt()
-	out.Trust = filepath.Join(opts.trust, out.Signature.Signer.Name+".pem")
+	out.Trust = filepath.Join(opts.store.dir, out.Signature.Signer.Name+".pem")
 	return out, nil
 }
 
@@ -139,7 +142,7 @@ func (c *ctl) verifyObject(file string, trust *signing.Trust, opts verifyOptions
 }
 
 func (c *ctl) verifyManifest(file string, trust *signing.Trust, opts verifyOptions) (_ string, v signing.Verified, err error) {
-	m, err := readManifest(file, opts.manifests)
+	m, err := readManifest(file, opts.store.manifests)
 	if err != nil {
 		return "", v, err
 	}
@@ -147,13 +150,19 @@ func (c *ctl) verifyManifest(file string, trust *signing.Trust, opts verifyOptio
 	if err != nil {
 		return "", v, noObject(m, err)
 	}
-	bundle, err := bundleOf(m, object)
+	bundle, err := opts.store.bundle(m, object)
 	if err != nil {
 		return "", v, err
 	}
-	// Whom the manifest wants, and of those whom the command line wants.
-	for _, signers := range [][]string{m.Object.Signers, opts.signers} {
-		if v, err = trust.Verify(bundle, signers, c.now()); err != nil {
+	v, err = trust.Verify(bundle, m.Object.Signers, c.now())
+	if err == nil && len(opts.signers) > 0 { // of those whom the manifest wants
+		v, err = trust.Verify(bundle, opts.signers, c.now())
+	}
+	if err != nil {
+		return "", v, err
+	}
+	for _, signer := range signersOf(v) {
+		if err := opts.store.bounds.Counts(signer, m); err != nil {
 			return "", v, err
 		}
 	}
@@ -201,6 +210,9 @@ func (c *ctl) unverified(errs []error, n int) error {
 	kind := api.KindInternal
 	if errors.As(errs[0], new(*signing.Error)) {
 		kind = api.KindSignature
+	}
+	if errors.Is(errs[0], policy.ErrDenied) {
+		kind = api.KindDenied
 	}
 	return &api.Error{Kind: kind, Message: fmt.Sprintf("verify-file: %d of %s not verified", len(errs), count(n, "file"))}
 }

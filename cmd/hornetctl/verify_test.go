@@ -74,7 +74,7 @@ func FuzzVerifyFile(f *testing.F) {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		v, err := c.verify(file, trust, verifyOptions{trust: "/etc/hornet/trust.d"})
+		v, err := c.verify(file, trust, verifyOptions{store: &trustStore{dir: "/etc/hornet/trust.d"}})
 		if _, jsonErr := json.Marshal(v); jsonErr != nil || v.File != file {
 			t.Fatalf("%+v: %v", v, jsonErr)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -618,5 +619,23 @@ func TestListWithAFullDisk(t *testing.T) {
 	}
 	if got := problems(t, h); got != "" {
 		t.Errorf("with a good list the status says %q", got)
+	}
+}
+
+// TestRevokedSignerIsOnRecord: whose signature was refused is in the record as it is
+// in that of a load, and not in its words only.
+func TestRevokedSignerIsOnRecord(t *testing.T) {
+	h, team := teamed(t, rooted)
+	h.Revoke(revokedKey(1, team.keyID(t)))
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	unload(t, h, "count")
+	isRevoked(t, tryLoad(h))
+	records := auditRecords(t, h.State)
+	i := slices.IndexFunc(records, func(r auditRecord) bool { return r.Verb == "load" && r.Phase == "outcome" })
+	last := records[len(records)-1]
+	if last.Phase != "refusal" || last.Verdict != "revoked" || i < 0 || last.Signer != "team" || last.SignerKey == "" || last.SignerKey != records[i].SignerKey {
+		t.Errorf("on record: %+v", last)
 	}
 }

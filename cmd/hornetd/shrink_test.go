@@ -91,16 +91,69 @@ func TestTrustShrinksFirst(t *testing.T) {
 	}
 }
 
-// TestTrustThatCannotBeReadStays: nobody knows then what it does not have.
+// TestTrustThatCannotBeReadStays: nobody knows then what it does not have. But a
+// new revocation list, by who was trusted before, is in force.
 func TestTrustThatCannotBeReadStays(t *testing.T) {
-	h, _ := teamed(t, "")
+	h, team := teamed(t, rooted)
 	if err := os.Remove(h.Trust + "/team.pem"); err != nil {
 		t.Fatal(err)
 	}
 	h.Write("trust.d/broken.pem", []byte("-----BEGIN CERTIFICATE-----\n"))
-	if _, err := reload(t, h); err == nil || !strings.Contains(err.Error(), "broken.pem") {
+	if _, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), "reload: nothing changed: ") || !strings.Contains(err.Error(), "broken.pem") {
 		t.Errorf("reload: %v", err)
 	}
 	unload(t, h, "count")
 	load(t, h, "count")
+
+	h.Write("revoked", []byte("serial = 1\n"))
+	if _, err := reload(t, h); err == nil || !strings.HasPrefix(err.Error(), "reload: nothing changed: ") {
+		t.Errorf("a list that nobody signed: %v", err)
+	}
+	h.Revoke(revokedKey(1, team.keyID(t)))
+	plan, err := reload(t, h)
+	if err == nil || !strings.HasPrefix(err.Error(), "reload: only the revocation list (serial 1) took effect; nothing else changed: ") || !strings.Contains(err.Error(), "broken.pem") {
+		t.Errorf("reload: %v", err)
+	}
+	if s := plan.Shrunk; s == nil || len(s.Gone) != 0 {
+		t.Errorf("shrunk: %+v", s)
+	}
+	unload(t, h, "count")
+	isRevoked(t, tryLoad(h))
+}
+
+// TestTrustThatCannotBeReadIsLeftOut: at a start there is nothing to stay with, and
+// one damaged file must not keep the keys of the others from what they are for.
+func TestTrustThatCannotBeReadIsLeftOut(t *testing.T) {
+	h, team := teamed(t, rooted)
+	unload(t, h, "count")
+	h.Stop()
+	h.Write("trust.d/broken.pem", []byte("-----BEGIN CERTIFICATE-----\n"))
+	other := signer(t, h, "other")
+	if err := os.Chmod(h.Trust+"/other.pem", 0o666); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	if c := get(t, h, "count"); c.State != api.StateRunning || c.Signature.Signer.Name != "team" {
+		t.Errorf("%s %q", c.State, c.Reason)
+	}
+	for _, want := range []string{"/broken.pem: 1 of 1 PEM blocks are damaged: left out", "/other.pem: can be written by others (mode 0666): left out"} {
+		if got := problems(t, h); !strings.Contains(got, want) {
+			t.Errorf("status says %q, want %q", got, want)
+		}
+	}
+	unload(t, h, "count")
+	object := example(t, "conn-count/conn_count.bpf.o")
+	h.Write("hornet.d/conn_count.bpf.o.p7s", other.sign(t, object))
+	unknown(t, tryLoad(h))
+
+	h.Write("hornet.d/conn_count.bpf.o.p7s", team.sign(t, object))
+	if err := errors.Join(os.Remove(h.Trust+"/broken.pem"), os.Chmod(h.Trust+"/other.pem", 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reload(t, h); err != nil {
+		t.Fatal(err)
+	}
+	if got := problems(t, h); got != "" {
+		t.Errorf("status says %q", got)
+	}
 }

@@ -63,6 +63,9 @@ func (a *act) conclude(err error) error {
 		var se *signing.Error
 		if errors.As(err, &se) {
 			a.rec.Verdict, a.rec.VerdictBy = string(se.Verdict), "hornetd"
+			if se.Signer != "" {
+				a.rec.Signer, a.rec.SignerKey = se.Signer, se.Key
+			}
 		}
 	}
 	if a.rec.Phase == audit.Refusal && !a.d.refused.first(a.rec) {

@@ -174,6 +174,9 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 			s.Problems = append(s.Problems, problem("", err))
 		}
 	}
+	for _, err := range leftOut(d.trust) {
+		s.Problems = append(s.Problems, problem("", err))
+	}
 	s.Problems = append(s.Problems, d.problems...)
 	s.Problems = append(s.Problems, d.strays...)
 	s.Problems = append(s.Problems, d.strayRules(d.trust)...)

@@ -84,11 +84,10 @@ type collection struct {
 // proof is the result of verifying a running collection's object again, from
 // disk: whether what it was loaded from is still there and still trusted.
 type proof struct {
-	verdict   string // of signing, or "unproven" where the file is gone
-	digest    string // of the object on disk; "" where it could not be verified
-	reason    string
-	notBefore time.Time // of the certificate; zero: no beginning
-	notAfter  time.Time // zero: no end
+	verdict string // of signing, or "unproven" where the file is gone
+	digest  string // of the object on disk; "" where it could not be verified
+	reason  string
+	valid   signing.Validity
 }
 
 // held is a directory that is left alone: its programs run, and nothing here
@@ -147,8 +146,11 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 			d.store.Close()
 		}
 	}()
-	if d.trust, err = signing.LoadTrust(cfg.Paths.Trust); err != nil {
+	if d.trust, err = signing.LoadReadable(cfg.Paths.Trust); err != nil {
 		return nil, fmt.Errorf("trust store: %w", err)
+	}
+	for _, err := range leftOut(d.trust) {
+		log.Error("trust store", zap.Error(err), zap.String("hint", remedy.Of(err)))
 	}
 	if err := os.Mkdir(cfg.Paths.State, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("state directory: %w", err)

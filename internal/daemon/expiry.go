@@ -76,20 +76,30 @@ func (d *Daemon) acceptedBefore(m manifest.Manifest, boot bool) func(signing.Sig
 	}
 }
 
-// validity is that of the certificate by which c was verified: when its object
-// was verified again, with a renewed one maybe, or as its record says. Zero is no
-// beginning, or no end.
-func (c *collection) validity() (from, until time.Time) {
+// validity is that of the certificates, its signer's and those of its drop-ins'
+// signers, by which c was verified: when its object was verified again, with a
+// renewed one maybe, or as its record says.
+func (c *collection) validity() signing.Validity {
 	if loads(c.proof.verdict) {
-		return c.proof.notBefore, c.proof.notAfter
+		return c.proof.valid
 	}
-	return c.record.Signer.NotBefore, c.record.Signer.NotAfter
+	valid := signing.Validity{}.And(recordedValidity(c.record.Signer))
+	for _, d := range c.record.DropIns {
+		if d.Signer != nil {
+			valid = valid.And(recordedValidity(*d.Signer))
+		}
+	}
+	return valid
+}
+
+func recordedValidity(r pinning.Signer) signing.Signer {
+	return signing.Signer{Name: r.Name, NotBefore: r.NotBefore, NotAfter: r.NotAfter}
 }
 
 // outside reports whether the clock is before or behind a validity.
-func (d *Daemon) outside(from, until time.Time) (early, late bool) {
+func (d *Daemon) outside(v signing.Validity) (early, late bool) {
 	now := d.clock()
-	return now.Before(from), !until.IsZero() && now.After(until)
+	return now.Before(v.NotBefore), !v.NotAfter.IsZero() && now.After(v.NotAfter)
 }
 
 // invalidReason is why what is outside the validity of its signer's certificate,
@@ -104,12 +114,12 @@ func invalidReason(signer, side string, bound time.Time) string {
 // good at the last reload may have ended since.
 func (d *Daemon) warning(c *collection) string {
 	if v := c.proof.verdict; v == "" || loads(v) {
-		from, until := c.validity()
-		switch early, late := d.outside(from, until); {
+		valid := c.validity()
+		switch early, late := d.outside(valid); {
 		case early:
-			return invalidReason(c.record.Signer.Name, "from", from)
+			return invalidReason(valid.From, "from", valid.NotBefore)
 		case late:
-			return invalidReason(c.record.Signer.Name, "until", until)
+			return invalidReason(valid.Until, "until", valid.NotAfter)
 		case v == "" && c.record.Verdict == string(signing.OKRolledBack):
 			return rolledBackReason
 		}

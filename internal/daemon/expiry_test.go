@@ -88,6 +88,7 @@ func TestWarningByTheRecord(t *testing.T) {
 func TestWarningOfWhatExpired(t *testing.T) {
 	past, later := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 	ok := string(signing.OK)
+	until := func(t time.Time) signing.Validity { return signing.Validity{NotAfter: t, Until: "dev"} }
 	for _, tt := range []struct {
 		name   string
 		record time.Time
@@ -97,16 +98,45 @@ func TestWarningOfWhatExpired(t *testing.T) {
 		{"adopted", past, proof{}, true},
 		{"adopted, valid", later, proof{}, false},
 		{"adopted, no end", time.Time{}, proof{}, false},
-		{"verified, and ended since", past, proof{verdict: ok, notAfter: past}, true},
-		{"verified", later, proof{verdict: ok, notAfter: later}, false},
-		{"renewed", past, proof{verdict: ok, notAfter: later}, false},
-		{"renewed, and that ended too", past.Add(-time.Hour), proof{verdict: ok, notAfter: past}, true},
+		{"verified, and ended since", past, proof{verdict: ok, valid: until(past)}, true},
+		{"verified", later, proof{verdict: ok, valid: until(later)}, false},
+		{"renewed", past, proof{verdict: ok, valid: until(later)}, false},
+		{"renewed, and that ended too", past.Add(-time.Hour), proof{verdict: ok, valid: until(past)}, true},
 		{"a public key now", past, proof{verdict: ok}, false},
 	} {
 		c := &collection{record: pinning.Record{Signer: pinning.Signer{Name: "dev", NotAfter: tt.record}}, proof: tt.proof}
 		_, flagged := new(Daemon).proofProblem("a", c)
 		if w := new(Daemon).warning(c); (w != "") != tt.want || flagged != tt.want {
 			t.Errorf("%s: %q, in the status %t", tt.name, w, flagged)
+		}
+	}
+}
+
+// The certificate of who signed a drop-in bounds what runs as well, and is the one
+// that is named: by the record, and by what is on disk.
+func TestWarningOfADropInsSigner(t *testing.T) {
+	past, later := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	record := func(ops pinning.Signer) pinning.Record {
+		ops.Name = "ops"
+		return pinning.Record{Signer: pinning.Signer{Name: "dev", NotBefore: past.Add(-time.Hour), NotAfter: later},
+			DropIns: []pinning.RecordDropIn{{}, {Signer: &ops}}}
+	}
+	ended := invalidReason("ops", "until", past)
+	for _, tt := range []struct {
+		name string
+		c    collection
+		want string
+	}{
+		{"adopted, ended", collection{record: record(pinning.Signer{NotAfter: past})}, ended},
+		{"adopted, not begun", collection{record: record(pinning.Signer{NotBefore: later})}, invalidReason("ops", "from", later)},
+		{"adopted, no bounds", collection{record: record(pinning.Signer{})}, ""},
+		{"verified, and ended since", collection{record: record(pinning.Signer{NotAfter: later}),
+			proof: proof{verdict: string(signing.OK), valid: signing.Validity{NotAfter: past, Until: "ops"}}}, ended},
+		{"renewed", collection{record: record(pinning.Signer{NotAfter: past}),
+			proof: proof{verdict: string(signing.OK), valid: signing.Validity{NotAfter: later, Until: "ops"}}}, ""},
+	} {
+		if got := new(Daemon).warning(&tt.c); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }

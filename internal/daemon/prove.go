@@ -15,13 +15,12 @@ import (
 const unproven = "unproven"
 
 func proven(v signing.Verified) proof {
-	s := v.Signer()
-	p := proof{verdict: string(v.Verdict()), digest: hexDigest(v.Digest()), notBefore: s.NotBefore, notAfter: s.NotAfter}
+	p := proof{verdict: string(v.Verdict()), digest: hexDigest(v.Digest()), valid: v.Validity()}
 	switch v.Verdict() {
 	case signing.OKExpired:
-		p.reason = invalidReason(s.Name, "until", s.NotAfter)
+		p.reason = invalidReason(p.valid.Until, "until", p.valid.NotAfter)
 	case signing.OKNotYetValid:
-		p.reason = invalidReason(s.Name, "from", s.NotBefore)
+		p.reason = invalidReason(p.valid.From, "from", p.valid.NotBefore)
 	case signing.OKRolledBack:
 		p.reason = rolledBackReason
 	}
@@ -110,7 +109,7 @@ func (d *Daemon) proofProblem(name string, c *collection) (api.Problem, bool) {
 	case early:
 		hint = "set the clock, or wait"
 	case late:
-		hint = "put a renewed certificate into the trust store (hornetctl trust add), sign the object with its key and reload"
+		hint = "put a renewed certificate into the trust store (hornetctl trust add), sign with its key what the old one signed, and reload"
 	case warning == rolledBackReason:
 		hint = "put a newer version in its place, or hornetctl rollback " + name + " --to VERSION --reason TEXT"
 	}

@@ -32,7 +32,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 
 	store, err := d.readStore()
 	if err != nil {
-		return api.Plan{}, err // nobody knows what it does not have any more
+		return d.reloadList(a, who, err)
 	}
 	trust, err := d.withRevocations(store)
 	if err != nil {
@@ -63,6 +63,20 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	}
 	a.partial = failures(changes)
 	return api.Plan{Changes: changes}, nil
+}
+
+// reloadList is what a reload still does where the trust store cannot be read, for
+// why. Nobody knows what the store does not have any more; but whose signature a
+// new revocation list needs is known from the last time.
+func (d *Daemon) reloadList(a *act, who Peer, why error) (api.Plan, error) {
+	problems := []api.Problem{problem("", why)}
+	next := d.trusted()
+	trust, err := d.withRevocations(next)
+	if err != nil {
+		problems = append(problems, problem("", err))
+		trust = next.WithRevocations(nil) // none that is new
+	}
+	return d.shrink(a, who, trust, nil, problems)
 }
 
 // failures counts the changes that the kernel, or a [[test]], refused. What
@@ -99,6 +113,14 @@ func (d *Daemon) readStore() (*signing.Trust, error) {
 		return nil, remedy.With(fmt.Errorf("trust store: %w", err), "%s", remedy.Of(err))
 	}
 	return store, nil
+}
+
+// leftOut are the files that the start left out of trust.
+func leftOut(trust *signing.Trust) (all []error) {
+	for _, err := range trust.LeftOut() {
+		all = append(all, remedy.With(asSignature(fmt.Errorf("%w: left out, no key in it counts", err)), "%s; then hornetctl reload", remedy.Of(err)))
+	}
+	return all
 }
 
 // trusted is the trust store in force.
