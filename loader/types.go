@@ -84,9 +84,8 @@ func names(members []btf.Member) []string {
 // describeType says on one line what a value of type t looks like.
 func describeType(t btf.Type) string { return describe(t, 0) }
 
-// TypeText is what describeType says, without an article: the type of a variable,
-// or of a map's keys or values.
-func TypeText(t btf.Type) string { return strings.TrimPrefix(describeType(t), "a ") }
+// withoutArticle is what describeType says, without its "a".
+func withoutArticle(t btf.Type) string { return strings.TrimPrefix(describeType(t), "a ") }
 
 func describe(t btf.Type, depth int) string {
 	alias := ""

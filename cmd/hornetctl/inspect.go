@@ -2,11 +2,7 @@ package main
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/spf13/cobra"
 
 	"github.com/hornetd/hornetd/internal/safefile"
@@ -34,31 +30,8 @@ not asked for, because the object is parsed in this process, with your rights.`,
 
 // inspected is what an object has.
 type inspected struct {
-	File      string              `json:"file"`
-	License   string              `json:"license,omitempty"`
-	Programs  []inspectedProgram  `json:"programs"`
-	Maps      []inspectedMap      `json:"maps"`
-	Variables []inspectedVariable `json:"variables"`
-}
-
-type inspectedProgram struct {
-	Name    string `json:"name"`
-	Section string `json:"section"`
-	Type    string `json:"type"`
-}
-
-type inspectedMap struct {
-	Name       string `json:"name"`
-	Type       string `json:"type"`
-	Key        string `json:"key"`
-	Value      string `json:"value"`
-	MaxEntries uint32 `json:"max_entries"`
-}
-
-type inspectedVariable struct {
-	Name    string `json:"name"`
-	Section string `json:"section"`
-	Type    string `json:"type"`
+	File string `json:"file"`
+	loader.Inventory
 }
 
 func inspectFile(file string) (x inspected, err error) {
@@ -74,45 +47,11 @@ func inspectFile(file string) (x inspected, err error) {
 	if err != nil {
 		return x, err
 	}
-	spec, err := loader.OpenSpec(verified)
-	if err != nil {
+	x.File = file
+	if x.Inventory, err = loader.TakeInventory(verified); err != nil {
 		return x, fmt.Errorf("%s: %w", file, err)
 	}
-	x.File = file
-	for _, name := range slices.Sorted(maps.Keys(spec.Programs)) {
-		p := spec.Programs[name]
-		x.License = p.License
-		x.Programs = append(x.Programs, inspectedProgram{name, p.SectionName, p.Type.String()})
-	}
-	for _, name := range slices.Sorted(maps.Keys(spec.Maps)) {
-		x.Maps = append(x.Maps, inspectMap(spec.Maps[name], name))
-	}
-	for _, name := range slices.Sorted(maps.Keys(spec.Variables)) {
-		v := spec.Variables[name]
-		text := bytesText(uint64(len(v.Value)))
-		if v.Type != nil {
-			text = loader.TypeText(v.Type)
-		}
-		x.Variables = append(x.Variables, inspectedVariable{name, v.SectionName, text})
-	}
 	return x, nil
-}
-
-func inspectMap(m *ebpf.MapSpec, name string) inspectedMap {
-	return inspectedMap{Name: name, Type: m.Type.String(), Key: sideText(m.Key, m.KeySize), Value: sideText(m.Value, m.ValueSize), MaxEntries: m.MaxEntries}
-}
-
-// sideText is the type of a map's key or value, its size where there is none, as
-// for a data section.
-func sideText(t btf.Type, size uint32) string {
-	switch t.(type) {
-	case nil, *btf.Void, *btf.Datasec:
-		if size == 0 {
-			return "-"
-		}
-		return bytesText(uint64(size))
-	}
-	return loader.TypeText(t)
 }
 
 func (c *ctl) inspectTables(x inspected) {
