@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hornetd/hornetd/internal/vmtest"
 	"golang.org/x/sys/unix"
@@ -19,7 +20,19 @@ type port struct {
 	f    *os.File
 }
 
-func openPort(p *vmtest.Plan) (*port, error) {
+// portWait bounds the wait for the host to say the port's name, which it does
+// in a message behind the one that makes the port.
+const portWait = 10 * time.Second
+
+func openPort(p *vmtest.Plan) (port *port, err error) {
+	for end := time.Now().Add(portWait); ; time.Sleep(10 * time.Millisecond) {
+		if port, err = findPort(p); err == nil || time.Now().After(end) {
+			return port, err
+		}
+	}
+}
+
+func findPort(p *vmtest.Plan) (*port, error) {
 	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
 	for _, file := range names {
 		b, err := os.ReadFile(file)
