@@ -283,7 +283,7 @@ func stay(stage *pinning.Stage, entry *pinning.Entry, coll *ebpf.Collection, was
 		}
 	}
 	if s.repin {
-		return stage.PinLinks(map[string]link.Link{s.target.Link: l})
+		return stage.PinExisting(l, s.target.Link)
 	}
 	return stage.LinkExisting(entry, was.Name, s.target.Link)
 }
