@@ -302,7 +302,7 @@ func (v *View) present(a manifest.Attach) error {
 func Places(ts []Target, as []manifest.Attach) []string {
 	files := map[string]bool{}
 	for _, t := range ts {
-		files[t.Cgroup], files[t.Netns] = true, true
+		files[t.Cgroup], files[t.Netns], files[t.Executable] = true, true, true
 	}
 	for _, a := range as {
 		files[a.Netns], files[a.Executable] = true, true

@@ -125,8 +125,9 @@ func TestViewSpread(t *testing.T) {
 // TestPlaces: watched is the nearest directory that is there.
 func TestPlaces(t *testing.T) {
 	dir := t.TempDir()
-	got := Places([]Target{{Cgroup: dir + "/a/b/c"}, {Netns: dir + "/x"}, {}}, []manifest.Attach{{Executable: "/no/such"}})
-	if want := []string{"/", dir}; !slices.Equal(got, want) {
+	lib := t.TempDir()
+	got := Places([]Target{{Cgroup: dir + "/a/b/c"}, {Netns: dir + "/x"}, {Executable: lib + "/x.so"}, {}}, []manifest.Attach{{Executable: "/no/such"}})
+	if want := []string{"/", dir, lib}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -309,6 +309,54 @@ func TestPendingClosed(t *testing.T) {
 	}
 }
 
+// TestPendingUnloaded: what waits and is unloaded does not come with its target.
+func TestPendingUnloaded(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	testenv.IP(t, pair.B.Netns, "link", "del", pair.B.Name)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", local(blocking(pair, "10.77.0.0/24", ""), pair))
+	in(t, h, pair.B.Netns)
+	if out, said, status := h.Ctl("unload", "xdp-drop"); status != 0 {
+		t.Fatal(out, said)
+	}
+	if c := get(t, h, "xdp-drop"); c.State != api.StateAvailable {
+		t.Errorf("%s %q", c.State, c.Reason)
+	}
+	if n := len(recordsOf(t, h, "unload")); n != 2 {
+		t.Errorf("%d records, want intent and outcome", n)
+	}
+	pair.Join(t)
+	time.Sleep(time.Second)
+	if c := get(t, h, "xdp-drop"); c.State != api.StateAvailable || xdpOn(t, pair) {
+		t.Errorf("it came with its target: %s", c.State)
+	}
+}
+
+// TestPendingReplacement: what runs is replaced once the target of its new
+// manifest is there.
+func TestPendingReplacement(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	ns := pair.B.Netns
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	m := local(blocking(pair, "10.77.0.0/24", ""), pair)
+	h.Manifest("xdp-drop", m)
+	in(t, h, ns)
+	whole(t, h, "xdp-drop", 1)
+	h.Kill()
+	h.Manifest("xdp-drop", strings.Replace(m, `"veth0"`, `"veth9"`, 1))
+	in(t, h, ns)
+	testenv.IP(t, ns, "link", "add", "veth9", "type", "bridge")
+	eventually(t, "replaced", func() bool { return get(t, h, "xdp-drop").Links[0].Target == "interface veth9" })
+	whole(t, h, "xdp-drop", 1)
+	if out := testenv.IP(t, ns, "link", "show", "dev", "veth9"); !strings.Contains(out, "prog/xdp") {
+		t.Error(out)
+	}
+}
+
 // TestPattern: an interface that comes under a pattern gets the program, one
 // that goes is forgotten, one that is renamed keeps it.
 func TestPattern(t *testing.T) {

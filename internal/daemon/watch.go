@@ -270,8 +270,15 @@ func (d *Daemon) comes(name string) (mended, error) {
 	d.booting = f.booting
 	defer func() { d.booting = false }()
 	defer debug.FreeOSMemory() // kernel BTF is megabytes
-	err := d.load(self(), dc.source, asLoad, btf.NewCache())
+	as := asLoad
+	if d.collection(name) != nil {
+		as = asReload // what waits is its replacement
+	}
+	err := d.load(self(), dc.source, as, btf.NewCache())
 	if err == nil {
+		d.mu.Lock()
+		delete(d.failed, name)
+		d.mu.Unlock()
 		return mended{repaired: true}, nil
 	}
 	d.fail(name, err)
