@@ -211,6 +211,19 @@ func (v *View) Elsewhere(s LinkState, t Target) bool {
 	return ok && !slices.Contains(l.xdp, uint32(s.ProgramID))
 }
 
+// Taken returns why nothing can be attached to t: an interface has one XDP program.
+// Of other kinds that shows only when it is tried.
+func (v *View) Taken(t Target) error {
+	if t.Kind != kindXDP {
+		return nil
+	}
+	l := v.net(t.Netns).links[t.Ifindex]
+	if len(l.xdp) == 0 {
+		return nil
+	}
+	return xdpTaken(t.Interface, l.xdp[0], nil)
+}
+
 // IsPattern says whether the interface of a manifest's attach may be several.
 func IsPattern(name string) bool { return strings.ContainsAny(name, `*?[\`) }
 
@@ -334,8 +347,8 @@ func Places(ts []Target, as []manifest.Attach) []string {
 }
 
 // StateByID is the part of Describe that tells whether the link of an id is where
-// it should be: kind, program and place. It costs a third. The error says that
-// there is no such link.
+// it should be: kind, program and place. It costs a third. The error wraps
+// fs.ErrNotExist where there is no such link.
 func StateByID(id uint32) (LinkState, error) {
 	i, err := bpfsys.LinkByID(id)
 	if err != nil {

@@ -579,6 +579,80 @@ func TestFight(t *testing.T) {
 	eventually(t, "repaired after the reload", func() bool { return get(t, h, "xdp-drop").Reason == "" && xdpOn(t, pair) })
 }
 
+// attachedAt says whether an interface runs an XDP program, as ip(8) says.
+func attachedAt(t testing.TB, netns, name string) bool {
+	t.Helper()
+	return strings.Contains(testenv.IP(t, netns, "link", "show", "dev", name), "prog/xdp")
+}
+
+// TestComesAndGoesWithOneNumber: an interface that comes and goes by itself, with
+// the number it had, is nobody's fight, whether it is seen to be gone or not.
+func TestComesAndGoesWithOneNumber(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	ns := pair.B.Netns
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", local(blocking(pair, "10.77.0.0/24", ""), pair))
+	in(t, h, ns)
+	whole(t, h, "xdp-drop", 1)
+	for i := range 10 {
+		testenv.IP(t, ns, "link", "del", "veth0")
+		if i%2 == 0 {
+			eventually(t, "seen to be gone", func() bool { return strings.Contains(get(t, h, "xdp-drop").Reason, "is at nothing") })
+		}
+		testenv.IP(t, ns, "link", "add", "veth0", "index", fmt.Sprint(pair.B.Ifindex), "type", "bridge")
+		eventually(t, fmt.Sprintf("attached, round %d: %s", i, get(t, h, "xdp-drop").Reason), func() bool { return attachedAt(t, ns, "veth0") })
+	}
+	eventually(t, "no drift", func() bool { return get(t, h, "xdp-drop").Reason == "" })
+	whole(t, h, "xdp-drop", 1)
+}
+
+// TestOneInterfaceIsTaken: an interface under a pattern that runs another tool's
+// program is told, keeps no other from being repaired, fills no record, and gets
+// its program when it is free.
+func TestOneInterfaceIsTaken(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	ns := pair.B.Netns
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", strings.Replace(local(blocking(pair, "10.77.0.0/24", ""), pair), `"veth0"`, `"veth*"`, 1))
+	in(t, h, ns)
+	before := whole(t, h, "xdp-drop", 1)
+	testenv.IP(t, ns, "link", "add", "new0", "type", "bridge")
+	testenv.IP(t, ns, "link", "set", "dev", "new0", "xdpgeneric", "pinned", h.BPFFS+"/xdp-drop/programs/xdp_drop")
+	testenv.IP(t, ns, "link", "set", "new0", "name", "veth1")
+	told := func() bool { return strings.Contains(get(t, h, "xdp-drop").Reason, "veth1 has come: not repaired: program") }
+	eventually(t, "drift", told)
+	if c := get(t, h, "xdp-drop"); !strings.Contains(c.Hint, "ip link set dev veth1 xdp off") {
+		t.Errorf("hint %q", c.Hint)
+	}
+	time.Sleep(time.Second)
+	if n := len(recordsOf(t, h, "repair")); n != 0 {
+		t.Errorf("%d audit records of what was not done", n)
+	}
+
+	// A directory that is moved away keeps its links: they are pinned again.
+	must(t, os.Rename(h.BPFFS+"/xdp-drop", h.BPFFS+"/other"))
+	eventually(t, "a directory", func() bool { _, err := os.Lstat(h.BPFFS + "/xdp-drop/record"); return err == nil })
+	if c := get(t, h, "xdp-drop"); len(kernelLinks(t, c)) != 1 || c.Links[0].ID != before.Links[0].ID || !attachedAt(t, ns, "veth0") {
+		t.Errorf("%+v", c.Links)
+	}
+	must(t, os.RemoveAll(h.BPFFS+"/other"))
+
+	testenv.IP(t, ns, "link", "del", "veth0")
+	pair.Join(t)
+	eventually(t, "attached", func() bool { return attachedAt(t, ns, "veth0") })
+	eventually(t, "drift", told)
+	if said := eventsOf(t, h, api.EventFailed, "xdp-drop"); len(said) != 0 {
+		t.Errorf("%q", said)
+	}
+	testenv.IP(t, ns, "link", "set", "dev", "veth1", "xdpgeneric", "off")
+	eventually(t, "attached to the other one", func() bool { return attachedAt(t, ns, "veth1") && get(t, h, "xdp-drop").Reason == "" })
+	whole(t, h, "xdp-drop", 2)
+}
+
 // TestDrift: what cannot be repaired is told, with the reason and a remedy, and
 // what runs is not touched.
 func TestDrift(t *testing.T) {
