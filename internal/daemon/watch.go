@@ -37,9 +37,10 @@ type watcher struct {
 	tries map[string]patience
 	done  chan struct{}
 
-	idle   map[uint32]bool // links whose targets were seen to go: nobody took those away
-	known  map[string]known
-	rounds int // since everything was looked at
+	idle    map[uint32]bool // links whose targets were seen to go: nobody took those away
+	known   map[string]known
+	symbols loader.Symbols
+	rounds  int // since everything was looked at
 }
 
 // known is what there is to know of a running collection while it is the same.
@@ -133,7 +134,7 @@ func (w *watcher) survey(hinted bool) time.Duration {
 		w.rounds = 0
 	}
 	var work []func()
-	v := loader.NewView()
+	v := loader.NewViewWith(&w.symbols)
 	for name, running := range c.running {
 		if !all && w.calm(running) {
 			continue
