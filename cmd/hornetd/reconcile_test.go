@@ -623,7 +623,9 @@ func TestOneInterfaceIsTaken(t *testing.T) {
 	testenv.IP(t, ns, "link", "add", "new0", "type", "bridge")
 	testenv.IP(t, ns, "link", "set", "dev", "new0", "xdpgeneric", "pinned", h.BPFFS+"/xdp-drop/programs/xdp_drop")
 	testenv.IP(t, ns, "link", "set", "new0", "name", "veth1")
-	told := func() bool { return strings.Contains(get(t, h, "xdp-drop").Reason, "veth1 has come: not repaired: program") }
+	told := func() bool {
+		return strings.Contains(get(t, h, "xdp-drop").Reason, "veth1 has come: not repaired: program")
+	}
 	eventually(t, "drift", told)
 	if c := get(t, h, "xdp-drop"); !strings.Contains(c.Hint, "ip link set dev veth1 xdp off") {
 		t.Errorf("hint %q", c.Hint)
@@ -651,6 +653,49 @@ func TestOneInterfaceIsTaken(t *testing.T) {
 	testenv.IP(t, ns, "link", "set", "dev", "veth1", "xdpgeneric", "off")
 	eventually(t, "attached to the other one", func() bool { return attachedAt(t, ns, "veth1") && get(t, h, "xdp-drop").Reason == "" })
 	whole(t, h, "xdp-drop", 2)
+}
+
+// TestForeignWhileRunning: what somebody puts among the pins, or in the place of
+// one, is told, once, while nothing else is wrong.
+func TestForeignWhileRunning(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
+	h.Start()
+	whole(t, h, "xdp-drop", 1)
+	told := func(text string) func() bool { // by the watch, and not by who asks
+		return func() bool {
+			said := eventsOf(t, h, api.EventDrift, "xdp-drop")
+			return len(said) > 0 && strings.Contains(said[len(said)-1], text)
+		}
+	}
+	list := func() string { out, _, _ := h.Ctl("list"); return out }
+	must(t, os.Mkdir(h.BPFFS+"/xdp-drop/links/foreign", 0o700))
+	eventually(t, "told of a directory", told("links/foreign: not of hornetd's making"))
+	if !strings.Contains(list(), "links/foreign: not of hornetd's making") {
+		t.Error(list())
+	}
+	must(t, os.Remove(h.BPFFS+"/xdp-drop/links/foreign"))
+	eventually(t, "no drift", func() bool { return !strings.Contains(list(), "not of hornetd's making") })
+
+	// A map of the same kind in the place of another, in one step.
+	m, err := ebpf.LoadPinnedMap(h.BPFFS+"/xdp-drop/maps/hits", nil)
+	must(t, err)
+	defer m.Close()
+	other, err := ebpf.NewMap(&ebpf.MapSpec{Type: m.Type(), KeySize: m.KeySize(), ValueSize: m.ValueSize(), MaxEntries: m.MaxEntries()})
+	must(t, err)
+	defer other.Close()
+	must(t, other.Pin(h.BPFFS+"/else"), os.Rename(h.BPFFS+"/else", h.BPFFS+"/xdp-drop/maps/hits"))
+	eventually(t, "told of a map", told("maps/hits: not of hornetd's making"))
+	time.Sleep(2 * time.Second)
+	if said := eventsOf(t, h, api.EventDrift, "xdp-drop"); len(said) != 2 {
+		t.Errorf("events: %q", said)
+	}
+	if n := len(recordsOf(t, h, "repair")); n != 0 {
+		t.Errorf("%d audit records", n)
+	}
 }
 
 // TestDrift: what cannot be repaired is told, with the reason and a remedy, and

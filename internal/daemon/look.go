@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/bpfsys"
@@ -31,7 +33,10 @@ func (d *Daemon) glance(v *loader.View, r pinning.Record, ts []loader.Target, m 
 // examineEntry looks at all there is to see of a collection before it is
 // repaired.
 func examineEntry(v *loader.View, e *pinning.Entry, m manifest.Manifest) (sight, error) {
-	s := sight{gone: e.Gone, missing: e.Missing, foreign: e.Foreign}
+	s := sight{gone: e.Gone, missing: e.Missing, foreign: foreign(e)}
+	if len(s.foreign) > 0 {
+		return s, nil // beside which nothing is repaired
+	}
 	for _, r := range e.Record.Programs {
 		if p, err := openProgram(e, r); err == nil {
 			p.Close()
@@ -56,6 +61,63 @@ func examineEntry(v *loader.View, e *pinning.Entry, m manifest.Manifest) (sight,
 	}
 	err = s.look(v, e.Record, ts, m)
 	return s, err
+}
+
+// foreign returns what lies in the directory of a collection and is not what was
+// recorded: names of nobody's, and pins of something else.
+func foreign(e *pinning.Entry) []string {
+	all := slices.Clone(e.Foreign)
+	other := func(pin string, id, recorded uint32, err error) {
+		var errno unix.Errno // of the asking, or the pin is gone
+		if err == nil && id != recorded || err != nil && !errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist) {
+			all = append(all, pin)
+		}
+	}
+	for _, r := range e.Record.Maps {
+		var info bpfsys.Info
+		m, err := e.Map(r.Name)
+		if err == nil {
+			info, err = bpfsys.MapInfo(m.FD())
+			m.Close()
+		}
+		other("maps/"+r.Pin, info.ID, r.ID, err)
+	}
+	for _, r := range e.Record.Programs {
+		var info bpfsys.ProgInfo
+		p, err := e.Program(r.Name)
+		if err == nil {
+			info, err = bpfsys.ProgramInfo(p.FD())
+			p.Close()
+		}
+		other("programs/"+r.Pin, info.ID, r.ID, err)
+	}
+	for _, r := range e.Record.Links {
+		var info link.Info
+		l, err := e.Link(r.Name)
+		if err == nil {
+			var got *link.Info
+			if got, err = l.Info(); err == nil {
+				info = *got
+			}
+			l.Close()
+		}
+		other("links/"+r.Pin, uint32(info.ID), r.ID, err)
+	}
+	return all
+}
+
+// foreignIn is foreign for a running collection.
+func (d *Daemon) foreignIn(r pinning.Record) []string {
+	n, err := pinning.ParseName(r.Name)
+	if err != nil {
+		return nil
+	}
+	e, err := d.store.Hold(n, r)
+	if err != nil {
+		return nil // a repair tells
+	}
+	defer e.Close()
+	return foreign(e)
 }
 
 func (s *sight) look(v *loader.View, r pinning.Record, ts []loader.Target, m manifest.Manifest) error {

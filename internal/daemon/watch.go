@@ -40,7 +40,9 @@ type watcher struct {
 	idle    map[uint32]bool // links whose targets were seen to go: nobody took those away
 	known   map[string]known
 	symbols loader.Symbols
-	rounds  int // since everything was looked at
+	rounds  int       // since everything was looked at
+	dived   time.Time // when the directories were read last
+	deep    bool      // they are read in this round
 }
 
 // known is what there is to know of a running collection while it is the same.
@@ -49,6 +51,7 @@ type known struct {
 	targets []loader.Target
 	visits  bool // it is in other network namespaces, which give no hints
 	err     error
+	foreign []string            // what is not of hornetd's making in its directory
 	links   []*loader.LinkState // as they were when all was looked at last; nil: gone
 	looked  bool                // it was
 	wrong   bool                // and there was something to repair
@@ -60,7 +63,7 @@ const allEvery = 20
 
 // watch begins to look after what runs.
 func (d *Daemon) watch() {
-	w := &watcher{d: d, tries: map[string]patience{}, idle: map[uint32]bool{}, known: map[string]known{}, done: make(chan struct{})}
+	w := &watcher{d: d, tries: map[string]patience{}, idle: map[uint32]bool{}, known: map[string]known{}, dived: time.Now(), done: make(chan struct{})}
 	var err error
 	if w.hints, err = newHints(); err != nil {
 		d.tellState(remedy.With(err, "look into the log for what refused it; changes are found all the same, up to %s later", pulse))
@@ -128,7 +131,11 @@ func (w *watcher) survey(hinted bool) time.Duration {
 	w.learn(c)
 	w.departs(c)
 	w.rounds++
-	all := hinted || w.rounds >= allEvery
+	w.deep = time.Since(w.dived) >= allEvery*pulse
+	if w.deep {
+		w.dived = time.Now()
+	}
+	all := hinted || w.deep || w.rounds >= allEvery
 	if all {
 		w.aim(c)
 		w.rounds = 0
@@ -184,6 +191,10 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 		}
 		return toTell, false
 	}
+	if w.deep || len(k.foreign) > 0 {
+		k.foreign = w.d.foreignIn(c.record)
+	}
+	s.foreign = k.foreign
 	w.remember(c, k, s)
 	s.with(c.record, w.heed(name))
 	g := diagnose(c.record, s, revokedRecord(w.d.trusted(), c.record))
@@ -286,6 +297,9 @@ func (w *watcher) learn(c charge) {
 			continue
 		}
 		k := known{of: running}
+		if was := w.known[name]; was.of != nil && reflect.DeepEqual(was.of.record, running.record) {
+			k.foreign = was.foreign
+		}
 		k.targets, k.err = targetsOf(running.record)
 		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" })
 		w.known[name] = k
