@@ -655,6 +655,37 @@ func TestOneInterfaceIsTaken(t *testing.T) {
 	whole(t, h, "xdp-drop", 2)
 }
 
+// TestOneInterfaceRefuses: an interface under a pattern whose driver refuses the
+// program is told, tried less and less, and keeps no other from being repaired.
+func TestOneInterfaceRefuses(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	ns := pair.B.Netns
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	m := strings.Replace(local(blocking(pair, "10.77.0.0/24", ""), pair), `"veth0"`, `"veth*"`, 1)
+	h.Manifest("xdp-drop", strings.Replace(m, `mode = "generic"`, `mode = "native"`, 1))
+	in(t, h, ns)
+	whole(t, h, "xdp-drop", 1)
+	testenv.IP(t, ns, "link", "add", "veth1", "type", "bridge") // has no XDP of its own
+	told := func() bool { return strings.Contains(get(t, h, "xdp-drop").Reason, "veth1 has come: not repaired: ") }
+	eventually(t, "drift", told)
+	testenv.IP(t, ns, "link", "del", "veth0")
+	pair.Join(t)
+	eventually(t, "attached", func() bool { return attachedAt(t, ns, "veth0") })
+	time.Sleep(2 * time.Second)
+	c := get(t, h, "xdp-drop")
+	if got := kernelLinks(t, c); len(got) != 1 || len(c.Links) != 1 || !told() {
+		t.Errorf("links %v, %q", got, c.Reason)
+	}
+	if n := len(recordsOf(t, h, "repair")); n > 24 {
+		t.Errorf("%d audit records", n)
+	}
+	testenv.IP(t, ns, "link", "del", "veth1")
+	eventually(t, "no drift", func() bool { return get(t, h, "xdp-drop").Reason == "" })
+	whole(t, h, "xdp-drop", 1)
+}
+
 // TestForeignWhileRunning: what somebody puts among the pins, or in the place of
 // one, is told, once, while nothing else is wrong.
 func TestForeignWhileRunning(t *testing.T) {
