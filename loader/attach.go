@@ -155,7 +155,7 @@ func attachXDP(prog *ebpf.Program, t *Target) (link.Link, error) {
 			return l, nil
 		}
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
-			return nil, xdpTaken(t, err)
+			return nil, xdpTaken(t.Interface, xdpProgram(t.Ifindex), err)
 		}
 		err = fmt.Errorf("%s mode: %w", mode, errnoOf(err))
 		if refused != nil {
@@ -174,13 +174,18 @@ var xdpFlags = map[string]link.XDPAttachFlags{
 	"generic": link.XDPGenericMode,
 }
 
-func xdpTaken(t *Target, err error) error {
+// xdpTaken says that an interface runs a program already, whose id is 0 where
+// nobody can tell. err is the kernel's word for that, if it was asked.
+func xdpTaken(name string, id uint32, err error) error {
 	who := "another program"
-	if id := xdpProgram(t.Ifindex); id != 0 {
+	if id != 0 {
 		who = fmt.Sprintf("program %d", id)
 	}
-	return remedy.With(fmt.Errorf("%s runs there already, and an interface has one XDP program: %w", who, errnoOf(err)),
-		"find who attached it (bpftool net show, bpftool link show) and detach it, or ip link set dev %s xdp off", t.Interface)
+	taken := fmt.Errorf("%s runs there already, and an interface has one XDP program", who)
+	if err != nil {
+		taken = fmt.Errorf("%w: %w", taken, errnoOf(err))
+	}
+	return remedy.With(taken, "find who attached it (bpftool net show, bpftool link show) and detach it, or ip link set dev %s xdp off", name)
 }
 
 func attachTCX(prog *ebpf.Program, t Target) (link.Link, error) {

@@ -34,7 +34,10 @@ func (a absent) Is(target error) bool { return target == ErrAbsent }
 // View is what targets lead to at one moment. Each network namespace is visited
 // once, however many targets are in it: make a new View for a later moment. It
 // is for one goroutine.
-type View struct{ nets map[string]*netView }
+type View struct {
+	nets    map[string]*netView
+	symbols *Symbols
+}
 
 type netView struct {
 	inode uint64
@@ -50,7 +53,50 @@ type netLink struct {
 }
 
 // NewView returns a View that has looked at nothing yet.
-func NewView() *View { return &View{nets: map[string]*netView{}} }
+func NewView() *View { return NewViewWith(&Symbols{}) }
+
+// NewViewWith returns a View that reads no executable which s knows already.
+func NewViewWith(s *Symbols) *View { return &View{nets: map[string]*netView{}, symbols: s} }
+
+// Symbols is what was found in executables, from one View to the next. A large file
+// takes long to read, and is read again only when it has changed. The zero value
+// knows nothing. It is for one goroutine.
+type Symbols struct{ found map[fileSymbol]symbolPlace }
+
+// fileSymbol is a symbol in a file as it was at one moment.
+type fileSymbol struct {
+	path, kind, symbol string
+	device, inode      uint64
+	size               int64
+	modified, changed  unix.Timespec
+}
+
+type symbolPlace struct {
+	offset  uint64
+	offsets []uint64
+	err     error
+}
+
+// mostSymbols bounds what is remembered.
+const mostSymbols = 4096
+
+// find returns what read finds in x for t, or what it found there.
+func (s *Symbols) find(x executable, t Target, read func() symbolPlace) symbolPlace {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(x.file.Fd()), &st); err != nil {
+		return symbolPlace{err: err}
+	}
+	key := fileSymbol{x.path, t.Kind, t.Symbol, uint64(st.Dev), st.Ino, st.Size, st.Mtim, st.Ctim}
+	if p, ok := s.found[key]; ok {
+		return p
+	}
+	if s.found == nil || len(s.found) >= mostSymbols {
+		s.found = map[fileSymbol]symbolPlace{}
+	}
+	p := read()
+	s.found[key] = p
+	return p
+}
 
 func (v *View) net(path string) *netView {
 	n, ok := v.nets[path]
@@ -137,7 +183,7 @@ func (v *View) Again(t Target) (Target, error) {
 		return t, err
 	case kindPerfEvent, kindUprobeMulti:
 		if t.Executable != "" {
-			return executableAgain(t)
+			return v.executableAgain(t)
 		}
 	}
 	return t, nil
@@ -168,7 +214,7 @@ func (v *View) interfaceAgain(t Target) (Target, error) {
 
 // executableAgain finds the file, and where in it the symbol is, if it is
 // another file than before.
-func executableAgain(t Target) (Target, error) {
+func (v *View) executableAgain(t Target) (Target, error) {
 	x, err := openExecutable(t.Executable)
 	if err != nil {
 		return t, err
@@ -178,22 +224,34 @@ func executableAgain(t Target) (Target, error) {
 		return t, nil
 	}
 	t.Inode = x.inode
-	if t.Kind == kindUprobeMulti {
-		t.Offsets, err = x.offsets(strings.Split(t.Symbol, ","))
-		return t, err
-	}
-	if t.Symbol == "" {
+	if t.Kind != kindUprobeMulti && t.Symbol == "" {
 		return t, nil
+	}
+	p := v.symbols.find(x, t, func() symbolPlace { return x.placeOf(t) })
+	if t.Kind == kindUprobeMulti {
+		t.Offsets = slices.Clone(p.offsets)
+	} else if p.err == nil {
+		t.Offset = p.offset
+	}
+	return t, p.err
+}
+
+// placeOf reads where in x the symbols of t are.
+func (x executable) placeOf(t Target) (p symbolPlace) {
+	if t.Kind == kindUprobeMulti {
+		p.offsets, p.err = x.offsets(strings.Split(t.Symbol, ","))
+		return p
 	}
 	symbol, more := t.Symbol, uint64(0)
 	if i := strings.LastIndex(symbol, "+0x"); i >= 0 {
 		if _, err := fmt.Sscanf(symbol[i+1:], "%v", &more); err != nil {
-			return t, fmt.Errorf("%s: %w", t.Symbol, err)
+			p.err = fmt.Errorf("%s: %w", t.Symbol, err)
+			return p
 		}
 		symbol = symbol[:i]
 	}
-	t.Offset, err = x.offset(symbol, more)
-	return t, err
+	p.offset, p.err = x.offset(symbol, more)
+	return p
 }
 
 // NameOf returns what the interface number index is called in the network
@@ -209,6 +267,19 @@ func (v *View) Elsewhere(s LinkState, t Target) bool {
 	}
 	l, ok := v.net(t.Netns).links[t.Ifindex]
 	return ok && !slices.Contains(l.xdp, uint32(s.ProgramID))
+}
+
+// Taken returns why nothing can be attached to t: an interface has one XDP program.
+// Of other kinds that shows only when it is tried.
+func (v *View) Taken(t Target) error {
+	if t.Kind != kindXDP {
+		return nil
+	}
+	l := v.net(t.Netns).links[t.Ifindex]
+	if len(l.xdp) == 0 {
+		return nil
+	}
+	return xdpTaken(t.Interface, l.xdp[0], nil)
 }
 
 // IsPattern says whether the interface of a manifest's attach may be several.
@@ -302,7 +373,7 @@ func (v *View) present(a manifest.Attach) error {
 func Places(ts []Target, as []manifest.Attach) []string {
 	files := map[string]bool{}
 	for _, t := range ts {
-		files[t.Cgroup], files[t.Netns] = true, true
+		files[t.Cgroup], files[t.Netns], files[t.Executable] = true, true, true
 	}
 	for _, a := range as {
 		files[a.Netns], files[a.Executable] = true, true
@@ -334,8 +405,8 @@ func Places(ts []Target, as []manifest.Attach) []string {
 }
 
 // StateByID is the part of Describe that tells whether the link of an id is where
-// it should be: kind, program and place. It costs a third. The error says that
-// there is no such link.
+// it should be: kind, program and place. It costs a third. The error wraps
+// fs.ErrNotExist where there is no such link.
 func StateByID(id uint32) (LinkState, error) {
 	i, err := bpfsys.LinkByID(id)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -125,8 +126,53 @@ func TestViewSpread(t *testing.T) {
 // TestPlaces: watched is the nearest directory that is there.
 func TestPlaces(t *testing.T) {
 	dir := t.TempDir()
-	got := Places([]Target{{Cgroup: dir + "/a/b/c"}, {Netns: dir + "/x"}, {}}, []manifest.Attach{{Executable: "/no/such"}})
-	if want := []string{"/", dir}; !slices.Equal(got, want) {
+	lib := t.TempDir()
+	got := Places([]Target{{Cgroup: dir + "/a/b/c"}, {Netns: dir + "/x"}, {Executable: lib + "/x.so"}, {}}, []manifest.Attach{{Executable: "/no/such"}})
+	if want := []string{"/", dir, lib}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestReadOnce: an executable that has no such symbol is read once, and again when
+// it has changed.
+func TestReadOnce(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "x")
+	lib, err := os.ReadFile(libc(t))
+	if err == nil {
+		err = os.WriteFile(name, lib, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{kindPerfEvent, kindUprobeMulti} {
+		var s Symbols
+		gone := Target{Kind: kind, Executable: name, Symbol: "no_such", Inode: 1}
+		again := func() Target {
+			now, err := NewViewWith(&s).Again(gone)
+			if err == nil || !strings.Contains(err.Error(), "no_such") {
+				t.Fatal(err)
+			}
+			return now
+		}
+		again()
+		if n := testing.AllocsPerRun(5, func() { again() }); n > 40 {
+			t.Errorf("%s: %v allocations: it is read again", kind, n)
+		}
+		there := gone
+		there.Symbol = "exit"
+		want, err := NewView().Again(there)
+		got, err2 := NewViewWith(&s).Again(there)
+		if err != nil || err2 != nil || !reflect.DeepEqual(got, want) || got.Offset == 0 && len(got.Offsets) == 0 {
+			t.Errorf("%+v, want %+v; %v, %v", got, want, err, err2)
+		}
+		if err := os.Truncate(name, int64(len(lib)/2)); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := NewViewWith(&s).Again(there); err == nil {
+			t.Errorf("half of it: %+v", now)
+		}
+		if err := os.WriteFile(name, lib, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -23,6 +23,7 @@ type Stage struct {
 	id     string // the directory's name
 	dir    dir
 	pinned map[string]map[string]string // subdirectory -> pin -> object
+	kept   []link.ID                    // pinned by PinExisting: not the stage's to detach
 	record bool                         // the record is pinned
 	done   bool
 }
@@ -120,6 +121,17 @@ func (st *Stage) PinLinks(ls map[string]link.Link) error {
 		}
 	}
 	return nil
+}
+
+// PinExisting pins, under the name as, a link that runs already and lost its pin.
+// Discard takes that pin away again, and the link is left as it was found.
+func (st *Stage) PinExisting(l link.Link, as string) error {
+	info, err := l.Info()
+	if err != nil {
+		return fmt.Errorf("link %q: %w", as, err)
+	}
+	st.kept = append(st.kept, info.ID)
+	return st.PinLinks(map[string]link.Link{as: l})
 }
 
 func (st *Stage) pin(sub, object string, fd int) error {
@@ -236,8 +248,8 @@ func (st *Stage) swap(flags uint) error {
 	return nil
 }
 
-// Discard takes the stage down, links first. It has no effect after Commit or
-// Replace. Close the links' descriptors before: a link of a kind that the
+// Discard takes the stage down, links first, but for those that ran before it. It
+// has no effect after Commit or Replace. Close the links' descriptors before: a link of a kind that the
 // kernel cannot detach (tracing, perf events) stays attached while somebody
 // holds it, and Discard says so with ErrLeftBehind.
 func (st *Stage) Discard() error {
@@ -246,7 +258,9 @@ func (st *Stage) Discard() error {
 	}
 	st.done = true
 	st.dir.close()
-	if err := st.store.takeDown(st.id, st.store.linksOf(st.name)); err != nil {
+	keep := st.store.linksOf(st.name)
+	keep.ids = append(keep.ids, st.kept...)
+	if err := st.store.takeDown(st.id, keep); err != nil {
 		return fmt.Errorf("collection %q: discard: %w", st.name, err)
 	}
 	return nil

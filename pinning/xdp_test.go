@@ -166,3 +166,29 @@ func TestSharedLinkGoesOnRunning(t *testing.T) {
 	must(t, s.Remove(name(t, "a")))
 	mustPass(t, pair)
 }
+
+// TestDiscardSparesWhatRanBefore: a link whose pin was taken away, and which is
+// pinned again in a stage that fails, runs on.
+func TestDiscardSparesWhatRanBefore(t *testing.T) {
+	pair := vethUp(t)
+	root := bpffs(t)
+	s := open(t, root)
+	commitXDP(t, s, "a", pair.B)
+	e, err := s.Load(name(t, "a"))
+	must(t, err)
+	l, err := e.Link("xdp")
+	must(t, err)
+	defer l.Close()
+	must(t, e.Unpin("xdp"))
+	e.Close()
+
+	st, err := s.Restage(name(t, "a"))
+	must(t, err)
+	must(t, st.PinExisting(l, "xdp"))
+	must(t, st.Discard())
+	info, err := l.Info()
+	must(t, err)
+	if info.XDP().Ifindex == 0 || pair.Ping(t, 1) != 0 {
+		t.Error("a stage that failed has detached what ran before it")
+	}
+}

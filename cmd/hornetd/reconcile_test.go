@@ -309,6 +309,54 @@ func TestPendingClosed(t *testing.T) {
 	}
 }
 
+// TestPendingUnloaded: what waits and is unloaded does not come with its target.
+func TestPendingUnloaded(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	testenv.IP(t, pair.B.Netns, "link", "del", pair.B.Name)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", local(blocking(pair, "10.77.0.0/24", ""), pair))
+	in(t, h, pair.B.Netns)
+	if out, said, status := h.Ctl("unload", "xdp-drop"); status != 0 {
+		t.Fatal(out, said)
+	}
+	if c := get(t, h, "xdp-drop"); c.State != api.StateAvailable {
+		t.Errorf("%s %q", c.State, c.Reason)
+	}
+	if n := len(recordsOf(t, h, "unload")); n != 2 {
+		t.Errorf("%d records, want intent and outcome", n)
+	}
+	pair.Join(t)
+	time.Sleep(time.Second)
+	if c := get(t, h, "xdp-drop"); c.State != api.StateAvailable || xdpOn(t, pair) {
+		t.Errorf("it came with its target: %s", c.State)
+	}
+}
+
+// TestPendingReplacement: what runs is replaced once the target of its new
+// manifest is there.
+func TestPendingReplacement(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	ns := pair.B.Netns
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	m := local(blocking(pair, "10.77.0.0/24", ""), pair)
+	h.Manifest("xdp-drop", m)
+	in(t, h, ns)
+	whole(t, h, "xdp-drop", 1)
+	h.Kill()
+	h.Manifest("xdp-drop", strings.Replace(m, `"veth0"`, `"veth9"`, 1))
+	in(t, h, ns)
+	testenv.IP(t, ns, "link", "add", "veth9", "type", "bridge")
+	eventually(t, "replaced", func() bool { return get(t, h, "xdp-drop").Links[0].Target == "interface veth9" })
+	whole(t, h, "xdp-drop", 1)
+	if out := testenv.IP(t, ns, "link", "show", "dev", "veth9"); !strings.Contains(out, "prog/xdp") {
+		t.Error(out)
+	}
+}
+
 // TestPattern: an interface that comes under a pattern gets the program, one
 // that goes is forgotten, one that is renamed keeps it.
 func TestPattern(t *testing.T) {
@@ -529,6 +577,156 @@ func TestFight(t *testing.T) {
 		h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(id))
 	}
 	eventually(t, "repaired after the reload", func() bool { return get(t, h, "xdp-drop").Reason == "" && xdpOn(t, pair) })
+}
+
+// attachedAt says whether an interface runs an XDP program, as ip(8) says.
+func attachedAt(t testing.TB, netns, name string) bool {
+	t.Helper()
+	return strings.Contains(testenv.IP(t, netns, "link", "show", "dev", name), "prog/xdp")
+}
+
+// TestComesAndGoesWithOneNumber: an interface that comes and goes by itself, with
+// the number it had, is nobody's fight, whether it is seen to be gone or not.
+func TestComesAndGoesWithOneNumber(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	ns := pair.B.Netns
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", local(blocking(pair, "10.77.0.0/24", ""), pair))
+	in(t, h, ns)
+	whole(t, h, "xdp-drop", 1)
+	for i := range 10 {
+		testenv.IP(t, ns, "link", "del", "veth0")
+		if i%2 == 0 {
+			eventually(t, "seen to be gone", func() bool { return strings.Contains(get(t, h, "xdp-drop").Reason, "is at nothing") })
+		}
+		testenv.IP(t, ns, "link", "add", "veth0", "index", fmt.Sprint(pair.B.Ifindex), "type", "bridge")
+		eventually(t, fmt.Sprintf("attached, round %d: %s", i, get(t, h, "xdp-drop").Reason), func() bool { return attachedAt(t, ns, "veth0") })
+	}
+	eventually(t, "no drift", func() bool { return get(t, h, "xdp-drop").Reason == "" })
+	whole(t, h, "xdp-drop", 1)
+}
+
+// TestOneInterfaceIsTaken: an interface under a pattern that runs another tool's
+// program is told, keeps no other from being repaired, fills no record, and gets
+// its program when it is free.
+func TestOneInterfaceIsTaken(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	ns := pair.B.Netns
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", strings.Replace(local(blocking(pair, "10.77.0.0/24", ""), pair), `"veth0"`, `"veth*"`, 1))
+	in(t, h, ns)
+	before := whole(t, h, "xdp-drop", 1)
+	testenv.IP(t, ns, "link", "add", "new0", "type", "bridge")
+	testenv.IP(t, ns, "link", "set", "dev", "new0", "xdpgeneric", "pinned", h.BPFFS+"/xdp-drop/programs/xdp_drop")
+	testenv.IP(t, ns, "link", "set", "new0", "name", "veth1")
+	told := func() bool {
+		return strings.Contains(get(t, h, "xdp-drop").Reason, "veth1 has come: not repaired: program")
+	}
+	eventually(t, "drift", told)
+	if c := get(t, h, "xdp-drop"); !strings.Contains(c.Hint, "ip link set dev veth1 xdp off") {
+		t.Errorf("hint %q", c.Hint)
+	}
+	time.Sleep(time.Second)
+	if n := len(recordsOf(t, h, "repair")); n != 0 {
+		t.Errorf("%d audit records of what was not done", n)
+	}
+
+	// A directory that is moved away keeps its links: they are pinned again.
+	must(t, os.Rename(h.BPFFS+"/xdp-drop", h.BPFFS+"/other"))
+	eventually(t, "a directory", func() bool { _, err := os.Lstat(h.BPFFS + "/xdp-drop/record"); return err == nil })
+	if c := get(t, h, "xdp-drop"); len(kernelLinks(t, c)) != 1 || c.Links[0].ID != before.Links[0].ID || !attachedAt(t, ns, "veth0") {
+		t.Errorf("%+v", c.Links)
+	}
+	must(t, os.RemoveAll(h.BPFFS+"/other"))
+
+	testenv.IP(t, ns, "link", "del", "veth0")
+	pair.Join(t)
+	eventually(t, "attached", func() bool { return attachedAt(t, ns, "veth0") })
+	eventually(t, "drift", told)
+	if said := eventsOf(t, h, api.EventFailed, "xdp-drop"); len(said) != 0 {
+		t.Errorf("%q", said)
+	}
+	testenv.IP(t, ns, "link", "set", "dev", "veth1", "xdpgeneric", "off")
+	eventually(t, "attached to the other one", func() bool { return attachedAt(t, ns, "veth1") && get(t, h, "xdp-drop").Reason == "" })
+	whole(t, h, "xdp-drop", 2)
+}
+
+// TestOneInterfaceRefuses: an interface under a pattern whose driver refuses the
+// program is told, tried less and less, and keeps no other from being repaired.
+func TestOneInterfaceRefuses(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	ns := pair.B.Netns
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	m := strings.Replace(local(blocking(pair, "10.77.0.0/24", ""), pair), `"veth0"`, `"veth*"`, 1)
+	h.Manifest("xdp-drop", strings.Replace(m, `mode = "generic"`, `mode = "native"`, 1))
+	in(t, h, ns)
+	whole(t, h, "xdp-drop", 1)
+	testenv.IP(t, ns, "link", "add", "veth1", "type", "bridge") // has no XDP of its own
+	told := func() bool { return strings.Contains(get(t, h, "xdp-drop").Reason, "veth1 has come: not repaired: ") }
+	eventually(t, "drift", told)
+	testenv.IP(t, ns, "link", "del", "veth0")
+	pair.Join(t)
+	eventually(t, "attached", func() bool { return attachedAt(t, ns, "veth0") })
+	time.Sleep(2 * time.Second)
+	c := get(t, h, "xdp-drop")
+	if got := kernelLinks(t, c); len(got) != 1 || len(c.Links) != 1 || !told() {
+		t.Errorf("links %v, %q", got, c.Reason)
+	}
+	if n := len(recordsOf(t, h, "repair")); n > 24 {
+		t.Errorf("%d audit records", n)
+	}
+	testenv.IP(t, ns, "link", "del", "veth1")
+	eventually(t, "no drift", func() bool { return get(t, h, "xdp-drop").Reason == "" })
+	whole(t, h, "xdp-drop", 1)
+}
+
+// TestForeignWhileRunning: what somebody puts among the pins, or in the place of
+// one, is told, once, while nothing else is wrong.
+func TestForeignWhileRunning(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
+	h.Start()
+	whole(t, h, "xdp-drop", 1)
+	told := func(text string) func() bool { // by the watch, and not by who asks
+		return func() bool {
+			said := eventsOf(t, h, api.EventDrift, "xdp-drop")
+			return len(said) > 0 && strings.Contains(said[len(said)-1], text)
+		}
+	}
+	list := func() string { out, _, _ := h.Ctl("list"); return out }
+	must(t, os.Mkdir(h.BPFFS+"/xdp-drop/links/foreign", 0o700))
+	eventually(t, "told of a directory", told("links/foreign: not of hornetd's making"))
+	if !strings.Contains(list(), "links/foreign: not of hornetd's making") {
+		t.Error(list())
+	}
+	must(t, os.Remove(h.BPFFS+"/xdp-drop/links/foreign"))
+	eventually(t, "no drift", func() bool { return !strings.Contains(list(), "not of hornetd's making") })
+
+	// A map of the same kind in the place of another, in one step.
+	m, err := ebpf.LoadPinnedMap(h.BPFFS+"/xdp-drop/maps/hits", nil)
+	must(t, err)
+	defer m.Close()
+	other, err := ebpf.NewMap(&ebpf.MapSpec{Type: m.Type(), KeySize: m.KeySize(), ValueSize: m.ValueSize(), MaxEntries: m.MaxEntries()})
+	must(t, err)
+	defer other.Close()
+	must(t, other.Pin(h.BPFFS+"/else"), os.Rename(h.BPFFS+"/else", h.BPFFS+"/xdp-drop/maps/hits"))
+	eventually(t, "told of a map", told("maps/hits: not of hornetd's making"))
+	time.Sleep(2 * time.Second)
+	if said := eventsOf(t, h, api.EventDrift, "xdp-drop"); len(said) != 2 {
+		t.Errorf("events: %q", said)
+	}
+	if n := len(recordsOf(t, h, "repair")); n != 0 {
+		t.Errorf("%d audit records", n)
+	}
 }
 
 // TestDrift: what cannot be repaired is told, with the reason and a remedy, and

@@ -72,6 +72,7 @@ var children = map[string]func() int{
 	"test-work": serve(work),
 
 	"test-loose": func() int { write([]byte("no such \x1b thing")); return 1 },
+	"test-other": func() int { write([]byte(fmt.Sprint("reason ", os.Getpid()))); return 1 },
 	"test-mute":  func() int { time.Sleep(time.Hour); return 1 },
 
 	"test-limits": part(limitResources, func() error {

@@ -32,7 +32,8 @@ const (
 	maxCPU    = 5       // seconds of processor time it may use
 
 	patience = 10 * time.Second       // for a process to become ready, and again for its answer
-	pause    = 250 * time.Millisecond // before another start where one failed
+	pause    = 250 * time.Millisecond // before another start where one failed; doubles
+	longest  = time.Minute            // unless somebody asks
 )
 
 var (
@@ -83,15 +84,21 @@ func (p *Parser) keep() {
 	// other may end before the daemon does.
 	runtime.LockOSThread()
 	defer close(p.done)
+	wait, said := pause, ""
 	for {
 		c, err := p.start()
 		if err != nil {
-			p.tell(&Failure{err: err})
-			if p.closed(err) {
+			if err.Error() != said {
+				p.tell(&Failure{err: err})
+			}
+			said = err.Error()
+			if p.closed(err, wait) {
 				return
 			}
+			wait = min(2*wait, longest)
 			continue
 		}
+		wait, said = pause, ""
 		select {
 		case p.spares <- c:
 		case <-c.ended:
@@ -104,12 +111,15 @@ func (p *Parser) keep() {
 	}
 }
 
-// closed waits a moment, telling who asks for a process why there is none. It is
-// true when there will be no other.
-func (p *Parser) closed(err error) bool {
-	for again := time.After(pause); ; {
+// closed waits before another start, telling who asks for a process why there is
+// none: then the next one is due, as what was wrong may have been mended. It is true
+// when there will be no other.
+func (p *Parser) closed(err error, wait time.Duration) bool {
+	soon := time.Now().Add(pause)
+	for again := time.After(wait); ; {
 		select {
 		case p.failed <- err:
+			again = time.After(time.Until(soon))
 		case <-again:
 			return false
 		case <-p.quit:

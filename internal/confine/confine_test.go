@@ -194,6 +194,9 @@ func TestSpareIsConfined(t *testing.T) {
 		kind, _, _ := strings.Cut(to, ":")
 		open = append(open, fd.Name()+" "+kind)
 	}
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid)); err != nil || string(b) != "1000\n" {
+		t.Errorf("oom_score_adj %q, %v", b, err)
+	}
 	if want := []string{"0 /dev/null", "1 pipe", "2 pipe", "3 pipe"}; !slices.Equal(open, want) {
 		t.Errorf("descriptors %q, want %q", open, want)
 	}
@@ -281,6 +284,35 @@ func TestCannotBeConfined(t *testing.T) {
 	}
 	if err := <-told; !strings.Contains(err.Error(), "not confined") {
 		t.Errorf("told %v", err)
+	}
+}
+
+// What keeps processes from starting is told when it changes, and they are tried
+// less and less unless somebody asks.
+func TestStartsLessAndLess(t *testing.T) {
+	same, other := make(chan error, 100), make(chan error, 100)
+	p := Start("test-loose", func(err error) { same <- err })
+	defer p.Close()
+	q := Start("test-other", func(err error) { other <- err })
+	defer q.Close()
+	time.Sleep(2200 * time.Millisecond) // starts after 0, 250, 750 and 1750 ms, the next after 3750
+	if n := len(same); n != 1 {
+		t.Errorf("told %d times of the same", n)
+	}
+	if n := len(other); n < 2 || n > 4 {
+		t.Errorf("%d starts", n)
+	}
+	var said []string
+	for range 2 {
+		err := q.Parse(object("good"))
+		if err == nil {
+			t.Fatal("parsed")
+		}
+		said = append(said, err.Error())
+		time.Sleep(pause)
+	}
+	if said[0] == said[1] {
+		t.Error("who asks again has not had it tried again")
 	}
 }
 

@@ -17,6 +17,7 @@ var layers = []struct {
 	name string
 	take func() error
 }{
+	{"memory", beFirst},
 	{"descriptors", closeOthers},
 	{"resource limits", limitResources},
 	{"capabilities", dropCapabilities},
@@ -41,6 +42,21 @@ func restrict() error {
 	return nil
 }
 
+// beFirst makes this process the first to be killed when memory is short. hornetd is
+// among the last, and a process inherits that.
+func beFirst() error {
+	const file = "/proc/self/oom_score_adj"
+	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0) // an os.File would make the runtime open two of its own
+	if err == nil {
+		_, err = unix.Write(fd, []byte("1000"))
+		unix.Close(fd)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
+}
+
 // closeOthers closes what is not in the process's list: the runtime keeps the files
 // of its cgroup open, to follow the number of processors that it may use. With a
 // number set it no longer looks.
@@ -60,18 +76,24 @@ func limitResources() error {
 	if err != nil {
 		return err
 	}
-	for _, l := range []struct {
+	type limit struct {
 		resource int
 		value    uint64
-	}{
+	}
+	limits := []limit{
 		{unix.RLIMIT_AS, reserved + maxMemory},
 		{unix.RLIMIT_DATA, maxMemory},
 		{unix.RLIMIT_CPU, maxCPU},
 		{unix.RLIMIT_NOFILE, descriptors},
-		{unix.RLIMIT_NPROC, 64}, // root is exempt: denyCalls is what stops it from forking
 		{unix.RLIMIT_FSIZE, 0},
 		{unix.RLIMIT_CORE, 0},
-	} {
+	}
+	if unix.Getuid() == 0 {
+		// Another user's may be more already, which would keep the runtime from its
+		// threads. Root is exempt: denyCalls is what stops it from forking.
+		limits = append(limits, limit{unix.RLIMIT_NPROC, 64})
+	}
+	for _, l := range limits {
 		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: l.value, Max: l.value}); err != nil {
 			return err
 		}

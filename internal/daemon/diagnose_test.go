@@ -22,6 +22,7 @@ func stateAt(index int) *loader.LinkState {
 }
 
 func TestDiagnose(t *testing.T) {
+	left := "was repaired 6 times within 10m0s: somebody takes away what hornetd attaches, so it is left as it is"
 	gone := errors.New("there is no interface \"eth0\"")
 	eth0 := xdpAt("eth0", 2)
 	healthy := linkSight{target: eth0, state: stateAt(2), now: eth0}
@@ -77,9 +78,41 @@ func TestDiagnose(t *testing.T) {
 		"renamed under a pattern": {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, err: gone, renamed: "eth7", pattern: true}},
 			more:    func(s *sight) { s.spread = []loader.Target{xdpAt("eth7", 2)} },
 			repairs: "link drop-eth0: interface eth0 is called eth7 now", steps: "keep drop-eth0>drop-eth7#2"},
+		"detached by its target": {links: []linkSight{{target: eth0, state: stateAt(0), now: eth0, idle: true}}, repairs: "link drop-eth0: interface eth0 was made anew", steps: "new drop-eth0#2"},
+		"detached once too often": {links: []linkSight{{target: eth0, state: stateAt(0), now: eth0}}, more: func(s *sight) { s.over = true },
+			drift: left + "; link drop-eth0 was detached", steps: "keep drop-eth0#2"},
+		"one detached once too often, one made anew": {links: []linkSight{{target: eth0, state: stateAt(0), now: eth0}, {target: xdpAt("eth1", 3), state: stateAt(0), now: xdpAt("eth1", 4)}}, more: func(s *sight) { s.over = true },
+			repairs: "link drop-eth1: interface eth1 was made anew", drift: left + "; link drop-eth0 was detached", steps: "keep drop-eth0#2, new drop-eth1#4"},
+		"pins and programs taken once too often": {links: []linkSight{healthy}, more: func(s *sight) { s.over, s.missing, s.lost = true, []string{"programs/drop"}, []string{"program drop"} },
+			drift: left + "; pin programs/drop was removed"},
+		"no room": {links: []linkSight{{target: eth0, state: stateAt(0), now: eth0}, {target: xdpAt("eth1", 3), state: stateAt(0), now: xdpAt("eth1", 4)}}, more: func(s *sight) { s.busy = map[spot]error{spotOf(eth0): errors.New("busy")} },
+			repairs: "link drop-eth1: interface eth1 was made anew", drift: "link drop-eth0 was detached: not repaired: busy", steps: "keep drop-eth0#2, new drop-eth1#4"},
+		"no room under a pattern": {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, pattern: true}},
+			more: func(s *sight) {
+				s.spread = []loader.Target{eth0, xdpAt("eth1", 3), xdpAt("eth2", 4)}
+				s.busy = map[spot]error{spotOf(xdpAt("eth1", 3)): errors.New("busy")}
+			},
+			repairs: "interface eth2 has come", drift: "interface eth1 has come: not repaired: busy", steps: "keep drop-eth0#2, new drop-eth2#4"},
+		"no link and no room": {links: []linkSight{{target: eth0, now: eth0}}, more: func(s *sight) { s.busy = map[spot]error{spotOf(eth0): errors.New("busy")} },
+			drift: "link drop-eth0 is gone: not repaired: busy"},
+		"no link and no room under a pattern": {links: []linkSight{{target: eth0, now: eth0, pattern: true}, {target: xdpAt("eth1", 3), state: stateAt(3), now: xdpAt("eth1", 4), pattern: true}},
+			more: func(s *sight) {
+				s.spread = []loader.Target{eth0, xdpAt("eth1", 4)}
+				s.busy = map[spot]error{spotOf(eth0): errors.New("busy")}
+			},
+			repairs: "link drop-eth1: interface eth1 is another one now", drift: "link drop-eth0 is gone: not repaired: busy", steps: "new drop-eth1#4"},
+		"renamed in a chain": {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, err: gone, renamed: "eth1", pattern: true}, {target: xdpAt("eth1", 3), state: stateAt(3), now: xdpAt("eth1", 2), pattern: true}},
+			more:    func(s *sight) { s.spread = []loader.Target{xdpAt("eth1", 2), xdpAt("eth2", 3)} },
+			repairs: "link drop-eth0: interface eth0 is called eth1 now; link drop-eth1: interface eth1 is called eth2 now", steps: "keep drop-eth0>drop-eth1#2, keep drop-eth1>drop-eth2#3"},
+		"renamed in a ring": {links: []linkSight{{target: eth0, state: stateAt(2), now: xdpAt("eth0", 3), pattern: true}, {target: xdpAt("eth1", 3), state: stateAt(3), now: xdpAt("eth1", 2), pattern: true}},
+			more:    func(s *sight) { s.spread = []loader.Target{xdpAt("eth0", 3), xdpAt("eth1", 2)} },
+			repairs: "link drop-eth0: interface eth0 is called eth1 now; link drop-eth1: interface eth1 is called eth0 now", steps: "keep drop-eth0>drop-eth1#2, keep drop-eth1>drop-eth0#3"},
+		"renamed out of the pattern, another in": {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, err: gone, renamed: "eth1", pattern: true}, {target: xdpAt("eth1", 3), state: stateAt(3), now: xdpAt("eth1", 2), pattern: true}},
+			more:    func(s *sight) { s.spread = []loader.Target{xdpAt("eth1", 2)} },
+			repairs: "link drop-eth0: interface eth0 is called eth1 now; link drop-eth1: interface eth1 is another one now", steps: "keep drop-eth0>drop-eth1#2"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := pinning.Record{Maps: []pinning.RecordMap{{Name: "jumps", Pin: "jumps", Type: "ProgramArray"}}}
+			r := pinning.Record{Name: "xdp-drop", Maps: []pinning.RecordMap{{Name: "jumps", Pin: "jumps", Type: "ProgramArray"}}}
 			for i, l := range test.links {
 				n := []string{"drop-eth0", "drop-eth1"}[i]
 				r.Links = append(r.Links, pinning.RecordLink{Name: n, Pin: n, ProgramID: 3, ID: 7})
@@ -164,6 +197,24 @@ func TestPatience(t *testing.T) {
 	if len(times) != fightLimit || !p.over || !p.ready(start.Add(time.Hour), false) {
 		t.Errorf("taken away: %d repairs %v, over %t", len(times), times, p.over)
 	}
+	// One place that is taken keeps the rest from nothing, and is tried again.
+	at := spot{link: "drop-eth1"}
+	one := patience{}.after(start, mended{repaired: true, failed: map[spot]error{at: errors.New("busy")}}, nil)
+	if !one.ready(start.Add(firstPause), false) || one.barred(start)[at] == nil || one.due(start) || !one.due(start.Add(firstPause)) {
+		t.Errorf("%+v", one)
+	}
+	tries := 0
+	for now := start; now.Before(start.Add(24 * time.Hour)); now = now.Add(50 * time.Millisecond) {
+		if one.due(now) {
+			one, tries = one.after(now, mended{failed: map[spot]error{at: errors.New("busy")}}, errors.New("busy")), tries+1
+		}
+	}
+	if tries < 20 || tries > 50 || one.forgets(start.Add(48*time.Hour)).due(start.Add(48*time.Hour)) {
+		t.Errorf("tried %d times a day, %+v", tries, one)
+	}
+	if p := (patience{pause: longestWait}).after(start, mended{blind: true}, fmt.Errorf("x: %w", loader.ErrAbsent)); p.pause != longestWait {
+		t.Errorf("what only a load finds out is tried again after %s", p.pause)
+	}
 	slow := patience{}
 	for i := range 50 { // less often than the limit
 		now := start.Add(time.Duration(i) * fightWindow / (fightLimit - 1))
@@ -196,6 +247,60 @@ func FuzzDiagnose(f *testing.F) {
 		g := diagnose(pinning.Record{Links: []pinning.RecordLink{{Name: target.Link, ProgramID: 3}}}, s, "")
 		if len(g.repairs) > 0 && len(g.links) != 1 {
 			t.Errorf("%d links after the repair: %+v", len(g.links), g)
+		}
+	})
+}
+
+// FuzzRenames: whatever a few interfaces under a pattern are called by now, each
+// that is there has one link after the repair, by its name and number.
+func FuzzRenames(f *testing.F) {
+	f.Add([]byte{1, 0}, uint8(3), uint8(0))
+	f.Add([]byte{1, 2}, uint8(3), uint8(0))
+	f.Add([]byte{9, 0, 1}, uint8(7), uint8(2))
+	f.Fuzz(func(t *testing.T, names []byte, alive, busy uint8) {
+		if len(names) == 0 || len(names) > 8 {
+			t.Skip()
+		}
+		eth := func(i byte, index int) loader.Target { return xdpAt(fmt.Sprint("eth", i%10), index) }
+		s, at := sight{busy: map[spot]error{}}, map[string]loader.Target{}
+		for i, n := range names { // the interface of number i+1 is called n
+			now := eth(n, i+1)
+			if _, ok := at[now.Interface]; ok {
+				t.Skip()
+			}
+			at[now.Interface] = now
+			s.spread = append(s.spread, now)
+			if busy&(1<<i) != 0 && alive&(1<<i) == 0 {
+				s.busy[spotOf(now)] = errors.New("busy")
+			}
+		}
+		var r pinning.Record
+		for i := range names {
+			was := eth(byte(i), i+1)
+			l := linkSight{target: was, now: was, state: stateAt(0), pattern: true}
+			if alive&(1<<i) != 0 {
+				l.state = stateAt(i + 1)
+			}
+			if now, ok := at[was.Interface]; ok {
+				l.now = now
+			} else {
+				l.err = errors.New("gone")
+			}
+			s.links = append(s.links, l)
+			r.Links = append(r.Links, pinning.RecordLink{Name: was.Link, Pin: was.Link, ProgramID: 3})
+		}
+		g := diagnose(r, s, "")
+		has := map[string]bool{}
+		for _, l := range g.links {
+			if has[l.target.Link] {
+				t.Fatalf("two links %s: %s", l.target.Link, stepsText(g.links))
+			}
+			has[l.target.Link] = true
+		}
+		for _, now := range s.spread {
+			if s.busy[spotOf(now)] == nil && !has[now.Link] {
+				t.Errorf("%s has no link: %s", now.Link, stepsText(g.links))
+			}
 		}
 	})
 }

@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,25 +24,28 @@ type hints struct {
 	files   *os.File
 	watched map[string][]int32 // by what they are watched for
 	readers sync.WaitGroup
+
+	mu   sync.Mutex
+	gone map[int]bool // numbers of interfaces that went
 }
 
 // newHints opens both sources. On error it returns what works, which may be
 // nothing.
 func newHints() (*hints, error) {
-	h := &hints{wake: make(chan struct{}, 1), watched: map[string][]int32{}}
+	h := &hints{wake: make(chan struct{}, 1), watched: map[string][]int32{}, gone: map[int]bool{}}
 	links, err := listenLinks()
 	if err != nil {
 		err = fmt.Errorf("netlink: no word of interfaces that come and go: %w", err)
 	} else {
 		h.links = os.NewFile(uintptr(links), "netlink")
-		h.listen(h.links)
+		h.listen(h.links, h.departs)
 	}
 	files, e := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if e != nil {
 		return h, errors.Join(err, fmt.Errorf("inotify: no word of cgroups and pins that come and go: %w", e))
 	}
 	h.files = os.NewFile(uintptr(files), "inotify")
-	h.listen(h.files)
+	h.listen(h.files, func([]byte) {})
 	return h, err
 }
 
@@ -59,14 +64,17 @@ func listenLinks() (int, error) {
 }
 
 // listen wakes for whatever can be read from f, and whenever it cannot be read,
-// until f is closed.
-func (h *hints) listen(f *os.File) {
+// until f is closed. hear gets what was read.
+func (h *hints) listen(f *os.File, hear func([]byte)) {
 	h.readers.Go(func() {
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := f.Read(buf)
 			if errors.Is(err, os.ErrClosed) || n == 0 && err == nil {
 				return
+			}
+			if err == nil {
+				hear(buf[:n])
 			}
 			select {
 			case h.wake <- struct{}{}:
@@ -77,6 +85,35 @@ func (h *hints) listen(f *os.File) {
 			}
 		}
 	})
+}
+
+// departs notes which interfaces went, by what the kernel sent. A port that leaves
+// its bridge sends the same message, of another family.
+func (h *hints) departs(b []byte) {
+	msgs, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range msgs {
+		// struct ifinfomsg: family in the first byte, the number in the fifth to eighth.
+		if m.Header.Type == unix.RTM_DELLINK && len(m.Data) >= unix.SizeofIfInfomsg && m.Data[0] == unix.AF_UNSPEC && len(h.gone) < mostGone {
+			h.gone[int(int32(binary.NativeEndian.Uint32(m.Data[4:])))] = true
+		}
+	}
+}
+
+// mostGone bounds what is remembered between two looks.
+const mostGone = 4096
+
+// departed returns the numbers of the interfaces that went since it was asked last.
+func (h *hints) departed() map[int]bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	gone := h.gone
+	h.gone = map[int]bool{}
+	return gone
 }
 
 // changes are the events of a directory in which a name comes or goes.

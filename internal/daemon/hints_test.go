@@ -58,7 +58,7 @@ func TestLostMessagesAreHints(t *testing.T) {
 		}
 		fd := fds[1]
 		h := &hints{wake: make(chan struct{}, 1), links: os.NewFile(uintptr(fd), "netlink")}
-		h.listen(h.links)
+		h.listen(h.links, func([]byte) {})
 		defer h.close()
 		h.woken(t, "lost messages")
 		testenv.IP(t, netns, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
@@ -87,7 +87,7 @@ func TestLostMessagesAreHints(t *testing.T) {
 		for i := range most/2 + 10 {
 			touch(i)
 		}
-		h.listen(h.files)
+		h.listen(h.files, func([]byte) {})
 		defer h.close()
 		h.woken(t, "an overflow")
 		touch(0)
@@ -106,6 +106,34 @@ func TestLostMessagesAreHints(t *testing.T) {
 		case <-time.After(100 * time.Millisecond):
 		}
 	})
+}
+
+// TestDeparted: the number of an interface that went is known, and a port that
+// leaves its bridge has not gone.
+func TestDeparted(t *testing.T) {
+	netns := testenv.Netns(t)
+	var h *hints
+	if err := testenv.InNetns(t, netns, func() (err error) {
+		h, err = newHints()
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	testenv.IP(t, netns, "link", "add", "br0", "index", "70", "type", "bridge")
+	testenv.IP(t, netns, "link", "add", "veth0", "index", "71", "type", "veth", "peer", "name", "veth1", "index", "72")
+	testenv.IP(t, netns, "link", "set", "veth0", "master", "br0")
+	testenv.IP(t, netns, "link", "set", "veth0", "nomaster")
+	testenv.IP(t, netns, "link", "del", "br0")
+	gone := map[int]bool{}
+	for end := time.Now().Add(5 * time.Second); !gone[70] && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for i := range h.departed() {
+			gone[i] = true
+		}
+	}
+	if len(gone) != 1 || !gone[70] {
+		t.Errorf("%v went, want 70", gone)
+	}
 }
 
 // TestPinsSendHints: the kernel tells of pins that come and go, as of files.

@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/bpfsys"
@@ -21,16 +24,19 @@ import (
 // what targets lead to. It opens no pin and changes nothing. m is its manifest,
 // or the zero one.
 // ts are its targets.
-func (d *Daemon) glance(v *loader.View, r pinning.Record, ts []loader.Target, m manifest.Manifest) sight {
+func (d *Daemon) glance(v *loader.View, r pinning.Record, ts []loader.Target, m manifest.Manifest) (sight, error) {
 	s := sight{missing: d.store.Missing(r)}
-	s.look(v, r, ts, m)
-	return s
+	err := s.look(v, r, ts, m)
+	return s, err
 }
 
 // examineEntry looks at all there is to see of a collection before it is
 // repaired.
 func examineEntry(v *loader.View, e *pinning.Entry, m manifest.Manifest) (sight, error) {
-	s := sight{gone: e.Gone, missing: e.Missing, foreign: e.Foreign}
+	s := sight{gone: e.Gone, missing: e.Missing, foreign: foreign(e)}
+	if len(s.foreign) > 0 {
+		return s, nil // beside which nothing is repaired
+	}
 	for _, r := range e.Record.Programs {
 		if p, err := openProgram(e, r); err == nil {
 			p.Close()
@@ -53,13 +59,75 @@ func examineEntry(v *loader.View, e *pinning.Entry, m manifest.Manifest) (sight,
 	if err != nil {
 		return s, err
 	}
-	s.look(v, e.Record, ts, m)
-	return s, nil
+	err = s.look(v, e.Record, ts, m)
+	return s, err
 }
 
-func (s *sight) look(v *loader.View, r pinning.Record, ts []loader.Target, m manifest.Manifest) {
+// foreign returns what lies in the directory of a collection and is not what was
+// recorded: names of nobody's, and pins of something else.
+func foreign(e *pinning.Entry) []string {
+	all := slices.Clone(e.Foreign)
+	other := func(pin string, id, recorded uint32, err error) {
+		var errno unix.Errno // of the asking, or the pin is gone
+		if err == nil && id != recorded || err != nil && !errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist) {
+			all = append(all, pin)
+		}
+	}
+	for _, r := range e.Record.Maps {
+		var info bpfsys.Info
+		m, err := e.Map(r.Name)
+		if err == nil {
+			info, err = bpfsys.MapInfo(m.FD())
+			m.Close()
+		}
+		other("maps/"+r.Pin, info.ID, r.ID, err)
+	}
+	for _, r := range e.Record.Programs {
+		var info bpfsys.ProgInfo
+		p, err := e.Program(r.Name)
+		if err == nil {
+			info, err = bpfsys.ProgramInfo(p.FD())
+			p.Close()
+		}
+		other("programs/"+r.Pin, info.ID, r.ID, err)
+	}
+	for _, r := range e.Record.Links {
+		var info link.Info
+		l, err := e.Link(r.Name)
+		if err == nil {
+			var got *link.Info
+			if got, err = l.Info(); err == nil {
+				info = *got
+			}
+			l.Close()
+		}
+		other("links/"+r.Pin, uint32(info.ID), r.ID, err)
+	}
+	return all
+}
+
+// foreignIn is foreign for a running collection.
+func (d *Daemon) foreignIn(r pinning.Record) []string {
+	n, err := pinning.ParseName(r.Name)
+	if err != nil {
+		return nil
+	}
+	e, err := d.store.Hold(n, r)
+	if err != nil {
+		return nil // a repair tells
+	}
+	defer e.Close()
+	return foreign(e)
+}
+
+func (s *sight) look(v *loader.View, r pinning.Record, ts []loader.Target, m manifest.Manifest) error {
+	s.busy = map[spot]error{}
 	for i, l := range r.Links {
-		s.links = append(s.links, lookAtLink(v, l, ts[i], m))
+		one, err := lookAtLink(v, l, ts[i], m)
+		if err != nil {
+			return err
+		}
+		s.links = append(s.links, one)
 	}
 	for _, a := range m.Attach {
 		if !loader.IsPattern(a.Interface) {
@@ -75,24 +143,67 @@ func (s *sight) look(v *loader.View, r pinning.Record, ts []loader.Target, m man
 		}
 		s.spread = append(s.spread, more...)
 	}
+	for _, l := range s.links {
+		if l.err == nil {
+			s.room(v, l.now)
+		}
+	}
+	for _, t := range s.spread {
+		s.room(v, t)
+	}
+	return nil
 }
 
-func lookAtLink(v *loader.View, r pinning.RecordLink, t loader.Target, m manifest.Manifest) linkSight {
+// room finds out whether something can be attached to t, as far as that shows
+// without trying. What a link of this collection has is its own.
+func (s *sight) room(v *loader.View, t loader.Target) {
+	ours := slices.ContainsFunc(s.links, func(l linkSight) bool {
+		return l.state != nil && l.state.Kind == t.Kind && l.state.Ifindex == t.Ifindex && !l.elsewhere
+	})
+	if err := v.Taken(t); err != nil && !ours {
+		s.busy[spotOf(t)] = err
+	}
+}
+
+// heed is what is remembered of earlier looks and repairs.
+type heed struct {
+	idle  map[uint32]bool // links whose targets were seen to go
+	stuck map[spot]error  // where nothing could be attached, and it is too soon to try again
+	over  bool            // what is taken away is left as it is
+}
+
+// with adds what is remembered.
+func (s *sight) with(r pinning.Record, h heed) {
+	for i := range s.links {
+		s.links[i].idle = h.idle[r.Links[i].ID]
+	}
+	for at, err := range h.stuck {
+		if s.busy[at] == nil {
+			s.busy[at] = err
+		}
+	}
+	s.over = h.over
+}
+
+func lookAtLink(v *loader.View, r pinning.RecordLink, t loader.Target, m manifest.Manifest) (linkSight, error) {
 	l := linkSight{target: t}
 	l.pattern = slices.ContainsFunc(m.Attach, func(a manifest.Attach) bool {
 		return loader.IsPattern(a.Interface) && l.target.From(a)
 	})
 	l.now, l.err = v.Again(l.target)
 	state, err := loader.StateByID(r.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil // gone
+	}
 	if err != nil {
-		return l // gone
+		return l, err
 	}
 	l.state = &state
 	l.elsewhere = l.err == nil && v.Elsewhere(state, l.now)
 	if l.err != nil && state.Ifindex != 0 {
 		l.renamed = v.NameOf(l.target, state.Ifindex)
 	}
-	return l
+	return l, nil
 }
 
 // targetsOf decodes what the links of a record are attached to, in their order.

@@ -26,13 +26,15 @@ import (
 // mended is what reconcile did.
 type mended struct {
 	repaired bool
-	taken    bool // something had been taken away
+	taken    bool           // something had been taken away
+	failed   map[spot]error // where nothing could be attached
+	blind    bool           // a target is not there, though by what can be seen it is
 }
 
 // reconcile brings one running collection back to what its record and its
 // manifest say, if it is not, and notes what it cannot mend. It runs on the
-// owner's thread.
-func (d *Daemon) reconcile(name string) (mended, error) {
+// owner's thread. h is what is remembered.
+func (d *Daemon) reconcile(name string, h heed) (mended, error) {
 	c := d.collection(name)
 	if c == nil {
 		return mended{}, nil // unloaded meanwhile
@@ -52,18 +54,30 @@ func (d *Daemon) reconcile(name string) (mended, error) {
 		d.drifts(name, []string{err.Error()}, remedy.Of(err))
 		return mended{}, err
 	}
-	g := diagnose(c.record, s, revokedRecord(d.trusted(), c.record))
+	s.with(c.record, h)
+	again := func(failed map[spot]error) diagnosis {
+		maps.Copy(s.busy, failed)
+		return diagnose(c.record, s, revokedRecord(d.trusted(), c.record))
+	}
+	g := again(nil)
 	out := mended{taken: g.taken}
 	if len(g.repairs) == 0 {
-		d.drifts(name, g.drift, "")
+		d.drifts(name, g.drift, g.hint)
 		return out, nil
 	}
-	if err := d.repair(entry, c, g); err != nil {
-		d.drifts(name, append(g.drift, strings.Join(g.repairs, "; ")+": not repaired: "+err.Error()), remedy.Of(err))
+	g, out.failed, err = d.repair(entry, c, g, again)
+	if err != nil {
+		hint := remedy.Of(err)
+		if len(g.repairs) > 0 { // else the drift says it
+			g.stays("%s: not repaired: %v", strings.Join(g.repairs, "; "), err)
+		} else {
+			hint = g.hint
+		}
+		d.drifts(name, g.drift, hint)
 		return out, err
 	}
 	out.repaired = true
-	d.drifts(name, g.drift, "")
+	d.drifts(name, g.drift, g.hint)
 	return out, nil
 }
 
@@ -107,40 +121,54 @@ func (c *collection) remedy() string {
 
 // repair builds a whole successor of a collection, of what is still there and
 // what has to be made again, and gives it the name in one rename. Whatever fails
-// before leaves the old one as it was.
-func (d *Daemon) repair(entry *pinning.Entry, c *collection, g diagnosis) (err error) {
+// before leaves the old one as it was. What cannot be attached is left out, if the
+// rest can be without it: again says how, and repair returns the diagnosis that it
+// did, and where it could not attach.
+func (d *Daemon) repair(entry *pinning.Entry, c *collection, g diagnosis, again func(map[spot]error) diagnosis) (_ diagnosis, failed map[spot]error, err error) {
 	name := c.record.Name
 	a := d.begin(self(), audit.VerbRepair, name, api.EventRepaired)
 	a.rec.Manifest, a.rec.Object, a.rec.Signer = c.record.ManifestDigest, c.record.ObjectDigest, c.record.Signer.Name
 	a.rec.Reason = strings.Join(g.repairs, "; ")
 	defer func() { err = a.conclude(err) }()
 	if err := a.intend(); err != nil {
-		return err
+		return g, nil, err
 	}
 	if g.rebuild {
-		return d.rebuild(entry, c)
+		return g, nil, d.rebuild(entry, c)
 	}
 	stage, err := d.store.StageFrom(entry)
 	if err != nil {
-		return err
+		return g, nil, err
 	}
 	defer func() { d.tell("discard", stage.Discard()) }() // no effect after the commit
 	coll, err := keepAll(stage, entry)
 	if err != nil {
-		return err
+		return g, nil, err
 	}
 	defer coll.Close()
+	// Live from here: what is attached and not pinned ends with its descriptor, and
+	// what is pinned with the stage.
+	made, failed := attachEach(coll, g.links, d.manifestOf(c.record))
+	defer func() { d.tell("links", made.close()) }()
+	if len(failed) > 0 {
+		g = again(failed)
+		if err := errors.Join(slices.Collect(maps.Values(failed))...); len(g.repairs) == 0 {
+			return g, failed, err
+		} else {
+			a.partial = err.Error()
+		}
+	}
 	record := c.record
-	record.Links, err = relink(stage, entry, coll, g.links, d.manifestOf(c.record))
+	record.Links, err = relink(stage, entry, coll, g.links, made)
 	if err != nil {
-		return err
+		return g, failed, err
 	}
 	if err := stage.PinRecord(record); err != nil {
-		return err
+		return g, failed, err
 	}
 	// The point of no return.
 	if err := d.settled(stage.Succeed(entry)); err != nil {
-		return err
+		return g, failed, err
 	}
 	a.loaded(record, false)
 	now := *c
@@ -148,7 +176,7 @@ func (d *Daemon) repair(entry *pinning.Entry, c *collection, g diagnosis) (err e
 	d.mu.Lock()
 	d.running[name] = &now
 	d.mu.Unlock()
-	return nil
+	return g, failed, nil
 }
 
 // keepAll pins the maps and programs of entry in the stage and opens them, from
@@ -191,41 +219,68 @@ func keepAll(stage *pinning.Stage, entry *pinning.Entry) (_ *ebpf.Collection, er
 	return coll, nil
 }
 
-// relink gives the stage its links: those that stay, and those that are attached
-// anew, with the programs that run.
-func relink(stage *pinning.Stage, entry *pinning.Entry, coll *ebpf.Collection, steps []linkStep, m manifest.Manifest) ([]pinning.RecordLink, error) {
-	records := make([]pinning.RecordLink, len(steps))
-	var anew []loader.Target
-	var at []int
-	for i, s := range steps {
-		if s.was == "" {
-			anew, at = append(anew, inMode(s.target, m)), append(at, i)
+// fresh are links that were attached, by where.
+type fresh map[spot]freshLink
+
+type freshLink struct {
+	link.Link
+	target loader.Target // with the mode that the driver took
+}
+
+func (f fresh) close() error {
+	var errs []error
+	for _, l := range f {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// attachEach attaches, with the programs that run, what steps want anew: each by
+// itself, so that one place that is taken keeps no other from its program.
+func attachEach(coll *ebpf.Collection, steps []linkStep, m manifest.Manifest) (made fresh, failed map[spot]error) {
+	made, failed = fresh{}, map[spot]error{}
+	for _, s := range steps {
+		if s.was != "" {
 			continue
 		}
-		was := entry.Record.Links[slices.IndexFunc(entry.Record.Links, func(l pinning.RecordLink) bool { return l.Name == s.was })]
-		if err := stay(stage, entry, coll, was, s); err != nil {
-			return nil, fmt.Errorf("link %s: %w", s.was, err)
+		one := []loader.Target{inMode(s.target, m)}
+		links, err := loader.Attach(coll, one)
+		if err != nil {
+			failed[spotOf(s.target)] = err
+			continue
 		}
-		var err error
-		if records[i], err = relinked(was, s.target); err != nil {
+		made[spotOf(s.target)] = freshLink{links[s.target.Link], one[0]}
+	}
+	return made, failed
+}
+
+// relink gives the stage its links: those that stay, and those that were made.
+func relink(stage *pinning.Stage, entry *pinning.Entry, coll *ebpf.Collection, steps []linkStep, made fresh) ([]pinning.RecordLink, error) {
+	records := make([]pinning.RecordLink, len(steps))
+	for i, s := range steps {
+		if s.was != "" {
+			was := entry.Record.Links[slices.IndexFunc(entry.Record.Links, func(l pinning.RecordLink) bool { return l.Name == s.was })]
+			if err := stay(stage, entry, coll, was, s); err != nil {
+				return nil, fmt.Errorf("link %s: %w", s.was, err)
+			}
+			var err error
+			if records[i], err = relinked(was, s.target); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		l, ok := made[spotOf(s.target)]
+		if !ok {
+			return nil, fmt.Errorf("link %s: internal error: it was not made", s.target.Link)
+		}
+		if err := stage.PinLinks(map[string]link.Link{s.target.Link: l.Link}); err != nil {
 			return nil, err
 		}
-	}
-	// Live from here: whoever fails later discards the stage, which detaches.
-	links, err := loader.Attach(coll, anew)
-	if err != nil {
-		return nil, err
-	}
-	defer links.Close()
-	if err := stage.PinLinks(links); err != nil {
-		return nil, err
-	}
-	for j, t := range anew {
-		state, err := loader.Describe(links[t.Link])
+		state, err := loader.Describe(l.Link)
 		if err != nil {
-			return nil, fmt.Errorf("link %s: %w", t.Link, err)
+			return nil, fmt.Errorf("link %s: %w", s.target.Link, err)
 		}
-		if records[at[j]], err = relinked(pinning.RecordLink{ID: uint32(state.ID), ProgramID: uint32(state.ProgramID)}, t); err != nil {
+		if records[i], err = relinked(pinning.RecordLink{ID: uint32(state.ID), ProgramID: uint32(state.ProgramID)}, l.target); err != nil {
 			return nil, err
 		}
 	}
@@ -283,7 +338,7 @@ func stay(stage *pinning.Stage, entry *pinning.Entry, coll *ebpf.Collection, was
 		}
 	}
 	if s.repin {
-		return stage.PinLinks(map[string]link.Link{s.target.Link: l})
+		return stage.PinExisting(l, s.target.Link)
 	}
 	return stage.LinkExisting(entry, was.Name, s.target.Link)
 }
@@ -348,18 +403,8 @@ func (d *Daemon) mendAdopted() {
 			continue
 		}
 		d.owner.beat()
-		if _, err := d.reconcile(name); err != nil {
+		if _, err := d.reconcile(name, heed{}); err != nil {
 			d.log.Warn("repair", zap.String("collection", name), zap.Error(err))
 		}
 	}
-}
-
-// giveUp notes that somebody takes away what is repaired, again and again.
-func (d *Daemon) giveUp(name string) {
-	c := d.collection(name)
-	if c == nil {
-		return
-	}
-	d.drifts(name, []string{fmt.Sprintf("was repaired %d times within %s: somebody takes away what hornetd attaches, so it is left as it is", fightLimit, fightWindow)},
-		"find out who does it (hornetctl events, hornetctl show "+name+"), then hornetctl reload")
 }

@@ -22,8 +22,7 @@ func (d *Daemon) unload(who Peer, name string, force bool) (err error) {
 	}
 	c := d.collection(name)
 	if c == nil {
-		a.quiet = true
-		return nil // not running is what was asked for
+		return d.forget(a, name) // not running is what was asked for
 	}
 	a.rec.Manifest, a.rec.Object, a.rec.Signer = c.record.ManifestDigest, c.record.ObjectDigest, c.record.Signer.Name
 	n, err := pinning.ParseName(name)
@@ -44,6 +43,24 @@ func (d *Daemon) unload(who Peer, name string, force bool) (err error) {
 	}
 	d.mu.Lock()
 	delete(d.running, name)
+	delete(d.failed, name) // a replacement that waits for its target
+	d.mu.Unlock()
+	return nil
+}
+
+// forget ends what is remembered of a load that failed. One that waits for its
+// target is not loaded when that comes, which is a change and goes on record.
+func (d *Daemon) forget(a *act, name string) error {
+	d.mu.RLock()
+	a.quiet = !d.failed[name].waits()
+	d.mu.RUnlock()
+	if !a.quiet {
+		if err := a.intend(); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	delete(d.failed, name)
 	d.mu.Unlock()
 	return nil
 }

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"errors"
+	"io/fs"
 	"maps"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -35,8 +37,12 @@ type watcher struct {
 	tries map[string]patience
 	done  chan struct{}
 
-	known  map[string]known
-	rounds int // since everything was looked at
+	idle    map[uint32]bool // links whose targets were seen to go: nobody took those away
+	known   map[string]known
+	symbols loader.Symbols
+	rounds  int       // since everything was looked at
+	dived   time.Time // when the directories were read last
+	deep    bool      // they are read in this round
 }
 
 // known is what there is to know of a running collection while it is the same.
@@ -45,6 +51,10 @@ type known struct {
 	targets []loader.Target
 	visits  bool // it is in other network namespaces, which give no hints
 	err     error
+	foreign []string            // what is not of hornetd's making in its directory
+	links   []*loader.LinkState // as they were when all was looked at last; nil: gone
+	looked  bool                // it was
+	wrong   bool                // and there was something to repair
 }
 
 // allEvery is after how many rounds everything is looked at though there was no
@@ -53,7 +63,7 @@ const allEvery = 20
 
 // watch begins to look after what runs.
 func (d *Daemon) watch() {
-	w := &watcher{d: d, tries: map[string]patience{}, known: map[string]known{}, done: make(chan struct{})}
+	w := &watcher{d: d, tries: map[string]patience{}, idle: map[uint32]bool{}, known: map[string]known{}, dived: time.Now(), done: make(chan struct{})}
 	var err error
 	if w.hints, err = newHints(); err != nil {
 		d.tellState(remedy.With(err, "look into the log for what refused it; changes are found all the same, up to %s later", pulse))
@@ -119,15 +129,20 @@ func (w *watcher) survey(hinted bool) time.Duration {
 	})
 	// The directories before what is in them, so that nothing is missed between.
 	w.learn(c)
+	w.departs(c)
 	w.rounds++
-	all := hinted || w.rounds >= allEvery
+	w.deep = time.Since(w.dived) >= allEvery*pulse
+	if w.deep {
+		w.dived = time.Now()
+	}
+	all := hinted || w.deep || w.rounds >= allEvery
 	if all {
 		w.aim(c)
 		w.rounds = 0
 		w.d.owner.do(func() error { w.d.save(); return nil })
 	}
 	var work []func()
-	v := loader.NewView()
+	v := loader.NewViewWith(&w.symbols)
 	for name, running := range c.running {
 		if !all && w.calm(running) {
 			continue
@@ -137,7 +152,8 @@ func (w *watcher) survey(hinted bool) time.Duration {
 			work = append(work, func() { w.try(name, taken, w.d.reconcile) })
 		case toTell: // which is no attempt
 			work = append(work, func() {
-				w.d.owner.do(func() error { _, err := w.d.reconcile(name); return err })
+				h := w.heed(name)
+				w.d.owner.do(func() error { _, err := w.d.reconcile(name, h); return err })
 			})
 		}
 	}
@@ -164,36 +180,90 @@ const (
 
 // wrong reports what is to be done, and whether something was taken away.
 func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) {
-	k := w.known[c.record.Name]
+	name := c.record.Name
+	k := w.known[name]
 	if k.err != nil {
 		return toRepair, false // which tells
 	}
-	g := diagnose(c.record, w.d.glance(v, c.record, k.targets, w.d.manifestOf(c.record)), revokedRecord(w.d.trusted(), c.record))
-	switch {
-	case len(g.repairs) > 0:
+	s, err := w.d.glance(v, c.record, k.targets, w.d.manifestOf(c.record))
+	if err != nil {
+		if slices.Equal(c.drift, []string{err.Error()}) {
+			return nothing, false
+		}
+		return toTell, false
+	}
+	if w.deep || len(k.foreign) > 0 {
+		k.foreign = w.d.foreignIn(c.record)
+	}
+	s.foreign = k.foreign
+	w.remember(c, k, s)
+	s.with(c.record, w.heed(name))
+	g := diagnose(c.record, s, revokedRecord(w.d.trusted(), c.record))
+	k = w.known[name]
+	k.wrong = len(g.repairs) > 0
+	w.known[name] = k
+	if k.wrong {
 		return toRepair, g.taken
-	case !slices.Equal(g.drift, c.drift) && !w.tries[c.record.Name].over:
+	}
+	if p := w.tries[name]; p.stuck != nil {
+		w.tries[name] = p.forgets(time.Now())
+	}
+	if !slices.Equal(g.drift, c.drift) {
 		return toTell, false
 	}
 	return nothing, false
 }
 
+// remember keeps what was seen: what calm compares, and which links have lost
+// their target.
+func (w *watcher) remember(c *collection, k known, s sight) {
+	k.links, k.looked = make([]*loader.LinkState, len(s.links)), true
+	for i, l := range s.links {
+		k.links[i] = l.state
+		if l.state != nil && !l.state.Alive() && absentTarget(l.err) {
+			w.idle[c.record.Links[i].ID] = true
+		}
+	}
+	w.known[c.record.Name] = k
+}
+
+// departs notes which links are at interfaces that went, as the kernel told: one
+// of the same number may be there before anybody looks.
+func (w *watcher) departs(c charge) {
+	gone := w.hints.departed()
+	here := map[uint32]bool{}
+	for name, running := range c.running {
+		for i, t := range w.known[name].targets {
+			id := running.record.Links[i].ID
+			here[id] = true
+			if t.Netns == "" && t.Ifindex != 0 && gone[t.Ifindex] {
+				w.idle[id] = true
+			}
+		}
+	}
+	maps.DeleteFunc(w.idle, func(id uint32, _ bool) bool { return !here[id] })
+}
+
+// heed is what is remembered for a repair.
+func (w *watcher) heed(name string) heed {
+	p := w.tries[name]
+	return heed{idle: maps.Clone(w.idle), stuck: p.barred(time.Now()), over: p.over}
+}
+
 // try runs a repair on the owner's thread, if it is not too soon.
-func (w *watcher) try(name string, taken bool, repair func(string) (mended, error)) {
+func (w *watcher) try(name string, taken bool, repair func(string, heed) (mended, error)) {
 	p, now := w.tries[name], time.Now()
 	if !p.ready(now, taken) {
 		return
 	}
 	if taken {
-		if p = p.fights(now); p.over {
-			w.tries[name] = p
-			w.d.owner.do(func() error { w.d.giveUp(name); return nil })
-			return
-		}
+		p = p.fights(now)
+		w.tries[name] = p
 	}
+	h := w.heed(name)
 	var m mended
 	err := w.d.owner.do(func() (err error) {
-		m, err = repair(name)
+		m, err = repair(name, h)
 		return err
 	})
 	if !errors.Is(err, errStopped) {
@@ -228,6 +298,9 @@ func (w *watcher) learn(c charge) {
 			continue
 		}
 		k := known{of: running}
+		if was := w.known[name]; was.of != nil && reflect.DeepEqual(was.of.record, running.record) {
+			k.foreign = was.foreign
+		}
 		k.targets, k.err = targetsOf(running.record)
 		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" })
 		w.known[name] = k
@@ -236,14 +309,20 @@ func (w *watcher) learn(c charge) {
 }
 
 // calm reports whether c is as it was when it was looked at last, as far as it
-// gives no hints: its links run what they should, at something. That is all that
-// is asked without a hint.
+// gives no hints: its links run what they ran, at what they were at. That is all
+// that is asked without a hint.
 func (w *watcher) calm(c *collection) bool {
-	if k := w.known[c.record.Name]; k.err != nil || k.visits || len(c.drift) > 0 {
+	k := w.known[c.record.Name]
+	if k.err != nil || k.visits || !k.looked || k.wrong || w.tries[c.record.Name].due(time.Now()) {
 		return false
 	}
-	for _, l := range c.record.Links {
-		if s, err := loader.StateByID(l.ID); err != nil || !s.Alive() || uint32(s.ProgramID) != l.ProgramID {
+	for i, l := range c.record.Links {
+		s, err := loader.StateByID(l.ID)
+		was := k.links[i]
+		if was == nil && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if was == nil || err != nil || !reflect.DeepEqual(s, *was) {
 			return false
 		}
 	}
@@ -261,7 +340,7 @@ func (d *Daemon) awaited(m manifest.Manifest) bool {
 
 // comes loads a collection whose targets were not there, and now are. It runs
 // on the owner's thread.
-func (d *Daemon) comes(name string) (mended, error) {
+func (d *Daemon) comes(name string, _ heed) (mended, error) {
 	d.mu.RLock()
 	f, dc := d.failed[name], d.declared[name]
 	d.mu.RUnlock()
@@ -271,8 +350,15 @@ func (d *Daemon) comes(name string) (mended, error) {
 	d.booting = f.booting
 	defer func() { d.booting = false }()
 	defer debug.FreeOSMemory() // kernel BTF is megabytes
-	err := d.load(self(), dc.source, asLoad, btf.NewCache())
+	as := asLoad
+	if d.collection(name) != nil {
+		as = asReload // what waits is its replacement
+	}
+	err := d.load(self(), dc.source, as, btf.NewCache())
 	if err == nil {
+		d.mu.Lock()
+		delete(d.failed, name)
+		d.mu.Unlock()
 		return mended{repaired: true}, nil
 	}
 	d.fail(name, err)
@@ -282,5 +368,8 @@ func (d *Daemon) comes(name string) (mended, error) {
 		now.tries = f.tries - 1 // something else, which may be that it went again
 		d.failed[name] = now
 	}
-	return mended{}, err
+	// Its names lead somewhere, and the load still misses something: what that is
+	// only the object says, so that it takes a load to find out.
+	blind := absentTarget(err) && loader.NewView().Present(dc.manifest) == nil
+	return mended{blind: blind}, err
 }
