@@ -415,6 +415,14 @@ func TestPattern(t *testing.T) {
 
 // TestMoves: an interface that is renamed, or moved into another namespace and
 // back, keeps its program; another one of its name gets one, whatever it is.
+// rename renames an interface, which before Linux 6.2 must be down for that.
+func rename(t *testing.T, ns, from, to string) {
+	t.Helper()
+	testenv.IP(t, ns, "link", "set", from, "down")
+	testenv.IP(t, ns, "link", "set", from, "name", to)
+	testenv.IP(t, ns, "link", "set", to, "up")
+}
+
 func TestMoves(t *testing.T) {
 	testenv.NoLeaks(t)
 	pair := testenv.Veth(t)
@@ -431,7 +439,7 @@ func TestMoves(t *testing.T) {
 			return text == "" && r == "" || text != "" && strings.Contains(r, text)
 		}
 	}
-	testenv.IP(t, ns, "link", "set", "veth0", "name", "lan0")
+	rename(t, ns, "veth0", "lan0")
 	eventually(t, "drift", reason("is called lan0 now"))
 	s, err := h.Client().Status(context.Background())
 	if err != nil || len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Message, "lan0") || s.Problems[0].Hint == "" {
@@ -440,7 +448,7 @@ func TestMoves(t *testing.T) {
 	if said := eventsOf(t, h, api.EventDrift, "xdp-drop"); len(said) != 1 {
 		t.Errorf("events: %q", said)
 	}
-	testenv.IP(t, ns, "link", "set", "lan0", "name", "veth0")
+	rename(t, ns, "lan0", "veth0")
 	eventually(t, "no drift", reason(""))
 
 	testenv.IP(t, ns, "link", "set", "veth0", "netns", testenv.Netns(t))

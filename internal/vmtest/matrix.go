@@ -21,10 +21,13 @@ var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bp
 
 // matrixSkip are tests of these packages that no kernel decides, and that take
 // long in an emulated guest or need programs that it has not: what is refused,
-// and what is trusted, is decided before the kernel is asked.
+// and what is trusted, is decided before the kernel is asked, and when to repair
+// and to go back behind it.
 const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestVerify|TestExposure|TestFirstBoot" +
 	"|Test(Bad|Hostile|DropInBad|RefusalsAreTold|RefusedStarts|StartBeside|Expir|Revoked|List(IsNotGood|NeedsRoots|OfThe|InForce|WithAFull)|CopyOf|SignedA|SignerRules|VersionsOnly|WithoutVersion|Rollback|" +
-	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey).*)$"
+	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey|" +
+	"KilledAtEverySystemCallOfA(Repair|Trial)|KilledDuring|EveryFailedCall|UpgradesUnderTraffic|Sender|ManyRepairs|Flapping|Fight|ComesAndGoes|OneInterface|Pending|" +
+	"Trial|WhatComesDuring|UntrustedCorpus|AnotherSigner|QuarantineIsRevoked).*)$"
 
 // Matrix runs tests on several kernels.
 type Matrix struct {
