@@ -90,7 +90,7 @@ func binaryName(importPath string) string {
 }
 
 // DefaultModules are those that tests of this module need.
-var DefaultModules = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "nf_defrag_ipv4", "nf_defrag_ipv6", "loop"}
+var DefaultModules = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "nf_defrag_ipv4", "nf_defrag_ipv6", "loop", "bridge"}
 
 // programs are what tests of this module run beside Go's.
 var programs = []string{
