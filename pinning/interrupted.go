@@ -1,9 +1,11 @@
 package pinning
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/bpfsys"
 )
@@ -67,7 +69,13 @@ func addStaged[ID comparable](s *Store, stage, sub string, idOf func(path string
 	defer d.close()
 	pins, err := d.list(sub)
 	if err != nil {
+		pins, err = d.list(sub) // not for one error: what is staged here must not be swept unseen
+	}
+	if errors.Is(err, unix.ENOENT) {
 		return nil // the stage was caught before it had any
+	}
+	if err != nil {
+		return err
 	}
 	for _, pin := range pins {
 		if !pin.isPin() {

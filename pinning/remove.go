@@ -108,7 +108,7 @@ func (s *Store) Sweep() (swept []string, err error) {
 			errs = append(errs, s.dir.rename(stage, dir, unix.RENAME_NOREPLACE))
 			continue
 		}
-		dropped, err := s.clear(stage, keep)
+		dropped, err := s.clearTwice(stage, keep)
 		links = append(links, dropped...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", stage, err))

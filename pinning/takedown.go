@@ -15,17 +15,24 @@ import (
 // takeDown removes a stage. When it returns, its links are detached, but for
 // those that have a name elsewhere or are in keep.
 func (s *Store) takeDown(stage string, keep spared) error {
-	links, err := s.clear(stage, keep)
-	if err != nil { // what runs on in a stage is nobody's: not for one error
-		var more []link.ID
-		more, err = s.clear(stage, keep)
-		links = append(links, more...)
-	}
+	links, err := s.clearTwice(stage, keep)
 	if err != nil {
 		err = fmt.Errorf("%s: %w: %w", stage, ErrLeftBehind, err)
 		err = remedy.With(err, "it is removed when hornetd starts the next time")
 	}
 	return errors.Join(err, waitGone(links))
+}
+
+// clearTwice is clear, tried again: what runs on in a stage is nobody's, and not
+// for one error.
+func (s *Store) clearTwice(name string, keep spared) ([]link.ID, error) {
+	going, err := s.clear(name, keep)
+	if err != nil {
+		var more []link.ID
+		more, err = s.clear(name, keep)
+		going = append(going, more...)
+	}
+	return going, err
 }
 
 // clear removes a directory and what is in it: links first, so that no program

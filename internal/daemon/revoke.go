@@ -295,7 +295,11 @@ func refusedByList(trust *signing.Trust, m manifest.Manifest, err error) bool {
 func (d *Daemon) afterRevocation(who Peer, found map[string]declared, c api.Change) {
 	if old := d.collection(c.Collection); old != nil && c.Action == api.ActionReplace && c.Error != nil && d.cfg.Trust.Revoked == config.RevokedUnload {
 		if revokedRecord(d.trusted(), old.record) != "" {
-			d.tellState(d.unload(who, c.Collection, false)) // why it was not replaced is noted already
+			why := d.failed[c.Collection] // it was not replaced
+			d.tellState(d.unload(who, c.Collection, false))
+			d.mu.Lock()
+			d.failed[c.Collection] = why
+			d.mu.Unlock()
 		}
 		return
 	}
