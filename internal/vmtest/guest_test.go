@@ -156,6 +156,15 @@ func TestGuestBootHangs(t *testing.T) {
 	if r, _, err := run(t, g); err != nil || r.Boots < 2 || len(r.Exits) != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
+	// A kernel that dies is started again as one that hangs is.
+	os.Remove(filepath.Join(dir, "hung"))
+	dies := strings.Replace(script, "exec sleep 600", "exit 0", 1)
+	if err := os.WriteFile(filepath.Join(dir, "qemu-system-x86_64"), []byte(dies), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if r, _, err := run(t, g); err != nil || r.Boots != 2 || len(r.Exits) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
 	g.bootLimit = 100 * time.Millisecond
 	if r, _, err := run(t, g); err == nil || !strings.Contains(err.Error(), "time-out before /init ran, 3 times") {
 		t.Errorf("%+v, %v", r, err)

@@ -14,7 +14,7 @@ import (
 // Report is what a guest said.
 type Report struct {
 	Release string // of the kernel; "" if /init never ran
-	Boots   int    // how often it was started; all but the last hung before /init
+	Boots   int    // how often it was started; all but the last hung or died before /init
 	Exits   []Exit // of the commands that ended, in order
 	Files   map[string][]byte
 	Console string // path of the console's log, kept if the guest failed
