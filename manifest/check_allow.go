@@ -71,11 +71,11 @@ func (c checker) rights(key string, raw []string) []Right {
 
 func (c checker) right(key, s string) {
 	known := []string{string(RightStatus), string(RightLoad), string(RightUpgrade), string(RightUnload), string(RightEvents)}
-	name, read := strings.CutPrefix(s, readPrefix)
+	prefix, name, ofMap := Right(s).cut()
 	switch {
-	case read && name != all && !mapName.MatchString(name):
-		c.Add(key, "write read:MAP with the map's name, or read:*", "%.80q is not the name of a map", name)
-	case !read && !slices.Contains(known, s):
-		c.Add(key, tomlfile.Suggest(s, append(known, "read:MAP")), "%.80q is not a right", s)
+	case ofMap && name != all && !mapName.MatchString(name):
+		c.Add(key, fmt.Sprintf("write %sMAP with the map's name, or %[1]s*", prefix), "%.80q is not the name of a map", name)
+	case !ofMap && !slices.Contains(known, s):
+		c.Add(key, tomlfile.Suggest(s, append(known, "read:MAP", "write:MAP", "fd:MAP", "rw-fd:MAP")), "%.80q is not a right", s)
 	}
 }

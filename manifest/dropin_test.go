@@ -213,6 +213,8 @@ var narrowing = []struct {
 	{"allow.may", "[[allow]]\nuser = \"1000\"\nmay = [\"read:m\", \"read:k\"]", ""},
 	{"allow.may", "[[allow]]\nuser = \"1000\"\nmay = [\"status\", \"unload\"]", "allow[0]"},
 	{"allow.may", "[[allow]]\ngroup = \"ops\"\nmay = [\"read:*\"]", "allow[0]"},
+	{"allow.may", "[[allow]]\nuser = \"1000\"\nmay = [\"write:m\"]", "allow[0]"},
+	{"allow.may", "[[allow]]\nuser = \"1000\"\nmay = [\"rw-fd:m\"]", "allow[0]"},
 	{"allow.may", "[[allow]]\ngroup = \"ops\"\nmay = [\"events\"]\n[[allow]]\ngroup = \"ops\"\nmay = [\"read:k\"]", "allow[1]"},
 
 	{"limits.memory", `limits.memory = "1MiB"`, ""},

@@ -74,8 +74,7 @@ func (a Allow) within(b Allow) bool {
 		return false
 	}
 	for _, right := range a.May {
-		all := strings.HasPrefix(string(right), readPrefix) && slices.Contains(b.May, RightRead("*"))
-		if !all && !slices.Contains(b.May, right) {
+		if !slices.ContainsFunc(b.May, func(r Right) bool { return r.Covers(right) }) {
 			return false
 		}
 	}

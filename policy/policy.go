@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
@@ -48,8 +47,13 @@ const (
 	Events  = Verb(manifest.RightEvents)
 )
 
-// Read is reading the entries of a map.
-func Read(mapName string) Verb { return Verb(manifest.RightRead(mapName)) }
+// Read is reading the entries of a map, Write changing and deleting them.
+func Read(mapName string) Verb  { return Verb(manifest.RightRead(mapName)) }
+func Write(mapName string) Verb { return Verb(manifest.RightWrite(mapName)) }
+
+// FD is having a descriptor of a map that only reads, RWFD one that writes as well.
+func FD(mapName string) Verb   { return Verb(manifest.RightFD(mapName)) }
+func RWFD(mapName string) Verb { return Verb(manifest.RightRWFD(mapName)) }
 
 // Policy is the operator's word. Only New makes one; the zero Policy denies
 // everything to all but root, and no load fits into its limits.
@@ -84,13 +88,8 @@ func (p Policy) Authorize(s Subject, v Verb, m manifest.Manifest) (Grant, error)
 
 // lists tells whether a's rights include v.
 func lists(a manifest.Allow, v Verb) bool {
-	return slices.ContainsFunc(a.May, func(r manifest.Right) bool {
-		return Verb(r) == v || r == manifest.RightRead("*") && isRead(v)
-	})
+	return slices.ContainsFunc(a.May, func(r manifest.Right) bool { return r.Covers(manifest.Right(v)) })
 }
-
-// isRead tells whether v reads a map.
-func isRead(v Verb) bool { return strings.HasPrefix(string(v), string(Read(""))) && v != Read("") }
 
 // matches tells whether a is about s. Exactly one of a.User and a.Group is set;
 // a rule with both or neither is about nobody.
