@@ -27,6 +27,15 @@ const overflowID = 65534
 type Subject struct {
 	UID, GID uint32
 	Groups   []uint32
+	Unit     string // of the system's systemd; "" where it is not known
+	Exe      File   // what it runs; the zero one where it is not known
+}
+
+// File is a file by its name and by what the kernel knows it by: a name alone is
+// another file's in another mount namespace.
+type File struct {
+	Path          string
+	Device, Inode uint64
 }
 
 // Names finds the numbers of users and groups.
