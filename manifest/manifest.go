@@ -128,11 +128,12 @@ const (
 // program.
 func (a Attach) StructOps() bool { return a.Program == "" }
 
-// Allow lets a user or a group do what May lists. Exactly one of User and
-// Group is set: a name or a decimal id.
+// Allow lets some callers do what May lists: those of whom all is true that is set.
+// At most one of User and Group is, a name or a decimal id, and without them Unit.
 type Allow struct {
 	User  string
 	Group string
+	Unit  string // of the system's systemd
 	May   []Right
 }
 

@@ -153,6 +153,7 @@ type rawAttach struct {
 type rawAllow struct {
 	User  string   `toml:"user"`
 	Group string   `toml:"group"`
+	Unit  string   `toml:"unit"`
 	May   []string `toml:"may"`
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -162,7 +163,7 @@ func readSignature(files *safefile.Reader, file, signature string) ([]byte, erro
 	return b, nil
 }
 
-// names resolves the users and groups of manifests on this host.
+// names resolves users, groups and files on this host.
 type names struct{}
 
 func (names) UserID(name string) (uint32, bool) {
@@ -180,6 +181,8 @@ func (names) GroupID(name string) (uint32, bool) {
 	}
 	return id(g.Gid)
 }
+
+func (names) File(path string) (policy.File, bool) { return fileAt(path) }
 
 func id(s string) (uint32, bool) {
 	n, err := strconv.ParseUint(s, 10, 32)

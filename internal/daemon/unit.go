@@ -1,9 +1,10 @@
 package daemon
 
-import "strings"
+import (
+	"strings"
 
-// unitTypes are the types of units that have processes.
-var unitTypes = []string{".service", ".scope", ".socket", ".mount", ".swap"}
+	"github.com/hornetd/hornetd/manifest"
+)
 
 // unitOf returns the unit of the system's systemd that a process is in, as
 // /proc/PID/cgroup tells, or "" where that is no place at which systemd puts one.
@@ -26,7 +27,10 @@ func unitOf(cgroups string) string {
 		name = strings.TrimPrefix(name, "_") // where a file of the cgroup could have the name
 		slice, ok := strings.CutSuffix(name, ".slice")
 		if !ok {
-			return unitNamed(name)
+			if manifest.ValidUnit(name) != nil {
+				return ""
+			}
+			return name
 		}
 		if !validSlice(slice) || parent != "" && !strings.HasPrefix(slice, parent+"-") || parent == "" && strings.Contains(slice, "-") {
 			return ""
@@ -39,37 +43,5 @@ func unitOf(cgroups string) string {
 // validSlice tells whether name, without .slice, is one: words with a single -
 // between them, each of which is a level.
 func validSlice(name string) bool {
-	return unitName(name) && !strings.Contains(name, "@") && !strings.HasPrefix(name, "-") && !strings.HasSuffix(name, "-") && !strings.Contains(name, "--")
-}
-
-// unitNamed returns name where it is that of a unit that has processes; else "".
-func unitNamed(name string) string {
-	if len(name) > 255 {
-		return ""
-	}
-	for _, suffix := range unitTypes {
-		prefix, ok := strings.CutSuffix(name, suffix)
-		if !ok {
-			continue
-		}
-		before, instance, template := strings.Cut(prefix, "@")
-		if !unitName(prefix) || before == "" || template && instance == "" {
-			return ""
-		}
-		return name
-	}
-	return ""
-}
-
-// unitName tells whether s, without the type, has only what names of units have. An
-// escape, \x2d, is part of the name.
-func unitName(s string) bool {
-	for _, r := range s {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune(`:-_.\@`, r):
-		default:
-			return false
-		}
-	}
-	return s != ""
+	return manifest.UnitCharacters(name) && !strings.Contains(name, "@") && !strings.HasPrefix(name, "-") && !strings.HasSuffix(name, "-") && !strings.Contains(name, "--")
 }

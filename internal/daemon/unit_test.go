@@ -3,6 +3,8 @@ package daemon
 import (
 	"strings"
 	"testing"
+
+	"github.com/hornetd/hornetd/manifest"
 )
 
 func TestUnitOf(t *testing.T) {
@@ -64,7 +66,7 @@ func FuzzUnitOf(f *testing.F) {
 		if unit == "" {
 			return
 		}
-		if unitNamed(unit) != unit || len(unit) > 255 || strings.ContainsAny(unit, "/ \n\x00") || !strings.Contains(cgroups, unit) {
+		if manifest.ValidUnit(unit) != nil || len(unit) > 255 || strings.ContainsAny(unit, "/ \n\x00") || !strings.Contains(cgroups, unit) {
 			t.Fatalf("%q: %q is no unit", cgroups, unit)
 		}
 		line := ""
