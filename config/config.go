@@ -22,6 +22,7 @@ type Config struct {
 	Manifests Manifests
 	Trust     Trust
 	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
+	Rules     []policy.Rule                // which callers may run bundles of their own
 }
 
 // Paths are where things lie, all absolute.

@@ -13,7 +13,7 @@ import (
 // ValidAccount says what is wrong with the name or the decimal id of a user or a
 // group, or nil. Whether it exists is asked when somebody calls.
 func ValidAccount(name string) error {
-	bad := func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("/:,", r) }
+	bad := func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) || strings.ContainsRune("/:,", r) }
 	if name == "" || len(name) > 256 || strings.ContainsFunc(name, bad) || strings.HasPrefix(name, "-") {
 		return remedy.With(fmt.Errorf("%.80q cannot be the name of an account", name), "write a name that getent shows, or a number")
 	}

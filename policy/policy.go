@@ -71,6 +71,7 @@ type Policy struct {
 	names   Names
 	signers map[string]SignerRule
 	allowed map[string][]string // directory of manifests -> signers
+	rules   []Rule              // about bundles of callers
 }
 
 // New returns the policy with the given limits. names may be nil: then only
