@@ -32,6 +32,7 @@ type Paths struct {
 	Revoked    string   // the revocation list
 	BPFFS      string   // directory of the pins
 	State      string   // directory of the audit log and the ratchet
+	Bundles    string   // directory of what callers brought themselves
 	MountBPFFS bool     // mount a bpffs of its own at BPFFS
 }
 
@@ -120,6 +121,7 @@ func Default() Config {
 			Revoked:   "/etc/hornet/revoked",
 			BPFFS:     "/sys/fs/bpf/hornet",
 			State:     "/var/lib/hornet",
+			Bundles:   "/run/hornet/bundles",
 		},
 		API: API{Socket: "/run/hornet/hornetd.sock", Mode: 0o660, Group: "hornet"},
 		Log: Log{Level: zapcore.InfoLevel, Format: FormatAuto},

@@ -75,6 +75,7 @@ trust = "/t"
 revoked = "/r"
 bpffs = "/b"
 state = "/s"
+bundles = "/u"
 mount_bpffs = true
 [api]
 socket = "/x.sock"
@@ -128,7 +129,7 @@ development = true
 		t.Fatal(err)
 	}
 	want := Config{
-		Paths:     Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", MountBPFFS: true},
+		Paths:     Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", Bundles: "/u", MountBPFFS: true},
 		API:       API{Socket: "/x.sock", Mode: 0o666, Group: "0"},
 		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},

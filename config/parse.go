@@ -60,6 +60,7 @@ type rawPaths struct {
 	Revoked    string   `toml:"revoked"`
 	BPFFS      string   `toml:"bpffs"`
 	State      string   `toml:"state"`
+	Bundles    string   `toml:"bundles"`
 	MountBPFFS bool     `toml:"mount_bpffs"`
 }
 

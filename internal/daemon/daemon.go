@@ -191,6 +191,7 @@ func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
 		return err
 	}
+	d.sweepBundles()
 	d.adoptRatchet(d.lost)
 	d.tellClock()
 	d.booting = true
