@@ -142,7 +142,12 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 			}
 			g.Query = strings.Join(query, " ")
 			if op.RequestBody != nil {
-				g.Request = strings.TrimPrefix(op.RequestBody.Content["application/json"].Schema.Ref, schemaRef)
+				for mediaType, content := range op.RequestBody.Content {
+					g.Request = strings.TrimPrefix(content.Schema.Ref, schemaRef)
+					if want := map[bool]string{true: BundleType, false: "application/json"}[g.Request == "Bundle"]; mediaType != want {
+						t.Errorf("%s %s: body of type %q, want %q", method, path, mediaType, want)
+					}
+				}
 			}
 			for mediaType, content := range op.Responses["200"].Content {
 				g.MediaType, g.Response = mediaType, strings.TrimPrefix(content.Schema.Ref, schemaRef)
@@ -223,6 +228,8 @@ func describe(schemas map[string]schema, enums map[string][]string, t reflect.Ty
 	switch {
 	case t == reflect.TypeFor[time.Time]():
 		return schema{Type: "string", Format: "date-time"}
+	case t == reflect.TypeFor[[]byte](): // a part of a form
+		return schema{Type: "string", Format: "binary"}
 	case t == reflect.TypeFor[json.RawMessage]():
 		return schema{}
 	case t.Kind() == reflect.Pointer:

@@ -10,6 +10,7 @@ const (
 	RouteRollback = "POST /v1/collections/{name}/rollback"
 	RouteRecover  = "POST /v1/collections/{name}/recover"
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
+	RouteRun      = "POST /v1/run"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
 	RoutePlan     = "POST /v1/plan"
@@ -20,7 +21,7 @@ const (
 type Route struct {
 	Pattern  string   // method and path, for http.ServeMux
 	Query    []string // the parameters it takes; others are refused
-	Request  any      // zero value of the body's type, nil where there is none
+	Request  any      // zero value of the body's type, nil where there is none; a Bundle is a form, all else JSON
 	Response any      // zero value of a successful answer's type
 }
 
@@ -35,6 +36,7 @@ func Routes() []Route {
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
 		{Pattern: RouteEntries, Query: []string{"limit", "after"}, Response: Entries{}},
+		{Pattern: RouteRun, Query: []string{"name"}, Request: Bundle{}, Response: Collection{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},

@@ -29,6 +29,8 @@ type Core interface {
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
 	Upgrade(who Peer, name string) (api.Collection, error)
+	MayRun(who Peer) error
+	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
@@ -279,7 +281,7 @@ func (d *Daemon) mayChange(who Peer, verb policy.Verb, name string) error {
 // named refuses what cannot be the name of a collection or a quarantined
 // directory.
 func (d *Daemon) named(name string) error {
-	if err := manifest.ValidName(name); err != nil && !isHeld(name) {
+	if err := manifest.ValidLoad(name); err != nil && !isHeld(name) {
 		return remedy.With(api.Errorf(api.KindBadRequest, "%w", err), "%s", remedy.Of(err))
 	}
 	return nil
@@ -287,9 +289,9 @@ func (d *Daemon) named(name string) error {
 
 // private keeps from all but root what they may not know: whether there is a
 // manifest of that name, and what is wrong with it. To them, what is not there
-// and what is not allowed look the same.
+// and what is not allowed look the same, but among what is their own.
 func (d *Daemon) private(who Peer, verb policy.Verb, name string, err error) error {
-	if who.UID == 0 {
+	if uid, isOwn := manifest.Owner(name); who.UID == 0 || isOwn && uid == who.UID {
 		return err
 	}
 	_, denied := d.policy.Authorize(who.subject(), verb, manifest.Manifest{Name: name})

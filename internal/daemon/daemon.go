@@ -128,7 +128,7 @@ type Build struct {
 func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
 		cfg: cfg, build: build, log: log, started: time.Now(),
-		policy:   policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers),
+		policy:   policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
 		events:   newStream(time.Now()),
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{},
@@ -191,6 +191,7 @@ func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
 		return err
 	}
+	d.sweepBundles()
 	d.adoptRatchet(d.lost)
 	d.tellClock()
 	d.booting = true

@@ -30,6 +30,7 @@ func routes(core Core) http.Handler {
 		api.RouteUnload:   unloadCollection,
 		api.RouteRollback: rollback,
 		api.RouteRecover:  recoverQuarantined,
+		api.RouteRun:      runBundle,
 		api.RouteReload:   reload,
 		api.RoutePlan:     plan,
 		api.RouteStatus:   status,

@@ -26,7 +26,11 @@ const (
 // Serve answers the API on l until ctx ends. It owns l.
 func Serve(ctx context.Context, core Core, l *net.UnixListener, log *zap.Logger) error {
 	lim := newLimiter(l, func(who Peer, err error) {
-		core.Refuse(who, "connect", api.Errorf(api.KindLimit, "connection: uid %d: %w", who.UID, err))
+		kind := api.KindDenied // nobody knows who it is
+		if errors.Is(err, errTooMany) {
+			kind = api.KindLimit
+		}
+		core.Refuse(who, "connect", api.Errorf(kind, "connection: uid %d: %w", who.UID, err))
 	})
 	server := &http.Server{
 		Handler:           routes(core),
