@@ -224,3 +224,25 @@ func TestTargets(t *testing.T) {
 		}
 	}
 }
+
+// The name of an executable is another file's in another mount namespace.
+func TestExe(t *testing.T) {
+	p := New(Limits{}, host).WithRules([]Rule{{Who: Who{User: "ada", Exe: "/bin/cat"}}, {Who: Who{User: "ada", Exe: "/gone"}}})
+	for _, test := range []struct {
+		exe    File
+		reason string
+	}{
+		{File{"/bin/cat", 8, 77}, ""},
+		{File{}, `exe "/bin/cat": what the caller runs is not known`},
+		{File{"/bin/dog", 8, 77}, `exe "/bin/cat": the caller runs "/bin/dog"`},
+		{File{"/bin/cat", 8, 78}, `exe "/bin/cat": the caller runs another file of that name`},
+		{File{"/bin/cat", 9, 77}, `exe "/bin/cat": the caller runs another file of that name`},
+		{File{"/bin/cat", 0, 0}, `exe "/bin/cat": the caller runs another file of that name`},
+		{File{"/gone", 0, 0}, `exe "/bin/cat": the caller runs "/gone"`},
+	} {
+		steps, err := p.ExplainRun(Subject{UID: 1000, Exe: test.exe}, nil)
+		if (err == nil) != (test.reason == "") || test.reason != "" && steps[0].Reason != test.reason || steps[1].Allows {
+			t.Errorf("%+v: %v, %+v", test.exe, err, steps)
+		}
+	}
+}

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/testenv"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/policy"
@@ -450,7 +451,7 @@ func cgroups(t *testing.T, dirs ...string) {
 // allowed asks the policy about a manifest that lets a user do something.
 func allowed(s policy.Subject, user string) error {
 	m := manifest.Manifest{Name: "m", Allow: []manifest.Allow{{User: user, May: []manifest.Right{manifest.RightStatus}}}}
-	_, err := policy.New(policy.Limits{}, names{}).Authorize(s, policy.Status, m)
+	_, err := policy.New(policy.Limits{}, names.Host{}).Authorize(s, policy.Status, m)
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/policy"
 )
 
@@ -42,10 +43,6 @@ func withoutProcess(err error) error {
 // processFacts reads the unit and the executable of a process from /proc, where it
 // has a number that another process may get. They count only if the process lived
 // after they were read: until then the number was its own.
-//
-// The file is not asked about but looked up in the kernel's own memory
-// (AT_STATX_DONT_SYNC, an empty mask): it may be on a file system that the peer
-// itself serves, and answers when it likes.
 func processFacts(pidfd int) (unit string, exe policy.File) {
 	pid, err := numberOf(pidfd)
 	if err != nil {
@@ -57,22 +54,13 @@ func processFacts(pidfd int) (unit string, exe policy.File) {
 	}
 	// Another user's needs CAP_SYS_PTRACE, which hornetd has not in its unit.
 	if path, err := os.Readlink(dir + "/exe"); err == nil {
-		exe, _ = fileAt(dir + "/exe")
+		exe, _ = names.File(dir + "/exe")
 		exe.Path = path
 	}
 	if !lives(pidfd) {
 		return "", policy.File{}
 	}
 	return unit, exe
-}
-
-// fileAt returns what the kernel knows the file at path by, under that name.
-func fileAt(path string) (policy.File, bool) {
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
-		return policy.File{}, false
-	}
-	return policy.File{Path: path, Device: unix.Mkdev(st.Dev_major, st.Dev_minor), Inode: st.Ino}, true
 }
 
 // numberOf returns the number that a process has in /proc, which need not be the

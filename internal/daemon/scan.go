@@ -4,11 +4,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 
 	"go.uber.org/zap"
@@ -17,7 +15,6 @@ import (
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/manifest"
-	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -201,30 +198,4 @@ func readSignature(files reader, file, signature string) ([]byte, error) {
 		return nil, remedy.With(&signing.Error{Verdict: signing.BadSignature, File: file, Reason: err.Error()}, "%s", remedy.Of(err))
 	}
 	return b, nil
-}
-
-// names resolves users, groups and files on this host.
-type names struct{}
-
-func (names) UserID(name string) (uint32, bool) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return 0, false
-	}
-	return id(u.Uid)
-}
-
-func (names) GroupID(name string) (uint32, bool) {
-	g, err := user.LookupGroup(name)
-	if err != nil {
-		return 0, false
-	}
-	return id(g.Gid)
-}
-
-func (names) File(path string) (policy.File, bool) { return fileAt(path) }
-
-func id(s string) (uint32, bool) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	return uint32(n), err == nil
 }
