@@ -169,7 +169,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	d.openList()
 	d.refused = newCoalescer(d)
-	d.owner = newOwner()
+	d.owner = newOwner(cfg.API.ChangesPerUser)
 	d.startParser()
 	return d, nil
 }

@@ -21,7 +21,7 @@ const (
 
 // routes is the one table of what can be asked. Who may ask what is decided
 // behind Core, on the peer the kernel named.
-func routes(core Core) http.Handler {
+func routes(core Core, lim *limiter) http.Handler {
 	handlers := map[string]handler{
 		api.RouteList:     listCollections,
 		api.RouteGet:      getCollection,
@@ -32,7 +32,7 @@ func routes(core Core) http.Handler {
 		api.RouteRecover:  recoverQuarantined,
 		api.RouteReload:   reload,
 		api.RoutePlan:     plan,
-		api.RouteStatus:   status,
+		api.RouteStatus:   lim.status,
 		api.RouteEntries:  entries,
 		api.RouteEvents:   events,
 	}
@@ -170,8 +170,6 @@ func plan(core Core, r request) (any, error) {
 	}
 	return core.Plan(r.who)
 }
-
-func status(core Core, r request) (any, error) { return core.Status(r.who) }
 
 func entries(core Core, r request) (any, error) {
 	page := Page{Limit: defaultPage, After: r.query.Get("after")}
