@@ -191,6 +191,10 @@ func (c *Client) Pages(ctx context.Context, collection, mapName string) iter.Seq
 type EventsOptions struct {
 	Since  uint64 // events with a greater Seq
 	Follow bool   // wait for more instead of ending with the last one there is
+
+	// Only some; lost ones are told in any case.
+	Kinds      []EventKind // none: all
+	Collection string      // "": all, and what is about none
 }
 
 // Events yields events in their order. After an error, which comes last, ask
@@ -200,6 +204,16 @@ func (c *Client) Events(ctx context.Context, opts EventsOptions) iter.Seq2[Event
 	query := url.Values{"since": {strconv.FormatUint(opts.Since, 10)}}
 	if opts.Follow {
 		query.Set("follow", "true")
+	}
+	if len(opts.Kinds) > 0 {
+		var kinds []string
+		for _, k := range opts.Kinds {
+			kinds = append(kinds, string(k))
+		}
+		query.Set("kind", strings.Join(kinds, ","))
+	}
+	if opts.Collection != "" {
+		query.Set("collection", opts.Collection)
 	}
 	return func(yield func(Event, error) bool) {
 		resp, err := c.send(ctx, RouteEvents, nil, query, nil, EventsType)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -36,7 +37,7 @@ type Core interface {
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
 	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
-	Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error
+	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Refuse(who Peer, what string, err error)
 }
 
@@ -221,18 +222,22 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	return s, nil
 }
 
-// Events calls fn for what happened after since that who may see.
-func (d *Daemon) Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error {
+// Events calls fn for what is wanted of what happened and who may see.
+func (d *Daemon) Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error {
 	visible := func(e api.Event) error {
-		if who.UID != 0 && (e.Collection == "" || d.may(who, policy.Events, e.Collection) != nil) {
+		switch {
+		case e.Kind == api.EventLost: // something is, whatever it was
+		case len(want.Kinds) > 0 && !slices.Contains(want.Kinds, e.Kind),
+			want.Collection != "" && want.Collection != e.Collection,
+			who.UID != 0 && (e.Collection == "" || d.may(who, policy.Events, e.Collection) != nil):
 			return nil
 		}
 		return fn(e)
 	}
-	if follow {
-		return d.events.follow(ctx, since, visible)
+	if want.Follow {
+		return d.events.follow(ctx, want.Since, visible)
 	}
-	events, _ := d.events.after(since)
+	events, _ := d.events.after(want.Since)
 	for _, e := range events {
 		if err := visible(e); err != nil {
 			return err

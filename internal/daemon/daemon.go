@@ -129,7 +129,6 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	d := &Daemon{
 		cfg: cfg, build: build, log: log, started: time.Now(),
 		policy:   policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers),
-		events:   newStream(time.Now()),
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{},
 	}
@@ -164,6 +163,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)
+	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond))) // also where the clock went back
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hornetd/hornetd/api"
@@ -183,22 +184,34 @@ func entries(core Core, r request) (any, error) {
 	return core.Entries(r.who, r.PathValue("name"), r.PathValue("map"), page)
 }
 
-func events(core Core, r request) (any, error) {
-	var since uint64
-	if s := r.query.Get("since"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			return nil, api.Errorf(api.KindBadRequest, "since %q: want the seq of an event", s)
+// wanted reads which events are asked for.
+func wanted(query url.Values) (want api.EventsOptions, err error) {
+	if s := query.Get("since"); s != "" {
+		if want.Since, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return want, api.Errorf(api.KindBadRequest, "since %q: want the seq of an event", s)
 		}
-		since = n
 	}
-	follow := false
-	if s := r.query.Get("follow"); s != "" {
-		b, err := strconv.ParseBool(s)
-		if err != nil {
-			return nil, api.Errorf(api.KindBadRequest, "follow %q: want true or false", s)
+	if s := query.Get("follow"); s != "" {
+		if want.Follow, err = strconv.ParseBool(s); err != nil {
+			return want, api.Errorf(api.KindBadRequest, "follow %q: want true or false", s)
 		}
-		follow = b
+	}
+	if s := query.Get("kind"); s != "" {
+		for kind := range strings.SplitSeq(s, ",") {
+			if !slices.Contains(api.EventKinds(), api.EventKind(kind)) {
+				return want, api.Errorf(api.KindBadRequest, "kind %q: no such kind of event", kind).WithHint("there are %v", api.EventKinds())
+			}
+			want.Kinds = append(want.Kinds, api.EventKind(kind))
+		}
+	}
+	want.Collection = query.Get("collection")
+	return want, nil
+}
+
+func events(core Core, r request) (any, error) {
+	want, err := wanted(r.query)
+	if err != nil {
+		return nil, err
 	}
 	r.w.Header().Set("Content-Type", api.EventsType)
 	r.w.WriteHeader(http.StatusOK)
@@ -212,7 +225,7 @@ func events(core Core, r request) (any, error) {
 	}
 	// The stream ends when the client goes or the daemon stops; neither can be
 	// told to anybody any more.
-	_ = core.Events(r.Context(), r.who, since, follow, func(e api.Event) error {
+	_ = core.Events(r.Context(), r.who, want, func(e api.Event) error {
 		if err := flush.SetWriteDeadline(time.Now().Add(eventTimeout)); err != nil {
 			return err
 		}

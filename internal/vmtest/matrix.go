@@ -27,7 +27,7 @@ const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestVerify|TestExposure|Test
 	"|Test(Bad|Hostile|DropInBad|RefusalsAreTold|RefusedStarts|StartBeside|Expir|Revoked|List(IsNotGood|NeedsRoots|OfThe|InForce|WithAFull)|CopyOf|SignedA|SignerRules|VersionsOnly|WithoutVersion|Rollback|" +
 	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey|" +
 	"KilledAtEverySystemCallOfA(Repair|Trial)|KilledDuring|EveryFailedCall|UpgradesUnderTraffic|Sender|ManyRepairs|Flapping|Fight|ComesAndGoes|OneInterface|Pending|" +
-	"Flood|ChangesInTurn|LimitIsTold|LimitsInStatus|UserLimits|" +
+	"EventsFilter|TrustIsTold|SlowReader|Flood|ChangesInTurn|LimitIsTold|LimitsInStatus|UserLimits|" +
 	"Trial|WhatComesDuring|UntrustedCorpus|AnotherSigner|QuarantineIsRevoked).*)$"
 
 // Matrix runs tests on several kernels.
