@@ -223,6 +223,16 @@ func TestKindsAreComplete(t *testing.T) {
 	}
 }
 
+func TestEventKindsAreComplete(t *testing.T) {
+	var got []string
+	for _, k := range EventKinds() {
+		got = append(got, string(k))
+	}
+	if diff := cmp.Diff(stringConstants(t)["EventKind"], got); diff != "" {
+		t.Errorf("EventKinds (-constants +EventKinds):\n%s", diff)
+	}
+}
+
 // describe adds the schema of t, and of all that it is made of, to schemas.
 func describe(schemas map[string]schema, enums map[string][]string, t reflect.Type) schema {
 	switch {

@@ -40,7 +40,7 @@ func Routes() []Route {
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},
-		{Pattern: RouteEvents, Query: []string{"since", "follow"}, Response: Event{}},
+		{Pattern: RouteEvents, Query: []string{"since", "follow", "kind", "collection"}, Response: Event{}},
 	}
 }
 

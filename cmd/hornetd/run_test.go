@@ -56,7 +56,6 @@ targets = ["cgroup:/sys/fs/cgroup/**"]
 unsigned_manifests = true
 `
 
-
 func TestRun(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := testdaemon.New(t, mayRun)

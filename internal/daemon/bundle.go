@@ -129,7 +129,7 @@ func (d *Daemon) Run(who Peer, name string, b api.Bundle) (api.Collection, error
 	}
 	as := asRun
 	as.sent = newSent(manifest.OwnFile(d.cfg.Paths.Bundles, own), b)
-	err := d.owner.do(func() error {
+	err := d.change(who, asRun.verb, own, func() error {
 		return d.load(who, manifest.Source{Name: own, File: as.sent.file}, as, btf.NewCache())
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -38,7 +39,7 @@ type Core interface {
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
 	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
-	Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error
+	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Refuse(who Peer, what string, err error)
 }
 
@@ -86,7 +87,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
-	err := d.owner.do(func() error {
+	err := d.change(who, "load", name, func() error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
@@ -106,7 +107,7 @@ func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, erro
 		return api.Collection{}, d.refuse(who, "unload", name, err)
 	}
 	last := d.view(name)
-	err := d.owner.do(func() error {
+	err := d.change(who, "unload", name, func() error {
 		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
 			return d.refuse(who, "unload", name, err)
 		}
@@ -157,7 +158,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	s := api.Status{
-		Version: d.build.Version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
+		Limits: d.usageLocked(who), Version: d.build.Version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
 		Collections: d.countsLocked(),
 		Kernel:      api.Kernel{Release: unix.ByteSliceToString(uts.Release[:]), Machine: unix.ByteSliceToString(uts.Machine[:])},
 	}
@@ -223,18 +224,22 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	return s, nil
 }
 
-// Events calls fn for what happened after since that who may see.
-func (d *Daemon) Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error {
+// Events calls fn for what is wanted of what happened and who may see.
+func (d *Daemon) Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error {
 	visible := func(e api.Event) error {
-		if who.UID != 0 && (e.Collection == "" || d.may(who, policy.Events, e.Collection) != nil) {
+		switch {
+		case e.Kind == api.EventLost: // something is, whatever it was
+		case len(want.Kinds) > 0 && !slices.Contains(want.Kinds, e.Kind),
+			want.Collection != "" && want.Collection != e.Collection,
+			who.UID != 0 && (e.Collection == "" || d.may(who, policy.Events, e.Collection) != nil):
 			return nil
 		}
 		return fn(e)
 	}
-	if follow {
-		return d.events.follow(ctx, since, visible)
+	if want.Follow {
+		return d.events.follow(ctx, want.Since, visible)
 	}
-	events, _ := d.events.after(since)
+	events, _ := d.events.after(want.Since)
 	for _, e := range events {
 		if err := visible(e); err != nil {
 			return err

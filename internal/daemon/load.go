@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
 
@@ -86,7 +85,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 			return err
 		}
 	}
-	if err := d.fits(grant, m, plan.Spec()); err != nil {
+	if err := d.fits(who, grant, m, plan.Spec()); err != nil {
 		return err
 	}
 	if err := d.permit(verified, m, plan.Spec()); err != nil {
@@ -316,7 +315,7 @@ func (d *Daemon) settled(err error) error {
 
 // fits holds the opened object against the limits: the manifest's own, the
 // policy's, and how many collections there may be.
-func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
+func (d *Daemon) fits(who Peer, grant policy.Grant, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
 	if err := grant.Check(m, spec); err != nil {
 		return err
 	}
@@ -324,24 +323,7 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 	if err != nil {
 		return err
 	}
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	others, memory := 0, uint64(0)
-	for name, c := range d.running {
-		if name != m.Name {
-			others++
-			memory += c.record.Memory
-		}
-	}
-	if others >= d.cfg.Limits.TotalCollections {
-		return remedy.With(fmt.Errorf("collection %q: %d others run already: %w", m.Name, others, policy.ErrLimit),
-			"unload one, or raise [limits] total_collections in hornetd.toml")
-	}
-	if need > d.cfg.Limits.TotalMemory || memory > d.cfg.Limits.TotalMemory-need {
-		return remedy.With(fmt.Errorf("collection %q: its maps need %d bytes, the others have %d of %d: %w", m.Name, need, memory, d.cfg.Limits.TotalMemory, policy.ErrLimit),
-			"unload one, or raise [limits] total_memory in hornetd.toml")
-	}
-	return nil
+	return d.room(who, m, need, len(spec.Programs))
 }
 
 // permit holds what is to be loaded against the bounds of each who signed a part

@@ -139,6 +139,9 @@ func (d *Daemon) setTrust(trust *signing.Trust) error {
 			d.tellState(err)
 		}
 	}
+	if changed := trustChange(d.trust, trust); changed != "" {
+		d.note(api.EventTrust, "", changed)
+	}
 	isNew := d.inForce() != list
 	d.mu.Lock()
 	defer d.mu.Unlock()
