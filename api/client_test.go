@@ -89,6 +89,11 @@ func TestClientRequests(t *testing.T) {
 			return err
 		},
 		RouteRecover: func() error { _, err := c.Recover(ctx, "quarantine-1-a"); return err },
+		RouteMap: func() error {
+			_, _, err := c.OpenMap(ctx, "a", ".bss", AccessReadWrite)
+			wantKind(t, err, KindProtocol) // an answer, but not a 101
+			return nil
+		},
 		RouteEntries: func() error {
 			_, err := c.Entries(ctx, "a", ".rodata", EntriesOptions{Limit: 5, After: "00&"})
 			return err
@@ -115,6 +120,7 @@ func TestClientRequests(t *testing.T) {
 		RouteUnload:   `POST /v1/collections/a/unload application/json {"force":true}`,
 		RouteRollback: `POST /v1/collections/a/rollback application/json {"version":4,"reason":"why"}`,
 		RouteRecover:  "POST /v1/collections/quarantine-1-a/recover application/json {}",
+		RouteMap:      "GET /v1/collections/a/maps/.bss?access=read-write  ",
 		RouteEntries:  "GET /v1/collections/a/maps/.rodata/entries?after=00%26&limit=5  ",
 		RouteRun:      "POST /v1/run?name=a multipart/form-data; boundary=B " + strings.ReplaceAll(formPart("manifest", "m")+formPart("object", "o")+formPart("signature", "s")+"--B--\n", "\n", "\r\n"),
 		RouteStatus:   "GET /v1/status  ",

@@ -9,6 +9,7 @@ const (
 	RouteUnload   = "POST /v1/collections/{name}/unload"
 	RouteRollback = "POST /v1/collections/{name}/rollback"
 	RouteRecover  = "POST /v1/collections/{name}/recover"
+	RouteMap      = "GET /v1/collections/{name}/maps/{map}"
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
 	RouteRun      = "POST /v1/run"
 	RouteStatus   = "GET /v1/status"
@@ -23,6 +24,9 @@ type Route struct {
 	Query    []string // the parameters it takes; others are refused
 	Request  any      // zero value of the body's type, nil where there is none; a Bundle is a form, all else JSON
 	Response any      // zero value of a successful answer's type
+
+	Upgrade  string // the protocol that the connection can change to; "" for none
+	Upgraded any    // zero value of what the daemon then sends
 }
 
 // Routes lists every route there is. openapi.yaml has the same.
@@ -35,6 +39,7 @@ func Routes() []Route {
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
+		{Pattern: RouteMap, Query: []string{"access"}, Response: Map{}, Upgrade: UpgradeFD, Upgraded: MapDescriptor{}},
 		{Pattern: RouteEntries, Query: []string{"limit", "after"}, Response: Entries{}},
 		{Pattern: RouteRun, Query: []string{"name"}, Request: Bundle{}, Response: Collection{}},
 		{Pattern: RouteStatus, Response: Status{}},

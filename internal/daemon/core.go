@@ -22,8 +22,8 @@ import (
 )
 
 // Core is all that the front, which talks to strangers, can ask of the half
-// that holds the capabilities. Arguments and results are plain data: no
-// pointers into the core, no descriptors, no paths. So the front can become a
+// that holds the capabilities. Arguments and results are plain data and
+// descriptors: no pointers into the core, no paths. So the front can become a
 // process of its own.
 type Core interface {
 	List(who Peer) []api.Collection
@@ -39,6 +39,7 @@ type Core interface {
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
 	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
+	OpenMap(who Peer, name, mapName string, access api.Access) (Descriptor, error)
 	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Refuse(who Peer, what string, err error)
 }
