@@ -844,13 +844,17 @@ func TestKilledAtEverySystemCallOfARepair(t *testing.T) {
 			if !onBPFFS(t, h)["xdp-drop"] {
 				t.Fatalf("%s %d: it is gone from bpffs: %v", call, n, onBPFFS(t, h))
 			}
-			if xdpOn(t, pair) {
+			on := attachedXDP(t, pair, program)
+			if on != 0 {
 				swapped++
 			} else {
 				kept++
 			}
 			h.Start()
 			c := whole(t, h, "xdp-drop", 1)
+			if on != 0 && c.Links[0].ID != on {
+				t.Errorf("link %d ran when it was killed, and %d after the start: nothing did meanwhile", on, c.Links[0].ID)
+			}
 			if c.Programs[0].ID != program || !c.Adopted || !xdpOn(t, pair) {
 				t.Errorf("program %d, was %d", c.Programs[0].ID, program)
 			}
@@ -869,6 +873,26 @@ func TestKilledAtEverySystemCallOfARepair(t *testing.T) {
 	if kept == 0 || swapped == 0 {
 		t.Error("the points do not span the repair")
 	}
+}
+
+// attachedXDP is the link of the program that ip(8) shows at the interface of B,
+// or 0.
+func attachedXDP(t testing.TB, pair testenv.Pair, program uint32) uint32 {
+	t.Helper()
+	if !strings.Contains(testenv.IP(t, pair.B.Netns, "link", "show"), fmt.Sprintf("prog/xdp id %d ", program)) {
+		return 0
+	}
+	for id := range kernelLinks(t, api.Collection{Programs: []api.Program{{ID: program}}}) {
+		l, err := link.NewFromID(link.ID(id))
+		must(t, err)
+		info, err := l.Info()
+		must(t, err, l.Close())
+		if info.XDP().Ifindex == uint32(pair.B.Ifindex) { // 0 for one that was detached
+			return id
+		}
+	}
+	t.Fatal("a program and no link")
+	return 0
 }
 
 // TestManyRepairsLeaveNothing: after two hundred repairs the daemon has as many

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
@@ -48,6 +49,8 @@ type Daemon struct {
 	ratchet ratchet      // read and written on the owner's thread only
 	lost    error        // what became of the ratchet, for the start to tell
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
+
+	interrupted map[string][]link.Link // what repairs made that were killed, by pin; set while the start resumes them only
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex

@@ -55,6 +55,7 @@ func (d *Daemon) reconcile(name string, h heed) (mended, error) {
 		return mended{}, err
 	}
 	s.with(c.record, h)
+	d.frees(&s, c.record)
 	again := func(failed map[spot]error) diagnosis {
 		maps.Copy(s.busy, failed)
 		return diagnose(c.record, s, revokedRecord(d.trusted(), c.record))
@@ -148,7 +149,7 @@ func (d *Daemon) repair(entry *pinning.Entry, c *collection, g diagnosis, again 
 	defer coll.Close()
 	// Live from here: what is attached and not pinned ends with its descriptor, and
 	// what is pinned with the stage.
-	made, failed := attachEach(coll, g.links, d.manifestOf(c.record))
+	made, failed := d.attachEach(coll, c.record, g.links)
 	defer func() { d.tell("links", made.close()) }()
 	if len(failed) > 0 {
 		g = again(failed)
@@ -237,10 +238,15 @@ func (f fresh) close() error {
 
 // attachEach attaches, with the programs that run, what steps want anew: each by
 // itself, so that one place that is taken keeps no other from its program.
-func attachEach(coll *ebpf.Collection, steps []linkStep, m manifest.Manifest) (made fresh, failed map[spot]error) {
+func (d *Daemon) attachEach(coll *ebpf.Collection, r pinning.Record, steps []linkStep) (made fresh, failed map[spot]error) {
+	m := d.manifestOf(r)
 	made, failed = fresh{}, map[spot]error{}
 	for _, s := range steps {
 		if s.was != "" {
+			continue
+		}
+		if l := d.takeOver(r, s.target); l != nil {
+			made[spotOf(s.target)] = freshLink{l, s.target}
 			continue
 		}
 		one := []loader.Target{inMode(s.target, m)}
@@ -397,8 +403,10 @@ func (c *collection) sameAgain(m manifest.Manifest) (manifest.Manifest, error) {
 }
 
 // mendAdopted repairs at start what was found not to be as recorded.
-func (d *Daemon) mendAdopted() {
-	for _, name := range sortedKeys(d.running) {
+func (d *Daemon) mendAdopted() { d.mend(sortedKeys(d.running)) }
+
+func (d *Daemon) mend(names []string) {
+	for _, name := range names {
 		if len(d.running[name].drift) == 0 || d.owner.stopping() {
 			continue
 		}
