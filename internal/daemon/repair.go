@@ -266,6 +266,13 @@ func relink(stage *pinning.Stage, entry *pinning.Entry, coll *ebpf.Collection, s
 	for i, s := range steps {
 		if s.was != "" {
 			was := entry.Record.Links[slices.IndexFunc(entry.Record.Links, func(l pinning.RecordLink) bool { return l.Name == s.was })]
+			if s.absent {
+				if err := stage.LeaveOut(was.Name); err != nil {
+					return nil, err
+				}
+				records[i] = was
+				continue
+			}
 			if err := stay(stage, entry, coll, was, s); err != nil {
 				return nil, fmt.Errorf("link %s: %w", s.was, err)
 			}
