@@ -571,7 +571,7 @@ func TestFight(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 		c = get(t, h, "xdp-drop")
 		if n := len(eventsOf(t, h, api.EventRepaired, "xdp-drop")); n > 6 {
-			t.Fatalf("%d repairs", n)
+			t.Fatalf("%d repairs: %q", n, eventsOf(t, h, api.EventRepaired, "xdp-drop"))
 		}
 	}
 	if !strings.Contains(c.Hint, "hornetctl reload") || xdpOn(t, pair) {

@@ -151,10 +151,7 @@ func (w *watcher) survey(hinted bool) time.Duration {
 		case toRepair:
 			work = append(work, func() { w.try(name, taken, w.d.reconcile) })
 		case toTell: // which is no attempt
-			work = append(work, func() {
-				h := w.heed(name)
-				w.d.owner.do(func() error { _, err := w.d.reconcile(name, h); return err })
-			})
+			work = append(work, func() { w.tell(name) })
 		}
 	}
 	for name, dc := range c.waiting {
@@ -267,6 +264,22 @@ func (w *watcher) try(name string, taken bool, repair func(string, heed) (mended
 		return err
 	})
 	if !errors.Is(err, errStopped) {
+		w.tries[name] = p.after(time.Now(), m, err)
+	}
+}
+
+// tell has noted what cannot be repaired. It can by now, maybe: then it was a
+// repair like any other.
+func (w *watcher) tell(name string) {
+	p, now := w.tries[name], time.Now()
+	h := w.heed(name)
+	h.over = p.fights(now).over
+	var m mended
+	err := w.d.owner.do(func() (err error) {
+		m, err = w.d.reconcile(name, h)
+		return err
+	})
+	if m.repaired {
 		w.tries[name] = p.after(time.Now(), m, err)
 	}
 }
