@@ -1,11 +1,14 @@
 package main_test
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -72,6 +75,49 @@ func TestOnePlaceIsTaken(t *testing.T) {
 		return attachedAt(t, ns, "lan1") && attachedAt(t, ns, "lan2") && get(t, h, "xdp-drop").Reason == ""
 	})
 	if after := whole(t, h, "xdp-drop", 3); after.Programs[0].ID != before.Programs[0].ID {
+		t.Errorf("program %d, was %d", after.Programs[0].ID, before.Programs[0].ID)
+	}
+}
+
+// TestNetfilterDetached: of a netfilter link that somebody detached the kernel
+// shows what it showed before; that nothing is there any more is found out and
+// mended all the same. The oracle is traffic.
+func TestNetfilterDetached(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	h.Manifest("mixed", strings.Replace(mixed(pair, cgroup, 1, "priority = 5\n"), "nf_accept", "nf_drop", 1))
+	passes := func() bool {
+		return testenv.InNetns(t, pair.A.Netns, func() error {
+			return exec.Command("ping", "-c1", "-W1", pair.B.Addr.String()).Run()
+		}) == nil
+	}
+	if !passes() {
+		t.Fatal("no traffic before")
+	}
+	h.Start()
+	if passes() {
+		t.Fatal("the program drops nothing")
+	}
+	time.Sleep(11 * time.Second) // what is attached is looked for, and found
+	if n := len(recordsOf(t, h, "repair")); n > 0 {
+		t.Errorf("%d repairs of what was well", n)
+	}
+	before := get(t, h, "mixed")
+	for _, l := range before.Links {
+		if l.Kind == "netfilter" {
+			h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(l.ID))
+		}
+	}
+	if !passes() {
+		t.Fatal("it was not detached")
+	}
+	t.Logf("repaired after %s", eventually(t, "repaired", func() bool { return len(eventsOf(t, h, api.EventRepaired, "mixed")) > 0 }))
+	if passes() {
+		t.Error("the program is not attached")
+	}
+	if said := eventsOf(t, h, api.EventRepaired, "mixed"); len(said) != 1 || !strings.Contains(said[0], "was detached") {
+		t.Errorf("%q", said)
+	}
+	if after := whole(t, h, "mixed", len(before.Links)); after.Programs[0].ID != before.Programs[0].ID {
 		t.Errorf("program %d, was %d", after.Programs[0].ID, before.Programs[0].ID)
 	}
 }

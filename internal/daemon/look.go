@@ -60,7 +60,21 @@ func examineEntry(v *loader.View, e *pinning.Entry, m manifest.Manifest) (sight,
 		return s, err
 	}
 	err = s.look(v, e.Record, ts, m)
+	s.unhook()
 	return s, err
+}
+
+// unhook finds out which links are attached nowhere though the kernel shows them
+// as if they were. It takes a change that the kernel refuses, so it is not for every look.
+func (s *sight) unhook() {
+	for _, l := range s.links {
+		if l.state == nil || l.err != nil {
+			continue
+		}
+		if free, err := loader.Unhooked(*l.state, l.now); err == nil {
+			l.state.Unhooked = free
+		}
+	}
 }
 
 // foreign returns what lies in the directory of a collection and is not what was

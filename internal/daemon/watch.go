@@ -192,6 +192,9 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	if w.deep || len(k.foreign) > 0 {
 		k.foreign = w.d.foreignIn(c.record)
 	}
+	if w.deep {
+		s.unhook()
+	}
 	s.foreign = k.foreign
 	w.remember(c, k, s)
 	s.with(c.record, w.heed(name))
