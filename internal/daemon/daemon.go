@@ -43,14 +43,14 @@ type Daemon struct {
 	started time.Time
 	floor   time.Time    // see clock
 	booting bool         // the start loads what it finds; written on the owner's thread only
-	watcher *watcher     // nil until Start is done
 	amnesty atomic.Bool  // repairs begin anew
 	mending *collection  // a load puts it back as it was; written on the owner's thread only
 	ratchet ratchet      // read and written on the owner's thread only
 	lost    error        // what became of the ratchet, for the start to tell
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
 
-	interrupted map[string][]link.Link // what repairs made that were killed, by pin; set while the start resumes them only
+	watcher     atomic.Pointer[watcher] // nil until Start is done
+	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
@@ -246,14 +246,27 @@ func (d *Daemon) anyClosed() bool {
 // start or reload ends soon.
 func (d *Daemon) Interrupt() { d.owner.interrupt() }
 
-// Heart answers what the watchdog asks: whether changes can still be made. It
-// beats while nothing is to be done and with every change that is; since is
-// what it answered last.
-func (d *Daemon) Heart(since uint64) (now uint64, beats bool) {
+// Beat is how far the two loops were whose health the watchdog asks for: that
+// which makes changes, and that which looks for what is to be mended.
+type Beat struct{ owner, watcher uint64 }
+
+// Heart answers what the watchdog asks: whether changes can still be made, and
+// are looked for. A loop beats while it has nothing to do and with every step of
+// what it does; since is what Heart answered last.
+func (d *Daemon) Heart(since Beat) (now Beat, beats bool) {
 	busy := d.owner.busy.Load()
-	now = d.owner.beats.Load()
-	return now, !busy || now != since
+	now.owner = d.owner.beats.Load()
+	beats = !busy || now.owner != since.owner
+	if w := d.watcher.Load(); w != nil {
+		busy = w.busy.Load()
+		now.watcher = w.beats.Load()
+		beats = beats && (!busy || now.watcher != since.watcher)
+	}
+	return now, beats
 }
+
+// stopWait is how long a look may take that is not over when the daemon stops.
+const stopWait = 5 * time.Second
 
 // Close stops taking changes, waits for the one in progress, and lets go. The
 // programs go on running: their pins hold them.
@@ -261,12 +274,13 @@ func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
 	d.stopParser()
-	if d.watcher != nil {
-		<-d.watcher.done
-	}
+	looks := d.watcher.Load().wait(stopWait)
 	d.refused.stop()
 	if d.ratchet.ahead {
 		d.tellState(d.setRatchet(d.ratchet.Ratchet))
+	}
+	if looks != nil { // at what the store holds: that is closed with the process
+		return errors.Join(looks, d.audit.Close())
 	}
 	return errors.Join(d.audit.Close(), d.store.Close())
 }

@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"reflect"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf/btf"
@@ -36,6 +38,9 @@ type watcher struct {
 	hints *hints
 	tries map[string]patience
 	done  chan struct{}
+
+	busy  atomic.Bool   // looks, and does not wait for the owner's thread
+	beats atomic.Uint64 // of its progress
 
 	idle    map[uint32]bool // links whose targets were seen to go: nobody took those away
 	known   map[string]known
@@ -68,7 +73,7 @@ func (d *Daemon) watch() {
 	if w.hints, err = newHints(); err != nil {
 		d.tellState(remedy.With(err, "look into the log for what refused it; changes are found all the same, up to %s later", pulse))
 	}
-	d.watcher = w
+	d.watcher.Store(w)
 	go w.run()
 }
 
@@ -79,7 +84,9 @@ func (w *watcher) run() {
 	defer tick.Stop()
 	hinted := true
 	for {
+		w.busy.Store(true)
 		rest := min(max(settle, share*w.survey(hinted)), pulse)
+		w.busy.Store(false)
 		hinted = false
 		select {
 		case <-w.d.owner.quit:
@@ -93,6 +100,30 @@ func (w *watcher) run() {
 				hinted = true
 			}
 		}
+	}
+}
+
+// do runs job on the owner's thread, whose turn is not the watcher's to answer for.
+func (w *watcher) do(job func() error) error {
+	w.busy.Store(false)
+	defer func() {
+		w.beats.Add(1)
+		w.busy.Store(true)
+	}()
+	return w.d.owner.do(job)
+}
+
+// wait waits until a watcher that was told to stop has, but not for ever: what it
+// looks at may not answer.
+func (w *watcher) wait(limit time.Duration) error {
+	if w == nil {
+		return nil
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-time.After(limit):
+		return fmt.Errorf("watch: a look at what runs has not ended within %s: something that a collection is attached to does not answer", limit)
 	}
 }
 
@@ -139,11 +170,12 @@ func (w *watcher) survey(hinted bool) time.Duration {
 	if all {
 		w.aim(c)
 		w.rounds = 0
-		w.d.owner.do(func() error { w.d.save(); return nil })
+		w.do(func() error { w.d.save(); return nil })
 	}
 	var work []func()
 	v := loader.NewViewWith(&w.symbols)
 	for name, running := range c.running {
+		w.beats.Add(1)
 		if !all && w.calm(running) {
 			continue
 		}
@@ -262,7 +294,7 @@ func (w *watcher) try(name string, taken bool, repair func(string, heed) (mended
 	}
 	h := w.heed(name)
 	var m mended
-	err := w.d.owner.do(func() (err error) {
+	err := w.do(func() (err error) {
 		m, err = repair(name, h)
 		return err
 	})
@@ -278,7 +310,7 @@ func (w *watcher) tell(name string) {
 	h := w.heed(name)
 	h.over = p.fights(now).over
 	var m mended
-	err := w.d.owner.do(func() (err error) {
+	err := w.do(func() (err error) {
 		m, err = w.d.reconcile(name, h)
 		return err
 	})
