@@ -84,7 +84,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
-	err := d.owner.do(func() error {
+	err := d.turn(d.aheadOf(name), func() error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
@@ -125,7 +125,7 @@ func (d *Daemon) Reload(who Peer) (api.Plan, error) {
 		return api.Plan{}, d.refuse(who, "reload", "", err)
 	}
 	var plan api.Plan
-	err := d.owner.do(func() (err error) {
+	err := d.turn(d.aheadOfAll(), func() (err error) {
 		plan, err = d.reload(who)
 		return err
 	})
@@ -138,7 +138,7 @@ func (d *Daemon) Plan(who Peer) (api.Plan, error) {
 		return api.Plan{}, d.refuse(who, "plan", "", err)
 	}
 	var plan api.Plan
-	err := d.owner.do(func() (err error) {
+	err := d.turn(d.aheadOfAll(), func() (err error) {
 		plan, err = d.plan()
 		return err
 	})

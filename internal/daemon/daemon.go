@@ -52,6 +52,9 @@ type Daemon struct {
 	watcher     atomic.Pointer[watcher] // nil until Start is done
 	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
 
+	parsing chan struct{}      // who parses ahead of their turn
+	ahead   map[[32]byte]error // what came of it, for the turn that runs now; on the owner's thread only
+
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
 	ready    time.Time
@@ -135,6 +138,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		events:   newStream(time.Now()),
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{},
+		parsing: make(chan struct{}, mostAhead),
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
