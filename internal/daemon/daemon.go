@@ -66,7 +66,7 @@ type Daemon struct {
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
 	strays   []api.Problem          // drop-ins without a manifest, by the last scan
-	state    []api.Problem          // of the daemon's own state
+	state    []trouble              // with the daemon's own state
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -166,7 +166,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
 	if saved := d.audit.Recovered().Saved; saved != "" {
-		d.tellState(remedy.With(fmt.Errorf("audit log: what lay behind its last whole record was no record, and was set aside as %s", saved),
+		d.tellState("", remedy.With(fmt.Errorf("audit log: what lay behind its last whole record was no record, and was set aside as %s", saved),
 			"look what it is; what was loaded then and does not run now is forgotten"))
 	}
 	_, last := d.audit.Last()
@@ -281,7 +281,7 @@ func (d *Daemon) Close() error {
 	looks := d.watcher.Load().wait(stopWait)
 	d.refused.stop()
 	if d.ratchet.ahead {
-		d.tellState(d.setRatchet(d.ratchet.Ratchet))
+		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))
 	}
 	if looks != nil { // at what the store holds: that is closed with the process
 		return errors.Join(looks, d.audit.Close())

@@ -71,7 +71,7 @@ func (d *Daemon) watch() {
 	w := &watcher{d: d, tries: map[string]patience{}, idle: map[uint32]bool{}, known: map[string]known{}, dived: time.Now(), done: make(chan struct{})}
 	var err error
 	if w.hints, err = newHints(); err != nil {
-		d.tellState(remedy.With(err, "look into the log for what refused it; changes are found all the same, up to %s later", pulse))
+		d.tellState("", remedy.With(err, "look into the log for what refused it; changes are found all the same, up to %s later", pulse))
 	}
 	d.watcher.Store(w)
 	go w.run()
