@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/link"
+
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
 	"github.com/hornetd/hornetd/internal/testenv"
@@ -119,5 +121,48 @@ func TestNetfilterDetached(t *testing.T) {
 	}
 	if after := whole(t, h, "mixed", len(before.Links)); after.Programs[0].ID != before.Programs[0].ID {
 		t.Errorf("program %d, was %d", after.Programs[0].ID, before.Programs[0].ID)
+	}
+}
+
+// TestJumpsMovedAway: a directory that was moved away takes the pin of a map of
+// programs with it, and the map is whole: the links are pinned again and nothing is
+// loaded. Where the map has lost its programs, and somebody holds the link, what is
+// loaded in its place does not run beside it.
+func TestJumpsMovedAway(t *testing.T) {
+	testenv.NoLeaks(t)
+	cgroup := testenv.Cgroup(t)
+	h := testdaemon.New(t, "")
+	h.Object("jumps.bpf.o", read(t, "testdata/jumps.bpf.o"))
+	h.Manifest("jumps", fmt.Sprintf("[object]\npath = \"jumps.bpf.o\"\n[maps.jumps]\nclass = \"mutable\"\n[[attach]]\nprogram = \"jump\"\ncgroup = %q\n", cgroup))
+	denied := func() bool {
+		out, _ := exec.Command("bash", "-c", fmt.Sprintf("echo $$ > %s/cgroup.procs && exec 3<>/dev/tcp/127.0.0.1/1", cgroup)).CombinedOutput()
+		if !strings.Contains(string(out), "not permitted") && !strings.Contains(string(out), "refused") {
+			t.Errorf("connect: %s", out)
+		}
+		return strings.Contains(string(out), "not permitted")
+	}
+	h.Start()
+	before := whole(t, h, "jumps", 1)
+	if !denied() {
+		t.Fatal("it denies nothing")
+	}
+	must(t, os.Rename(h.BPFFS+"/jumps", h.BPFFS+"/other"))
+	eventually(t, "repaired", func() bool { return len(eventsOf(t, h, api.EventRepaired, "jumps")) == 1 })
+	if got := attachedTo(t, cgroup); len(got) != 1 || uint32(got[0].ID) != before.Links[0].ProgramID || !denied() {
+		t.Errorf("attached are %v, was program %d", got, before.Links[0].ProgramID)
+	}
+	must(t, os.RemoveAll(h.BPFFS+"/other"))
+	if after := whole(t, h, "jumps", 1); after.Links[0].ID != before.Links[0].ID || !denied() {
+		t.Errorf("link %d, was %d", after.Links[0].ID, before.Links[0].ID)
+	}
+
+	l, err := link.NewFromID(link.ID(before.Links[0].ID))
+	must(t, err)
+	defer l.Close()
+	must(t, os.RemoveAll(h.BPFFS+"/jumps"))
+	eventually(t, "loaded again", func() bool { return len(eventsOf(t, h, api.EventRepaired, "jumps")) == 2 })
+	eventually(t, "alone", func() bool { return len(attachedTo(t, cgroup)) == 1 })
+	if got := attachedTo(t, cgroup); uint32(got[0].ID) == before.Links[0].ProgramID || !denied() {
+		t.Errorf("attached are %v, was program %d", got, before.Links[0].ProgramID)
 	}
 }

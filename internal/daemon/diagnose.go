@@ -18,6 +18,7 @@ type sight struct {
 	missing []string // pins: "record", "maps/hits"
 	foreign []string // what lies there and is not in the record
 	lost    []string // what the kernel has no more, where its pin is missing: "program drop"
+	filled  []string // maps of programs that have theirs, though their pins are missing
 	links   []linkSight
 	spread  []loader.Target // all interfaces that the manifest's patterns match
 	busy    map[spot]error  // where nothing can be attached now
@@ -168,8 +169,8 @@ func (g *diagnosis) pins(r pinning.Record, s sight) bool {
 	}
 	rebuild := len(s.lost) > 0
 	for _, m := range r.Maps {
-		// Its programs went with its last pin.
-		rebuild = rebuild || m.Type == "ProgramArray" && (s.gone || slices.Contains(s.missing, "maps/"+m.Pin))
+		// Its programs went with its last pin, if that was the last.
+		rebuild = rebuild || m.Type == programArray && s.unpinned(m) && !slices.Contains(s.filled, m.Name)
 	}
 	if g.left && rebuild {
 		return false

@@ -229,7 +229,7 @@ const (
 	ofList    = "revocation list"
 	ofLog     = "audit log"
 	ofClock   = "clock"
-	ofUnload  = "unload " // and what
+	ofUnload  = "unload "       // and what
 	ofSigning = "signing time " // and of what
 )
 

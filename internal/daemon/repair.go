@@ -54,6 +54,7 @@ func (d *Daemon) reconcile(name string, h heed) (mended, error) {
 		d.drifts(name, []string{err.Error()}, remedy.Of(err))
 		return mended{}, err
 	}
+	d.notEmptied(&s, c.record)
 	s.with(c.record, h)
 	d.frees(&s, c.record)
 	again := func(failed map[spot]error) diagnosis {
@@ -382,7 +383,30 @@ func (d *Daemon) rebuild(entry *pinning.Entry, c *collection) error {
 		d.running[name] = c // to be tried again
 		d.mu.Unlock()
 	}
+	if err == nil && entry.Gone {
+		d.tell("what ran without a pin", c.leave(d.collection(name)))
+	}
 	return err
+}
+
+// leave detaches the links of c that run still: somebody holds them, and now runs
+// in their place.
+func (c *collection) leave(now *collection) error {
+	var errs []error
+	for _, r := range c.record.Links {
+		if slices.ContainsFunc(now.record.Links, func(l pinning.RecordLink) bool { return l.ID == r.ID }) {
+			continue
+		}
+		l, err := link.NewFromID(link.ID(r.ID))
+		if err != nil {
+			continue // gone
+		}
+		if info, err := l.Info(); err == nil && uint32(info.Program) == r.ProgramID {
+			errs = append(errs, l.Detach())
+		}
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // sameAgain returns m, the manifest of c, such that a load of it keeps the
@@ -397,7 +421,7 @@ func (c *collection) sameAgain(m manifest.Manifest) (manifest.Manifest, error) {
 	}
 	for _, r := range c.record.Maps {
 		switch r.Type {
-		case "ProgramArray", "ArrayOfMaps", "HashOfMaps", "StructOpsMap":
+		case programArray, "ArrayOfMaps", "HashOfMaps", "StructOpsMap":
 			continue // they refer to what is made anew
 		}
 		if r.Class == string(manifest.ClassMutable) && r.Shared == "" { // which is kept anyway
