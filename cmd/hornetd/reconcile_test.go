@@ -577,13 +577,21 @@ func TestFight(t *testing.T) {
 	if !strings.Contains(c.Hint, "hornetctl reload") || xdpOn(t, pair) {
 		t.Errorf("%q", c.Hint)
 	}
+	if p, err := h.Client().Plan(context.Background()); err != nil || action(p, "xdp-drop") != api.ActionRepair || !strings.Contains(p.Changes[0].Reason, "was detached") || len(p.Changes[0].Links) != 1 {
+		t.Errorf("plan: %+v, %v", p, err)
+	}
 	// An interface that is made anew is nobody's fight.
 	remake(t, &pair)
 	eventually(t, "attached", func() bool { return xdpOn(t, pair) })
-	if _, err := reload(t, h); err != nil {
-		t.Fatal(err)
+	for id := range kernelLinks(t, get(t, h, "xdp-drop")) {
+		h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(id))
+	}
+	eventually(t, "left as it is", func() bool { return strings.Contains(get(t, h, "xdp-drop").Reason, "left as it is") })
+	if p, err := reload(t, h); err != nil || action(p, "xdp-drop") != api.ActionRepair || !p.Changes[0].Done || !xdpOn(t, pair) {
+		t.Fatalf("reload: %+v, %v", p, err)
 	}
 	eventually(t, "no drift", func() bool { return get(t, h, "xdp-drop").Reason == "" })
+	c = get(t, h, "xdp-drop")
 	for id := range kernelLinks(t, c) {
 		h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(id))
 	}

@@ -31,6 +31,69 @@ type mended struct {
 	blind    bool           // a target is not there, though by what can be seen it is
 }
 
+// planRepairs makes of each change that would keep what runs a repair, where
+// something is wrong with it that was given up, or not tried yet, and could be mended: a
+// reload tries everything anew.
+func (d *Daemon) planRepairs(changes []api.Change) {
+	for i := range changes {
+		change := &changes[i]
+		c := d.collection(change.Collection)
+		if change.Action != api.ActionKeep || c == nil || len(c.drift) == 0 {
+			continue
+		}
+		entry, _, g, err := d.inspect(c, heed{})
+		if err != nil {
+			continue // which the drift tells
+		}
+		entry.Close()
+		if len(g.repairs) == 0 {
+			continue
+		}
+		change.Action, change.Reason = api.ActionRepair, strings.Join(g.repairs, "; ")
+		for _, l := range g.links {
+			if l.was == "" {
+				change.Links = append(change.Links, api.LinkChange{Name: l.target.Link, Kind: l.target.Kind,
+					Program: l.target.Program, Target: l.target.String(), Action: api.LinkAttach})
+			}
+		}
+	}
+}
+
+// makeRepairs makes those that were planned.
+func (d *Daemon) makeRepairs(changes []api.Change) {
+	for i := range changes {
+		if c := &changes[i]; c.Action == api.ActionRepair && !d.owner.stopping() {
+			d.owner.beat()
+			if _, err := d.reconcile(c.Collection, heed{}); err != nil {
+				c.Error = asAPIError(err)
+			}
+			c.Done = c.Error == nil
+		}
+	}
+}
+
+// inspect looks at all there is of a running collection and says what is to be
+// done. The caller closes what it returns, if the error is nil.
+func (d *Daemon) inspect(c *collection, h heed) (*pinning.Entry, sight, diagnosis, error) {
+	n, err := pinning.ParseName(c.record.Name)
+	if err != nil {
+		return nil, sight{}, diagnosis{}, err
+	}
+	entry, err := d.store.Hold(n, c.record)
+	if err != nil {
+		return nil, sight{}, diagnosis{}, err
+	}
+	s, err := examineEntry(loader.NewView(), entry, d.manifestOf(c.record))
+	if err != nil {
+		entry.Close()
+		return nil, sight{}, diagnosis{}, err
+	}
+	d.notEmptied(&s, c.record)
+	s.with(c.record, h)
+	d.frees(&s, c.record)
+	return entry, s, diagnose(c.record, s, revokedRecord(d.trusted(), c.record)), nil
+}
+
 // reconcile brings one running collection back to what its record and its
 // manifest say, if it is not, and notes what it cannot mend. It runs on the
 // owner's thread. h is what is remembered.
@@ -39,29 +102,16 @@ func (d *Daemon) reconcile(name string, h heed) (mended, error) {
 	if c == nil {
 		return mended{}, nil // unloaded meanwhile
 	}
-	n, err := pinning.ParseName(name)
-	if err != nil {
-		return mended{}, err
-	}
-	entry, err := d.store.Hold(n, c.record)
-	if err != nil {
-		d.drifts(name, []string{err.Error()}, "")
-		return mended{}, err
-	}
-	defer entry.Close()
-	s, err := examineEntry(loader.NewView(), entry, d.manifestOf(c.record))
+	entry, s, g, err := d.inspect(c, h)
 	if err != nil {
 		d.drifts(name, []string{err.Error()}, remedy.Of(err))
 		return mended{}, err
 	}
-	d.notEmptied(&s, c.record)
-	s.with(c.record, h)
-	d.frees(&s, c.record)
+	defer entry.Close()
 	again := func(failed map[spot]error) diagnosis {
 		maps.Copy(s.busy, failed)
 		return diagnose(c.record, s, revokedRecord(d.trusted(), c.record))
 	}
-	g := again(nil)
 	out := mended{taken: g.taken}
 	if len(g.repairs) == 0 {
 		d.drifts(name, g.drift, g.hint)
