@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -165,4 +167,46 @@ func TestJumpsMovedAway(t *testing.T) {
 	if got := attachedTo(t, cgroup); uint32(got[0].ID) == before.Links[0].ProgramID || !denied() {
 		t.Errorf("attached are %v, was program %d", got, before.Links[0].ProgramID)
 	}
+}
+
+// TestMountedOverBeforeAStart: where an empty bpffs hides the root, nothing that
+// runs is loaded a second time beside it, and that is said; when it is taken away,
+// all is adopted. What was pinned and is gone is loaded as ever.
+func TestMountedOverBeforeAStart(t *testing.T) {
+	testenv.NoLeaks(t)
+	cgroup := testenv.Cgroup(t)
+	h := testdaemon.New(t, "")
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	h.Manifest("two", two(cgroup, ""))
+	h.Start()
+	before := whole(t, h, "two", 2)
+	h.Stop()
+	must(t, unix.Mount("bpf", h.BPFFS, "bpf", 0, "mode=0700"))
+	over := true
+	t.Cleanup(func() {
+		if over {
+			unix.Unmount(h.BPFFS, unix.MNT_DETACH)
+		}
+	})
+	h.Start()
+	if c := get(t, h, "two"); c.State != api.StateFailed || !strings.Contains(c.Reason, "pinned somewhere else than in "+h.BPFFS) || !strings.Contains(c.Hint, "mounted over") {
+		t.Errorf("%s %q %q", c.State, c.Reason, c.Hint)
+	}
+	if _, err := h.Client().Load(context.Background(), "two"); err == nil || !strings.Contains(err.Error(), "runs already") {
+		t.Errorf("load: %v", err)
+	}
+	if got := attachedTo(t, cgroup); len(got) != 1 {
+		t.Errorf("attached: %v", got)
+	}
+	h.Stop()
+	must(t, unix.Unmount(h.BPFFS, 0))
+	over = false
+	h.Start()
+	if after := whole(t, h, "two", 2); !after.Adopted || after.Links[0].ID != before.Links[0].ID {
+		t.Errorf("%+v", after)
+	}
+	h.Kill()
+	must(t, os.RemoveAll(h.BPFFS+"/two"))
+	h.Start()
+	whole(t, h, "two", 2)
 }

@@ -52,6 +52,8 @@ type Daemon struct {
 	watcher     atomic.Pointer[watcher] // nil until Start is done
 	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
 
+	sought  bool               // hidden was asked for
+	hidden  []pinning.Record   // what the kernel has of other roots; on the owner's thread only
 	emptied sync.Map           // ids of maps that have lost their programs
 	parsing chan struct{}      // who parses ahead of their turn
 	ahead   map[[32]byte]error // what came of it, for the turn that runs now; on the owner's thread only
