@@ -34,7 +34,7 @@ func Routes() []Route {
 	return []Route{
 		{Pattern: RouteList, Response: Collections{}},
 		{Pattern: RouteGet, Response: Collection{}},
-		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}},
+		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}, Upgrade: UpgradeTarget, Upgraded: Loaded{}},
 		{Pattern: RouteUpgrade, Request: UpgradeRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},

@@ -10,22 +10,6 @@ import (
 	"github.com/hornetd/hornetd/api"
 )
 
-func (c *ctl) load() *cobra.Command {
-	return &cobra.Command{
-		Use:               "load NAME",
-		Short:             "Verify, load and attach a collection",
-		Args:              args("NAME"),
-		ValidArgsFunction: c.completeNames,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			collection, err := c.client().Load(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return c.print(collection, func() { c.say("%s: running: %s", collection.Name, summary(collection)) })
-		},
-	}
-}
-
 func (c *ctl) upgrade() *cobra.Command {
 	return &cobra.Command{
 		Use:   "upgrade NAME",

@@ -29,6 +29,8 @@ type Core interface {
 	List(who Peer) []api.Collection
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
+	MayShow(who Peer, name string) error
+	LoadShown(who Peer, name string, fds []int) (api.Collection, error)
 	Upgrade(who Peer, name string) (api.Collection, error)
 	MayRun(who Peer) error
 	Run(who Peer, name string, b api.Bundle) (api.Collection, error)

@@ -4,6 +4,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
@@ -15,13 +16,15 @@ type loading struct {
 	right    policy.Verb // that whoever asks must have
 	replaces bool        // what runs under the name may be replaced
 	sent     *sent       // the files of a caller's own; nil: on disk
+
+	shown *loader.Shown // what the caller shows of where to attach; nil: nothing
 }
 
 var (
-	asLoad    = loading{"load", policy.Load, false, nil}
-	asReload  = loading{"load", policy.Load, true, nil}
-	asUpgrade = loading{"upgrade", policy.Upgrade, true, nil} // of what runs only
-	asRun     = loading{"run", policy.Run, true, nil}
+	asLoad    = loading{"load", policy.Load, false, nil, nil}
+	asReload  = loading{"load", policy.Load, true, nil, nil}
+	asUpgrade = loading{"upgrade", policy.Upgrade, true, nil, nil} // of what runs only
+	asRun     = loading{"run", policy.Run, true, nil, nil}
 )
 
 // Upgrade replaces what runs under a name by what is on disk now, which is read
