@@ -231,6 +231,9 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	w.remember(c, k, s)
 	s.with(c.record, w.heed(name))
 	if s.ended() != "" {
+		k = w.known[name]
+		k.wrong = true
+		w.known[name] = k
 		return toRepair, false
 	}
 	g := diagnose(c.record, s, revokedRecord(w.d.trusted(), c.record))
