@@ -206,8 +206,6 @@ func clientOf(t *testing.T, h *testdaemon.Host, uid int, groups ...int) *api.Cli
 // reused starts a process of root's with a number that is free.
 func reused(t *testing.T, pid int) {
 	t.Helper()
-	began := time.Now()
-	defer func() { t.Logf("process number %d again after %s", pid, time.Since(began)) }()
 	for range 300 {
 		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(pid-1)), 0); err != nil {
 			t.Fatal(err)
