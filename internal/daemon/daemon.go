@@ -20,6 +20,7 @@ import (
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/confine"
+	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
@@ -52,12 +53,12 @@ type Daemon struct {
 	watcher     atomic.Pointer[watcher] // nil until Start is done
 	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
 
-	remade  int                // how often the audit log was made again, as told
-	sought  bool               // hidden was asked for
-	hidden  []pinning.Record   // what the kernel has of other roots; on the owner's thread only
-	emptied sync.Map           // ids of maps that have lost their programs
-	parsing chan struct{}      // who parses ahead of their turn
-	ahead   map[[32]byte]error // what came of it, for the turn that runs now; on the owner's thread only
+	remade  int              // how often the audit log was made again, as told
+	sought  bool             // hidden was asked for
+	hidden  []pinning.Record // what the kernel has of other roots; on the owner's thread only
+	emptied sync.Map         // ids of maps that have lost their programs
+	parsing chan struct{}    // who parses ahead of their turn
+	ahead   parsed           // what came of it, for the turn that runs now; on the owner's thread only
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
@@ -138,8 +139,7 @@ type Build struct {
 func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
 		cfg: cfg, build: build, log: log, started: time.Now(),
-		policy:   policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers),
-		events:   newStream(time.Now()),
+		policy:   policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{},
 		parsing: make(chan struct{}, mostAhead),
@@ -175,12 +175,13 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)
+	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond))) // also where the clock went back
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
 	d.openList()
 	d.refused = newCoalescer(d)
-	d.owner = newOwner()
+	d.owner = newOwner(cfg.API.ChangesPerUser)
 	d.startParser()
 	return d, nil
 }
@@ -202,6 +203,7 @@ func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
 		return err
 	}
+	d.sweepBundles()
 	d.adoptRatchet(d.lost)
 	d.tellClock()
 	d.booting = true

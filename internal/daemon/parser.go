@@ -26,9 +26,9 @@ const ParserName = "hornetd: parser"
 func ServeParser() int { return confine.Serve(loader.Preview) }
 
 // startParser keeps a confined process ready where hornetd.toml speaks of signers
-// whose objects go through one.
+// whose objects go through one, or of callers who bring some.
 func (d *Daemon) startParser() {
-	if d.policy.AnyUntrusted() {
+	if d.policy.AnyUntrusted() || d.policy.AnyRun() {
 		d.parser = confine.Start(ParserName, func(err error) { d.log.Warn("confined parser", zap.Error(err)) })
 	}
 }
@@ -40,13 +40,13 @@ func (d *Daemon) stopParser() {
 }
 
 // parse opens a verified object. One whose signer is not trusted with the parser
-// goes through a confined process first, and what that does not take, for
-// whatever reason, is not parsed here.
+// goes through a confined process first, as does what another user than root brought,
+// and what that does not take, for whatever reason, is not parsed here.
 func (d *Daemon) parse(m manifest.Manifest, v signing.Verified) (*ebpf.CollectionSpec, error) {
-	if d.policy.Untrusted(v.Signer().Name) {
+	if why := d.apart(m, v); why != "" {
 		err, known := d.ahead[v.Digest()]
 		if !known {
-			err = d.preview(v)
+			err = d.preview(v, why)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", m.Object.Path, err)
@@ -62,19 +62,32 @@ func (d *Daemon) parse(m manifest.Manifest, v signing.Verified) (*ebpf.Collectio
 // mostAhead is how many confined processes parse ahead at one time.
 const mostAhead = 4
 
-// parseAhead has the objects of manifests parsed by confined processes, where their
-// signers are not trusted with the parser, before the turn on the owner's thread
+// parsed is what came of objects that were parsed ahead, by their digests.
+type parsed map[[32]byte]error
+
+// apart says why an object goes through a confined process, or "".
+func (d *Daemon) apart(m manifest.Manifest, v signing.Verified) string {
+	uid, isOwn := manifest.Owner(m.Name)
+	switch name := v.Signer().Name; {
+	case d.policy.Untrusted(name):
+		return fmt.Sprintf("signer %q is marked untrusted_parser", name)
+	case isOwn && uid != 0:
+		return fmt.Sprintf("uid %d brought it", uid)
+	}
+	return ""
+}
+
+// parseAhead has the objects of manifests parsed by confined processes, where they
+// are not to be parsed here at once, before the turn on the owner's thread
 // that is going to load them: one may take all the time that it gets, and nobody
-// else is to wait for that. It returns what came of each, by digest. What cannot be
+// else is to wait for that. It returns what came of each. What cannot be
 // read or verified, and what runs already, is left to the turn; what is not asked
 // for and waits to be, is not loaded.
-func (d *Daemon) parseAhead(asked bool, srcs ...manifest.Source) map[[32]byte]error {
-	var files safefile.Reader
-	defer files.Close()
+func (d *Daemon) parseAhead(files reader, asked bool, srcs ...manifest.Source) parsed {
 	var mu sync.Mutex
-	results := make(map[[32]byte]error)
+	results := make(parsed)
 	each(len(srcs), func(i int) {
-		m, err := d.readManifest(&files, srcs[i])
+		m, err := d.readManifest(files, srcs[i])
 		if err != nil {
 			return
 		}
@@ -82,12 +95,16 @@ func (d *Daemon) parseAhead(asked bool, srcs ...manifest.Source) map[[32]byte]er
 		if c == nil && !asked && m.Start == manifest.StartRequest {
 			return
 		}
-		v, err := d.verify(&files, d.trusted(), m, false)
-		if err != nil || !d.policy.Untrusted(v.Signer().Name) || c != nil && c.runs(m, v) {
+		v, err := d.verify(files, d.trusted(), m, false)
+		if err != nil {
+			return
+		}
+		why := d.apart(m, v)
+		if why == "" || c.runs(m, v) {
 			return
 		}
 		d.parsing <- struct{}{}
-		err = d.preview(v)
+		err = d.preview(v, why)
 		<-d.parsing
 		mu.Lock()
 		defer mu.Unlock()
@@ -96,47 +113,48 @@ func (d *Daemon) parseAhead(asked bool, srcs ...manifest.Source) map[[32]byte]er
 	return results
 }
 
-// turn runs job on the owner's thread, with what was parsed ahead for it.
-func (d *Daemon) turn(ahead map[[32]byte]error, job func() error) error {
-	return d.owner.do(func() error {
-		d.ahead = ahead
-		defer func() { d.ahead = nil }()
-		return job()
-	})
-}
-
 // aheadOf is parseAhead for one manifest, by its name.
-func (d *Daemon) aheadOf(name string) map[[32]byte]error {
-	if d.parser == nil {
-		return nil
+func (d *Daemon) aheadOf(name string) func() parsed {
+	return func() parsed {
+		if d.parser == nil {
+			return nil
+		}
+		src, err := d.find(name)
+		if err != nil {
+			return nil
+		}
+		var files safefile.Reader
+		defer files.Close()
+		return d.parseAhead(&files, true, src)
 	}
-	src, err := d.find(name)
-	if err != nil {
-		return nil
-	}
-	return d.parseAhead(true, src)
 }
 
 // aheadOfAll is parseAhead for all that a reload reads.
-func (d *Daemon) aheadOfAll() map[[32]byte]error {
+func (d *Daemon) aheadOfAll() parsed {
 	if d.parser == nil {
 		return nil
 	}
 	srcs, _, _ := manifest.Find(d.cfg.Paths.Manifests)
-	return d.parseAhead(false, srcs...)
+	var files safefile.Reader
+	defer files.Close()
+	return d.parseAhead(&files, false, srcs...)
 }
 
-// preview has the object parsed by the confined process.
-func (d *Daemon) preview(v signing.Verified) error {
+// preview has the object parsed by a confined process, for the reason why.
+func (d *Daemon) preview(v signing.Verified, why string) error {
+	if d.parser == nil { // it was brought while a rule let somebody
+		return api.Errorf(api.KindUnavailable, "object: %s, and there is no confined process to parse it", why).
+			WithHint("have a [[rule]] in hornetd.toml let somebody run, and restart hornetd")
+	}
 	err := d.parser.Parse(v.Reader())
 	var failure *confine.Failure
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &failure) && !failure.Started: // which says nothing of the object
-		return remedy.With(api.Errorf(api.KindUnavailable, "object: signer %q is marked untrusted_parser, and there is no confined process to parse it: %w", v.Signer().Name, err), "%s", remedy.Of(err))
+		return remedy.With(api.Errorf(api.KindUnavailable, "object: %s, and there is no confined process to parse it: %w", why, err), "%s", remedy.Of(err))
 	case errors.As(err, &failure):
-		return remedy.With(&loader.ObjectError{Err: fmt.Errorf("signer %q is marked untrusted_parser, and the confined process did not parse it: %w", v.Signer().Name, err)}, "%s", remedy.Of(err))
+		return remedy.With(&loader.ObjectError{Err: fmt.Errorf("%s, and the confined process did not parse it: %w", why, err)}, "%s", remedy.Of(err))
 	}
-	return remedy.With(&loader.ObjectError{Err: fmt.Errorf("%w (said by the confined process: signer %q is marked untrusted_parser)", err, v.Signer().Name)}, "%s", remedy.Of(err))
+	return remedy.With(&loader.ObjectError{Err: fmt.Errorf("%w (said by the confined process: %s)", err, why)}, "%s", remedy.Of(err))
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/loader"
@@ -388,13 +389,21 @@ func (d *Daemon) strayRules(trust *signing.Trust) []api.Problem {
 				"correct the name, or remove the rule")))
 		}
 	}
+	for i, rule := range d.cfg.Rules {
+		for _, name := range rule.Signers {
+			if !known[name] {
+				problems = append(problems, problem("", remedy.With(fmt.Errorf("hornetd.toml: rule[%d].signers: no signer %q in the trust store %s", i, name, d.cfg.Paths.Trust),
+					"correct the name, or remove it from the rule")))
+			}
+		}
+	}
 	return problems
 }
 
 // Check reads and verifies everything, as a start would, and loads nothing. It
 // needs neither bpffs nor a running daemon.
 func Check(cfg config.Config, build Build) []api.Problem {
-	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers), log: zap.NewNop()}
+	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules), log: zap.NewNop()}
 	if err := d.viewRatchet(); err != nil {
 		return []api.Problem{problem("", err)}
 	}

@@ -8,7 +8,7 @@ import (
 // TestHeart: the watchdog is not fed while a change or a look does not get on, and
 // waiting for the other loop is no fault of either.
 func TestHeart(t *testing.T) {
-	d := &Daemon{owner: newOwner()}
+	d := &Daemon{owner: newOwner(4)}
 	defer d.owner.stop()
 	w := &watcher{d: d, done: make(chan struct{})}
 	var last Beat
