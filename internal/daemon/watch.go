@@ -224,8 +224,13 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	if w.deep || len(k.foreign) > 0 {
 		k.foreign = w.d.foreignIn(c.record)
 	}
-	if w.deep {
-		s.unhook()
+	if w.deep && slices.ContainsFunc(k.targets, loader.Target.IsNetfilter) {
+		w.do(func() error { // or it would be in the way of an upgrade's gap
+			if w.d.collection(name) == c {
+				s.unhook()
+			}
+			return nil
+		})
 	}
 	s.foreign = k.foreign
 	w.remember(c, k, s)
