@@ -257,7 +257,9 @@ func (w *watcher) remember(c *collection, k known, s sight) {
 	k.links, k.looked = make([]*loader.LinkState, len(s.links)), true
 	for i, l := range s.links {
 		k.links[i] = l.state
-		if l.state != nil && !l.state.Alive() && absentTarget(l.err) {
+		// Alive or not: what was in a network namespace goes some time behind it, and
+		// another one of its name, inode and numbers may be there by then.
+		if l.state != nil && absentTarget(l.err) {
 			w.idle[c.record.Links[i].ID] = true
 		}
 	}
