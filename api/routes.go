@@ -48,9 +48,13 @@ type Collections struct {
 	Collections List[Collection] `json:"collections"`
 }
 
-// LoadRequest asks that a collection run. There is nothing to choose: the
-// manifest says everything. Loading what runs already changes nothing.
-type LoadRequest struct{}
+// LoadRequest asks that a collection run. The manifest says everything about how;
+// to choose is only how long. Loading what runs already changes nothing, but that it
+// cannot be had as a lease.
+type LoadRequest struct {
+	Lease  bool   `json:"lease,omitempty"`  // for as long as the connection, see LeaseProtocol
+	Resume string `json:"resume,omitempty"` // with Lease: the token of one that lost its connection
+}
 
 // UpgradeRequest asks that what runs be replaced by what is on disk now. What
 // runs from it already is left as it is.

@@ -29,6 +29,9 @@ type Core interface {
 	List(who Peer) []api.Collection
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
+	Lease(ctx context.Context, who Peer, name, resume string) (api.LeaseGrant, error)
+	LeaseEnds(ctx context.Context, name, token string) *api.Error
+	EndLease(name, token, why string)
 	Upgrade(who Peer, name string) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
@@ -386,6 +389,7 @@ func (d *Daemon) put(m manifest.Manifest, c *collection) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running[m.Name] = c
+	d.settleLeaseLocked(m.Name, "another load took its place")
 	delete(d.failed, m.Name)
 	src := manifest.Source{Name: m.Name, File: m.File}
 	for _, dropIn := range m.DropIns {

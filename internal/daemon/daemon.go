@@ -59,6 +59,7 @@ type Daemon struct {
 	held     map[string]held        // by quarantined directory
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
+	leases   map[string]*lease      // of what runs for as long as somebody only
 	strays   []api.Problem          // drop-ins without a manifest, by the last scan
 	state    []api.Problem          // of the daemon's own state
 }
@@ -130,7 +131,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		cfg: cfg, build: build, log: log, started: time.Now(),
 		policy:   policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers),
 		declared: map[string]declared{}, running: map[string]*collection{},
-		held: map[string]held{}, failed: map[string]failure{},
+		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
@@ -182,6 +183,7 @@ func (d *Daemon) Start() error {
 	if err := d.owner.do(d.start); err != nil {
 		return err
 	}
+	d.awaitLeases()
 	go d.owner.do(d.reprove) // an error means that the daemon stops
 	d.watch()
 	return nil
@@ -257,6 +259,7 @@ func (d *Daemon) Heart(since uint64) (now uint64, beats bool) {
 func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
+	d.stopLeases()
 	d.stopParser()
 	if d.watcher != nil {
 		<-d.watcher.done

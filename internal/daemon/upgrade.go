@@ -14,12 +14,13 @@ type loading struct {
 	verb     string      // in the audit log
 	right    policy.Verb // that whoever asks must have
 	replaces bool        // what runs under the name may be replaced
+	lease    string      // the hash of its token; "" where it is for nobody's time
 }
 
 var (
-	asLoad    = loading{"load", policy.Load, false}
-	asReload  = loading{"load", policy.Load, true}
-	asUpgrade = loading{"upgrade", policy.Upgrade, true} // of what runs only
+	asLoad    = loading{verb: "load", right: policy.Load}
+	asReload  = loading{verb: "load", right: policy.Load, replaces: true}
+	asUpgrade = loading{verb: "upgrade", right: policy.Upgrade, replaces: true} // of what runs only
 )
 
 // Upgrade replaces what runs under a name by what is on disk now, which is read
