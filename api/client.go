@@ -245,6 +245,11 @@ func (c *Client) call(ctx context.Context, route string, names []string, query u
 	if err != nil {
 		return err
 	}
+	return c.decode(ctx, route, resp, out)
+}
+
+// decode reads an answer into out.
+func (c *Client) decode(ctx context.Context, route string, resp *http.Response, out any) error {
 	defer resp.Body.Close()
 	b, err := readBody(resp.Body)
 	if err != nil {
@@ -263,6 +268,12 @@ func (c *Client) send(ctx context.Context, route string, names []string, query u
 	if err != nil {
 		return nil, err
 	}
+	return c.do(req, route, mediaType)
+}
+
+// do is send for a request that is made.
+func (c *Client) do(req *http.Request, route, mediaType string) (*http.Response, error) {
+	ctx := req.Context()
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.unreachable(ctx, err)

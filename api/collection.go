@@ -81,6 +81,8 @@ type Caller struct {
 	UID uint32 `json:"uid"`
 	GID uint32 `json:"gid"`
 	PID int32  `json:"pid,omitempty"` // for people; it may be somebody else's by now
+
+	Unit string `json:"unit,omitempty"` // systemd's, where it is known
 }
 
 // Program is a program in the kernel.

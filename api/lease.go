@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// LeaseProtocol is what a load asks to upgrade its connection to, to run for as long
+// UpgradeLease is what a load asks to upgrade its connection to, to run for as long
 // as that connection. After the 101 the daemon sends a line of JSON, the
 // LeaseGrant, and where the lease ends while the connection lives one more, an
 // Error. The client sends nothing.
-const LeaseProtocol = "hornet-lease"
+const UpgradeLease = "hornet-lease"
 
 // LeaseGrant is the beginning of a lease.
 type LeaseGrant struct {
@@ -68,13 +68,13 @@ func (l *Lease) begin(ctx context.Context, token string) error {
 		return err
 	}
 	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", LeaseProtocol)
+	req.Header.Set("Upgrade", UpgradeLease)
 	resp, err := l.client.http.Do(req)
 	if err != nil {
 		return l.client.unreachable(ctx, err)
 	}
 	conn, ok := resp.Body.(io.ReadWriteCloser)
-	if resp.StatusCode != http.StatusSwitchingProtocols || !ok || !strings.EqualFold(resp.Header.Get("Upgrade"), LeaseProtocol) {
+	if resp.StatusCode != http.StatusSwitchingProtocols || !ok || !strings.EqualFold(resp.Header.Get("Upgrade"), UpgradeLease) {
 		defer resp.Body.Close()
 		if resp.StatusCode/100 == 4 || resp.StatusCode/100 == 5 {
 			return l.client.refusal(ctx, resp)

@@ -103,7 +103,11 @@ func TestDocumentHasTheTypes(t *testing.T) {
 		}
 	}
 	describe(want, enums, reflect.TypeFor[Error]())
-	describe(want, enums, reflect.TypeFor[LeaseGrant]())
+	for _, r := range Routes() {
+		if r.Upgrade != "" {
+			describe(want, enums, reflect.TypeOf(r.Upgraded))
+		}
+	}
 
 	got := make(map[string]schema)
 	for name, s := range doc.Components.Schemas {
@@ -118,13 +122,16 @@ func TestDocumentHasTheTypes(t *testing.T) {
 
 func TestDocumentHasTheRoutes(t *testing.T) {
 	doc := readDocument(t)
-	type route struct{ Method, Path, Query, Request, Response, MediaType string }
+	type route struct{ Method, Path, Query, Request, Response, MediaType, Upgraded string }
 	var want, got []route
 	for _, r := range Routes() {
 		method, path, _ := strings.Cut(r.Pattern, " ")
-		w := route{method, path, strings.Join(r.Query, " "), "", reflect.TypeOf(r.Response).Name(), "application/json"}
+		w := route{method, path, strings.Join(r.Query, " "), "", reflect.TypeOf(r.Response).Name(), "application/json", ""}
 		if r.Request != nil {
 			w.Request = reflect.TypeOf(r.Request).Name()
+		}
+		if r.Upgrade != "" {
+			w.Upgraded = reflect.TypeOf(r.Upgraded).Name()
 		}
 		if r.Pattern == RouteEvents {
 			w.MediaType = EventsType
@@ -143,16 +150,23 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 			}
 			g.Query = strings.Join(query, " ")
 			if op.RequestBody != nil {
-				g.Request = strings.TrimPrefix(op.RequestBody.Content["application/json"].Schema.Ref, schemaRef)
+				for mediaType, content := range op.RequestBody.Content {
+					g.Request = strings.TrimPrefix(content.Schema.Ref, schemaRef)
+					if want := map[bool]string{true: BundleType, false: "application/json"}[g.Request == "Bundle"]; mediaType != want {
+						t.Errorf("%s %s: body of type %q, want %q", method, path, mediaType, want)
+					}
+				}
 			}
 			for mediaType, content := range op.Responses["200"].Content {
 				g.MediaType, g.Response = mediaType, strings.TrimPrefix(content.Schema.Ref, schemaRef)
 			}
-			if _, upgrades := op.Responses["101"]; upgrades && method+" "+path == RouteLoad {
-				delete(op.Responses, "101")
+			others := 2
+			if upgraded, ok := op.Responses["101"]; ok {
+				others++
+				g.Upgraded = strings.TrimPrefix(upgraded.Content["application/json"].Schema.Ref, schemaRef)
 			}
-			if op.Responses["default"].Ref != "#/components/responses/Error" || len(op.Responses) != 2 {
-				t.Errorf("%s %s: responses are not 200 and default", method, path)
+			if op.Responses["default"].Ref != "#/components/responses/Error" || len(op.Responses) != others {
+				t.Errorf("%s %s: responses are not 200 and default, and 101 where it changes the protocol", method, path)
 			}
 			if op.OperationID == "" || op.Summary == "" {
 				t.Errorf("%s %s: no operationId or summary", method, path)
@@ -237,6 +251,8 @@ func describe(schemas map[string]schema, enums map[string][]string, t reflect.Ty
 	switch {
 	case t == reflect.TypeFor[time.Time]():
 		return schema{Type: "string", Format: "date-time"}
+	case t == reflect.TypeFor[[]byte](): // a part of a form
+		return schema{Type: "string", Format: "binary"}
 	case t == reflect.TypeFor[json.RawMessage]():
 		return schema{}
 	case t.Kind() == reflect.Pointer:

@@ -9,7 +9,9 @@ const (
 	RouteUnload   = "POST /v1/collections/{name}/unload"
 	RouteRollback = "POST /v1/collections/{name}/rollback"
 	RouteRecover  = "POST /v1/collections/{name}/recover"
+	RouteMap      = "GET /v1/collections/{name}/maps/{map}"
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
+	RouteRun      = "POST /v1/run"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
 	RoutePlan     = "POST /v1/plan"
@@ -20,8 +22,11 @@ const (
 type Route struct {
 	Pattern  string   // method and path, for http.ServeMux
 	Query    []string // the parameters it takes; others are refused
-	Request  any      // zero value of the body's type, nil where there is none
+	Request  any      // zero value of the body's type, nil where there is none; a Bundle is a form, all else JSON
 	Response any      // zero value of a successful answer's type
+
+	Upgrade  string // the protocol that the connection can change to; "" for none
+	Upgraded any    // zero value of what the daemon then sends
 }
 
 // Routes lists every route there is. openapi.yaml has the same.
@@ -29,12 +34,14 @@ func Routes() []Route {
 	return []Route{
 		{Pattern: RouteList, Response: Collections{}},
 		{Pattern: RouteGet, Response: Collection{}},
-		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}},
+		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}, Upgrade: UpgradeLease, Upgraded: LeaseGrant{}},
 		{Pattern: RouteUpgrade, Request: UpgradeRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
+		{Pattern: RouteMap, Query: []string{"access"}, Response: Map{}, Upgrade: UpgradeFD, Upgraded: MapDescriptor{}},
 		{Pattern: RouteEntries, Query: []string{"limit", "after"}, Response: Entries{}},
+		{Pattern: RouteRun, Query: []string{"name"}, Request: Bundle{}, Response: Collection{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},
@@ -52,7 +59,7 @@ type Collections struct {
 // to choose is only how long. Loading what runs already changes nothing, but that it
 // cannot be had as a lease.
 type LoadRequest struct {
-	Lease  bool   `json:"lease,omitempty"`  // for as long as the connection, see LeaseProtocol
+	Lease  bool   `json:"lease,omitempty"`  // for as long as the connection, see UpgradeLease
 	Resume string `json:"resume,omitempty"` // with Lease: the token of one that lost its connection
 }
 

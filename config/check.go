@@ -36,6 +36,10 @@ func (c checker) paths(raw rawPaths) Paths {
 	c.path("paths.revoked", raw.Revoked)
 	c.path("paths.bpffs", raw.BPFFS)
 	c.path("paths.state", raw.State)
+	c.path("paths.bundles", raw.Bundles)
+	if slices.Contains(raw.Manifests, raw.Bundles) {
+		c.Add("paths.bundles", "name another directory", "%.200q is a directory of manifests", raw.Bundles)
+	}
 	return Paths(raw)
 }
 

@@ -23,6 +23,7 @@ type Config struct {
 	Manifests Manifests
 	Trust     Trust
 	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
+	Rules     []policy.Rule                // which callers may run bundles of their own
 }
 
 // Paths are where things lie, all absolute.
@@ -32,6 +33,7 @@ type Paths struct {
 	Revoked    string   // the revocation list
 	BPFFS      string   // directory of the pins
 	State      string   // directory of the audit log and the ratchet
+	Bundles    string   // directory of what callers brought themselves
 	MountBPFFS bool     // mount a bpffs of its own at BPFFS
 }
 
@@ -134,6 +136,7 @@ func Default() Config {
 			Revoked:   "/etc/hornet/revoked",
 			BPFFS:     "/sys/fs/bpf/hornet",
 			State:     "/var/lib/hornet",
+			Bundles:   "/run/hornet/bundles",
 		},
 		API: API{
 			Socket: "/run/hornet/hornetd.sock", Mode: 0o660, Group: "hornet",

@@ -35,6 +35,7 @@ func Parse(file string, b []byte) (Config, error) {
 		Manifests: c.manifests(raw.Manifests, raw.Paths.Manifests),
 		Signers:   c.signers(raw.Signers),
 		Trust:     c.trust(raw.Trust),
+		Rules:     c.rules(raw.Rules),
 	}
 	if err := c.First(); err != nil {
 		return Config{}, err
@@ -51,6 +52,7 @@ type rawConfig struct {
 	Manifests rawManifests         `toml:"manifests"`
 	Signers   map[string]rawSigner `toml:"signers"`
 	Trust     rawTrust             `toml:"trust"`
+	Rules     []rawRule            `toml:"rule"`
 }
 
 type rawPaths struct {
@@ -59,6 +61,7 @@ type rawPaths struct {
 	Revoked    string   `toml:"revoked"`
 	BPFFS      string   `toml:"bpffs"`
 	State      string   `toml:"state"`
+	Bundles    string   `toml:"bundles"`
 	MountBPFFS bool     `toml:"mount_bpffs"`
 }
 

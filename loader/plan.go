@@ -149,12 +149,12 @@ func (p *Plan) checkNames(spec *ebpf.CollectionSpec) error {
 	}
 	for i, a := range p.m.Allow {
 		for _, right := range a.May {
-			name, reads := strings.CutPrefix(string(right), "read:")
-			if _, ok := spec.Maps[name]; !reads || ok || name == "*" || strings.HasPrefix(name, kconfig) {
+			name, ofMap := right.Map()
+			if _, ok := spec.Maps[name]; !ofMap || ok || name == "*" || strings.HasPrefix(name, kconfig) {
 				continue
 			}
 			return remedy.With(p.m.Errorf(fmt.Sprintf("allow[%d].may", i), "%q: the object has no map %q%s", right, name, suggest(name, slices.Collect(maps.Keys(spec.Maps)))),
-				"write the name as it stands in the C source, or read:*")
+				"write the name as it stands in the C source, or * for all maps")
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.m.Variables)) {

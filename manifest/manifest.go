@@ -4,7 +4,11 @@
 // signature, the policy and the opened ELF file decide.
 package manifest
 
-import "github.com/hornetd/hornetd/internal/tomlfile"
+import (
+	"strings"
+
+	"github.com/hornetd/hornetd/internal/tomlfile"
+)
 
 // Manifest is one parsed and checked manifest. The zero value is not valid;
 // only Parse and Apply make one.
@@ -16,6 +20,7 @@ type Manifest struct {
 	TextDigest  [32]byte       // SHA-256 of the bytes Parse was given
 	DropIns     []DropIn       // that were applied, in this order
 	Description string         // one line for people
+	Instances   string         // of a template: regular expression for the whole of an instance
 	Version     uint64         // only grows; 0 where the manifest names none
 	Start       Start          // when it is loaded
 	Fail        Fail           // what a boot load that fails means
@@ -124,16 +129,17 @@ const (
 // program.
 func (a Attach) StructOps() bool { return a.Program == "" }
 
-// Allow lets a user or a group do what May lists. Exactly one of User and
-// Group is set: a name or a decimal id.
+// Allow lets some callers do what May lists: those of whom all is true that is set.
+// At most one of User and Group is, a name or a decimal id, and without them Unit.
 type Allow struct {
 	User  string
 	Group string
+	Unit  string // of the system's systemd
 	May   []Right
 }
 
 // Right is one thing a caller may be allowed: status, load, upgrade, unload,
-// events, read:MAP or read:*.
+// events; or read:MAP, write:MAP, fd:MAP, rw-fd:MAP, of a map or of all with "*".
 type Right string
 
 const (
@@ -143,11 +149,51 @@ const (
 	RightUnload  Right = "unload"
 	RightEvents  Right = "events" // follow what happens to it
 
-	readPrefix = "read:"
+	readPrefix  = "read:"
+	writePrefix = "write:"
+	fdPrefix    = "fd:"
+	rwFDPrefix  = "rw-fd:"
 )
 
 // RightRead is the right to read the entries of a map, or of all with "*".
 func RightRead(name string) Right { return Right(readPrefix + name) }
+
+// RightWrite is the right to write and delete entries.
+func RightWrite(name string) Right { return Right(writePrefix + name) }
+
+// RightFD is the right to a descriptor of the map that only reads.
+func RightFD(name string) Right { return Right(fdPrefix + name) }
+
+// RightRWFD is the right to a descriptor that reads and writes.
+func RightRWFD(name string) Right { return Right(rwFDPrefix + name) }
+
+// Map returns the map, or "*", that a right is about, and whether it is about one.
+func (r Right) Map() (name string, ok bool) {
+	_, name, ok = r.cut()
+	return name, ok
+}
+
+// cut returns what r lets do, with its colon, and the map it is about.
+func (r Right) cut() (prefix, name string, ok bool) {
+	for _, prefix := range []string{readPrefix, writePrefix, fdPrefix, rwFDPrefix} {
+		if name, ok := strings.CutPrefix(string(r), prefix); ok {
+			return prefix, name, true
+		}
+	}
+	return "", "", false
+}
+
+// Covers tells whether whoever has r has other too: the same of all maps covers
+// that of one, and rw-fd: covers fd:, as a descriptor that writes reads as well.
+// Nothing else covers anything but itself.
+func (r Right) Covers(other Right) bool {
+	if r == other {
+		return true
+	}
+	has, mine, ok := r.cut()
+	asked, name, ofMap := other.cut()
+	return ok && ofMap && name != "" && (mine == all || mine == name) && (has == asked || has == rwFDPrefix && asked == fdPrefix)
+}
 
 // Limits bound what a manifest may create. 0 means the policy's limit.
 type Limits struct {

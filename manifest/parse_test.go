@@ -339,7 +339,11 @@ func TestParseRefuses(t *testing.T) {
 		{"[[attach]]\nprogram = 'x'\nreplaces = 'other/x'", `4: attach[0].replaces: "other/x" is not a name in C`, ""},
 
 		// Rules.
-		{"[[allow]]\nmay = ['status']", "2: allow[0]: names neither a user nor a group", `user = "NAME"`},
+		{"[[allow]]\nmay = ['status']", "2: allow[0]: names no user, no group and no unit", `user = "NAME"`},
+		{"[[allow]]\nunit = 'web'\nmay = ['status']", `3: allow[0].unit: "web" is not the name of a unit with processes`, "web.service"},
+		{"[[allow]]\nunit = 'web@.service'\nmay = ['status']", `3: allow[0].unit: "web@.service" is not the name`, "web@1.service"},
+		{"[[allow]]\nuser = 'a'\nunit = 'system.slice'\nmay = ['status']", `4: allow[0].unit: "system.slice" is not`, ""},
+		{"[[allow]]\nuser = 'a'\ngroup = 'b'\nunit = 'c.service'\nmay = ['status']", "4: allow[0].group: a rule names a user or a group, not both", ""},
 		{"[[allow]]\nuser = 'a'\ngroup = 'b'\nmay = ['status']", "4: allow[0].group: a rule names a user or a group, not both", "two [[allow]]"},
 		{"[[allow]]\nuser = 'a'", "2: allow[0].may: allows nothing", ""},
 		{"[[allow]]\nuser = 'a'\nmay = []", "4: allow[0].may: allows nothing", ""},
@@ -347,6 +351,9 @@ func TestParseRefuses(t *testing.T) {
 		{"[[allow]]\nuser = 'a'\nmay = ['read:']", `4: allow[0].may[0]: "" is not the name of a map`, "read:*"},
 		{"[[allow]]\nuser = 'a'\nmay = ['read:a*']", `4: allow[0].may[0]: "a*" is not the name of a map`, ""},
 		{"[[allow]]\nuser = 'a'\nmay = ['*']", `4: allow[0].may[0]: "*" is not a right`, "read:MAP"},
+		{"[[allow]]\nuser = 'a'\nmay = ['rw-fd:a*']", `4: allow[0].may[0]: "a*" is not the name of a map`, "write rw-fd:MAP with the map's name, or rw-fd:*"},
+		{"[[allow]]\nuser = 'a'\nmay = ['write:']", `4: allow[0].may[0]: "" is not the name of a map`, "write:*"},
+		{"[[allow]]\nuser = 'a'\nmay = ['rw:m']", `4: allow[0].may[0]: "rw:m" is not a right`, "rw-fd:MAP"},
 		{"[[allow]]\nuser = 'a'\nmay = ['load', 'load']", `4: allow[0].may[1]: "load" stands there twice`, ""},
 		{"[[allow]]\nuser = 'a'\nmay = [" + repeat("'read:m%d',", 257) + "]", "4: allow[0].may: lists 257 rights, more than 256", "read:*"},
 		{"[[allow]]\nuser = '4294967295'\nmay = ['load']", `3: allow[0].user: "4294967295" is not the id of an account`, ""},
@@ -408,6 +415,8 @@ func TestParseTakesTheLargest(t *testing.T) {
 		"[[attach]]\nprogram = 'x'\npriority = -2147483648\noffset = 9223372036854775807",
 		"[[attach]]\nprogram = 'x'\nsymbols = ['" + strings.Repeat("x", 1024) + "']",
 		"[[allow]]\nuser = '" + strings.Repeat("x", 256) + "'\nmay = ['status']",
+		"[[allow]]\nunit = 'a\\x2db@c.service'\nmay = ['status']",
+		"[[allow]]\ngroup = 'a'\nunit = 'session-1.scope'\nmay = ['status']",
 		"[[allow]]\nuser = '4294967294'\nmay = [" + repeat("'read:m%d',", 256) + "]",
 		"[limits]\nmemory = '16777215TiB'\nmaps = 65535\nprograms = 65535",
 		"[test]\nprogram = 'x'\nreturns = -2147483648",
@@ -534,7 +543,7 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("object %+v", m.Object)
 		}
 		for _, a := range m.Allow {
-			if (a.User == "") == (a.Group == "") || len(a.May) == 0 {
+			if a.User != "" && a.Group != "" || a.User+a.Group+a.Unit == "" || len(a.May) == 0 {
 				t.Errorf("rule %+v", a)
 			}
 		}

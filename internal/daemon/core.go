@@ -22,8 +22,8 @@ import (
 )
 
 // Core is all that the front, which talks to strangers, can ask of the half
-// that holds the capabilities. Arguments and results are plain data: no
-// pointers into the core, no descriptors, no paths. So the front can become a
+// that holds the capabilities. Arguments and results are plain data and
+// descriptors: no pointers into the core, no paths. So the front can become a
 // process of its own.
 type Core interface {
 	List(who Peer) []api.Collection
@@ -33,6 +33,8 @@ type Core interface {
 	LeaseEnds(ctx context.Context, name, token string) *api.Error
 	EndLease(name, token, why string)
 	Upgrade(who Peer, name string) (api.Collection, error)
+	MayRun(who Peer) error
+	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
@@ -40,6 +42,7 @@ type Core interface {
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
 	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
+	OpenMap(who Peer, name, mapName string, access api.Access) (Descriptor, error)
 	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Refuse(who Peer, what string, err error)
 }
@@ -88,7 +91,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
-	err := d.change(who, "load", name, func() error {
+	err := d.change(who, "load", name, d.aheadOf(name), func() error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
@@ -108,7 +111,7 @@ func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, erro
 		return api.Collection{}, d.refuse(who, "unload", name, err)
 	}
 	last := d.view(name)
-	err := d.change(who, "unload", name, func() error {
+	err := d.change(who, "unload", name, nil, func() error {
 		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
 			return d.refuse(who, "unload", name, err)
 		}
@@ -129,7 +132,7 @@ func (d *Daemon) Reload(who Peer) (api.Plan, error) {
 		return api.Plan{}, d.refuse(who, "reload", "", err)
 	}
 	var plan api.Plan
-	err := d.owner.do(func() (err error) {
+	err := d.change(who, "reload", "", d.aheadOfAll, func() (err error) {
 		plan, err = d.reload(who)
 		return err
 	})
@@ -142,7 +145,7 @@ func (d *Daemon) Plan(who Peer) (api.Plan, error) {
 		return api.Plan{}, d.refuse(who, "plan", "", err)
 	}
 	var plan api.Plan
-	err := d.owner.do(func() (err error) {
+	err := d.change(who, "plan", "", d.aheadOfAll, func() (err error) {
 		plan, err = d.plan()
 		return err
 	})
@@ -172,7 +175,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
 	s.Revocations = viewList(d.trust.Revocations())
-	s.Problems = append(s.Problems, d.state...)
+	s.Problems = append(s.Problems, d.troublesLocked()...)
 	for _, err := range []error{d.store.Reachable(), d.trust.Unlisted(), d.copied} {
 		if err != nil {
 			s.Problems = append(s.Problems, problem("", err))
@@ -287,7 +290,7 @@ func (d *Daemon) mayChange(who Peer, verb policy.Verb, name string) error {
 // named refuses what cannot be the name of a collection or a quarantined
 // directory.
 func (d *Daemon) named(name string) error {
-	if err := manifest.ValidName(name); err != nil && !isHeld(name) {
+	if err := manifest.ValidLoad(name); err != nil && !isHeld(name) {
 		return remedy.With(api.Errorf(api.KindBadRequest, "%w", err), "%s", remedy.Of(err))
 	}
 	return nil
@@ -295,9 +298,9 @@ func (d *Daemon) named(name string) error {
 
 // private keeps from all but root what they may not know: whether there is a
 // manifest of that name, and what is wrong with it. To them, what is not there
-// and what is not allowed look the same.
+// and what is not allowed look the same, but among what is their own.
 func (d *Daemon) private(who Peer, verb policy.Verb, name string, err error) error {
-	if who.UID == 0 {
+	if uid, isOwn := manifest.Owner(name); who.UID == 0 || isOwn && uid == who.UID {
 		return err
 	}
 	_, denied := d.policy.Authorize(who.subject(), verb, manifest.Manifest{Name: name})

@@ -66,7 +66,7 @@ func (d *Daemon) Lease(ctx context.Context, who Peer, name, resume string) (api.
 		return api.LeaseGrant{}, d.refuse(who, "load", name, err)
 	}
 	token, hash := newToken()
-	err := d.change(who, "load", name, func() error {
+	err := d.change(who, "load", name, d.aheadOf(name), func() error {
 		if ctx.Err() != nil { // while it waited: nobody would hold it
 			return d.refuse(who, "load", name, api.Errorf(api.KindUnavailable, "collection %q: the client that wanted a lease is gone", name))
 		}

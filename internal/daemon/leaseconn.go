@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/hornetd/hornetd/api"
@@ -22,21 +20,11 @@ func asksLease(r request, body api.LoadRequest) (bool, error) {
 	switch {
 	case len(upgrade) == 0 && !body.Lease && body.Resume == "":
 		return false, nil
-	case !body.Lease || len(upgrade) != 1 || upgrade[0] != api.LeaseProtocol || !upgrades(r.Header.Values("Connection")) || !r.ProtoAtLeast(1, 1):
+	case !body.Lease || len(upgrade) != 1 || !changesTo(r.Request, api.UpgradeLease):
 		return false, api.Errorf(api.KindBadRequest, "load: a lease is asked for in part only").
-			WithHint(`send "Connection: Upgrade" and "Upgrade: %s" by HTTP/1.1, and "lease": true in the body`, api.LeaseProtocol)
+			WithHint(`send "Connection: Upgrade" and "Upgrade: %s" by HTTP/1.1, and "lease": true in the body`, api.UpgradeLease)
 	}
 	return true, nil
-}
-
-// upgrades reports whether the values of a Connection header have the option upgrade.
-func upgrades(connection []string) bool {
-	for _, value := range connection {
-		if slices.ContainsFunc(strings.Split(value, ","), func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), "upgrade") }) {
-			return true
-		}
-	}
-	return false
 }
 
 // leaseCollection loads for as long as the connection lives. After the 101 each
@@ -59,7 +47,7 @@ func leaseCollection(core Core, r request, resume string) (any, error) {
 	ctx, cancel := context.WithCancel(daemon)
 	defer cancel()
 	why := "the client is gone"
-	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.LeaseProtocol+"\r\n\r\n"); err == nil && tell(conn, grant) == nil {
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.UpgradeLease+"\r\n\r\n"); err == nil && tell(conn, grant) == nil {
 		go func() {
 			if ended := core.LeaseEnds(ctx, name, grant.Token); ended != nil {
 				_ = tell(conn, ended) // or nobody is there to be told

@@ -9,7 +9,10 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/config"
@@ -189,6 +192,21 @@ type peerConn struct {
 	*net.UnixConn
 	peer    Peer
 	release func()
+
+	unsolicited atomic.Bool // descriptors came that nobody has asked for
+}
+
+// Read is what requests are read with. It gives the kernel no room for
+// descriptors: those that a peer sends are closed before they are ours, and all
+// that is left of them is this flag.
+//
+// Source: unix(7) and recvmsg(2), MSG_CTRUNC; scm_recv in Linux.
+func (c *peerConn) Read(b []byte) (int, error) {
+	n, _, flags, _, err := c.ReadMsgUnix(b, nil)
+	if flags&unix.MSG_CTRUNC != 0 {
+		c.unsolicited.Store(true)
+	}
+	return max(n, 0), err // it is -1 with an error
 }
 
 func (c *peerConn) Close() error {

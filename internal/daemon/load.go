@@ -11,7 +11,6 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
-	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
@@ -30,14 +29,14 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	a := d.begin(who, as.verb, src.Name, api.EventLoaded)
 	defer func() { err = a.conclude(err) }()
 
-	var files safefile.Reader // one walk to the directory of manifest, object and signature
-	defer files.Close()
-	m, err := d.readManifest(&files, src)
+	files, done := as.files()
+	defer done()
+	m, err := d.readManifest(files, src)
 	if err != nil {
 		return d.private(who, as.right, src.Name, err)
 	}
 	a.rec.Manifest, a.rec.DropIns, a.rec.Version = hexDigest(m.TextDigest), withDropIns(m), m.Version
-	grant, err := d.policy.Authorize(who.subject(), as.right, m)
+	grant, err := d.authorize(who, as, m)
 	if err != nil {
 		return err
 	}
@@ -57,8 +56,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	case old != nil && !as.replaces:
 		a.quiet = true
 		return old.unchanged(m)
-	case old == nil && as == asUpgrade:
+	case old == nil && as.verb == asUpgrade.verb:
 		return notRunning(m.Name)
+	case old == nil:
+		if err := d.unhidden(m); err != nil {
+			return err
+		}
 	}
 	if d.mending != nil {
 		if m, err = d.mending.sameAgain(m); err != nil {
@@ -69,12 +72,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
-	verified, err := d.admit(&files, d.trusted(), m, d.booting)
+	verified, err := d.admit(files, d.trusted(), m, d.booting)
 	if err != nil {
 		return err
 	}
 	a.signed(verified)
-	if as == asUpgrade && old.runs(m, verified) {
+	if (as.verb == asUpgrade.verb || as.sent != nil) && old.runs(m, verified) {
 		a.quiet = true
 		return nil
 	}
@@ -85,6 +88,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	plan, err := loader.NewPlan(spec, m)
 	if err != nil {
 		return err
+	}
+	if as.sent != nil {
+		if grant, err = d.policy.Run(who.subject(), policy.Bundle{Manifest: m, Spec: plan.Spec(), Verified: verified, Running: d.ownOf(who, m.Name)}); err != nil {
+			return err
+		}
 	}
 	if err := d.fits(who, grant, m, plan.Spec()); err != nil {
 		return err
@@ -177,6 +185,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err := d.mayAdvance(claim); err != nil {
 		return err
 	}
+	placed, err := as.sent.place()
+	if err != nil {
+		return err
+	}
+	defer func() { d.tell("bundle", placed.settle(err == nil)) }()
 	// The point of no return: behind it the collection runs, whatever happens
 	// to this process.
 	if err := commit(); err != nil {
@@ -342,7 +355,7 @@ type resolveFunc func(*ebpf.CollectionSpec, manifest.Manifest) ([]loader.Target,
 
 // examine does what a load does up to the first change, and says how the links
 // of old, nil where nothing runs, would change.
-func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, old *collection, resolve resolveFunc) ([]step, error) {
+func (d *Daemon) examine(files reader, trust *signing.Trust, m manifest.Manifest, old *collection, resolve resolveFunc) ([]step, error) {
 	verified, err := d.admit(files, trust, m, d.booting)
 	if err != nil {
 		return nil, err

@@ -31,9 +31,11 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteUnload:   unloadCollection,
 		api.RouteRollback: rollback,
 		api.RouteRecover:  recoverQuarantined,
+		api.RouteRun:      runBundle,
 		api.RouteReload:   reload,
 		api.RoutePlan:     plan,
 		api.RouteStatus:   lim.status,
+		api.RouteMap:      oneMap,
 		api.RouteEntries:  entries,
 		api.RouteEvents:   events,
 	}
@@ -70,6 +72,11 @@ func serve(core Core, h handler, takes []string) http.Handler {
 		who, err := peerFrom(r.Context())
 		if err != nil {
 			writeError(w, api.Errorf(api.KindDenied, "%w", err))
+			return
+		}
+		if err := unsolicited(r); err != nil {
+			core.Refuse(who, "connect", err)
+			writeError(w, asAPIError(err))
 			return
 		}
 		values, err := query(r, takes)
@@ -244,7 +251,12 @@ func events(core Core, r request) (any, error) {
 	return nil, nil
 }
 
-func decode(r request, v any) error { return api.DecodeRequest(r.Body, v) }
+func decode(r request, v any) error {
+	if err := api.DecodeRequest(r.Body, v); err != nil {
+		return err
+	}
+	return unsolicited(r.Request) // it may have come with the body
+}
 
 // query refuses parameters that the route does not take, and any given twice.
 func query(r *http.Request, takes []string) (url.Values, error) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/policy"
 )
@@ -52,7 +53,11 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 	delete(d.running, name)
 	d.settleLeaseLocked(name, why)
 	delete(d.failed, name) // a replacement that waits for its target
+	if _, _, isInstance := manifest.SplitInstance(name); isInstance || isOwn(name) {
+		delete(d.declared, name) // it was there because it ran
+	}
 	d.mu.Unlock()
+	d.dropBundle(name)
 	return nil
 }
 
