@@ -36,7 +36,7 @@ func Routes() []Route {
 	return []Route{
 		{Pattern: RouteList, Response: Collections{}},
 		{Pattern: RouteGet, Response: Collection{}},
-		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}},
+		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}, Upgrade: UpgradeLease, Upgraded: LeaseGrant{}},
 		{Pattern: RouteUpgrade, Request: UpgradeRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
@@ -59,9 +59,13 @@ type Collections struct {
 	Collections List[Collection] `json:"collections"`
 }
 
-// LoadRequest asks that a collection run. There is nothing to choose: the
-// manifest says everything. Loading what runs already changes nothing.
-type LoadRequest struct{}
+// LoadRequest asks that a collection run. The manifest says everything about how;
+// to choose is only how long. Loading what runs already changes nothing, but that it
+// cannot be had as a lease.
+type LoadRequest struct {
+	Lease  bool   `json:"lease,omitempty"`  // for as long as the connection, see UpgradeLease
+	Resume string `json:"resume,omitempty"` // with Lease: the token of one that lost its connection
+}
 
 // UpgradeRequest asks that what runs be replaced by what is on disk now. What
 // runs from it already is left as it is.

@@ -30,6 +30,9 @@ type Core interface {
 	List(who Peer) []api.Collection
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
+	Lease(ctx context.Context, who Peer, name, resume string) (api.LeaseGrant, error)
+	LeaseEnds(ctx context.Context, name, token string) *api.Error
+	EndLease(name, token, why string)
 	Upgrade(who Peer, name string) (api.Collection, error)
 	MayRun(who Peer) error
 	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
@@ -394,6 +397,7 @@ func (d *Daemon) put(m manifest.Manifest, c *collection) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running[m.Name] = c
+	d.settleLeaseLocked(m.Name, "another load took its place")
 	delete(d.failed, m.Name)
 	src := manifest.Source{Name: m.Name, File: m.File}
 	for _, dropIn := range m.DropIns {

@@ -124,6 +124,13 @@ func loadCollection(core Core, r request) (any, error) {
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
+	lease, err := asksLease(r, body)
+	switch {
+	case err != nil:
+		return nil, err
+	case lease:
+		return leaseCollection(core, r, body.Resume)
+	}
 	return core.Load(r.who, r.PathValue("name"))
 }
 
