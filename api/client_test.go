@@ -52,11 +52,19 @@ func answer(status int, mediaType, body string) http.HandlerFunc {
 	}
 }
 
+// formPart is one part of a form with the boundary B.
+func formPart(name, contents string) string {
+	return fmt.Sprintf("--B\nContent-Disposition: form-data; name=%q; filename=%q\nContent-Type: application/octet-stream\n\n%s\n", name, name, contents)
+}
+
 func TestClientRequests(t *testing.T) {
 	var got string
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		got = fmt.Sprintf("%s %s %s %s", r.Method, r.RequestURI, r.Header.Get("Content-Type"), body)
+		if _, boundary, isForm := strings.Cut(r.Header.Get("Content-Type"), "boundary="); isForm {
+			got = strings.ReplaceAll(got, boundary, "B")
+		}
 		mediaType := "application/json"
 		if r.URL.Path == "/v1/events" {
 			mediaType = EventsType
@@ -81,8 +89,17 @@ func TestClientRequests(t *testing.T) {
 			return err
 		},
 		RouteRecover: func() error { _, err := c.Recover(ctx, "quarantine-1-a"); return err },
+		RouteMap: func() error {
+			_, _, err := c.OpenMap(ctx, "a", ".bss", AccessReadWrite)
+			wantKind(t, err, KindProtocol) // an answer, but not a 101
+			return nil
+		},
 		RouteEntries: func() error {
 			_, err := c.Entries(ctx, "a", ".rodata", EntriesOptions{Limit: 5, After: "00&"})
+			return err
+		},
+		RouteRun: func() error {
+			_, err := c.Run(ctx, "a", Bundle{Manifest: []byte("m"), Object: []byte("o"), Signature: []byte("s")})
 			return err
 		},
 		RouteStatus: func() error { _, err := c.Status(ctx); return err },
@@ -103,7 +120,9 @@ func TestClientRequests(t *testing.T) {
 		RouteUnload:   `POST /v1/collections/a/unload application/json {"force":true}`,
 		RouteRollback: `POST /v1/collections/a/rollback application/json {"version":4,"reason":"why"}`,
 		RouteRecover:  "POST /v1/collections/quarantine-1-a/recover application/json {}",
+		RouteMap:      "GET /v1/collections/a/maps/.bss?access=read-write  ",
 		RouteEntries:  "GET /v1/collections/a/maps/.rodata/entries?after=00%26&limit=5  ",
+		RouteRun:      "POST /v1/run?name=a multipart/form-data; boundary=B " + strings.ReplaceAll(formPart("manifest", "m")+formPart("object", "o")+formPart("signature", "s")+"--B--\n", "\n", "\r\n"),
 		RouteStatus:   "GET /v1/status  ",
 		RouteReload:   "POST /v1/reload application/json {}",
 		RoutePlan:     "POST /v1/plan application/json {}",

@@ -103,6 +103,11 @@ func TestDocumentHasTheTypes(t *testing.T) {
 		}
 	}
 	describe(want, enums, reflect.TypeFor[Error]())
+	for _, r := range Routes() {
+		if r.Upgrade != "" {
+			describe(want, enums, reflect.TypeOf(r.Upgraded))
+		}
+	}
 
 	got := make(map[string]schema)
 	for name, s := range doc.Components.Schemas {
@@ -117,13 +122,16 @@ func TestDocumentHasTheTypes(t *testing.T) {
 
 func TestDocumentHasTheRoutes(t *testing.T) {
 	doc := readDocument(t)
-	type route struct{ Method, Path, Query, Request, Response, MediaType string }
+	type route struct{ Method, Path, Query, Request, Response, MediaType, Upgraded string }
 	var want, got []route
 	for _, r := range Routes() {
 		method, path, _ := strings.Cut(r.Pattern, " ")
-		w := route{method, path, strings.Join(r.Query, " "), "", reflect.TypeOf(r.Response).Name(), "application/json"}
+		w := route{method, path, strings.Join(r.Query, " "), "", reflect.TypeOf(r.Response).Name(), "application/json", ""}
 		if r.Request != nil {
 			w.Request = reflect.TypeOf(r.Request).Name()
+		}
+		if r.Upgrade != "" {
+			w.Upgraded = reflect.TypeOf(r.Upgraded).Name()
 		}
 		if r.Pattern == RouteEvents {
 			w.MediaType = EventsType
@@ -142,13 +150,23 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 			}
 			g.Query = strings.Join(query, " ")
 			if op.RequestBody != nil {
-				g.Request = strings.TrimPrefix(op.RequestBody.Content["application/json"].Schema.Ref, schemaRef)
+				for mediaType, content := range op.RequestBody.Content {
+					g.Request = strings.TrimPrefix(content.Schema.Ref, schemaRef)
+					if want := map[bool]string{true: BundleType, false: "application/json"}[g.Request == "Bundle"]; mediaType != want {
+						t.Errorf("%s %s: body of type %q, want %q", method, path, mediaType, want)
+					}
+				}
 			}
 			for mediaType, content := range op.Responses["200"].Content {
 				g.MediaType, g.Response = mediaType, strings.TrimPrefix(content.Schema.Ref, schemaRef)
 			}
-			if op.Responses["default"].Ref != "#/components/responses/Error" || len(op.Responses) != 2 {
-				t.Errorf("%s %s: responses are not 200 and default", method, path)
+			others := 2
+			if upgraded, ok := op.Responses["101"]; ok {
+				others++
+				g.Upgraded = strings.TrimPrefix(upgraded.Content["application/json"].Schema.Ref, schemaRef)
+			}
+			if op.Responses["default"].Ref != "#/components/responses/Error" || len(op.Responses) != others {
+				t.Errorf("%s %s: responses are not 200 and default, and 101 where it changes the protocol", method, path)
 			}
 			if op.OperationID == "" || op.Summary == "" {
 				t.Errorf("%s %s: no operationId or summary", method, path)
@@ -218,11 +236,23 @@ func TestKindsAreComplete(t *testing.T) {
 	}
 }
 
+func TestEventKindsAreComplete(t *testing.T) {
+	var got []string
+	for _, k := range EventKinds() {
+		got = append(got, string(k))
+	}
+	if diff := cmp.Diff(stringConstants(t)["EventKind"], got); diff != "" {
+		t.Errorf("EventKinds (-constants +EventKinds):\n%s", diff)
+	}
+}
+
 // describe adds the schema of t, and of all that it is made of, to schemas.
 func describe(schemas map[string]schema, enums map[string][]string, t reflect.Type) schema {
 	switch {
 	case t == reflect.TypeFor[time.Time]():
 		return schema{Type: "string", Format: "date-time"}
+	case t == reflect.TypeFor[[]byte](): // a part of a form
+		return schema{Type: "string", Format: "binary"}
 	case t == reflect.TypeFor[json.RawMessage]():
 		return schema{}
 	case t.Kind() == reflect.Pointer:

@@ -9,7 +9,9 @@ const (
 	RouteUnload   = "POST /v1/collections/{name}/unload"
 	RouteRollback = "POST /v1/collections/{name}/rollback"
 	RouteRecover  = "POST /v1/collections/{name}/recover"
+	RouteMap      = "GET /v1/collections/{name}/maps/{map}"
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
+	RouteRun      = "POST /v1/run"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
 	RoutePlan     = "POST /v1/plan"
@@ -20,8 +22,11 @@ const (
 type Route struct {
 	Pattern  string   // method and path, for http.ServeMux
 	Query    []string // the parameters it takes; others are refused
-	Request  any      // zero value of the body's type, nil where there is none
+	Request  any      // zero value of the body's type, nil where there is none; a Bundle is a form, all else JSON
 	Response any      // zero value of a successful answer's type
+
+	Upgrade  string // the protocol that the connection can change to; "" for none
+	Upgraded any    // zero value of what the daemon then sends
 }
 
 // Routes lists every route there is. openapi.yaml has the same.
@@ -34,11 +39,13 @@ func Routes() []Route {
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
+		{Pattern: RouteMap, Query: []string{"access"}, Response: Map{}, Upgrade: UpgradeFD, Upgraded: MapDescriptor{}},
 		{Pattern: RouteEntries, Query: []string{"limit", "after"}, Response: Entries{}},
+		{Pattern: RouteRun, Query: []string{"name"}, Request: Bundle{}, Response: Collection{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},
-		{Pattern: RouteEvents, Query: []string{"since", "follow"}, Response: Event{}},
+		{Pattern: RouteEvents, Query: []string{"since", "follow", "kind", "collection"}, Response: Event{}},
 	}
 }
 

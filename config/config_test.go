@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap/zapcore"
@@ -75,11 +76,19 @@ trust = "/t"
 revoked = "/r"
 bpffs = "/b"
 state = "/s"
+bundles = "/u"
 mount_bpffs = true
 [api]
 socket = "/x.sock"
 mode = "0666"
 group = "0"
+connections = 4096
+connections_per_user = 1
+changes_per_user = 3
+header_time = "1s"
+request_time = "1500ms"
+answer_time = "1h"
+idle_time = "1m"
 [log]
 level = "debug"
 format = "console"
@@ -88,7 +97,11 @@ memory = 4096
 maps = 1
 programs = 4096
 total_memory = "1TiB"
+total_programs = 5
 total_collections = 10000
+user_memory = "1KiB"
+user_programs = 6
+user_collections = 7
 [manifests]
 removed = "keep"
 signed = ["/m"]
@@ -128,10 +141,13 @@ development = true
 		t.Fatal(err)
 	}
 	want := Config{
-		Paths:     Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", MountBPFFS: true},
-		API:       API{Socket: "/x.sock", Mode: 0o666, Group: "0"},
-		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
-		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
+		Paths: Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", Bundles: "/u", MountBPFFS: true},
+		API: API{Socket: "/x.sock", Mode: 0o666, Group: "0",
+			Connections: 4096, ConnectionsPerUser: 1, ChangesPerUser: 3,
+			HeaderTime: time.Second, RequestTime: 1500 * time.Millisecond, AnswerTime: time.Hour, IdleTime: time.Minute},
+		Log: Log{Level: zapcore.DebugLevel, Format: FormatConsole},
+		Limits: Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalPrograms: 5, TotalCollections: 10_000,
+			UserMemory: 1 << 10, UserPrograms: 6, UserCollections: 7},
 		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}, Signers: map[string][]string{"/m": {"dev", "x"}}},
 		Signers: map[string]policy.SignerRule{
 			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
@@ -235,6 +251,19 @@ func TestParseRefuses(t *testing.T) {
 		{"[api]\nmode = '777777777777777777777777'", `2: api.mode: "777777777777777777777777" is not an octal mode`, ""},
 		{"[api]\ngroup = 'a b'", `2: api.group: "a b" cannot be the name of a group`, "getent"},
 		{"[api]\ngroup = '-1'", `2: api.group: "-1" cannot be`, ""},
+		{"[api]\nconnections = 0", "2: api.connections: is 0, must be 1 to 4096", "1 to 4096"},
+		{"[api]\nconnections_per_user = 4097", "2: api.connections_per_user: is 4097", ""},
+		{"[api]\nchanges_per_user = -1", "2: api.changes_per_user: is -1, must be 1 to 4096", ""},
+		{"[api]\nheader_time = 5", "2: api.header_time: is not a string", `"5s"`},
+		{"[api]\nheader_time = 'soon'", `2: api.header_time: "soon" is not a time`, `"5s"`},
+		{"[api]\nheader_time = '0s'", "2: api.header_time: is 0s, must be 1s to 1m0s", "from \"1s\""},
+		{"[api]\nrequest_time = '4s'", "2: api.request_time: is 4s, must be 5s to 10m0s", ""},
+		{"[api]\nanswer_time = '2h'", "2: api.answer_time: is 2h0m0s, must be", ""},
+		{"[api]\nidle_time = '-1s'", "2: api.idle_time: is -1s, must be", ""},
+		{"[limits]\ntotal_programs = 0", "2: limits.total_programs: is 0, must be 1 to 1000000", ""},
+		{"[limits]\nuser_memory = 0", "2: limits.user_memory: is not more than 0", ""},
+		{"[limits]\nuser_programs = 0", "2: limits.user_programs: is 0", ""},
+		{"[limits]\nuser_collections = 0", "2: limits.user_collections: is 0", ""},
 		{"[log]\nlevel = 'warning'", `2: log.level: "warning" is none of debug, info, warn, error`, "info"},
 		{"[log]\nlevel = 'fatal'", `2: log.level: "fatal" is none`, ""},
 		{"[log]\nformat = 'jsno'", `2: log.format: "jsno" is none of auto, json, console`, `did you mean "json"?`},

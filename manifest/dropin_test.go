@@ -299,6 +299,9 @@ func TestEveryKeyOfAManifestIsDecided(t *testing.T) {
 		t.Fatalf("%q", keys)
 	}
 	for _, key := range keys {
+		if key == "instances" { // no drop-in may have it: TestTemplate
+			continue
+		}
 		if !slices.ContainsFunc(narrowing, func(row struct{ key, text, wider string }) bool { return row.key == key }) {
 			t.Errorf("%s: no row says what of it only narrows", key)
 		}

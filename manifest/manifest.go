@@ -20,6 +20,7 @@ type Manifest struct {
 	TextDigest  [32]byte       // SHA-256 of the bytes Parse was given
 	DropIns     []DropIn       // that were applied, in this order
 	Description string         // one line for people
+	Instances   string         // of a template: regular expression for the whole of an instance
 	Version     uint64         // only grows; 0 where the manifest names none
 	Start       Start          // when it is loaded
 	Fail        Fail           // what a boot load that fails means

@@ -153,12 +153,20 @@ func (e *Entry) compareKind(k kind) error {
 
 // Map opens the map the record calls name. The caller closes it. The error
 // wraps ErrNotExist if it is not in the record or its pin is gone.
-func (e *Entry) Map(name string) (*ebpf.Map, error) {
+func (e *Entry) Map(name string) (*ebpf.Map, error) { return e.openMap(name, nil) }
+
+// ReadOnlyMap is Map with a descriptor that the kernel lets read and nothing
+// else, whoever holds it.
+func (e *Entry) ReadOnlyMap(name string) (*ebpf.Map, error) {
+	return e.openMap(name, &ebpf.LoadPinOptions{ReadOnly: true})
+}
+
+func (e *Entry) openMap(name string, opts *ebpf.LoadPinOptions) (*ebpf.Map, error) {
 	path, err := e.pinPath(mapsDir, name)
 	if err != nil {
 		return nil, err
 	}
-	m, err := ebpf.LoadPinnedMap(path, nil)
+	m, err := ebpf.LoadPinnedMap(path, opts)
 	if err != nil {
 		return nil, fmt.Errorf("map %q: open pin: %w", name, err)
 	}

@@ -88,13 +88,14 @@ type Grant struct {
 
 // Step is a rule that was looked at for a decision.
 type Step struct {
-	Rule   string // "allow[0]" of the manifest, "rule[0]" of hornetd.toml, or "root"
+	Rule   string // "allow[0]" of the manifest, "rule[0]" of hornetd.toml, "root" or "owner"
 	Allows bool
 	Reason string // why it does not, or what it is about
 }
 
 // Authorize returns a Grant if s may v what m declares: root may do everything,
-// others what m allows them. The error is ErrDenied.
+// whoever brought it everything with that, and others what m allows them. The error
+// is ErrDenied.
 func (p Policy) Authorize(s Subject, v Verb, m manifest.Manifest) (Grant, error) {
 	return p.decide(s, v, m, nil)
 }
@@ -112,6 +113,12 @@ func (p Policy) decide(s Subject, v Verb, m manifest.Manifest, tell func(Step)) 
 	allowed := s.UID == 0
 	if allowed && tell != nil {
 		tell(Step{"root", true, "root may do everything"})
+	}
+	if owns(s, m.Name) {
+		allowed = true
+		if tell != nil {
+			tell(Step{"owner", true, "it is the caller's own"})
+		}
 	}
 	for i, a := range m.Allow {
 		if allowed && tell == nil {
@@ -131,6 +138,12 @@ func (p Policy) decide(s Subject, v Verb, m manifest.Manifest, tell func(Step)) 
 			"ask an administrator to add [[allow]] with user = \"%d\" and may = [%q] to the manifest", s.UID, v)
 	}
 	return Grant{verb: v, digest: m.Digest, limits: p.limits}, nil
+}
+
+// owns tells whether s brought the collection of that name, which is theirs.
+func owns(s Subject, name string) bool {
+	uid, isOwn := manifest.Owner(name)
+	return isOwn && uid == s.UID
 }
 
 // step is what a rule came to: "" is no reason against.

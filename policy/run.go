@@ -38,6 +38,9 @@ func (p Policy) WithRules(rules []Rule) Policy {
 	return p
 }
 
+// AnyRun tells whether there is a rule at all.
+func (p Policy) AnyRun() bool { return len(p.rules) > 0 }
+
 // Bundle is what a caller wants to run, as it was found to be.
 type Bundle struct {
 	Manifest manifest.Manifest

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -21,14 +22,16 @@ import (
 )
 
 // Core is all that the front, which talks to strangers, can ask of the half
-// that holds the capabilities. Arguments and results are plain data: no
-// pointers into the core, no descriptors, no paths. So the front can become a
+// that holds the capabilities. Arguments and results are plain data and
+// descriptors: no pointers into the core, no paths. So the front can become a
 // process of its own.
 type Core interface {
 	List(who Peer) []api.Collection
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
 	Upgrade(who Peer, name string) (api.Collection, error)
+	MayRun(who Peer) error
+	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
@@ -36,7 +39,8 @@ type Core interface {
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
 	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
-	Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error
+	OpenMap(who Peer, name, mapName string, access api.Access) (Descriptor, error)
+	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Refuse(who Peer, what string, err error)
 }
 
@@ -84,7 +88,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
-	err := d.owner.do(func() error {
+	err := d.change(who, "load", name, func() error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
@@ -104,7 +108,7 @@ func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, erro
 		return api.Collection{}, d.refuse(who, "unload", name, err)
 	}
 	last := d.view(name)
-	err := d.owner.do(func() error {
+	err := d.change(who, "unload", name, func() error {
 		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
 			return d.refuse(who, "unload", name, err)
 		}
@@ -155,7 +159,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	s := api.Status{
-		Version: d.build.Version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
+		Limits: d.usageLocked(who), Version: d.build.Version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
 		Collections: d.countsLocked(),
 		Kernel:      api.Kernel{Release: unix.ByteSliceToString(uts.Release[:]), Machine: unix.ByteSliceToString(uts.Machine[:])},
 	}
@@ -221,18 +225,22 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	return s, nil
 }
 
-// Events calls fn for what happened after since that who may see.
-func (d *Daemon) Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error {
+// Events calls fn for what is wanted of what happened and who may see.
+func (d *Daemon) Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error {
 	visible := func(e api.Event) error {
-		if who.UID != 0 && (e.Collection == "" || d.may(who, policy.Events, e.Collection) != nil) {
+		switch {
+		case e.Kind == api.EventLost: // something is, whatever it was
+		case len(want.Kinds) > 0 && !slices.Contains(want.Kinds, e.Kind),
+			want.Collection != "" && want.Collection != e.Collection,
+			who.UID != 0 && (e.Collection == "" || d.may(who, policy.Events, e.Collection) != nil):
 			return nil
 		}
 		return fn(e)
 	}
-	if follow {
-		return d.events.follow(ctx, since, visible)
+	if want.Follow {
+		return d.events.follow(ctx, want.Since, visible)
 	}
-	events, _ := d.events.after(since)
+	events, _ := d.events.after(want.Since)
 	for _, e := range events {
 		if err := visible(e); err != nil {
 			return err
@@ -279,7 +287,7 @@ func (d *Daemon) mayChange(who Peer, verb policy.Verb, name string) error {
 // named refuses what cannot be the name of a collection or a quarantined
 // directory.
 func (d *Daemon) named(name string) error {
-	if err := manifest.ValidName(name); err != nil && !isHeld(name) {
+	if err := manifest.ValidLoad(name); err != nil && !isHeld(name) {
 		return remedy.With(api.Errorf(api.KindBadRequest, "%w", err), "%s", remedy.Of(err))
 	}
 	return nil
@@ -287,9 +295,9 @@ func (d *Daemon) named(name string) error {
 
 // private keeps from all but root what they may not know: whether there is a
 // manifest of that name, and what is wrong with it. To them, what is not there
-// and what is not allowed look the same.
+// and what is not allowed look the same, but among what is their own.
 func (d *Daemon) private(who Peer, verb policy.Verb, name string, err error) error {
-	if who.UID == 0 {
+	if uid, isOwn := manifest.Owner(name); who.UID == 0 || isOwn && uid == who.UID {
 		return err
 	}
 	_, denied := d.policy.Authorize(who.subject(), verb, manifest.Manifest{Name: name})

@@ -130,7 +130,6 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	d := &Daemon{
 		cfg: cfg, build: build, log: log, started: time.Now(),
 		policy:   policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
-		events:   newStream(time.Now()),
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{},
 	}
@@ -165,12 +164,13 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)
+	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond))) // also where the clock went back
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
 	d.openList()
 	d.refused = newCoalescer(d)
-	d.owner = newOwner()
+	d.owner = newOwner(cfg.API.ChangesPerUser)
 	d.startParser()
 	return d, nil
 }
@@ -192,6 +192,7 @@ func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
 		return err
 	}
+	d.sweepBundles()
 	d.adoptRatchet(d.lost)
 	d.tellClock()
 	d.booting = true

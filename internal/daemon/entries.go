@@ -25,17 +25,16 @@ func (d *Daemon) Entries(who Peer, name, mapName string, page Page) (api.Entries
 		return api.Entries{}, err
 	}
 	defer entry.Close()
-	m, err := entry.Map(mapName)
+	m, err := entry.ReadOnlyMap(mapName)
 	if err != nil {
-		return api.Entries{}, remedy.With(api.Errorf(api.KindNotFound, "collection %q: map %q: not there", name, mapName),
-			"hornetctl show %s lists its maps", name)
+		return api.Entries{}, noMap(name, mapName)
 	}
 	defer m.Close()
 	dump, err := page.dump(m)
 	if err != nil {
 		return api.Entries{}, err
 	}
-	if err := d.recordRead(who, name, mapName); err != nil {
+	if err := d.recordHandOut(who, "read", name, mapName); err != nil {
 		return api.Entries{}, err
 	}
 	out := api.Entries{Map: mapName, Type: m.Type().String(), MaxEntries: m.MaxEntries()}
@@ -53,6 +52,11 @@ func (d *Daemon) Entries(who Peer, name, mapName string, page Page) (api.Entries
 	}
 	out.Next = hex.EncodeToString(next)
 	return out, nil
+}
+
+func noMap(name, mapName string) error {
+	return remedy.With(api.Errorf(api.KindNotFound, "collection %q: map %q: not there", name, mapName),
+		"hornetctl show %s lists its maps", name)
 }
 
 // dump is the page in the terms of the map. The cursor is a key of it.
@@ -97,10 +101,10 @@ func entrySize(m *ebpf.Map) (int, error) {
 	return int(m.KeySize()) + size + 1, nil
 }
 
-// recordRead puts on record that contents are handed out: the first time, and
-// then once a minute with a count. No record, no contents.
-func (d *Daemon) recordRead(who Peer, name, mapName string) error {
-	a := d.begin(who, "read", name, "")
+// recordHandOut puts on record that contents or a descriptor are handed out: the
+// first time, and then once a minute with a count. No record, nothing handed out.
+func (d *Daemon) recordHandOut(who Peer, verb, name, mapName string) error {
+	a := d.begin(who, verb, name, "")
 	a.rec.Phase, a.rec.Kind = audit.Outcome, "map "+mapName
 	if !d.refused.firstRead(a.rec, mapName) {
 		return nil

@@ -71,7 +71,7 @@ func (d *Daemon) acceptedBefore(m manifest.Manifest, boot bool) func(signing.Sig
 		return nil
 	}
 	return func(s signing.Signer, object [32]byte) bool {
-		return d.ratchet.Accepted(signing.Claim{Manifest: m.Name, Signer: s.Name, Version: m.Version,
+		return d.ratchet.Accepted(signing.Claim{Manifest: claimed(m.Name), Signer: s.Name, Version: m.Version,
 			ManifestDigest: hexDigest(m.TextDigest), DropIns: withDropIns(m), ObjectDigest: hexDigest(object)})
 	}
 }

@@ -24,9 +24,9 @@ const ParserName = "hornetd: parser"
 func ServeParser() int { return confine.Serve(loader.Preview) }
 
 // startParser keeps a confined process ready where hornetd.toml speaks of signers
-// whose objects go through one.
+// whose objects go through one, or of callers who bring some.
 func (d *Daemon) startParser() {
-	if d.policy.AnyUntrusted() {
+	if d.policy.AnyUntrusted() || d.policy.AnyRun() {
 		d.parser = confine.Start(ParserName, func(err error) { d.log.Warn("confined parser", zap.Error(err)) })
 	}
 }
@@ -38,10 +38,10 @@ func (d *Daemon) stopParser() {
 }
 
 // parse opens a verified object. One whose signer is not trusted with the parser
-// goes through a confined process first, and what that does not take, for
-// whatever reason, is not parsed here.
+// goes through a confined process first, as does what another user than root brought,
+// and what that does not take, for whatever reason, is not parsed here.
 func (d *Daemon) parse(m manifest.Manifest, v signing.Verified) (*ebpf.CollectionSpec, error) {
-	if d.policy.Untrusted(v.Signer().Name) {
+	if uid, isOwn := manifest.Owner(m.Name); d.policy.Untrusted(v.Signer().Name) || isOwn && uid != 0 {
 		if err := d.preview(v); err != nil {
 			return nil, fmt.Errorf("%s: %w", m.Object.Path, err)
 		}

@@ -105,13 +105,13 @@ func socketOption(fd, option int) ([]byte, error) {
 	}
 }
 
-type peerKey struct{}
+type connKey struct{}
 
 // withPeer is the http.Server's ConnContext: it carries what limiter.Accept
 // found out.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	if pc, ok := conn.(*peerConn); ok {
-		return context.WithValue(ctx, peerKey{}, pc.peer)
+		return context.WithValue(ctx, connKey{}, pc)
 	}
 	return ctx
 }
@@ -119,8 +119,8 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 var errNoPeer = errors.New("peer: not known")
 
 func peerFrom(ctx context.Context) (Peer, error) {
-	if p, ok := ctx.Value(peerKey{}).(Peer); ok {
-		return p, nil
+	if pc, ok := ctx.Value(connKey{}).(*peerConn); ok {
+		return pc.peer, nil
 	}
 	return Peer{}, errNoPeer
 }

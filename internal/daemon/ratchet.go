@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -45,13 +46,16 @@ const maxReason = 200
 
 // admit verifies what m names, and holds its version against what was loaded
 // here before. boot is that it is to load, or would, at a start.
-func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
+func (d *Daemon) admit(files reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
 	v, err := d.verify(files, trust, m, boot)
 	if err != nil {
 		return signing.Verified{}, err
 	}
-	if err := trust.CheckVersion(claimOf(m, v)); err != nil {
+	if err := trust.CheckVersion(listed(claimOf(m, v))); err != nil {
 		return signing.Verified{}, err
+	}
+	if isOwn(m.Name) {
+		return v, nil
 	}
 	err = d.ratchet.Check(claimOf(m, v))
 	if err != nil && d.cfg.Trust.Development {
@@ -65,8 +69,22 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 }
 
 func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
-	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Key: v.Signer().KeySHA256, KeyID: v.Signer().KeyID, Subject: v.Signer().Subject, Version: m.Version,
+	return signing.Claim{Manifest: claimed(m.Name), Signer: v.Signer().Name, Key: v.Signer().KeySHA256, KeyID: v.Signer().KeyID, Subject: v.Signer().Subject, Version: m.Version,
 		ManifestDigest: hexDigest(m.TextDigest), DropIns: withDropIns(m), ObjectDigest: hexDigest(v.Digest()), File: m.Object.Path}
+}
+
+// claimed is the name under which the ratchet knows a collection: all instances of
+// a template by the template's, since whoever loads them chooses theirs.
+func claimed(name string) string {
+	template, _, _ := manifest.SplitInstance(name)
+	return template
+}
+
+// listed is c as a revocation list names it: callers' own by the name that their
+// manifest says.
+func listed(c signing.Claim) signing.Claim {
+	c.Manifest = manifest.Said(c.Manifest)
+	return c
 }
 
 // withDropIns is the digest of m with its drop-ins, "" where there are none.
@@ -78,7 +96,7 @@ func withDropIns(m manifest.Manifest) string {
 }
 
 func recordedClaim(r pinning.Record) signing.Claim {
-	c := signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Key: r.Signer.KeySHA256, Version: r.Version,
+	c := signing.Claim{Manifest: claimed(r.Name), Signer: r.Signer.Name, Key: r.Signer.KeySHA256, Version: r.Version,
 		ManifestDigest: r.ManifestDigest, ObjectDigest: r.ObjectDigest, File: r.ObjectFile}
 	if len(r.DropIns) > 0 {
 		c.ManifestDigest, c.DropIns = r.TextDigest, r.ManifestDigest
@@ -173,8 +191,8 @@ func (r *ratchet) replay(log *audit.Log) error {
 
 // loggedClaim is what a record says was loaded.
 func loggedClaim(r audit.Record) (signing.Claim, bool) {
-	return signing.Claim{Manifest: r.Collection, Signer: r.Signer, Key: r.SignerKey, Version: r.Version, ManifestDigest: r.Manifest, DropIns: r.DropIns, ObjectDigest: r.Object},
-		r.Phase == audit.Outcome && (r.Verb == asLoad.verb || r.Verb == asUpgrade.verb || r.Verb == audit.VerbConfirm) && r.Kind == "" && !r.Trial
+	return signing.Claim{Manifest: claimed(r.Collection), Signer: r.Signer, Key: r.SignerKey, Version: r.Version, ManifestDigest: r.Manifest, DropIns: r.DropIns, ObjectDigest: r.Object},
+		!isOwn(r.Collection) && r.Phase == audit.Outcome && (r.Verb == asLoad.verb || r.Verb == asUpgrade.verb || r.Verb == audit.VerbConfirm) && r.Kind == "" && !r.Trial
 }
 
 // adoptRatchet makes up, from the records of what runs, for what the ratchet
@@ -182,6 +200,9 @@ func loggedClaim(r audit.Record) (signing.Claim, bool) {
 func (d *Daemon) adoptRatchet(lost error) {
 	next, changed := d.ratchet.Ratchet, d.ratchet.ahead
 	for _, name := range sortedKeys(d.running) {
+		if isOwn(name) {
+			continue
+		}
 		n, c := next.Adopt(recordedClaim(d.running[name].record))
 		next, changed = n, changed || c
 	}
@@ -266,7 +287,7 @@ func (d *Daemon) unread() error {
 // makes up for it at the next one.
 func (d *Daemon) mayAdvance(c signing.Claim) error {
 	next, changed := d.ratchet.Advance(c)
-	if !changed || d.booting {
+	if !changed || d.booting || isOwn(c.Manifest) {
 		return nil
 	}
 	return errors.Join(d.unread(), next.Room())
@@ -276,7 +297,7 @@ func (d *Daemon) mayAdvance(c signing.Claim) error {
 // durable, before the load is answered.
 func (d *Daemon) advance(c signing.Claim) {
 	next, changed := d.ratchet.Advance(c)
-	if !changed {
+	if !changed || isOwn(c.Manifest) {
 		return
 	}
 	d.ratchet.Ratchet, d.ratchet.ahead = next, true
@@ -337,7 +358,10 @@ func (d *Daemon) mayRollback(who Peer, name, reason string) error {
 	if err := rootOnly(who, "rollback"); err != nil {
 		return err
 	}
-	if err := manifest.ValidName(name); err != nil {
+	if _, instance, isTemplate := manifest.SplitInstance(name); isTemplate && instance != "" {
+		return api.Errorf(api.KindBadRequest, "rollback: %q is an instance: its version is the template's", name).WithHint("name the template, %s", claimed(name))
+	}
+	if err := manifest.ValidName(strings.TrimSuffix(name, "@")); err != nil {
 		return remedy.With(api.Errorf(api.KindBadRequest, "%w", err), "%s", remedy.Of(err))
 	}
 	if reason == "" || len(reason) > maxReason {

@@ -139,6 +139,9 @@ func (d *Daemon) setTrust(trust *signing.Trust) error {
 			d.tellState(err)
 		}
 	}
+	if changed := trustChange(d.trust, trust); changed != "" {
+		d.note(api.EventTrust, "", changed)
+	}
 	isNew := d.inForce() != list
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -241,10 +244,10 @@ func onlyShrunk(by api.Shrunk, changes []api.Change) string {
 
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
-	reason := trust.Revoked(recordedClaim(r), recordedSigner(r.Signer))
+	reason := trust.Revoked(listed(recordedClaim(r)), recordedSigner(r.Signer))
 	for _, dropIn := range r.DropIns {
 		if dropIn.Signer != nil && reason == "" {
-			c := recordedClaim(r)
+			c := listed(recordedClaim(r))
 			c.Signer, c.Key = dropIn.Signer.Name, dropIn.Signer.KeySHA256
 			reason = trust.Revoked(c, recordedSigner(*dropIn.Signer))
 		}
@@ -286,7 +289,7 @@ func (d *Daemon) withdrawn() []string {
 func refusedByList(trust *signing.Trust, m manifest.Manifest, err error) bool {
 	var se *signing.Error
 	return errors.As(err, &se) && (se.Verdict == signing.Revoked ||
-		trust.CheckVersion(signing.Claim{Manifest: m.Name, Version: m.Version}) != nil)
+		trust.CheckVersion(listed(signing.Claim{Manifest: m.Name, Version: m.Version})) != nil)
 }
 
 // afterRevocation ends what is revoked and could not be replaced, where the

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hornetd/hornetd/api"
@@ -21,7 +22,7 @@ const (
 
 // routes is the one table of what can be asked. Who may ask what is decided
 // behind Core, on the peer the kernel named.
-func routes(core Core) http.Handler {
+func routes(core Core, lim *limiter) http.Handler {
 	handlers := map[string]handler{
 		api.RouteList:     listCollections,
 		api.RouteGet:      getCollection,
@@ -30,9 +31,11 @@ func routes(core Core) http.Handler {
 		api.RouteUnload:   unloadCollection,
 		api.RouteRollback: rollback,
 		api.RouteRecover:  recoverQuarantined,
+		api.RouteRun:      runBundle,
 		api.RouteReload:   reload,
 		api.RoutePlan:     plan,
-		api.RouteStatus:   status,
+		api.RouteStatus:   lim.status,
+		api.RouteMap:      oneMap,
 		api.RouteEntries:  entries,
 		api.RouteEvents:   events,
 	}
@@ -69,6 +72,11 @@ func serve(core Core, h handler, takes []string) http.Handler {
 		who, err := peerFrom(r.Context())
 		if err != nil {
 			writeError(w, api.Errorf(api.KindDenied, "%w", err))
+			return
+		}
+		if err := unsolicited(r); err != nil {
+			core.Refuse(who, "connect", err)
+			writeError(w, asAPIError(err))
 			return
 		}
 		values, err := query(r, takes)
@@ -171,8 +179,6 @@ func plan(core Core, r request) (any, error) {
 	return core.Plan(r.who)
 }
 
-func status(core Core, r request) (any, error) { return core.Status(r.who) }
-
 func entries(core Core, r request) (any, error) {
 	page := Page{Limit: defaultPage, After: r.query.Get("after")}
 	if s := r.query.Get("limit"); s != "" {
@@ -185,22 +191,34 @@ func entries(core Core, r request) (any, error) {
 	return core.Entries(r.who, r.PathValue("name"), r.PathValue("map"), page)
 }
 
-func events(core Core, r request) (any, error) {
-	var since uint64
-	if s := r.query.Get("since"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			return nil, api.Errorf(api.KindBadRequest, "since %q: want the seq of an event", s)
+// wanted reads which events are asked for.
+func wanted(query url.Values) (want api.EventsOptions, err error) {
+	if s := query.Get("since"); s != "" {
+		if want.Since, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return want, api.Errorf(api.KindBadRequest, "since %q: want the seq of an event", s)
 		}
-		since = n
 	}
-	follow := false
-	if s := r.query.Get("follow"); s != "" {
-		b, err := strconv.ParseBool(s)
-		if err != nil {
-			return nil, api.Errorf(api.KindBadRequest, "follow %q: want true or false", s)
+	if s := query.Get("follow"); s != "" {
+		if want.Follow, err = strconv.ParseBool(s); err != nil {
+			return want, api.Errorf(api.KindBadRequest, "follow %q: want true or false", s)
 		}
-		follow = b
+	}
+	if s := query.Get("kind"); s != "" {
+		for kind := range strings.SplitSeq(s, ",") {
+			if !slices.Contains(api.EventKinds(), api.EventKind(kind)) {
+				return want, api.Errorf(api.KindBadRequest, "kind %q: no such kind of event", kind).WithHint("there are %v", api.EventKinds())
+			}
+			want.Kinds = append(want.Kinds, api.EventKind(kind))
+		}
+	}
+	want.Collection = query.Get("collection")
+	return want, nil
+}
+
+func events(core Core, r request) (any, error) {
+	want, err := wanted(r.query)
+	if err != nil {
+		return nil, err
 	}
 	r.w.Header().Set("Content-Type", api.EventsType)
 	r.w.WriteHeader(http.StatusOK)
@@ -214,7 +232,7 @@ func events(core Core, r request) (any, error) {
 	}
 	// The stream ends when the client goes or the daemon stops; neither can be
 	// told to anybody any more.
-	_ = core.Events(r.Context(), r.who, since, follow, func(e api.Event) error {
+	_ = core.Events(r.Context(), r.who, want, func(e api.Event) error {
 		if err := flush.SetWriteDeadline(time.Now().Add(eventTimeout)); err != nil {
 			return err
 		}
@@ -226,7 +244,12 @@ func events(core Core, r request) (any, error) {
 	return nil, nil
 }
 
-func decode(r request, v any) error { return api.DecodeRequest(r.Body, v) }
+func decode(r request, v any) error {
+	if err := api.DecodeRequest(r.Body, v); err != nil {
+		return err
+	}
+	return unsolicited(r.Request) // it may have come with the body
+}
 
 // query refuses parameters that the route does not take, and any given twice.
 func query(r *http.Request, takes []string) (url.Values, error) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/policy"
 )
@@ -44,7 +45,11 @@ func (d *Daemon) unload(who Peer, name string, force bool) (err error) {
 	d.mu.Lock()
 	delete(d.running, name)
 	delete(d.failed, name) // a replacement that waits for its target
+	if _, _, isInstance := manifest.SplitInstance(name); isInstance || isOwn(name) {
+		delete(d.declared, name) // it was there because it ran
+	}
 	d.mu.Unlock()
+	d.dropBundle(name)
 	return nil
 }
 
