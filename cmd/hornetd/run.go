@@ -201,7 +201,7 @@ func attend(ctx context.Context, d *daemon.Daemon, log *zap.Logger, hangup <-cha
 		defer t.Stop()
 		tick = t.C
 	}
-	var last uint64
+	var last daemon.Beat
 	for {
 		select {
 		case <-ctx.Done():

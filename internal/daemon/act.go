@@ -74,7 +74,7 @@ func (a *act) conclude(err error) error {
 	if _, recErr := a.d.audit.Append(a.rec); recErr != nil {
 		a.d.log.Error("audit record", zap.Error(recErr))
 		if _, loaded := loggedClaim(a.rec); loaded && a.d.ratchet.ahead { // on the owner's thread
-			a.d.tellState(a.d.setRatchet(a.d.ratchet.Ratchet))
+			a.d.tellRatchet(a.d.setRatchet(a.d.ratchet.Ratchet))
 		}
 		if err == nil { // not to be taken for a refusal
 			recErr = fmt.Errorf("%s is done, but its outcome is not on record: %w", a.rec.Verb, recErr)

@@ -129,8 +129,9 @@ func (d *Daemon) Run(who Peer, name string, b api.Bundle) (api.Collection, error
 	}
 	as := asRun
 	as.sent = newSent(manifest.OwnFile(d.cfg.Paths.Bundles, own), b)
-	err := d.change(who, asRun.verb, own, func() error {
-		return d.load(who, manifest.Source{Name: own, File: as.sent.file}, as, btf.NewCache())
+	src := manifest.Source{Name: own, File: as.sent.file}
+	err := d.change(who, asRun.verb, own, func() parsed { return d.parseAhead(as.sent, true, src) }, func() error {
+		return d.load(who, src, as, btf.NewCache())
 	})
 	if err != nil {
 		return api.Collection{}, err

@@ -88,7 +88,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
-	err := d.change(who, "load", name, func() error {
+	err := d.change(who, "load", name, d.aheadOf(name), func() error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
@@ -108,7 +108,7 @@ func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, erro
 		return api.Collection{}, d.refuse(who, "unload", name, err)
 	}
 	last := d.view(name)
-	err := d.change(who, "unload", name, func() error {
+	err := d.change(who, "unload", name, nil, func() error {
 		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
 			return d.refuse(who, "unload", name, err)
 		}
@@ -129,7 +129,7 @@ func (d *Daemon) Reload(who Peer) (api.Plan, error) {
 		return api.Plan{}, d.refuse(who, "reload", "", err)
 	}
 	var plan api.Plan
-	err := d.owner.do(func() (err error) {
+	err := d.change(who, "reload", "", d.aheadOfAll, func() (err error) {
 		plan, err = d.reload(who)
 		return err
 	})
@@ -142,7 +142,7 @@ func (d *Daemon) Plan(who Peer) (api.Plan, error) {
 		return api.Plan{}, d.refuse(who, "plan", "", err)
 	}
 	var plan api.Plan
-	err := d.owner.do(func() (err error) {
+	err := d.change(who, "plan", "", d.aheadOfAll, func() (err error) {
 		plan, err = d.plan()
 		return err
 	})
@@ -172,7 +172,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
 	s.Revocations = viewList(d.trust.Revocations())
-	s.Problems = append(s.Problems, d.state...)
+	s.Problems = append(s.Problems, d.troublesLocked()...)
 	for _, err := range []error{d.store.Reachable(), d.trust.Unlisted(), d.copied} {
 		if err != nil {
 			s.Problems = append(s.Problems, problem("", err))

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
@@ -43,12 +44,20 @@ type Daemon struct {
 	started time.Time
 	floor   time.Time    // see clock
 	booting bool         // the start loads what it finds; written on the owner's thread only
-	watcher *watcher     // nil until Start is done
 	amnesty atomic.Bool  // repairs begin anew
 	mending *collection  // a load puts it back as it was; written on the owner's thread only
 	ratchet ratchet      // read and written on the owner's thread only
 	lost    error        // what became of the ratchet, for the start to tell
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
+
+	watcher     atomic.Pointer[watcher] // nil until Start is done
+	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
+
+	sought  bool             // hidden was asked for
+	hidden  []pinning.Record // what the kernel has of other roots; on the owner's thread only
+	emptied sync.Map         // ids of maps that have lost their programs
+	parsing chan struct{}    // who parses ahead of their turn
+	ahead   parsed           // what came of it, for the turn that runs now; on the owner's thread only
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
@@ -61,7 +70,7 @@ type Daemon struct {
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
 	strays   []api.Problem          // drop-ins without a manifest, by the last scan
-	state    []api.Problem          // of the daemon's own state
+	state    []trouble              // with the daemon's own state
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -132,6 +141,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		policy:   policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{},
+		parsing: make(chan struct{}, mostAhead),
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
@@ -159,7 +169,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
 	if saved := d.audit.Recovered().Saved; saved != "" {
-		d.tellState(remedy.With(fmt.Errorf("audit log: what lay behind its last whole record was no record, and was set aside as %s", saved),
+		d.tellState("", remedy.With(fmt.Errorf("audit log: what lay behind its last whole record was no record, and was set aside as %s", saved),
 			"look what it is; what was loaded then and does not run now is forgotten"))
 	}
 	_, last := d.audit.Last()
@@ -245,14 +255,27 @@ func (d *Daemon) anyClosed() bool {
 // start or reload ends soon.
 func (d *Daemon) Interrupt() { d.owner.interrupt() }
 
-// Heart answers what the watchdog asks: whether changes can still be made. It
-// beats while nothing is to be done and with every change that is; since is
-// what it answered last.
-func (d *Daemon) Heart(since uint64) (now uint64, beats bool) {
+// Beat is how far the two loops were whose health the watchdog asks for: that
+// which makes changes, and that which looks for what is to be mended.
+type Beat struct{ owner, watcher uint64 }
+
+// Heart answers what the watchdog asks: whether changes can still be made, and
+// are looked for. A loop beats while it has nothing to do and with every step of
+// what it does; since is what Heart answered last.
+func (d *Daemon) Heart(since Beat) (now Beat, beats bool) {
 	busy := d.owner.busy.Load()
-	now = d.owner.beats.Load()
-	return now, !busy || now != since
+	now.owner = d.owner.beats.Load()
+	beats = !busy || now.owner != since.owner
+	if w := d.watcher.Load(); w != nil {
+		busy = w.busy.Load()
+		now.watcher = w.beats.Load()
+		beats = beats && (!busy || now.watcher != since.watcher)
+	}
+	return now, beats
 }
+
+// stopWait is how long a look may take that is not over when the daemon stops.
+const stopWait = 5 * time.Second
 
 // Close stops taking changes, waits for the one in progress, and lets go. The
 // programs go on running: their pins hold them.
@@ -260,12 +283,13 @@ func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
 	d.stopParser()
-	if d.watcher != nil {
-		<-d.watcher.done
-	}
+	looks := d.watcher.Load().wait(stopWait)
 	d.refused.stop()
 	if d.ratchet.ahead {
-		d.tellState(d.setRatchet(d.ratchet.Ratchet))
+		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))
+	}
+	if looks != nil { // at what the store holds: that is closed with the process
+		return errors.Join(looks, d.audit.Close())
 	}
 	return errors.Join(d.audit.Close(), d.store.Close())
 }

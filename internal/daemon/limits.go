@@ -69,9 +69,20 @@ func (d *Daemon) room(who Peer, m manifest.Manifest, need uint64, programs int) 
 	return more(users[who.UID], fmt.Sprintf("others of uid %d", who.UID), "user", l.UserMemory, l.UserPrograms, l.UserCollections)
 }
 
-// change runs what who asked for on the owner's thread, in turn.
-func (d *Daemon) change(who Peer, verb, name string, do func() error) error {
-	err := d.owner.doFor(who.UID, do)
+// change runs what who asked for on the owner's thread, in turn. ahead, where there
+// is one, comes before that: it counts as part of it, and nobody waits for it.
+func (d *Daemon) change(who Peer, verb, name string, ahead func() parsed, do func() error) error {
+	var results parsed
+	before := func() {
+		if ahead != nil {
+			results = ahead()
+		}
+	}
+	err := d.owner.doFor(who.UID, before, func() error {
+		d.ahead = results
+		defer func() { d.ahead = nil }()
+		return do()
+	})
 	if errors.Is(err, errTooManyChanges) {
 		return d.refuse(who, verb, name, err)
 	}

@@ -53,6 +53,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return old.unchanged(m)
 	case old == nil && as.verb == asUpgrade.verb:
 		return notRunning(m.Name)
+	case old == nil:
+		if err := d.unhidden(m); err != nil {
+			return err
+		}
 	}
 	if d.mending != nil {
 		if m, err = d.mending.sameAgain(m); err != nil {

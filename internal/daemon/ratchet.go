@@ -39,6 +39,8 @@ type ratchet struct {
 	signing.Ratchet
 	logged uint64 // the audit record up to which the file tells everything
 	ahead  bool   // the file does not tell everything
+
+	again time.Time // when the file, which could not be written, is written once more; zero: it could
 }
 
 // maxReason bounds the reason of a rollback, in bytes.
@@ -214,40 +216,77 @@ func (d *Daemon) adoptRatchet(lost error) {
 	if last, _ := d.audit.Last(); last == 0 {
 		// So that a log that begins anew is seen: its last record is before this one.
 		_, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: "ratchet", Reason: "begins"})
-		d.tellState(err)
+		d.tellState(ofLog, err)
 	}
 	if changed {
 		err := d.setRatchet(next)
 		d.ratchet.Ratchet = next // whatever the disk says: it is what runs
 		if !errors.Is(err, errUnread) {
-			d.tellState(err)
+			d.tellRatchet(err)
 		}
 	}
 	if lost != nil {
-		d.tellState(lost)
+		d.tellState("", lost)
 		_, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: "ratchet", Error: lost.Error()})
-		d.tellState(err)
+		d.tellState(ofLog, err)
 	}
 	if d.cfg.Trust.Development {
-		d.tellState(remedy.With(errors.New("[trust] development: older versions load with a warning"),
+		d.tellState("", remedy.With(errors.New("[trust] development: older versions load with a warning"),
 			"remove the key from hornetd.toml where this host is not for writing programs"))
 	}
 }
 
+// trouble is something that is wrong with the daemon's own state.
+type trouble struct {
+	topic   string // "" for what only a restart ends
+	problem api.Problem
+	lasts   func() bool // nil: until its topic is settled
+}
+
+// The topics: what was tried again and works settles what was said of it.
+const (
+	ofRatchet = "ratchet"
+	ofCopy    = "copy of the revocation list"
+	ofList    = "revocation list"
+	ofLog     = "audit log"
+	ofClock   = "clock"
+	ofUnload  = "unload "       // and what
+	ofSigning = "signing time " // and of what
+)
+
 // tellState notes an error about the daemon's own state: what runs is right,
-// and an operator should know. It stays in the status while the daemon lives.
-func (d *Daemon) tellState(err error) {
-	if err == nil {
-		return
+// and an operator should know. It stays in the status until its topic is told of
+// again; nil settles that.
+func (d *Daemon) tellState(topic string, err error) { d.tellWhile(topic, err, nil) }
+
+// tellWhile is tellState of what ends by itself.
+func (d *Daemon) tellWhile(topic string, err error, lasts func() bool) {
+	now := trouble{topic: topic, lasts: lasts}
+	if err != nil {
+		now.problem = problem("", err)
+		now.problem.Kind = api.KindUnavailable
 	}
-	d.log.Error("state", zap.Error(err), zap.String("hint", remedy.Of(err)))
-	p := problem("", err)
-	p.Kind = api.KindUnavailable
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !slices.Contains(d.state, p) {
-		d.state = append(d.state, p)
+	if err != nil && !slices.ContainsFunc(d.state, func(t trouble) bool { return t.problem == now.problem }) {
+		d.log.Error("state", zap.Error(err), zap.String("hint", remedy.Of(err)))
 	}
+	d.state = slices.DeleteFunc(d.state, func(t trouble) bool {
+		return topic != "" && t.topic == topic || t.problem == now.problem
+	})
+	if err != nil {
+		d.state = append(d.state, now)
+	}
+}
+
+// troublesLocked is what the status shows of them.
+func (d *Daemon) troublesLocked() (all []api.Problem) {
+	for _, t := range d.state {
+		if t.lasts == nil || t.lasts() {
+			all = append(all, t.problem)
+		}
+	}
+	return all
 }
 
 // setRatchet makes next durable and what holds.
@@ -271,6 +310,7 @@ func (d *Daemon) setRatchet(next signing.Ratchet) error {
 		return remedy.With(api.Errorf(api.KindUnavailable, "ratchet: %w", err), "free space on the file system of %s, or look after its disk", d.cfg.Paths.State)
 	}
 	d.ratchet = ratchet{Ratchet: next, logged: last}
+	d.tellState(ofRatchet, nil)
 	return nil
 }
 
@@ -305,10 +345,23 @@ func (d *Daemon) advance(c signing.Claim) {
 }
 
 // save writes the ratchet's file where a start would have much of the log to
-// read.
+// read, or where it could not be written a while ago.
 func (d *Daemon) save() {
-	if last, _ := d.audit.Last(); last-d.ratchet.logged >= saveEvery && d.unread() == nil {
-		d.tellState(d.setRatchet(d.ratchet.Ratchet))
+	last, _ := d.audit.Last()
+	again := !d.ratchet.again.IsZero() && time.Now().After(d.ratchet.again)
+	if (last-d.ratchet.logged >= saveEvery || again) && d.unread() == nil {
+		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))
+	}
+}
+
+// againAfter is when what could not be written is written once more.
+const againAfter = 10 * time.Second
+
+// tellRatchet notes that the ratchet could not be written, if it could not.
+func (d *Daemon) tellRatchet(err error) {
+	if err != nil {
+		d.ratchet.again = time.Now().Add(againAfter)
+		d.tellState(ofRatchet, err)
 	}
 }
 

@@ -47,6 +47,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	if len(problems) > 0 {
 		return d.shrink(a, who, trust, found, problems)
 	}
+	d.planRepairs(changes)
 	if err := a.intend(); err != nil {
 		return api.Plan{}, err
 	}
@@ -57,6 +58,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	d.setDeclared(found)
 	d.setProblems(nil)
 	d.apply(who, found, changes)
+	d.makeRepairs(changes)
 	for _, c := range changes {
 		if c.Action == api.ActionRefuse && c.Error != nil {
 			d.fail(c.Collection, remedy.With(c.Error, "%s", c.Error.Hint))
@@ -152,6 +154,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 	changes := d.compare(found, d.proveAll(sortedKeys(d.running), found, trust), trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	problems = append(problems, unmet(changes, found, sortedKeys(d.running))...)
+	d.planRepairs(changes)
 	return api.Plan{Changes: changes, Problems: problems}, nil
 }
 

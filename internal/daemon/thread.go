@@ -90,15 +90,18 @@ func (o *owner) run() {
 }
 
 // do runs a change of the daemon's own on the owner's thread and waits for it.
-func (o *owner) do(change func() error) error { return o.doFor(0, change) }
+func (o *owner) do(change func() error) error { return o.doFor(0, func() {}, change) }
 
 // doFor runs a user's change on the owner's thread and waits for it, or refuses
-// it where the user has as many as one may.
-func (o *owner) doFor(uid uint32, change func() error) error {
+// it where the user has as many as one may. before is what comes first and need not
+// be done there.
+func (o *owner) doFor(uid uint32, before func(), change func() error) error {
 	j := &job{uid, change, make(chan error, 1)}
-	if err := o.queue(j); err != nil {
+	if err := o.admit(uid); err != nil {
 		return err
 	}
+	before()
+	o.queue(j)
 	select {
 	case err := <-j.result:
 		return err
@@ -110,17 +113,27 @@ func (o *owner) doFor(uid uint32, change func() error) error {
 	}
 }
 
-func (o *owner) queue(j *job) error {
+// admit counts a change of a user's.
+func (o *owner) admit(uid uint32) error {
+	if uid == 0 {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.count[uid] >= o.perUser {
+		return remedy.With(fmt.Errorf("uid %d: %d changes run or wait: %w", uid, o.perUser, errTooManyChanges),
+			"wait for the end of one, or have an administrator raise [api] changes_per_user in hornetd.toml")
+	}
+	o.count[uid]++
+	return nil
+}
+
+func (o *owner) queue(j *job) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if j.uid == 0 {
 		o.first = append(o.first, j)
 	} else {
-		if o.count[j.uid] >= o.perUser {
-			return remedy.With(fmt.Errorf("uid %d: %d changes run or wait: %w", j.uid, o.perUser, errTooManyChanges),
-				"wait for the end of one, or have an administrator raise [api] changes_per_user in hornetd.toml")
-		}
-		o.count[j.uid]++
 		i := slices.IndexFunc(o.users, func(q *queue) bool { return q.uid == j.uid })
 		if i < 0 {
 			o.users = append(o.users, &queue{uid: j.uid})
@@ -132,7 +145,6 @@ func (o *owner) queue(j *job) error {
 	case o.wake <- struct{}{}:
 	default: // it is awake, or will be
 	}
-	return nil
 }
 
 // next takes the job whose turn it is, nil where none waits.

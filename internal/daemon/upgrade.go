@@ -33,7 +33,7 @@ func (d *Daemon) Upgrade(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Upgrade, name); err != nil {
 		return api.Collection{}, d.refuse(who, asUpgrade.verb, name, err)
 	}
-	err := d.change(who, asUpgrade.verb, name, func() error {
+	err := d.change(who, asUpgrade.verb, name, d.aheadOf(name), func() error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, asUpgrade.verb, name, d.private(who, policy.Upgrade, name, err))
