@@ -149,6 +149,7 @@ type decided struct {
 	Rules    api.List[ruleSaid] `json:"rules"`
 	Allowed  bool               `json:"allowed"`
 	Problem  *api.Problem       `json:"problem,omitempty"`
+	Note     string             `json:"note,omitempty"` // why there is no manifest to go by
 }
 
 type askedFor struct {
@@ -180,8 +181,15 @@ func (c *ctl) policyTested(store *trustStore, s policy.Subject, v policy.Verb, n
 		if err = store.openBoth(); err != nil {
 			return err
 		}
-		if m, err = store.declared(name); err != nil && (s.UID == 0 || !errors.Is(err, fs.ErrNotExist)) {
+		if m, err = store.declared(name); err != nil && s.UID == 0 {
 			return err
+		}
+		if err != nil { // which only root is told
+			out.Note, m = "there is no such manifest", manifest.Manifest{Name: name}
+			if !errors.Is(err, fs.ErrNotExist) {
+				out.Note = err.Error()
+			}
+			out.Note += ": to all but root that looks as if they had no right to it"
 		}
 		_, steps, err = store.bounds.Explain(s, v, m)
 	}
@@ -210,8 +218,8 @@ func (c *ctl) policyTested(store *trustStore, s policy.Subject, v policy.Verb, n
 }
 
 func (c *ctl) decidedTable(d decided) {
-	if d.Manifest == "" && d.Verb != string(policy.Run) {
-		c.say("there is no manifest of that name: to all but root, that looks as if they had no right to it")
+	if d.Note != "" && !d.Allowed {
+		c.say("note: %s", d.Note)
 	}
 	t := c.table("RULE", "AT", "ALLOWS", "WHY")
 	for _, r := range d.Rules {
@@ -235,12 +243,11 @@ func (c *ctl) decidedTable(d decided) {
 }
 
 // declared reads the manifest of a collection with its drop-ins. Where there is
-// none, it is one that has only the name, and the error is fs.ErrNotExist.
+// none, the error is fs.ErrNotExist.
 func (s *trustStore) declared(name string) (manifest.Manifest, error) {
-	nameless := manifest.Manifest{Name: name}
 	src, err := manifest.FindOne(s.manifests, name)
 	if err != nil {
-		return nameless, err
+		return manifest.Manifest{}, err
 	}
 	return manifest.Read(src, manifest.Manifest{}, func(file string) ([]byte, error) { return safefile.Read(file, maxManifest) })
 }
