@@ -11,6 +11,8 @@ const (
 	RouteRecover  = "POST /v1/collections/{name}/recover"
 	RouteMap      = "GET /v1/collections/{name}/maps/{map}"
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
+	RouteWrite    = "PUT /v1/collections/{name}/maps/{map}/entries"
+	RouteDelete   = "DELETE /v1/collections/{name}/maps/{map}/entries"
 	RouteRun      = "POST /v1/run"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
@@ -34,13 +36,15 @@ func Routes() []Route {
 	return []Route{
 		{Pattern: RouteList, Response: Collections{}},
 		{Pattern: RouteGet, Response: Collection{}},
-		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}},
+		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}, Upgrade: UpgradeLease, Upgraded: LeaseGrant{}},
 		{Pattern: RouteUpgrade, Request: UpgradeRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
 		{Pattern: RouteMap, Query: []string{"access"}, Response: Map{}, Upgrade: UpgradeFD, Upgraded: MapDescriptor{}},
-		{Pattern: RouteEntries, Query: []string{"limit", "after"}, Response: Entries{}},
+		{Pattern: RouteEntries, Query: []string{"limit", "after", "key", "percpu"}, Response: Entries{}},
+		{Pattern: RouteWrite, Request: WriteRequest{}, Response: Changed{}},
+		{Pattern: RouteDelete, Request: DeleteRequest{}, Response: Changed{}},
 		{Pattern: RouteRun, Query: []string{"name"}, Request: Bundle{}, Response: Collection{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
@@ -55,9 +59,13 @@ type Collections struct {
 	Collections List[Collection] `json:"collections"`
 }
 
-// LoadRequest asks that a collection run. There is nothing to choose: the
-// manifest says everything. Loading what runs already changes nothing.
-type LoadRequest struct{}
+// LoadRequest asks that a collection run. The manifest says everything about how;
+// to choose is only how long. Loading what runs already changes nothing, but that it
+// cannot be had as a lease.
+type LoadRequest struct {
+	Lease  bool   `json:"lease,omitempty"`  // for as long as the connection, see UpgradeLease
+	Resume string `json:"resume,omitempty"` // with Lease: the token of one that lost its connection
+}
 
 // UpgradeRequest asks that what runs be replaced by what is on disk now. What
 // runs from it already is left as it is.

@@ -76,6 +76,7 @@ func (c checker) api(raw rawAPI) API {
 		RequestTime: c.time("api.request_time", raw.RequestTime, time.Duration(raw.HeaderTime), 10*time.Minute),
 		AnswerTime:  c.time("api.answer_time", raw.AnswerTime, time.Second, time.Hour),
 		IdleTime:    c.time("api.idle_time", raw.IdleTime, time.Second, time.Hour),
+		LeaseGrace:  c.time("api.lease_grace", raw.LeaseGrace, time.Second, time.Hour),
 	}
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -29,6 +30,9 @@ type Core interface {
 	List(who Peer) []api.Collection
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
+	Lease(ctx context.Context, who Peer, name, resume string) (api.LeaseGrant, error)
+	LeaseEnds(ctx context.Context, name, token string) *api.Error
+	EndLease(name, token, why string)
 	Upgrade(who Peer, name string) (api.Collection, error)
 	MayRun(who Peer) error
 	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
@@ -39,16 +43,20 @@ type Core interface {
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
 	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
+	Write(who Peer, name, mapName string, entries []api.WriteEntry) (api.Changed, error)
+	Delete(who Peer, name, mapName string, keys []json.RawMessage) (api.Changed, error)
 	OpenMap(who Peer, name, mapName string, access api.Access) (Descriptor, error)
 	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Refuse(who Peer, what string, err error)
 }
 
-// Page is a part of a map: at most Limit entries behind the key After, which
-// is what an earlier page's Next said.
+// Page is a part of a map: about Limit entries behind After, which is what an
+// earlier page's Next said; or, where Key is not nil, the one at that key.
 type Page struct {
 	Limit int
 	After string
+	Key   json.RawMessage
+	Sum   bool // of the values of a per-CPU map only their sum
 }
 
 var _ Core = (*Daemon)(nil)
@@ -389,6 +397,7 @@ func (d *Daemon) put(m manifest.Manifest, c *collection) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running[m.Name] = c
+	d.settleLeaseLocked(m.Name, "another load took its place")
 	delete(d.failed, m.Name)
 	src := manifest.Source{Name: m.Name, File: m.File}
 	for _, dropIn := range m.DropIns {

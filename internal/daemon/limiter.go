@@ -163,7 +163,7 @@ func (l *limiter) usage(who Peer) []api.Limit {
 	all := []api.Limit{
 		{Name: "api.connections", Used: new(uint64(total)), Most: uint64(l.limits.Connections)},
 		timeLimit("api.header_time", l.limits.HeaderTime), timeLimit("api.request_time", l.limits.RequestTime),
-		timeLimit("api.answer_time", l.limits.AnswerTime), timeLimit("api.idle_time", l.limits.IdleTime),
+		timeLimit("api.answer_time", l.limits.AnswerTime), timeLimit("api.idle_time", l.limits.IdleTime), timeLimit("api.lease_grace", l.limits.LeaseGrace),
 	}
 	return append(all, userLimits(perUser, users, most)...)
 }

@@ -47,6 +47,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	old := d.collection(m.Name)
+	if as.lease != "" {
+		if err := leasable(m, old); err != nil {
+			return err
+		}
+	}
 	switch {
 	case old != nil && !as.replaces:
 		a.quiet = true
@@ -166,6 +171,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
+	record.Lease = d.leaseOf(who, as, old)
 	d.carry(old, &record)
 	claim := claimOf(m, verified)
 	trial, err := d.begins(old, m, gauge, coll, claim)

@@ -110,11 +110,17 @@ type connKey struct{}
 // withPeer is the http.Server's ConnContext: it carries what limiter.Accept
 // found out.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	ctx = context.WithValue(ctx, daemonKey{}, ctx)
 	if pc, ok := conn.(*peerConn); ok {
 		return context.WithValue(ctx, connKey{}, pc)
 	}
 	return ctx
 }
+
+type daemonKey struct{}
+
+// stopping is the context of all connections, which ends with the daemon.
+func stopping(ctx context.Context) context.Context { return ctx.Value(daemonKey{}).(context.Context) }
 
 var errNoPeer = errors.New("peer: not known")
 
