@@ -94,9 +94,7 @@ func TestNetfilterDetached(t *testing.T) {
 			return exec.Command("ping", "-c1", "-W1", pair.B.Addr.String()).Run()
 		}) == nil
 	}
-	if !passes() {
-		t.Fatal("no traffic before")
-	}
+	eventually(t, "traffic", passes)
 	h.Start()
 	if passes() {
 		t.Fatal("the program drops nothing")
@@ -106,14 +104,14 @@ func TestNetfilterDetached(t *testing.T) {
 		t.Errorf("%d repairs of what was well", n)
 	}
 	before := get(t, h, "mixed")
+	h.Signal(syscall.SIGSTOP)
 	for _, l := range before.Links {
 		if l.Kind == "netfilter" {
 			h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(l.ID))
 		}
 	}
-	if !passes() {
-		t.Fatal("it was not detached")
-	}
+	eventually(t, "traffic, without it", passes)
+	h.Signal(syscall.SIGCONT)
 	t.Logf("repaired after %s", eventually(t, "repaired", func() bool { return len(eventsOf(t, h, api.EventRepaired, "mixed")) > 0 }))
 	if passes() {
 		t.Error("the program is not attached")
@@ -223,7 +221,9 @@ func TestStateDirectoryDeleted(t *testing.T) {
 	h.Manifest("second", counting(cgroup, "request", 1, "b"))
 	h.Start()
 	before := len(auditRecords(t, h.State))
+	h.Signal(syscall.SIGSTOP) // or it may be made again meanwhile
 	must(t, os.RemoveAll(h.State))
+	h.Signal(syscall.SIGCONT)
 	load(t, h, "second")
 	if records := auditRecords(t, h.State); len(records) != before+2 || records[len(records)-1].Collection != "second" {
 		t.Errorf("%d records, %d before", len(records), before)
@@ -241,7 +241,9 @@ func TestStateDirectoryDeleted(t *testing.T) {
 		t.Errorf("after a restart: %+v, %v", s, err)
 	}
 
+	h.Signal(syscall.SIGSTOP)
 	must(t, os.RemoveAll(h.State), os.WriteFile(h.State, nil, 0o600))
+	h.Signal(syscall.SIGCONT)
 	if _, err := h.Client().Unload(context.Background(), "second", api.UnloadRequest{}); err == nil || !strings.Contains(err.Error(), "audit log: ") {
 		t.Errorf("unload without a log: %v", err)
 	}
