@@ -886,6 +886,53 @@ func TestKilledAtEverySystemCallOfARepair(t *testing.T) {
 	}
 }
 
+// TestKilledWhileItResumes: a start that is killed while it takes over what a
+// repair made that was killed detaches it no more than the next one does.
+func TestKilledWhileItResumes(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
+	h.Start()
+	kills := 0
+	for _, call := range []string{"linkat", "renameat2", "unlinkat"} {
+		for n := 1; n <= 5; n++ {
+			c := whole(t, h, "xdp-drop", 1)
+			cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", "inject=renameat2:signal=KILL:when=1")
+			l, err := link.NewFromID(link.ID(c.Links[0].ID))
+			must(t, err, l.Detach(), l.Close())
+			h.Wait()
+			cmd.Wait()
+			on := attachedXDP(t, pair, c.Programs[0].ID)
+			if on == 0 {
+				t.Fatal("killed before it had attached anything")
+			}
+			err = h.TryStart("strace", "-D", "-f", "-qq", "-o", os.DevNull, "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n))
+			if err != nil {
+				kills++
+			}
+			h.Kill()
+			if now := attachedXDP(t, pair, c.Programs[0].ID); now != on {
+				t.Errorf("%s %d: link %d ran, and %d when the start was killed", call, n, on, now)
+			}
+			h.Start()
+			if now := whole(t, h, "xdp-drop", 1); now.Links[0].ID != on {
+				t.Errorf("%s %d: link %d ran, and %d after the next start", call, n, on, now.Links[0].ID)
+			}
+			if t.Failed() {
+				t.FailNow()
+			}
+			if err == nil {
+				break
+			}
+		}
+	}
+	if kills < 5 {
+		t.Errorf("%d kills", kills)
+	}
+}
+
 // attachedXDP is the link of the program that ip(8) shows at the interface of B,
 // or 0.
 func attachedXDP(t testing.TB, pair testenv.Pair, program uint32) uint32 {
