@@ -170,6 +170,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
+	if old != nil && who.UID == 0 {
+		record.Caller = old.record.Caller // it stays whose it was
+	}
 	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
 	record.Lease = d.leaseOf(who, as, old)
 	d.carry(old, &record)
