@@ -187,8 +187,16 @@ func TestRun(t *testing.T) {
 		if _, stderr, exit := h.CtlAs(1000, "unload", "u1000-count"); exit != 0 || lies(t, h) != "" {
 			t.Errorf("%d, %s, %q", exit, stderr, lies(t, h))
 		}
-		if _, stderr, exit := h.Ctl("show", "u1000-count"); exit == 0 {
-			t.Errorf("it is still there: %s", stderr)
+		for _, uid := range []uint32{0, 1000} {
+			if _, stderr, exit := h.CtlAs(uid, "show", "u1000-count"); exit != api.ExitFailure || !strings.Contains(stderr, "does not run") {
+				t.Errorf("uid %d, show: %d, %s", uid, exit, stderr)
+			}
+			if _, stderr, exit := h.CtlAs(uid, "unload", "u1000-count"); exit != 0 {
+				t.Errorf("uid %d, once more: %d, %s", uid, exit, stderr)
+			}
+		}
+		if stdout, stderr, exit := h.CtlAs(1000, "events"); exit != 0 || !strings.Contains(stdout, "unloaded") || strings.Contains(stdout, "1001") {
+			t.Errorf("events: %d\n%s%s", exit, stdout, stderr)
 		}
 	})
 	t.Run("a manifest of this host with such a name", func(t *testing.T) {
