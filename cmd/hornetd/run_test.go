@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,6 +119,31 @@ func TestRun(t *testing.T) {
 		a := curl(t, h, 1002, "POST", "/v1/run?name=count", "-H", "Content-Length: 4194304", "-H", "Content-Type: multipart/form-data; boundary=B", "-d", "x")
 		if a.status != 403 {
 			t.Errorf("%+v", a)
+		}
+	})
+	t.Run("two at a time", func(t *testing.T) {
+		// Two that stop in the middle, and a third.
+		var waiting []net.Conn
+		for range 2 {
+			conn := dialAs(t, 1000, h.Socket)
+			if _, err := io.WriteString(conn, "POST /v1/run?name=count HTTP/1.1\r\nHost: h\r\nContent-Type: multipart/form-data; boundary=B\r\nContent-Length: 9999\r\n\r\n--B\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			waiting = append(waiting, conn)
+		}
+		eventually(t, "a third is refused", func() bool {
+			_, stderr, exit := h.CtlAs(1000, "run", dir)
+			return exit != 0 && strings.Contains(stderr, "uid 1000 sends 2 bundles already")
+		})
+		if _, stderr, exit := h.CtlAs(1001, "run", dir); exit != 0 {
+			t.Errorf("somebody else: %d, %s", exit, stderr)
+		}
+		for _, conn := range waiting {
+			conn.Close()
+		}
+		eventually(t, "it runs", func() bool { _, _, exit := h.CtlAs(1000, "run", dir); return exit == 0 })
+		if _, stderr, exit := h.CtlAs(1001, "unload", "u1001-count"); exit != 0 {
+			t.Errorf("unload: %d, %s", exit, stderr)
 		}
 	})
 	t.Run("the same again", func(t *testing.T) {

@@ -16,10 +16,17 @@ import (
 // maxForm bounds the body of a bundle: its parts, and what a form is beside them.
 const maxForm = api.MaxObjectBytes + api.MaxManifestBytes + 2*api.MaxSignatureBytes + 64<<10
 
-func runBundle(core Core, r request) (any, error) {
+// runBundle reads a bundle and has it run. Of a user's bundles as many are in memory
+// as they may have changes.
+func (l *limiter) runBundle(core Core, r request) (any, error) {
 	if err := core.MayRun(r.who); err != nil { // before anything of it is read
 		return nil, err
 	}
+	if err := l.takeBundle(r.who.UID); err != nil {
+		core.Refuse(r.who, "run", err)
+		return nil, err
+	}
+	defer l.giveBundle(r.who.UID)
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || mediaType != api.BundleType {
 		return nil, api.Errorf(api.KindBadRequest, "body: is of type %.80q, want %s", r.Header.Get("Content-Type"), api.BundleType).

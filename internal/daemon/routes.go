@@ -31,7 +31,7 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteUnload:   unloadCollection,
 		api.RouteRollback: rollback,
 		api.RouteRecover:  recoverQuarantined,
-		api.RouteRun:      runBundle,
+		api.RouteRun:      lim.runBundle,
 		api.RouteReload:   reload,
 		api.RoutePlan:     plan,
 		api.RouteStatus:   lim.status,
