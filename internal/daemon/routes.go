@@ -46,8 +46,14 @@ func routes(core Core, lim *limiter) http.Handler {
 	unknown := serve(core, unknownRoute, nil)
 	mux.Handle("/", unknown)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The mux would answer a path that is not clean with a redirect.
-		if p := r.URL.EscapedPath(); path.Clean(p) != p {
+		// net/http takes chunks together with a length and goes on behind them, where
+		// another reader may see another request. RFC 9112, 6.1: close.
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
+		// The mux would answer a path that is not clean with a redirect, and one for
+		// all paths by itself.
+		if p := r.URL.EscapedPath(); path.Clean(p) != p || r.RequestURI == "*" {
 			unknown.ServeHTTP(w, r)
 			return
 		}
