@@ -35,6 +35,8 @@ type (
 	pathItem struct {
 		Parameters []parameter
 		Get, Post  *operation
+		Put        *operation
+		Delete     *operation
 	}
 	operation struct {
 		OperationID string `yaml:"operationId"`
@@ -139,7 +141,7 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 		want = append(want, w)
 	}
 	for path, item := range doc.Paths {
-		for method, op := range map[string]*operation{"GET": item.Get, "POST": item.Post} {
+		for method, op := range map[string]*operation{"GET": item.Get, "POST": item.Post, "PUT": item.Put, "DELETE": item.Delete} {
 			if op == nil {
 				continue
 			}

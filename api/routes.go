@@ -11,6 +11,8 @@ const (
 	RouteRecover  = "POST /v1/collections/{name}/recover"
 	RouteMap      = "GET /v1/collections/{name}/maps/{map}"
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
+	RouteWrite    = "PUT /v1/collections/{name}/maps/{map}/entries"
+	RouteDelete   = "DELETE /v1/collections/{name}/maps/{map}/entries"
 	RouteRun      = "POST /v1/run"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
@@ -40,7 +42,9 @@ func Routes() []Route {
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
 		{Pattern: RouteMap, Query: []string{"access"}, Response: Map{}, Upgrade: UpgradeFD, Upgraded: MapDescriptor{}},
-		{Pattern: RouteEntries, Query: []string{"limit", "after"}, Response: Entries{}},
+		{Pattern: RouteEntries, Query: []string{"limit", "after", "key", "percpu"}, Response: Entries{}},
+		{Pattern: RouteWrite, Request: WriteRequest{}, Response: Changed{}},
+		{Pattern: RouteDelete, Request: DeleteRequest{}, Response: Changed{}},
 		{Pattern: RouteRun, Query: []string{"name"}, Request: Bundle{}, Response: Collection{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},

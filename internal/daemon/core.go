@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -42,16 +43,20 @@ type Core interface {
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
 	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
+	Write(who Peer, name, mapName string, entries []api.WriteEntry) (api.Changed, error)
+	Delete(who Peer, name, mapName string, keys []json.RawMessage) (api.Changed, error)
 	OpenMap(who Peer, name, mapName string, access api.Access) (Descriptor, error)
 	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Refuse(who Peer, what string, err error)
 }
 
-// Page is a part of a map: at most Limit entries behind the key After, which
-// is what an earlier page's Next said.
+// Page is a part of a map: about Limit entries behind After, which is what an
+// earlier page's Next said; or, where Key is not nil, the one at that key.
 type Page struct {
 	Limit int
 	After string
+	Key   json.RawMessage
+	Sum   bool // of the values of a per-CPU map only their sum
 }
 
 var _ Core = (*Daemon)(nil)

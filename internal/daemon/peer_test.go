@@ -468,7 +468,7 @@ func TestWithoutProcess(t *testing.T) {
 // descriptor left.
 func TestPeerThatCannotBeNamed(t *testing.T) {
 	if !hasPeerPIDFD(t) {
-		t.Skip("SO_PEERPIDFD: this kernel has none to run out of")
+		t.Skip("this kernel has no SO_PEERPIDFD, so that there is none to run out of")
 	}
 	s := newStage(t)
 	a := s.start("connect", 1234, nil)

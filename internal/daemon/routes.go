@@ -37,6 +37,8 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteStatus:   lim.status,
 		api.RouteMap:      oneMap,
 		api.RouteEntries:  entries,
+		api.RouteWrite:    writeEntries,
+		api.RouteDelete:   deleteEntries,
 		api.RouteEvents:   events,
 	}
 	mux := http.NewServeMux()
@@ -201,7 +203,33 @@ func entries(core Core, r request) (any, error) {
 		}
 		page.Limit = n
 	}
+	switch p := api.PerCPU(r.query.Get("percpu")); p {
+	case "", api.PerCPUList:
+	case api.PerCPUSum:
+		page.Sum = true
+	default:
+		return nil, api.Errorf(api.KindBadRequest, "percpu %.80q: want %s or %s", p, api.PerCPUList, api.PerCPUSum)
+	}
+	if r.query.Has("key") {
+		page.Key = json.RawMessage(r.query.Get("key"))
+	}
 	return core.Entries(r.who, r.PathValue("name"), r.PathValue("map"), page)
+}
+
+func writeEntries(core Core, r request) (any, error) {
+	var body api.WriteRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Write(r.who, r.PathValue("name"), r.PathValue("map"), body.Entries)
+}
+
+func deleteEntries(core Core, r request) (any, error) {
+	var body api.DeleteRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Delete(r.who, r.PathValue("name"), r.PathValue("map"), body.Keys)
 }
 
 // wanted reads which events are asked for.
