@@ -476,6 +476,50 @@ func TestLeaseAndOthers(t *testing.T) {
 	ends(t, h, l.Grant().Collection)
 }
 
+// TestLeaseOfARun: a bundle of the caller's own goes with its client too, files and
+// all, and survives a restart of the daemon under the name it was given.
+func TestLeaseOfARun(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "lease_grace = \"20s\"\n"+mayRun)
+	object := example(t, "conn-count/conn_count.bpf.o")
+	dir := bundle(t, h, "mine", connCount(testenv.Cgroup(t)), object)
+	h.Start()
+	_, stderr, exit := h.CtlAs(1000, "run", "--lease", dir, "--", "sh", "-c", "exit 3")
+	if exit != 3 || stderr != "" {
+		t.Errorf("exit status %d: %s", exit, stderr)
+	}
+	for range 1000 {
+		if lies(t, h) == "" {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if left := lies(t, h) + strings.Join(tree(t, h.BPFFS), " "); left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+	text := read(t, filepath.Join(dir, "count.toml"))
+	b := api.Bundle{Manifest: text, Object: object, Signature: h.Sign(object)}
+	l, err := apiAs(t, h, 1000).RunLease(context.Background(), "count", b)
+	must(t, err)
+	if c := l.Grant().Collection; c.Name != "u1000-count" || c.Lease == nil || c.Lease.UID != 1000 || len(kernelLinks(t, c)) != 2 {
+		t.Errorf("granted %+v", c)
+	}
+	if _, err := apiAs(t, h, 1000).RunLease(context.Background(), "count", b); kindOf(err) != api.KindConflict {
+		t.Errorf("a second one: %v", err)
+	}
+	curl(t, h, 1000, "POST", "/v1/run?name=count&lease=yes", "-F", "manifest=x").refusal(t, api.KindBadRequest)
+	curl(t, h, 1000, "POST", "/v1/run?name=count&lease=true", "-F", "manifest=x").refusal(t, api.KindBadRequest)
+	h.Kill()
+	if err := l.Wait(); kindOf(err) != api.KindUnavailable {
+		t.Errorf("told %v", err)
+	}
+	h.Start()
+	must(t, l.Resume(context.Background()))
+	lives(t, l.Grant().Collection)
+	l.Close()
+	ends(t, h, l.Grant().Collection)
+}
+
 // TestLeaseOfOneWhoDies: a client that goes at each step of the asking leaves
 // nothing that runs.
 func TestLeaseOfOneWhoDies(t *testing.T) {

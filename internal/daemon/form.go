@@ -20,6 +20,13 @@ func runBundle(core Core, r request) (any, error) {
 	if err := core.MayRun(r.who); err != nil { // before anything of it is read
 		return nil, err
 	}
+	if r.query.Has("lease") && r.query.Get("lease") != "true" {
+		return nil, api.Errorf(api.KindBadRequest, "lease %.80q: want true", r.query.Get("lease"))
+	}
+	lease, err := asksLease(r, r.query.Has("lease"))
+	if err != nil {
+		return nil, err
+	}
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || mediaType != api.BundleType {
 		return nil, api.Errorf(api.KindBadRequest, "body: is of type %.80q, want %s", r.Header.Get("Content-Type"), api.BundleType).
@@ -28,6 +35,11 @@ func runBundle(core Core, r request) (any, error) {
 	var b api.Bundle
 	if err := readForm(http.MaxBytesReader(r.w, r.Body, maxForm), params["boundary"], b.Parts()); err != nil {
 		return nil, err
+	}
+	if lease {
+		return hold(core, r, func() (api.LeaseGrant, error) {
+			return core.RunLease(r.Context(), r.who, r.query.Get("name"), b)
+		})
 	}
 	return core.Run(r.who, r.query.Get("name"), b)
 }

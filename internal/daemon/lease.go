@@ -65,18 +65,35 @@ func (d *Daemon) Lease(ctx context.Context, who Peer, name, resume string) (api.
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.LeaseGrant{}, d.refuse(who, "load", name, err)
 	}
-	token, hash := newToken()
-	err := d.change(who, "load", name, d.aheadOf(name), func() error {
-		if ctx.Err() != nil { // while it waited: nobody would hold it
-			return d.refuse(who, "load", name, api.Errorf(api.KindUnavailable, "collection %q: the client that wanted a lease is gone", name))
-		}
+	return d.newLease(ctx, who, asLoad, name, d.aheadOf(name), func(as loading) error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
 		}
-		as := asLoad
-		as.lease = hash
-		if err := d.load(who, src, as, btf.NewCache()); err != nil {
+		return d.load(who, src, as, btf.NewCache())
+	})
+}
+
+// RunLease is Run for as long as who holds the lease.
+func (d *Daemon) RunLease(ctx context.Context, who Peer, name string, b api.Bundle) (api.LeaseGrant, error) {
+	as, src, err := d.asBundle(who, name, b)
+	if err != nil {
+		return api.LeaseGrant{}, err
+	}
+	return d.newLease(ctx, who, as, src.Name, func() parsed { return d.parseAhead(as.sent, true, src) }, func(as loading) error {
+		return d.load(who, src, as, btf.NewCache())
+	})
+}
+
+// newLease loads name by load, and gives who the lease.
+func (d *Daemon) newLease(ctx context.Context, who Peer, as loading, name string, ahead func() parsed, load func(loading) error) (api.LeaseGrant, error) {
+	token, hash := newToken()
+	as.lease = hash
+	err := d.change(who, as.verb, name, ahead, func() error {
+		if ctx.Err() != nil { // while it waited: nobody would hold it
+			return d.refuse(who, as.verb, name, api.Errorf(api.KindUnavailable, "collection %q: the client that wanted a lease is gone", name))
+		}
+		if err := load(as); err != nil {
 			return err
 		}
 		d.mu.Lock()

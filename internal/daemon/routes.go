@@ -130,12 +130,16 @@ func loadCollection(core Core, r request) (any, error) {
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
-	lease, err := asksLease(r, body)
+	lease, err := asksLease(r, body.Lease || body.Resume != "")
 	switch {
 	case err != nil:
 		return nil, err
+	case lease && !body.Lease:
+		return nil, api.Errorf(api.KindBadRequest, "resume: without a lease there is none").WithHint(`say "lease": true as well`)
 	case lease:
-		return leaseCollection(core, r, body.Resume)
+		return hold(core, r, func() (api.LeaseGrant, error) {
+			return core.Lease(r.Context(), r.who, r.PathValue("name"), body.Resume)
+		})
 	}
 	return core.Load(r.who, r.PathValue("name"))
 }
