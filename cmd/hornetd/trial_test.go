@@ -315,3 +315,25 @@ func TestKilledDuringATrial(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestTrialThatCannotEnd: a start that cannot go back leaves what it would have
+// gone back to for the next one.
+func TestTrialThatCannotEnd(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	h.Manifest("mixed", mixed(pair, cgroup, 2, turns+long))
+	second := upgrade(t, h, "mixed")
+	h.Kill()
+	must(t, h.TryStart("strace", "-D", "-f", "-qq", "-o", os.DevNull, "-e", "trace=linkat", "-e", "inject=linkat:error=EIO:when=1+"))
+	c := get(t, h, "mixed")
+	if c.Version != 2 || fmt.Sprint(c.Programs) != fmt.Sprint(second.Programs) || len(onBPFFS(t, h)) != 2 {
+		t.Errorf("version %d, on bpffs %v", c.Version, onBPFFS(t, h))
+	}
+	h.Kill()
+	h.Start()
+	if got := history(t, h); !strings.HasPrefix(got, "returned adopted replaced") {
+		t.Errorf("events of the next start: %s", got)
+	}
+}
