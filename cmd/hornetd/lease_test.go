@@ -345,7 +345,7 @@ func TestLeaseRefused(t *testing.T) {
 func TestLeaseOverRestart(t *testing.T) {
 	testenv.NoLeaks(t)
 	ctx := context.Background()
-	h := newStudio(t, "lease_grace = \"2s\"\n", "back", "gone", "free")
+	h := newStudio(t, "lease_grace = \"5s\"\n", "back", "gone", "free")
 	back, gone := leaseOf(t, h, stranger, "back"), leaseOf(t, h, stranger, "gone")
 	free := load(t, h, "free")
 	token := back.Grant().Token
@@ -364,17 +364,17 @@ func TestLeaseOverRestart(t *testing.T) {
 			t.Errorf("resumed by another: %v", err)
 		}
 		must(t, back.Resume(ctx))
-		if got := back.Grant(); got.Token != token || got.Collection.Lease.PID == 0 || got.GraceMS != 2000 {
+		if got := back.Grant(); got.Token != token || got.Collection.Lease.PID == 0 || got.GraceMS != 5000 {
 			t.Errorf("resumed: %+v", got)
 		}
 	}
 	took := ends(t, h, gone.Grant().Collection)
-	t.Logf("what nobody came for was unloaded %v after the others were resumed, with a grace of 2s", took)
+	t.Logf("what nobody came for was unloaded %v after the others were resumed, with a grace of 5s", took)
 	lives(t, back.Grant().Collection)
 	lives(t, free)
 	var told bool
 	for _, e := range events(t, h, 0) {
-		told = told || e.Kind == api.EventUnloaded && e.Collection == "gone" && strings.Contains(e.Message, "nobody resumed it within 2s")
+		told = told || e.Kind == api.EventUnloaded && e.Collection == "gone" && strings.Contains(e.Message, "nobody resumed it within 5s")
 	}
 	if !told {
 		t.Errorf("no event tells why: %+v", events(t, h, 0))
