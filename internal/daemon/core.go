@@ -31,6 +31,7 @@ type Core interface {
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
 	Lease(ctx context.Context, who Peer, name, resume string) (api.LeaseGrant, error)
+	RunLease(ctx context.Context, who Peer, name string, b api.Bundle) (api.LeaseGrant, error)
 	LeaseEnds(ctx context.Context, name, token string) *api.Error
 	EndLease(name, token, why string)
 	Upgrade(who Peer, name string) (api.Collection, error)

@@ -9,6 +9,7 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"sync"
 
 	"github.com/hornetd/hornetd/api"
 )
@@ -22,11 +23,19 @@ func (l *limiter) runBundle(core Core, r request) (any, error) {
 	if err := core.MayRun(r.who); err != nil { // before anything of it is read
 		return nil, err
 	}
+	if r.query.Has("lease") && r.query.Get("lease") != "true" {
+		return nil, api.Errorf(api.KindBadRequest, "lease %.80q: want true", r.query.Get("lease"))
+	}
+	lease, err := asksLease(r, r.query.Has("lease"))
+	if err != nil {
+		return nil, err
+	}
 	if err := l.takeBundle(r.who.UID); err != nil {
 		core.Refuse(r.who, "run", err)
 		return nil, err
 	}
-	defer l.giveBundle(r.who.UID)
+	done := sync.OnceFunc(func() { l.giveBundle(r.who.UID) })
+	defer done()
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || mediaType != api.BundleType {
 		return nil, api.Errorf(api.KindBadRequest, "body: is of type %.80q, want %s", r.Header.Get("Content-Type"), api.BundleType).
@@ -35,6 +44,12 @@ func (l *limiter) runBundle(core Core, r request) (any, error) {
 	var b api.Bundle
 	if err := readForm(http.MaxBytesReader(r.w, r.Body, maxForm), params["boundary"], b.Parts()); err != nil {
 		return nil, err
+	}
+	if lease {
+		return hold(core, r, func() (api.LeaseGrant, error) {
+			defer done() // the lease goes on
+			return core.RunLease(r.Context(), r.who, r.query.Get("name"), b)
+		})
 	}
 	return core.Run(r.who, r.query.Get("name"), b)
 }

@@ -48,8 +48,14 @@ func routes(core Core, lim *limiter) http.Handler {
 	unknown := serve(core, unknownRoute, nil)
 	mux.Handle("/", unknown)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The mux would answer a path that is not clean with a redirect.
-		if p := r.URL.EscapedPath(); path.Clean(p) != p {
+		// net/http takes chunks together with a length and goes on behind them, where
+		// another reader may see another request. RFC 9112, 6.1: close.
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
+		// The mux would answer a path that is not clean with a redirect, and one for
+		// all paths by itself.
+		if p := r.URL.EscapedPath(); path.Clean(p) != p || r.RequestURI == "*" {
 			unknown.ServeHTTP(w, r)
 			return
 		}
@@ -124,12 +130,16 @@ func loadCollection(core Core, r request) (any, error) {
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
-	lease, err := asksLease(r, body)
+	lease, err := asksLease(r, body.Lease || body.Resume != "")
 	switch {
 	case err != nil:
 		return nil, err
+	case lease && !body.Lease:
+		return nil, api.Errorf(api.KindBadRequest, "resume: without a lease there is none").WithHint(`say "lease": true as well`)
 	case lease:
-		return leaseCollection(core, r, body.Resume)
+		return hold(core, r, func() (api.LeaseGrant, error) {
+			return core.Lease(r.Context(), r.who, r.PathValue("name"), body.Resume)
+		})
 	}
 	return core.Load(r.who, r.PathValue("name"))
 }
