@@ -58,7 +58,7 @@ func TestClientRequests(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		got = fmt.Sprintf("%s %s %s %s", r.Method, r.RequestURI, r.Header.Get("Content-Type"), body)
 		mediaType := "application/json"
-		if r.URL.Path == "/v1/events" {
+		if r.URL.Path == "/v1/events" || strings.HasSuffix(r.URL.Path, "/stream") {
 			mediaType = EventsType
 		}
 		answer(200, mediaType, "")(w, r)
@@ -98,6 +98,12 @@ func TestClientRequests(t *testing.T) {
 			_, err := c.Delete(ctx, "a", "m", DeleteRequest{List[json.RawMessage]{[]byte(`"k"`)}})
 			return err
 		},
+		RouteStream: func() error {
+			for _, err := range c.Samples(ctx, "a", "m") {
+				return err
+			}
+			return nil
+		},
 		RouteStatus: func() error { _, err := c.Status(ctx); return err },
 		RouteReload: func() error { _, err := c.Reload(ctx); return err },
 		RoutePlan:   func() error { _, err := c.Plan(ctx); return err },
@@ -120,6 +126,7 @@ func TestClientRequests(t *testing.T) {
 		RouteEntries:  "GET /v1/collections/a/maps/.rodata/entries?after=00%26&limit=5&percpu=sum  ",
 		RouteWrite:    `PUT /v1/collections/a/maps/m/entries application/json {"entries":[{"key":1,"value":{"a":2},"flags":"exist"}]}`,
 		RouteDelete:   `DELETE /v1/collections/a/maps/m/entries application/json {"keys":["k"]}`,
+		RouteStream:   "GET /v1/collections/a/maps/m/stream  ",
 		RouteStatus:   "GET /v1/status  ",
 		RouteReload:   "POST /v1/reload application/json {}",
 		RoutePlan:     "POST /v1/plan application/json {}",

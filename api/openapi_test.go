@@ -135,7 +135,7 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 		if r.Upgrade != "" {
 			w.Upgraded = reflect.TypeOf(r.Upgraded).Name()
 		}
-		if r.Pattern == RouteEvents {
+		if r.Pattern == RouteEvents || r.Pattern == RouteStream {
 			w.MediaType = EventsType
 		}
 		want = append(want, w)
@@ -242,6 +242,8 @@ func describe(schemas map[string]schema, enums map[string][]string, t reflect.Ty
 		return schema{}
 	case t.Kind() == reflect.Pointer:
 		return describe(schemas, enums, t.Elem())
+	case t == reflect.TypeFor[[]byte]():
+		return schema{Type: "string", Format: "byte"}
 	case t.Kind() == reflect.Slice:
 		items := describe(schemas, enums, t.Elem())
 		return schema{Type: "array", Items: &items}

@@ -13,6 +13,7 @@ const (
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
 	RouteWrite    = "PUT /v1/collections/{name}/maps/{map}/entries"
 	RouteDelete   = "DELETE /v1/collections/{name}/maps/{map}/entries"
+	RouteStream   = "GET /v1/collections/{name}/maps/{map}/stream"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
 	RoutePlan     = "POST /v1/plan"
@@ -44,6 +45,7 @@ func Routes() []Route {
 		{Pattern: RouteEntries, Query: []string{"limit", "after", "key", "percpu"}, Response: Entries{}},
 		{Pattern: RouteWrite, Request: WriteRequest{}, Response: Changed{}},
 		{Pattern: RouteDelete, Request: DeleteRequest{}, Response: Changed{}},
+		{Pattern: RouteStream, Response: Sample{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},
