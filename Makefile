@@ -9,7 +9,8 @@
 # make faults-proof  the bugs that it must notice, one at a time; ONLY= for some
 # make bench    the figures of docs/, side by side
 # make soak     a million changed objects, signatures and manifests: none may be accepted; HORNET_SEED=2 for others.
-#               Then 100,000 that are signed, through the daemon: it may neither die nor use more than 64 MB
+#               Then 100,000 that are signed, through the daemon: it may neither die nor use more than 64 MB.
+#               Then 100,000 peers that end or change while they are asked about: none may be taken for another
 # make mutate   how many small changes of the verifier's own code its tests notice
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
@@ -66,6 +67,7 @@ bench: build
 soak:
 	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -run Soak ./signing
 	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -exec "$(CURDIR)/scripts/as-root" -run TestHostileObjects ./loader ./cmd/hornetd
+	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -exec "$(CURDIR)/scripts/as-root" -run TestPeerRaces ./internal/daemon
 
 # Those that take long are asked last.
 mutate:

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // MaxResponseBytes bounds an answer that is not a stream.
@@ -29,14 +30,37 @@ type Client struct {
 // New returns a client of the daemon that listens on the Unix socket. It does
 // not connect yet.
 func New(socket string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}
+	return NewDialer(socket, func(ctx context.Context) (net.Conn, error) { return connect(ctx, socket) })
+}
+
+// NewDialer returns a client that connects by dial; socket is for messages.
+func NewDialer(socket string, dial func(context.Context) (net.Conn, error)) *Client {
+	dialHTTP := func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
 	return &Client{socket, &http.Client{
-		Transport: &http.Transport{DialContext: dial, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10},
+		Transport: &http.Transport{DialContext: dialHTTP, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10},
 		// A redirect would be somebody else's answer.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+}
+
+// connectTime is how long a client waits for a place in the queue of a socket
+// that others flood.
+const connectTime = 5 * time.Second
+
+// connect connects to the socket. Where its queue is full the kernel says so at
+// once, to one who would not wait; it has room again soon.
+func connect(ctx context.Context, socket string) (net.Conn, error) {
+	for end := time.Now().Add(connectTime); ; {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // Close closes the connections that wait for the next request.
@@ -172,6 +196,10 @@ func (c *Client) Pages(ctx context.Context, collection, mapName string, perCPU P
 type EventsOptions struct {
 	Since  uint64 // events with a greater Seq
 	Follow bool   // wait for more instead of ending with the last one there is
+
+	// Only some; lost ones are told in any case.
+	Kinds      []EventKind // none: all
+	Collection string      // "": all, and what is about none
 }
 
 // Events yields events in their order. After an error, which comes last, ask
@@ -181,6 +209,16 @@ func (c *Client) Events(ctx context.Context, opts EventsOptions) iter.Seq2[Event
 	query := url.Values{"since": {strconv.FormatUint(opts.Since, 10)}}
 	if opts.Follow {
 		query.Set("follow", "true")
+	}
+	if len(opts.Kinds) > 0 {
+		var kinds []string
+		for _, k := range opts.Kinds {
+			kinds = append(kinds, string(k))
+		}
+		query.Set("kind", strings.Join(kinds, ","))
+	}
+	if opts.Collection != "" {
+		query.Set("collection", opts.Collection)
 	}
 	return func(yield func(Event, error) bool) {
 		resp, err := c.send(ctx, RouteEvents, nil, query, nil, EventsType)
@@ -212,6 +250,11 @@ func (c *Client) call(ctx context.Context, route string, names []string, query u
 	if err != nil {
 		return err
 	}
+	return c.decode(ctx, route, resp, out)
+}
+
+// decode reads an answer into out.
+func (c *Client) decode(ctx context.Context, route string, resp *http.Response, out any) error {
 	defer resp.Body.Close()
 	b, err := readBody(resp.Body)
 	if err != nil {
@@ -230,6 +273,12 @@ func (c *Client) send(ctx context.Context, route string, names []string, query u
 	if err != nil {
 		return nil, err
 	}
+	return c.do(req, route, mediaType)
+}
+
+// do is send for a request that is made.
+func (c *Client) do(req *http.Request, route, mediaType string) (*http.Response, error) {
+	ctx := req.Context()
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.unreachable(ctx, err)

@@ -52,11 +52,19 @@ func answer(status int, mediaType, body string) http.HandlerFunc {
 	}
 }
 
+// formPart is one part of a form with the boundary B.
+func formPart(name, contents string) string {
+	return fmt.Sprintf("--B\nContent-Disposition: form-data; name=%q; filename=%q\nContent-Type: application/octet-stream\n\n%s\n", name, name, contents)
+}
+
 func TestClientRequests(t *testing.T) {
 	var got string
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		got = fmt.Sprintf("%s %s %s %s", r.Method, r.RequestURI, r.Header.Get("Content-Type"), body)
+		if _, boundary, isForm := strings.Cut(r.Header.Get("Content-Type"), "boundary="); isForm {
+			got = strings.ReplaceAll(got, boundary, "B")
+		}
 		mediaType := "application/json"
 		if r.URL.Path == "/v1/events" || strings.HasSuffix(r.URL.Path, "/stream") {
 			mediaType = EventsType
@@ -104,6 +112,10 @@ func TestClientRequests(t *testing.T) {
 			}
 			return nil
 		},
+		RouteRun: func() error {
+			_, err := c.Run(ctx, "a", Bundle{Manifest: []byte("m"), Object: []byte("o"), Signature: []byte("s")})
+			return err
+		},
 		RouteStatus: func() error { _, err := c.Status(ctx); return err },
 		RouteReload: func() error { _, err := c.Reload(ctx); return err },
 		RoutePlan:   func() error { _, err := c.Plan(ctx); return err },
@@ -127,6 +139,7 @@ func TestClientRequests(t *testing.T) {
 		RouteWrite:    `PUT /v1/collections/a/maps/m/entries application/json {"entries":[{"key":1,"value":{"a":2},"flags":"exist"}]}`,
 		RouteDelete:   `DELETE /v1/collections/a/maps/m/entries application/json {"keys":["k"]}`,
 		RouteStream:   "GET /v1/collections/a/maps/m/stream  ",
+		RouteRun:      "POST /v1/run?name=a multipart/form-data; boundary=B " + strings.ReplaceAll(formPart("manifest", "m")+formPart("object", "o")+formPart("signature", "s")+"--B--\n", "\n", "\r\n"),
 		RouteStatus:   "GET /v1/status  ",
 		RouteReload:   "POST /v1/reload application/json {}",
 		RoutePlan:     "POST /v1/plan application/json {}",

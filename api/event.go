@@ -29,8 +29,17 @@ const (
 	EventFailed      EventKind = "failed"      // it was allowed and did not work
 	EventRolledBack  EventKind = "rolled-back" // an older version may load again
 	EventReloaded    EventKind = "reloaded"    // the manifests were read again
+	EventTrust       EventKind = "trust"       // whose signatures count, or what is revoked, is another than before
 	EventLost        EventKind = "lost"        // events before this one are no longer there
 )
+
+// EventKinds lists every kind there is.
+func EventKinds() []EventKind {
+	return []EventKind{
+		EventStarted, EventStopping, EventLoaded, EventAdopted, EventReplaced, EventUpgraded, EventReturned, EventRepaired,
+		EventDrift, EventUnloaded, EventQuarantined, EventRefused, EventFailed, EventRolledBack, EventReloaded, EventTrust, EventLost,
+	}
+}
 
 // Event is one thing that happened. Seq grows by one with each; to go on after
 // a broken stream ask for what came since the last one seen.
@@ -42,6 +51,7 @@ type Event struct {
 	Message    string    `json:"message"`
 	Hint       string    `json:"hint,omitempty"`
 	Caller     *Caller   `json:"caller,omitempty"` // absent: the daemon by itself
+	Lost       uint64    `json:"lost,omitempty"`   // of kind lost: how many, of whatever kind; absent where nobody knows
 }
 
 // EventsType is the media type of an event stream, RFC 7464: each record is the

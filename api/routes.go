@@ -14,6 +14,7 @@ const (
 	RouteWrite    = "PUT /v1/collections/{name}/maps/{map}/entries"
 	RouteDelete   = "DELETE /v1/collections/{name}/maps/{map}/entries"
 	RouteStream   = "GET /v1/collections/{name}/maps/{map}/stream"
+	RouteRun      = "POST /v1/run"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
 	RoutePlan     = "POST /v1/plan"
@@ -24,7 +25,7 @@ const (
 type Route struct {
 	Pattern  string   // method and path, for http.ServeMux
 	Query    []string // the parameters it takes; others are refused
-	Request  any      // zero value of the body's type, nil where there is none
+	Request  any      // zero value of the body's type, nil where there is none; a Bundle is a form, all else JSON
 	Response any      // zero value of a successful answer's type
 
 	Upgrade  string // the protocol that the connection can change to; "" for none
@@ -36,7 +37,7 @@ func Routes() []Route {
 	return []Route{
 		{Pattern: RouteList, Response: Collections{}},
 		{Pattern: RouteGet, Response: Collection{}},
-		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}},
+		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}, Upgrade: UpgradeLease, Upgraded: LeaseGrant{}},
 		{Pattern: RouteUpgrade, Request: UpgradeRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
@@ -46,10 +47,11 @@ func Routes() []Route {
 		{Pattern: RouteWrite, Request: WriteRequest{}, Response: Changed{}},
 		{Pattern: RouteDelete, Request: DeleteRequest{}, Response: Changed{}},
 		{Pattern: RouteStream, Response: Sample{}},
+		{Pattern: RouteRun, Query: []string{"name"}, Request: Bundle{}, Response: Collection{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},
-		{Pattern: RouteEvents, Query: []string{"since", "follow"}, Response: Event{}},
+		{Pattern: RouteEvents, Query: []string{"since", "follow", "kind", "collection"}, Response: Event{}},
 	}
 }
 
@@ -59,9 +61,13 @@ type Collections struct {
 	Collections List[Collection] `json:"collections"`
 }
 
-// LoadRequest asks that a collection run. There is nothing to choose: the
-// manifest says everything. Loading what runs already changes nothing.
-type LoadRequest struct{}
+// LoadRequest asks that a collection run. The manifest says everything about how;
+// to choose is only how long. Loading what runs already changes nothing, but that it
+// cannot be had as a lease.
+type LoadRequest struct {
+	Lease  bool   `json:"lease,omitempty"`  // for as long as the connection, see UpgradeLease
+	Resume string `json:"resume,omitempty"` // with Lease: the token of one that lost its connection
+}
 
 // UpgradeRequest asks that what runs be replaced by what is on disk now. What
 // runs from it already is left as it is.

@@ -14,6 +14,17 @@ type Status struct {
 	Revocations *Revocations  `json:"revocations,omitempty"` // absent where no list is in force
 	Problems    List[Problem] `json:"problems"`
 	Kernel      Kernel        `json:"kernel"`
+	Limits      List[Limit]   `json:"limits"`
+}
+
+// Limit is a bound of hornetd.toml and how near it is. Root is told all, and of
+// those for each user one for each that comes near; others are told their own.
+type Limit struct {
+	Name string  `json:"name"`           // the key of hornetd.toml, such as api.connections
+	UID  *uint32 `json:"uid,omitempty"`  // whose; absent where it is everybody's, or nobody has any
+	Used *uint64 `json:"used,omitempty"` // absent where nothing is counted
+	Most uint64  `json:"most"`
+	Unit string  `json:"unit,omitempty"` // bytes or ms; absent: a number of things
 }
 
 // Revocations is the revocation list in force.

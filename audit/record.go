@@ -83,6 +83,11 @@ type Caller struct {
 	UID uint32 `json:"uid"`
 	GID uint32 `json:"gid"`
 	PID int32  `json:"pid,omitempty"`
+
+	// Where they are known; of the process when its connection was accepted.
+	Unit  string `json:"unit,omitempty"`  // of the system's systemd
+	Exe   string `json:"exe,omitempty"`   // path, as its mount namespace has it
+	Label string `json:"label,omitempty"` // by a security module
 }
 
 // reserved reports whether a record may use the space that is kept.
@@ -102,7 +107,8 @@ func (r Record) encode() (Record, []byte, error) {
 		return r, nil, fmt.Errorf("record: unknown phase %q", r.Phase)
 	}
 	r.Time = r.Time.UTC().Round(0)
-	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.DropIns, &r.Object, &r.Signer, &r.SignerKey, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Hint, &r.Reason} {
+	for _, s := range []*string{&r.Verb, &r.Collection, &r.Manifest, &r.DropIns, &r.Object, &r.Signer, &r.SignerKey, &r.Format, &r.Covers, &r.Verdict, &r.VerdictBy, &r.Kind, &r.Error, &r.Hint, &r.Reason,
+		&r.Caller.Unit, &r.Caller.Exe, &r.Caller.Label} {
 		var cut bool
 		*s, cut = escape(*s)
 		r.Cut = r.Cut || cut

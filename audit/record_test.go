@@ -47,6 +47,15 @@ func TestLineIsWhatItWas(t *testing.T) {
 	if diff := cmp.Diff(want, string(line)); diff != "" {
 		t.Error(diff)
 	}
+	_, line, err = Record{Seq: 3, Time: time.Unix(0, 0), Phase: Refusal, Verb: "load", Caller: Caller{UID: 1, GID: 2, PID: 3, Unit: "a\\x2db.service", Exe: "/opt/\x1b", Label: "u:r:t"}}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = `{"seq":3,"time":"1970-01-01T00:00:00Z","phase":"refusal","verb":"load",` +
+		`"caller":{"uid":1,"gid":2,"pid":3,"unit":"a\\\\x2db.service","exe":"/opt/\\x1b","label":"u:r:t"}}` + "\n"
+	if diff := cmp.Diff(want, string(line)); diff != "" {
+		t.Error(diff)
+	}
 	_, line, err = Record{Seq: 1, Time: time.Unix(0, 0).In(time.FixedZone("", 3600)), Phase: Note, Verb: "start"}.encode()
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"go.uber.org/zap/zapcore"
@@ -35,6 +36,10 @@ func (c checker) paths(raw rawPaths) Paths {
 	c.path("paths.revoked", raw.Revoked)
 	c.path("paths.bpffs", raw.BPFFS)
 	c.path("paths.state", raw.State)
+	c.path("paths.bundles", raw.Bundles)
+	if slices.Contains(raw.Manifests, raw.Bundles) {
+		c.Add("paths.bundles", "name another directory", "%.200q is a directory of manifests", raw.Bundles)
+	}
 	return Paths(raw)
 }
 
@@ -61,7 +66,18 @@ func (c checker) api(raw rawAPI) API {
 	if c.Printable("api.group", raw.Group) && (strings.ContainsFunc(raw.Group, bad) || strings.HasPrefix(raw.Group, "-")) {
 		c.Add("api.group", "write a name that getent group shows, or a number", "%.80q cannot be the name of a group", raw.Group)
 	}
-	return API{Socket: raw.Socket, Mode: os.FileMode(raw.Mode), Group: raw.Group}
+	c.count("api.connections", raw.Connections, 4096)
+	c.count("api.connections_per_user", raw.ConnectionsPerUser, 4096)
+	c.count("api.changes_per_user", raw.ChangesPerUser, 4096)
+	return API{
+		Socket: raw.Socket, Mode: os.FileMode(raw.Mode), Group: raw.Group,
+		Connections: raw.Connections, ConnectionsPerUser: raw.ConnectionsPerUser, ChangesPerUser: raw.ChangesPerUser,
+		HeaderTime:  c.time("api.header_time", raw.HeaderTime, time.Second, time.Minute),
+		RequestTime: c.time("api.request_time", raw.RequestTime, time.Duration(raw.HeaderTime), 10*time.Minute),
+		AnswerTime:  c.time("api.answer_time", raw.AnswerTime, time.Second, time.Hour),
+		IdleTime:    c.time("api.idle_time", raw.IdleTime, time.Second, time.Hour),
+		LeaseGrace:  c.time("api.lease_grace", raw.LeaseGrace, time.Second, time.Hour),
+	}
 }
 
 func (c checker) log(raw rawLog) Log {
@@ -75,15 +91,26 @@ func (c checker) log(raw rawLog) Log {
 func (c checker) limits(raw rawLimits) Limits {
 	c.count("limits.maps", raw.Maps, 4096)
 	c.count("limits.programs", raw.Programs, 4096)
+	c.count("limits.total_programs", raw.TotalPrograms, 1_000_000)
 	c.count("limits.total_collections", raw.TotalCollections, 10_000)
+	c.count("limits.user_programs", raw.UserPrograms, 1_000_000)
+	c.count("limits.user_collections", raw.UserCollections, 10_000)
 	if raw.TotalMemory < raw.Memory {
 		c.Add("limits.total_memory", "raise it, or lower limits.memory",
 			"is %d, less than the %d of a single manifest", raw.TotalMemory, raw.Memory)
 	}
 	return Limits{
 		Memory: uint64(raw.Memory), Maps: raw.Maps, Programs: raw.Programs,
-		TotalMemory: uint64(raw.TotalMemory), TotalCollections: raw.TotalCollections,
+		TotalMemory: uint64(raw.TotalMemory), TotalPrograms: raw.TotalPrograms, TotalCollections: raw.TotalCollections,
+		UserMemory: uint64(raw.UserMemory), UserPrograms: raw.UserPrograms, UserCollections: raw.UserCollections,
 	}
+}
+
+func (c checker) time(key string, d duration, least, most time.Duration) time.Duration {
+	if t := time.Duration(d); t < least || t > most {
+		c.Add(key, fmt.Sprintf("write a time from %q to %q", least, most), "is %s, must be %s to %s", t, least, most)
+	}
+	return time.Duration(d)
 }
 
 func (c checker) count(key string, n, most int) {

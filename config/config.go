@@ -7,6 +7,7 @@ package config
 
 import (
 	"os"
+	"time"
 
 	"go.uber.org/zap/zapcore"
 
@@ -22,6 +23,7 @@ type Config struct {
 	Manifests Manifests
 	Trust     Trust
 	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
+	Rules     []policy.Rule                // which callers may run bundles of their own
 }
 
 // Paths are where things lie, all absolute.
@@ -31,6 +33,7 @@ type Paths struct {
 	Revoked    string   // the revocation list
 	BPFFS      string   // directory of the pins
 	State      string   // directory of the audit log and the ratchet
+	Bundles    string   // directory of what callers brought themselves
 	MountBPFFS bool     // mount a bpffs of its own at BPFFS
 }
 
@@ -39,6 +42,16 @@ type API struct {
 	Socket string      // absolute path
 	Mode   os.FileMode // permission bits only
 	Group  string      // name or decimal id
+
+	Connections        int // of all users but root
+	ConnectionsPerUser int
+	ChangesPerUser     int // that run or wait to, root's aside
+
+	HeaderTime  time.Duration // from the first wait for a request to the end of its header
+	RequestTime time.Duration // to the end of its body
+	AnswerTime  time.Duration // from the header to the end of the answer
+	IdleTime    time.Duration // between two requests
+	LeaseGrace  time.Duration // to resume a lease, after a start
 }
 
 // Log is how hornetd writes its log, which goes to standard error.
@@ -62,7 +75,11 @@ type Limits struct {
 	Maps             int    // per manifest
 	Programs         int    // per manifest
 	TotalMemory      uint64 // bytes of map keys and values of all that runs
+	TotalPrograms    int    // of all that runs
 	TotalCollections int    // that run at the same time
+	UserMemory       uint64 // bytes of map keys and values of what one user, not root, had loaded
+	UserPrograms     int    // of the same
+	UserCollections  int    // the same
 }
 
 // Policy returns the limits of one manifest.
@@ -119,12 +136,19 @@ func Default() Config {
 			Revoked:   "/etc/hornet/revoked",
 			BPFFS:     "/sys/fs/bpf/hornet",
 			State:     "/var/lib/hornet",
+			Bundles:   "/run/hornet/bundles",
 		},
-		API: API{Socket: "/run/hornet/hornetd.sock", Mode: 0o660, Group: "hornet"},
+		API: API{
+			Socket: "/run/hornet/hornetd.sock", Mode: 0o660, Group: "hornet",
+			Connections: 256, ConnectionsPerUser: 16, ChangesPerUser: 2,
+			HeaderTime: 5 * time.Second, RequestTime: 10 * time.Second, AnswerTime: 2 * time.Minute, IdleTime: 2 * time.Minute,
+			LeaseGrace: 30 * time.Second,
+		},
 		Log: Log{Level: zapcore.InfoLevel, Format: FormatAuto},
 		Limits: Limits{
 			Memory: 64 << 20, Maps: 128, Programs: 128,
-			TotalMemory: 1 << 30, TotalCollections: 1024,
+			TotalMemory: 1 << 30, TotalPrograms: 16384, TotalCollections: 1024,
+			UserMemory: 256 << 20, UserPrograms: 1024, UserCollections: 64,
 		},
 		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}, Signers: map[string][]string{}},
 		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep, Expiry: ExpiryBoot},

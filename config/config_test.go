@@ -4,8 +4,10 @@ import (
 	"errors"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap/zapcore"
@@ -74,11 +76,20 @@ trust = "/t"
 revoked = "/r"
 bpffs = "/b"
 state = "/s"
+bundles = "/u"
 mount_bpffs = true
 [api]
 socket = "/x.sock"
 mode = "0666"
 group = "0"
+connections = 4096
+connections_per_user = 1
+changes_per_user = 3
+header_time = "1s"
+request_time = "1500ms"
+answer_time = "1h"
+idle_time = "1m"
+lease_grace = "3s"
 [log]
 level = "debug"
 format = "console"
@@ -87,7 +98,11 @@ memory = 4096
 maps = 1
 programs = 4096
 total_memory = "1TiB"
+total_programs = 5
 total_collections = 10000
+user_memory = "1KiB"
+user_programs = 6
+user_collections = 7
 [manifests]
 removed = "keep"
 signed = ["/m"]
@@ -101,6 +116,22 @@ limits = { memory = "1MiB", maps = 8, programs = 2 }
 attach = []
 [signers.free]
 untrusted_parser = true
+[[rule]]
+user = "ada"
+exe = "/usr/bin/tool"
+may = ["run"]
+signers = ["dev", "*"]
+attach = ["xdp", "cgroup/*"]
+targets = ["interface:veth*", "netns:/run/netns/*", "cgroup:/sys/fs/cgroup/a/**", "caller", "host"]
+unsigned_manifests = true
+limits = { memory = "1MiB", maps = 8, programs = 2, collections = 1000 }
+[[rule]]
+unit = "web@1.service"
+group = "50"
+may = ["run"]
+signers = ["dev"]
+attach = ["xdp"]
+targets = ["host"]
 [trust]
 roots = ["r"]
 revoked = "unload"
@@ -111,14 +142,23 @@ development = true
 		t.Fatal(err)
 	}
 	want := Config{
-		Paths:     Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", MountBPFFS: true},
-		API:       API{Socket: "/x.sock", Mode: 0o666, Group: "0"},
-		Log:       Log{Level: zapcore.DebugLevel, Format: FormatConsole},
-		Limits:    Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalCollections: 10_000},
+		Paths: Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", Bundles: "/u", MountBPFFS: true},
+		API: API{Socket: "/x.sock", Mode: 0o666, Group: "0",
+			Connections: 4096, ConnectionsPerUser: 1, ChangesPerUser: 3,
+			HeaderTime: time.Second, RequestTime: 1500 * time.Millisecond, AnswerTime: time.Hour, IdleTime: time.Minute, LeaseGrace: 3 * time.Second},
+		Log: Log{Level: zapcore.DebugLevel, Format: FormatConsole},
+		Limits: Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalPrograms: 5, TotalCollections: 10_000,
+			UserMemory: 1 << 10, UserPrograms: 6, UserCollections: 7},
 		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}, Signers: map[string][]string{"/m": {"dev", "x"}}},
 		Signers: map[string]policy.SignerRule{
 			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
 			"*":   {Attach: []string{}}, "free": {Untrusted: true},
+		},
+		Rules: []policy.Rule{
+			{Who: policy.Who{User: "ada", Exe: "/usr/bin/tool"}, Signers: []string{"dev", "*"}, Attach: []string{"xdp", "cgroup/*"},
+				Targets:  []string{"interface:veth*", "netns:/run/netns/*", "cgroup:/sys/fs/cgroup/a/**", "caller", "host"},
+				Unsigned: true, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}, Collections: 1000},
+			{Who: policy.Who{Unit: "web@1.service", Group: "50"}, Signers: []string{"dev"}, Attach: []string{"xdp"}, Targets: []string{"host"}, Collections: 1},
 		},
 		Trust: Trust{Roots: []string{"r"}, Revoked: RevokedUnload, Expiry: ExpiryStrict, Development: true},
 	}
@@ -144,8 +184,48 @@ func TestParseKeepsTheOtherDefaults(t *testing.T) {
 	}
 }
 
+// rule is a good [[rule]] of seven lines without the keys named, and one more line.
+func rule(line string, without ...string) string {
+	text := "[[rule]]\n"
+	for _, l := range []string{"user = 'a'", "may = ['run']", "signers = ['dev']", "attach = ['xdp']", "targets = ['host']", "unsigned_manifests = false"} {
+		if key, _, _ := strings.Cut(l, " "); slices.Contains(without, key) {
+			l = ""
+		}
+		text += l + "\n"
+	}
+	return text + line
+}
+
 func TestParseRefuses(t *testing.T) {
 	tests := []struct{ text, err, hint string }{
+		{"[[rule]]\nmay = ['run']", "1: rule[0]: names no user, no group and no unit", "user ="},
+		{rule("exe = '/bin/x'", "user"), "1: rule[0]: names no user, no group and no unit", ""},
+		{rule("group = 'b'"), "8: rule[0].group: a rule names a user or a group, not both", "two rules"},
+		{rule("user = 'a b'", "user"), `8: rule[0].user: "a b" cannot be the name of an account`, "getent"},
+		{rule("user = \"a\\u0000\"", "user"), `8: rule[0].user: `, ""},
+		{rule("unit = 'web'"), `8: rule[0].unit: "web" is not the name of a unit`, "web.service"},
+		{rule("exe = 'cat'"), `8: rule[0].exe: "cat" is not an absolute path`, ""},
+		{rule("may = ['status']", "may"), `8: rule[0].may: is ["status"]`, `may = ["run"]`},
+		{rule("", "may"), `1: rule[0].may: is []`, ""},
+		{rule("signers = []", "signers"), "8: rule[0].signers: names none", "remove the rule"},
+		{rule("", "signers"), "1: rule[0].signers: names none", ""},
+		{rule("", "attach"), "1: rule[0].attach: names none", ""},
+		{rule("attach = []", "attach"), "8: rule[0].attach: names none", ""},
+		{rule("", "targets"), "1: rule[0].targets: names none", ""},
+		{rule("signers = ['a/b']", "signers"), `8: rule[0].signers[0]: "a/b" is not the name of a signer`, ""},
+		{rule("attach = ['[']", "attach"), `8: rule[0].attach[0]: "[" is not a pattern`, ""},
+		{rule("targets = ['eth0']", "targets"), `8: rule[0].targets[0]: "eth0" is not a target`, "interface:NAME"},
+		{rule("targets = ['host:x']", "targets"), `8: rule[0].targets[0]: "host:x" is not a target`, ""},
+		{rule("targets = ['interface:']", "targets"), `8: rule[0].targets[0]: "interface:" is not a target`, ""},
+		{rule("targets = ['cgroup:a/**']", "targets"), `8: rule[0].targets[0]: "cgroup:a/**" has no absolute path`, "/sys/fs/cgroup"},
+		{rule("targets = ['cgroup:/a/../b']", "targets"), `8: rule[0].targets[0]: "cgroup:/a/../b" has no`, ""},
+		{rule("targets = ['cgroup:/a/**/b']", "targets"), `8: rule[0].targets[0]: "cgroup:/a/**/b" has **`, "at the end"},
+		{rule("targets = ['cgroup:/a*/**']", "targets"), `8: rule[0].targets[0]: "cgroup:/a*/**" has **`, ""},
+		{rule("limits.collections = 0"), `8: rule[0].limits.collections: is 0, must be 1 to 1000`, ""},
+		{rule("limits.maps = 5000"), `8: rule[0].limits.maps: is 5000`, ""},
+		{rule("collections = 1"), `8: rule[0].collections: unknown key`, ""},
+		{"rule = [" + strings.Repeat("{},", 257) + "]", "1: rule: has 257 rules, more than 256", "group"},
+
 		{"[path]", "1: path: unknown key", `did you mean "paths"?`},
 		{"[paths]\nmanifest = []", "2: paths.manifest: unknown key", `did you mean "manifests"?`},
 		{"[api]\nSocket = '/x'", "2: api.Socket: unknown key", `did you mean "socket"?`},
@@ -172,6 +252,20 @@ func TestParseRefuses(t *testing.T) {
 		{"[api]\nmode = '777777777777777777777777'", `2: api.mode: "777777777777777777777777" is not an octal mode`, ""},
 		{"[api]\ngroup = 'a b'", `2: api.group: "a b" cannot be the name of a group`, "getent"},
 		{"[api]\ngroup = '-1'", `2: api.group: "-1" cannot be`, ""},
+		{"[api]\nconnections = 0", "2: api.connections: is 0, must be 1 to 4096", "1 to 4096"},
+		{"[api]\nconnections_per_user = 4097", "2: api.connections_per_user: is 4097", ""},
+		{"[api]\nchanges_per_user = -1", "2: api.changes_per_user: is -1, must be 1 to 4096", ""},
+		{"[api]\nheader_time = 5", "2: api.header_time: is not a string", `"5s"`},
+		{"[api]\nheader_time = 'soon'", `2: api.header_time: "soon" is not a time`, `"5s"`},
+		{"[api]\nheader_time = '0s'", "2: api.header_time: is 0s, must be 1s to 1m0s", "from \"1s\""},
+		{"[api]\nrequest_time = '4s'", "2: api.request_time: is 4s, must be 5s to 10m0s", ""},
+		{"[api]\nanswer_time = '2h'", "2: api.answer_time: is 2h0m0s, must be", ""},
+		{"[api]\nidle_time = '-1s'", "2: api.idle_time: is -1s, must be", ""},
+		{"[api]\nlease_grace = '500ms'", "2: api.lease_grace: is 500ms, must be 1s to 1h0m0s", ""},
+		{"[limits]\ntotal_programs = 0", "2: limits.total_programs: is 0, must be 1 to 1000000", ""},
+		{"[limits]\nuser_memory = 0", "2: limits.user_memory: is not more than 0", ""},
+		{"[limits]\nuser_programs = 0", "2: limits.user_programs: is 0", ""},
+		{"[limits]\nuser_collections = 0", "2: limits.user_collections: is 0", ""},
 		{"[log]\nlevel = 'warning'", `2: log.level: "warning" is none of debug, info, warn, error`, "info"},
 		{"[log]\nlevel = 'fatal'", `2: log.level: "fatal" is none`, ""},
 		{"[log]\nformat = 'jsno'", `2: log.format: "jsno" is none of auto, json, console`, `did you mean "json"?`},

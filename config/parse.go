@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/tomlfile"
@@ -34,6 +35,7 @@ func Parse(file string, b []byte) (Config, error) {
 		Manifests: c.manifests(raw.Manifests, raw.Paths.Manifests),
 		Signers:   c.signers(raw.Signers),
 		Trust:     c.trust(raw.Trust),
+		Rules:     c.rules(raw.Rules),
 	}
 	if err := c.First(); err != nil {
 		return Config{}, err
@@ -50,6 +52,7 @@ type rawConfig struct {
 	Manifests rawManifests         `toml:"manifests"`
 	Signers   map[string]rawSigner `toml:"signers"`
 	Trust     rawTrust             `toml:"trust"`
+	Rules     []rawRule            `toml:"rule"`
 }
 
 type rawPaths struct {
@@ -58,6 +61,7 @@ type rawPaths struct {
 	Revoked    string   `toml:"revoked"`
 	BPFFS      string   `toml:"bpffs"`
 	State      string   `toml:"state"`
+	Bundles    string   `toml:"bundles"`
 	MountBPFFS bool     `toml:"mount_bpffs"`
 }
 
@@ -65,6 +69,16 @@ type rawAPI struct {
 	Socket string `toml:"socket"`
 	Mode   mode   `toml:"mode"`
 	Group  string `toml:"group"`
+
+	Connections        int `toml:"connections"`
+	ConnectionsPerUser int `toml:"connections_per_user"`
+	ChangesPerUser     int `toml:"changes_per_user"`
+
+	HeaderTime  duration `toml:"header_time"`
+	RequestTime duration `toml:"request_time"`
+	AnswerTime  duration `toml:"answer_time"`
+	IdleTime    duration `toml:"idle_time"`
+	LeaseGrace  duration `toml:"lease_grace"`
 }
 
 type rawLog struct {
@@ -77,7 +91,11 @@ type rawLimits struct {
 	Maps             int           `toml:"maps"`
 	Programs         int           `toml:"programs"`
 	TotalMemory      tomlfile.Size `toml:"total_memory"`
+	TotalPrograms    int           `toml:"total_programs"`
 	TotalCollections int           `toml:"total_collections"`
+	UserMemory       tomlfile.Size `toml:"user_memory"`
+	UserPrograms     int           `toml:"user_programs"`
+	UserCollections  int           `toml:"user_collections"`
 }
 
 type rawManifests struct {
@@ -112,13 +130,39 @@ type rawTrust struct {
 func rawOf(c Config) rawConfig {
 	return rawConfig{
 		Paths: rawPaths(c.Paths),
-		API:   rawAPI{c.API.Socket, mode(c.API.Mode), c.API.Group},
+		API:   rawAPIOf(c.API),
 		Log:   rawLog{c.Log.Level.String(), string(c.Log.Format)},
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
-			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalCollections},
+			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalPrograms, c.Limits.TotalCollections,
+			tomlfile.Size(c.Limits.UserMemory), c.Limits.UserPrograms, c.Limits.UserCollections},
 		Manifests: rawManifests{string(c.Manifests.Removed), c.Manifests.Signed, c.Manifests.Signers},
 		Trust:     rawTrust{c.Trust.Roots, string(c.Trust.Revoked), string(c.Trust.Expiry), c.Trust.Development},
 	}
+}
+
+func rawAPIOf(a API) rawAPI {
+	return rawAPI{
+		Socket: a.Socket, Mode: mode(a.Mode), Group: a.Group,
+		Connections: a.Connections, ConnectionsPerUser: a.ConnectionsPerUser, ChangesPerUser: a.ChangesPerUser,
+		HeaderTime: duration(a.HeaderTime), RequestTime: duration(a.RequestTime),
+		AnswerTime: duration(a.AnswerTime), IdleTime: duration(a.IdleTime), LeaseGrace: duration(a.LeaseGrace),
+	}
+}
+
+// duration is a time in a string such as "5s": a number alone would have no unit.
+type duration time.Duration
+
+func (d *duration) UnmarshalTOML(v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return remedy.With(errors.New("is not a string"), `write a number with its unit in quotes, such as "5s"`)
+	}
+	t, err := time.ParseDuration(s)
+	if err != nil {
+		return remedy.With(fmt.Errorf("%.40q is not a time", s), `write a number with ms, s, m or h, such as "5s"`)
+	}
+	*d = duration(t)
+	return nil
 }
 
 // mode is the permission bits of a socket, in a string of octal digits: as a

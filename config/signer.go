@@ -24,14 +24,8 @@ func (c checker) signers(raw map[string]rawSigner) map[string]policy.SignerRule 
 			Attach:    c.patterns(key+".attach", r.Attach),
 			Programs:  c.patterns(key+".programs", r.Programs),
 			Variables: c.patterns(key+".variables", r.Variables),
-			Limits: policy.Limits{
-				Maps:     c.signerCount(key+".limits.maps", r.Limits.Maps),
-				Programs: c.signerCount(key+".limits.programs", r.Limits.Programs),
-			},
+			Limits:    c.boundsOf(key, r.Limits),
 			Untrusted: r.Untrusted,
-		}
-		if r.Limits.Memory != nil {
-			rule.Limits.Memory = uint64(*r.Limits.Memory)
 		}
 		if rules == nil {
 			rules = make(map[string]policy.SignerRule)
@@ -52,6 +46,15 @@ func (c checker) patterns(key string, list *[]string) []string {
 		}
 	}
 	return append([]string{}, *list...)
+}
+
+// boundsOf are the limits below key, 0 where there are none.
+func (c checker) boundsOf(key string, raw rawSignerLimits) policy.Limits {
+	l := policy.Limits{Maps: c.signerCount(key+".limits.maps", raw.Maps), Programs: c.signerCount(key+".limits.programs", raw.Programs)}
+	if raw.Memory != nil {
+		l.Memory = uint64(*raw.Memory)
+	}
+	return l
 }
 
 func (c checker) signerCount(key string, n *int) int {

@@ -19,6 +19,7 @@ type LinkState struct {
 	Kind       string // as in Target; "type-N" for one that is not known here
 	AttachType string // as in Target; "" where the kernel does not say
 	ProgramID  ebpf.ProgramID
+	Unhooked   bool // set by who asked Unhooked
 
 	Ifindex    int    // xdp, tcx: 0 if the interface is gone
 	NetnsInode uint64 // netns: 0 if the namespace is gone

@@ -427,7 +427,8 @@ func StateByID(id uint32) (LinkState, error) {
 }
 
 // Alive says whether the link still is where s was asked: the kernel sets the
-// place to 0 when a link is detached or what it was attached to goes.
+// place to 0 when a link is detached or what it was attached to goes. Of a netfilter
+// link only Unhooked finds that out.
 func (s LinkState) Alive() bool {
 	switch s.Kind {
 	case kindXDP, kindTCX:
@@ -439,7 +440,7 @@ func (s LinkState) Alive() bool {
 	case kindStructOps:
 		return s.MapID != 0
 	}
-	return true
+	return !s.Unhooked
 }
 
 // At says whether the link is at what t leads to now.

@@ -2,12 +2,9 @@ package manifest
 
 import (
 	"fmt"
-	"math"
 	"slices"
-	"strconv"
-	"strings"
-	"unicode"
 
+	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/tomlfile"
 )
 
@@ -21,31 +18,24 @@ func (c checker) allowAll(raw []rawAllow) []Allow {
 		switch {
 		case r.User != "" && r.Group != "":
 			c.Add(key+".group", "write two [[allow]]", "a rule names a user or a group, not both")
-		case r.User == "" && r.Group == "":
-			c.Add(key, `write user = "NAME" or group = "NAME"`, "names neither a user nor a group")
+		case r.User == "" && r.Group == "" && r.Unit == "":
+			c.Add(key, `write user = "NAME", group = "NAME" or unit = "NAME.service"`, "names no user, no group and no unit")
 		}
-		c.account(key+".user", r.User)
-		c.account(key+".group", r.Group)
-		all = append(all, Allow{User: r.User, Group: r.Group, May: c.rights(key+".may", r.May)})
+		c.valid(key+".user", r.User, ValidAccount)
+		c.valid(key+".group", r.Group, ValidAccount)
+		c.valid(key+".unit", r.Unit, ValidUnit)
+		all = append(all, Allow{User: r.User, Group: r.Group, Unit: r.Unit, May: c.rights(key+".may", r.May)})
 	}
 	return all
 }
 
-// account checks the name or the decimal id of a user or a group. Whether it
-// exists is asked when somebody calls.
-func (c checker) account(key, name string) {
+// valid checks a name by one of the functions that say what is wrong with it.
+func (c checker) valid(key, name string, check func(string) error) {
 	if name == "" || !c.Printable(key, name) {
 		return
 	}
-	bad := func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("/:,", r) }
-	if len(name) > 256 || strings.ContainsFunc(name, bad) || strings.HasPrefix(name, "-") {
-		c.Add(key, "write a name that getent shows, or a number", "%.80q cannot be the name of an account", name)
-	}
-	if strings.Trim(name, "0123456789") != "" {
-		return
-	}
-	if id, err := strconv.ParseUint(name, 10, 32); err != nil || id == math.MaxUint32 {
-		c.Add(key, "write a number that id shows", "%.80q is not the id of an account", name)
+	if err := check(name); err != nil {
+		c.Add(key, remedy.Of(err), "%w", err)
 	}
 }
 

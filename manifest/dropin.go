@@ -80,8 +80,11 @@ func Apply(m Manifest, d DropIn) (Manifest, error) {
 
 // belongs refuses a name or a version that is not m's.
 func (d DropIn) belongs(m Manifest) error {
-	if d.raw.Name != nil && *d.raw.Name != m.Name {
-		return remedy.With(d.text.Errorf("name", "is %.80q, and this is a drop-in of %q", *d.raw.Name, m.Name), "put it into %.70s.toml.d, or correct the name", *d.raw.Name)
+	if d.raw.Name != nil && *d.raw.Name != Said(m.Name) {
+		return remedy.With(d.text.Errorf("name", "is %.80q, and this is a drop-in of %q", *d.raw.Name, Said(m.Name)), "put it into %.70s.toml.d, or correct the name", *d.raw.Name)
+	}
+	if d.Has("instances") {
+		return remedy.With(d.text.Errorf("instances", "is the template's: a drop-in does not change it"), "remove the key")
 	}
 	if d.Has("version") && d.raw.Version != m.Version {
 		return remedy.With(d.text.Errorf("version", "is %d, and the manifest's is %d: a drop-in changes no version", d.raw.Version, m.Version),

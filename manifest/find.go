@@ -63,18 +63,19 @@ func Find(dirs []string) (found []Source, strays []error, err error) {
 	return sure, f.strays(), errors.Join(errs...)
 }
 
-// FindOne is Find for the manifest of one collection. Where there is none the
-// error is fs.ErrNotExist.
+// FindOne is Find for the manifest of one collection, or the template of one
+// instance. Where there is none the error is fs.ErrNotExist.
 func FindOne(dirs []string, name string) (Source, error) {
 	f, err := look(dirs)
 	if err != nil {
 		return Source{}, err
 	}
+	load := name
+	name, _, _ = SplitInstance(name)
 	i := slices.IndexFunc(f.found, func(s Source) bool { return s.Name == name })
 	var one Source
 	if i >= 0 {
-		one = f.found[i]
-		one.DropIns = f.dropInsOf(name)
+		one = Source{Name: load, File: f.found[i].File, DropIns: f.dropInsOf(name)}
 	}
 	for _, e := range f.errs {
 		if e.name == name {
@@ -82,7 +83,7 @@ func FindOne(dirs []string, name string) (Source, error) {
 		}
 	}
 	if i < 0 {
-		return Source{}, fmt.Errorf("collection %q: %w", name, fs.ErrNotExist)
+		return Source{}, fmt.Errorf("collection %q: %w", load, fs.ErrNotExist)
 	}
 	return one, nil
 }
@@ -150,6 +151,9 @@ func (f *finder) directory(dir string, entries []fs.DirEntry) {
 			continue
 		}
 		name, err := nameOf(base)
+		if err == nil {
+			err = unowned(name)
+		}
 		seen := here
 		if isDropIns {
 			seen = dropIns

@@ -127,17 +127,22 @@ func TestFind(t *testing.T) {
 		},
 		{
 			name:  "drop-ins of bad names",
-			files: []string{"a/t@.toml.d/1.toml", "a/Bad.toml.d/1.toml", "b/good.toml"},
+			files: []string{"a/t@x.toml.d/1.toml", "a/Bad.toml.d/1.toml", "b/good.toml"},
 			want:  []string{"good b/good.toml"},
-			errs:  []string{`a/Bad.toml.d: "Bad" is not a name`, "a/t@.toml.d: is a template"},
+			errs:  []string{`a/Bad.toml.d: "Bad" is not a name`, "a/t@x.toml.d: is of one instance of a template"},
 		},
 		{
-			name:  "templates and bad names",
-			files: []string{"a/t@.toml", "a/t@eth0.toml", "a/Bad.toml", "a/100-x.toml", "a/stage-1.toml", "b/good.toml"},
+			name:  "templates",
+			files: []string{"a/20-t@.toml", "b/t@.toml", "b/t@.toml.d/1.toml", "c/t.toml"},
+			want:  []string{"t@ a/20-t@.toml b/t@.toml.d/1.toml", "t c/t.toml"},
+		},
+		{
+			name:  "bad names",
+			files: []string{"a/t@eth0.toml", "a/Bad.toml", "a/100-x.toml", "a/stage-1.toml", "b/good.toml"},
 			want:  []string{"good b/good.toml"},
 			errs: []string{
 				`a/100-x.toml: "100-x" is not a name`, `a/Bad.toml: "Bad" is not a name`,
-				"a/stage-1.toml: ", "a/t@.toml: is a template", "a/t@eth0.toml: is a template",
+				"a/stage-1.toml: ", "a/t@eth0.toml: is of one instance of a template",
 			},
 		},
 	}

@@ -20,6 +20,7 @@ type Manifest struct {
 	TextDigest  [32]byte       // SHA-256 of the bytes Parse was given
 	DropIns     []DropIn       // that were applied, in this order
 	Description string         // one line for people
+	Instances   string         // of a template: regular expression for the whole of an instance
 	Version     uint64         // only grows; 0 where the manifest names none
 	Start       Start          // when it is loaded
 	Fail        Fail           // what a boot load that fails means
@@ -128,11 +129,12 @@ const (
 // program.
 func (a Attach) StructOps() bool { return a.Program == "" }
 
-// Allow lets a user or a group do what May lists. Exactly one of User and
-// Group is set: a name or a decimal id.
+// Allow lets some callers do what May lists: those of whom all is true that is set.
+// At most one of User and Group is, a name or a decimal id, and without them Unit.
 type Allow struct {
 	User  string
 	Group string
+	Unit  string // of the system's systemd
 	May   []Right
 }
 

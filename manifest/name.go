@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -25,7 +24,8 @@ var (
 var reserved = []string{"stage-", "quarantine-"}
 
 // NameOf returns the name of the collection whose manifest file is: the file's
-// name without .toml and without a leading NN-, which only orders. The error is
+// name without .toml and without a leading NN-, which only orders. That of a
+// template ends with @. The error is
 // an *Error.
 func NameOf(file string) (string, error) {
 	name, err := nameOf(filepath.Base(file))
@@ -42,11 +42,14 @@ func nameOf(base string) (string, error) {
 		return "", remedy.With(errors.New("a manifest's name ends with .toml"), "name it NAME.toml")
 	}
 	name = order.ReplaceAllString(name, "")
-	if template, instance, ok := strings.Cut(name, "@"); ok {
-		return "", remedy.With(errors.New("is a template or belongs to one, which this version of hornetd cannot load"),
-			"write a manifest without @ for each use, such as %s-%s.toml", template, cmp.Or(instance, "eth0"))
+	template, instance, isTemplate := SplitInstance(name)
+	switch {
+	case !isTemplate:
+		return name, ValidName(name)
+	case instance != "":
+		return "", remedy.With(errInstanceFile, "name the file %.70s.toml and load %.140s, or write a manifest without @", template, name)
 	}
-	return name, ValidName(name)
+	return name, validTemplate(name)
 }
 
 // CheckSigned says why m must not count as signed though its signature is good,

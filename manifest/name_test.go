@@ -18,6 +18,7 @@ func TestNameOf(t *testing.T) {
 		"99-" + strings.Repeat("a", 63) + ".toml": strings.Repeat("a", 63),
 		"stage.toml":                              "stage",
 		"10-stages-x.toml":                        "stages-x",
+		"/etc/hornet.d/10-name@.toml":             "name@",
 	} {
 		if got, err := NameOf(file); err != nil || got != want {
 			t.Errorf("%s: %q, %v, want %q", file, got, err, want)
@@ -47,8 +48,11 @@ func TestNameOfRefuses(t *testing.T) {
 		strings.Repeat("a", 64) + ".toml":     "is not a name",
 		"stage-1.toml":                        "begins with stage-",
 		"10-quarantine-x.toml":                "begins with quarantine-",
-		"name@.toml":                          "is a template or belongs to one",
-		"10-name@eth0.toml":                   "is a template or belongs to one",
+		"@.toml":                              `"" is not a name`,
+		"Name@.toml":                          `"Name" is not a name`,
+		"stage-1@.toml":                       "begins with stage-",
+		"a@@.toml":                            "is of one instance of a template",
+		"10-name@eth0.toml":                   "is of one instance of a template",
 		"/a/" + strings.Repeat("x", 300) + "": "ends with .toml",
 	} {
 		name, err := NameOf(file)
@@ -71,7 +75,7 @@ func FuzzNameOf(f *testing.F) {
 	} {
 		f.Add(file)
 	}
-	safe := regexp.MustCompile(`\A[a-z][a-z0-9_-]*\z`)
+	safe := regexp.MustCompile(`\A[a-z][a-z0-9_-]*@?\z`)
 	f.Fuzz(func(t *testing.T, file string) {
 		name, err := NameOf(file)
 		if err != nil {
@@ -80,10 +84,10 @@ func FuzzNameOf(f *testing.F) {
 			}
 			return
 		}
-		if !safe.MatchString(name) || len(name) > 63 || strings.HasPrefix(name, "stage-") || strings.HasPrefix(name, "quarantine-") {
+		if !safe.MatchString(name) || len(strings.TrimSuffix(name, "@")) > 63 || strings.HasPrefix(name, "stage-") || strings.HasPrefix(name, "quarantine-") {
 			t.Errorf("%q is called %q", file, name)
 		}
-		if ValidName(name) != nil {
+		if ValidName(strings.TrimSuffix(name, "@")) != nil || (ValidLoad(name) == nil) == strings.HasSuffix(name, "@") {
 			t.Errorf("%q: NameOf and ValidName disagree", name)
 		}
 	})

@@ -36,6 +36,9 @@ func FuzzDropIn(f *testing.F) {
 		{rights, "[[allow]]\nuser = '8'\nmay = ['read:m']"},
 		{rights, "[[allow]]\ngroup = '8'\nmay = ['read:*']"},
 		{rights, "[[allow]]\nuser = '7'\nmay = ['unload']"},
+		{rights, "[[allow]]\nuser = '7'\nunit = 'a.service'\nmay = ['load']"},
+		{signed + "[[allow]]\nuser = '7'\nunit = 'a.service'\nmay = ['load']", "[[allow]]\nuser = '7'\nmay = ['load']"},
+		{signed + "[[allow]]\nunit = 'a.service'\nmay = ['load']", "[[allow]]\nunit = 'a.service'\nuser = '7'\nmay = ['load']"},
 		{signed + "[[allow]]\nuser = '7'\nmay = ['rw-fd:*']", "[[allow]]\nuser = '7'\nmay = ['fd:m', 'rw-fd:n']"},
 		{signed + "[[allow]]\nuser = '7'\nmay = ['fd:*', 'write:m']", "[[allow]]\nuser = '7'\nmay = ['rw-fd:m']"},
 		{signed + "[limits]\nmaps = 3", "[limits]\nmaps = 2\nmemory = 1"},
@@ -137,9 +140,11 @@ func asksForNoMore(t *testing.T, before, after manifest.Manifest) {
 	for id := uint32(1); id < 12; id++ {
 		for _, s := range []policy.Subject{{UID: id, GID: 99}, {UID: 99, GID: id}, {UID: 99, GID: 98, Groups: []uint32{id}}} {
 			for _, v := range verbs {
-				_, now := p.Authorize(s, v, after)
-				if _, then := p.Authorize(s, v, before); now == nil && then != nil {
-					t.Fatalf("%+v may %s", s, v)
+				for _, s.Unit = range []string{"", "a.service", "b.service"} {
+					_, now := p.Authorize(s, v, after)
+					if _, then := p.Authorize(s, v, before); now == nil && then != nil {
+						t.Fatalf("%+v may %s", s, v)
+					}
 				}
 			}
 		}

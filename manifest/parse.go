@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/tomlfile"
 )
 
@@ -19,10 +20,20 @@ type Error = tomlfile.Error
 // and relative paths their directory; nothing is opened.
 //
 // The error is an *Error for the first thing in the file that is wrong.
-func Parse(file string, b []byte) (Manifest, error) {
+func Parse(file string, b []byte) (Manifest, error) { return parse(file, b, "", unowned) }
+
+// parse is Parse for an instance, "" where it is not one of a template, and where
+// the file's name may be what fits says.
+func parse(file string, b []byte, instance string, fits func(name string) error) (Manifest, error) {
 	name, err := NameOf(file)
 	if err != nil {
 		return Manifest{}, err
+	}
+	if _, _, isTemplate := SplitInstance(name); isTemplate {
+		name += instance
+	}
+	if err := fits(name); err != nil {
+		return Manifest{}, refuseFile(file, remedy.Of(err), err)
 	}
 	file, err = filepath.Abs(file)
 	if err != nil {
@@ -39,12 +50,16 @@ func Parse(file string, b []byte) (Manifest, error) {
 
 // check fills in what m's raw file says, or tells what is wrong with it.
 func check(m Manifest) (Manifest, error) {
-	raw := m.raw
 	c := checker{tomlfile.ProblemsOf(m.at), m.at, filepath.Dir(m.File)}
-	m.Named = c.named(raw.Name, m.Name)
+	var raw rawManifest
+	m.Instances, raw = c.instance(m, m.raw)
+	m.Named = c.named(raw.Name, Said(m.Name))
 	m.Description = c.description(raw.Description)
 	m.Version = raw.Version
 	m.Start = c.start(raw.Start)
+	if m.Instances != "" {
+		m.Start = StartRequest
+	}
 	m.Fail = c.fail(raw.Fail)
 	m.Requires = c.others("requires", m.Name, raw.Requires)
 	m.After = c.others("after", m.Name, raw.After)
@@ -88,6 +103,7 @@ type rawManifest struct {
 	Name        *string           `toml:"name"`
 	Description string            `toml:"description"`
 	Version     uint64            `toml:"version"`
+	Instances   *string           `toml:"instances"`
 	Start       string            `toml:"start"`
 	Fail        string            `toml:"fail"`
 	Requires    []string          `toml:"requires"`
@@ -153,6 +169,7 @@ type rawAttach struct {
 type rawAllow struct {
 	User  string   `toml:"user"`
 	Group string   `toml:"group"`
+	Unit  string   `toml:"unit"`
 	May   []string `toml:"may"`
 }
 

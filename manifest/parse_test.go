@@ -339,7 +339,11 @@ func TestParseRefuses(t *testing.T) {
 		{"[[attach]]\nprogram = 'x'\nreplaces = 'other/x'", `4: attach[0].replaces: "other/x" is not a name in C`, ""},
 
 		// Rules.
-		{"[[allow]]\nmay = ['status']", "2: allow[0]: names neither a user nor a group", `user = "NAME"`},
+		{"[[allow]]\nmay = ['status']", "2: allow[0]: names no user, no group and no unit", `user = "NAME"`},
+		{"[[allow]]\nunit = 'web'\nmay = ['status']", `3: allow[0].unit: "web" is not the name of a unit with processes`, "web.service"},
+		{"[[allow]]\nunit = 'web@.service'\nmay = ['status']", `3: allow[0].unit: "web@.service" is not the name`, "web@1.service"},
+		{"[[allow]]\nuser = 'a'\nunit = 'system.slice'\nmay = ['status']", `4: allow[0].unit: "system.slice" is not`, ""},
+		{"[[allow]]\nuser = 'a'\ngroup = 'b'\nunit = 'c.service'\nmay = ['status']", "4: allow[0].group: a rule names a user or a group, not both", ""},
 		{"[[allow]]\nuser = 'a'\ngroup = 'b'\nmay = ['status']", "4: allow[0].group: a rule names a user or a group, not both", "two [[allow]]"},
 		{"[[allow]]\nuser = 'a'", "2: allow[0].may: allows nothing", ""},
 		{"[[allow]]\nuser = 'a'\nmay = []", "4: allow[0].may: allows nothing", ""},
@@ -411,6 +415,8 @@ func TestParseTakesTheLargest(t *testing.T) {
 		"[[attach]]\nprogram = 'x'\npriority = -2147483648\noffset = 9223372036854775807",
 		"[[attach]]\nprogram = 'x'\nsymbols = ['" + strings.Repeat("x", 1024) + "']",
 		"[[allow]]\nuser = '" + strings.Repeat("x", 256) + "'\nmay = ['status']",
+		"[[allow]]\nunit = 'a\\x2db@c.service'\nmay = ['status']",
+		"[[allow]]\ngroup = 'a'\nunit = 'session-1.scope'\nmay = ['status']",
 		"[[allow]]\nuser = '4294967294'\nmay = [" + repeat("'read:m%d',", 256) + "]",
 		"[limits]\nmemory = '16777215TiB'\nmaps = 65535\nprograms = 65535",
 		"[test]\nprogram = 'x'\nreturns = -2147483648",
@@ -537,7 +543,7 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("object %+v", m.Object)
 		}
 		for _, a := range m.Allow {
-			if (a.User == "") == (a.Group == "") || len(a.May) == 0 {
+			if a.User != "" && a.Group != "" || a.User+a.Group+a.Unit == "" || len(a.May) == 0 {
 				t.Errorf("rule %+v", a)
 			}
 		}

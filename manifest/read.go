@@ -20,7 +20,7 @@ func Read(src Source, last Manifest, read func(file string) ([]byte, error)) (Ma
 	}
 	m := last
 	if last.File != src.File || len(last.DropIns) > 0 || last.Digest != sha256.Sum256(b) {
-		if m, err = Parse(src.File, b); err != nil {
+		if m, err = src.parse(b); err != nil {
 			return Manifest{}, err
 		}
 	}
@@ -41,6 +41,15 @@ func Read(src Source, last Manifest, read func(file string) ([]byte, error)) (Ma
 		}
 	}
 	return m, nil
+}
+
+// parse parses the text of what s is.
+func (s Source) parse(b []byte) (Manifest, error) {
+	if _, isOwn := Owner(s.Name); isOwn {
+		return ParseOwn(s.File, b)
+	}
+	_, instance, _ := SplitInstance(s.Name)
+	return parse(s.File, b, instance, unowned)
 }
 
 func unreadable(file string, err error) error {

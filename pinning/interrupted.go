@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/bpfsys"
@@ -44,6 +45,31 @@ func (s *Store) StagedMaps() (map[ebpf.MapID]bool, error) {
 		info, err := bpfsys.MapInfo(m.FD())
 		return ebpf.MapID(info.ID), err
 	})
+}
+
+// StagedLinks opens the links that are pinned in stages, by the names of their
+// pins. After a crash one may have nothing but that pin: Sweep detaches it.
+func (s *Store) StagedLinks() (map[string][]link.Link, error) {
+	all := make(map[string][]link.Link)
+	stages, err := s.Stages()
+	for _, stage := range stages {
+		d, oerr := s.dir.open(stage)
+		if oerr != nil {
+			err = errors.Join(err, oerr)
+			continue
+		}
+		pins, lerr := d.list(linksDir)
+		if lerr != nil && !errors.Is(lerr, unix.ENOENT) {
+			err = errors.Join(err, lerr)
+		}
+		for _, pin := range pins {
+			if l, lerr := link.LoadPinnedLink(d.path(linksDir, pin.name), nil); lerr == nil {
+				all[pin.name] = append(all[pin.name], l)
+			}
+		}
+		d.close()
+	}
+	return all, err
 }
 
 // staged asks for the id of every pin in a subdirectory of the stages.

@@ -13,11 +13,12 @@ const (
 	quarantinePrefix = "quarantine-"
 )
 
-// maxName is the longest collection name and maxPin the longest name bpffs
-// takes, both in bytes.
+// maxName is the longest collection name, maxInstance the longest instance of a
+// template behind it and maxPin the longest name bpffs takes, all in bytes.
 const (
-	maxName = 63
-	maxPin  = 255
+	maxName     = 63
+	maxInstance = 63
+	maxPin      = 255
 )
 
 // Name is a collection's checked name: a directory of the store. Only
@@ -26,7 +27,8 @@ type Name struct{ s string }
 
 // ParseName checks that s can name a collection: a lower-case letter, then up
 // to 62 lower-case letters, digits, '-' and '_', and not the beginning of a
-// name the store uses itself.
+// name the store uses itself; behind that maybe an '@' and an instance, up to 63
+// letters, digits, ':', '-' and '_'.
 func ParseName(s string) (Name, error) {
 	if why := badName(s); why != "" {
 		err := fmt.Errorf("collection name %.80q: %s", s, why)
@@ -36,7 +38,10 @@ func ParseName(s string) (Name, error) {
 }
 
 func badName(s string) string {
+	s, instance, isInstance := strings.Cut(s, "@")
 	switch {
+	case isInstance && (instance == "" || len(instance) > maxInstance):
+		return fmt.Sprintf("instance has %d bytes, must have 1 to %d", len(instance), maxInstance)
 	case s == "":
 		return "empty"
 	case len(s) > maxName:
@@ -50,6 +55,12 @@ func badName(s string) string {
 		c := s[i]
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
 			return fmt.Sprintf("character %q at byte %d", c, i)
+		}
+	}
+	for i := range len(instance) {
+		c := instance[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != ':' && c != '-' && c != '_' {
+			return fmt.Sprintf("character %q at byte %d of its instance", c, i)
 		}
 	}
 	return ""

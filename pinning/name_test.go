@@ -11,14 +11,14 @@ import (
 )
 
 func TestParseName(t *testing.T) {
-	for _, s := range []string{"a", "xdp-drop", "conn_count", "a0", "stage", "quarantine", "stages-x", strings.Repeat("x", 63)} {
+	for _, s := range []string{"a", "xdp-drop", "conn_count", "a0", "stage", "quarantine", "stages-x", strings.Repeat("x", 63), "a@b", "fw@Eth_0:1-", strings.Repeat("x", 63) + "@" + strings.Repeat("y", 63)} {
 		n, err := ParseName(s)
 		if err != nil || n.String() != s {
 			t.Errorf("ParseName(%q) = %q, %v", s, n, err)
 		}
 	}
 	for _, s := range []string{
-		"", ".", "..", "a.b", "a/b", "/a", "A", "aB", "0a", "-a", "_a", "a b", "a\x00", "a\n", "ä", "a\u202e", "a@b", "a:b",
+		"", ".", "..", "a.b", "a/b", "/a", "A", "aB", "0a", "-a", "_a", "a b", "a\x00", "a\n", "ä", "a\u202e", "a@", "@b", "a@b@c", "a@b.c", "a@../x", "A@b", "a@é", "stage-x@b", "a@" + strings.Repeat("x", 64), "a:b",
 		"stage-", "stage-x", "quarantine-x", strings.Repeat("x", 64), strings.Repeat("x", 256), "a\xff",
 	} {
 		n, err := ParseName(s)

@@ -11,6 +11,9 @@ import (
 	"github.com/hornetd/hornetd/internal/bpfsys"
 )
 
+// recordMapName is what the kernel shows of such a map.
+const recordMapName = "hornet_record"
+
 // newRecordMap makes the map that holds a record: an array of one element,
 // written and frozen. Where the kernel can (6.18), it is made exclusive to the
 // record's own SHA-256, a digest no program has: it stays readable, but no
@@ -20,7 +23,7 @@ func newRecordMap(record []byte, create func(bpfsys.MapAttr) (int, error)) (*ebp
 	digest := sha256.Sum256(record)
 	attr := bpfsys.MapAttr{
 		Type: uint32(ebpf.Array), KeySize: 4, ValueSize: uint32(len(record)), MaxEntries: 1,
-		Flags: unix.BPF_F_RDONLY_PROG, Name: "hornet_record", ExclProgHash: &digest,
+		Flags: unix.BPF_F_RDONLY_PROG, Name: recordMapName, ExclProgHash: &digest,
 	}
 	fd, err := create(attr)
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -61,7 +64,7 @@ func readRecordMap(d dir) ([]byte, error) {
 		return nil, err
 	}
 	defer m.Close()
-	if m.Type() != ebpf.Array || m.KeySize() != 4 || m.MaxEntries() != 1 || m.ValueSize() > maxRecord {
+	if !holdsRecord(m) {
 		return nil, fmt.Errorf("%s of %d values of %d bytes", m.Type(), m.MaxEntries(), m.ValueSize())
 	}
 	writable, err := bpfsys.Writable(m.FD())
@@ -72,4 +75,9 @@ func readRecordMap(d dir) ([]byte, error) {
 		return nil, errors.New("the map is not frozen")
 	}
 	return m.LookupBytes(uint32(0))
+}
+
+// holdsRecord reports whether m has the shape of a record's map.
+func holdsRecord(m *ebpf.Map) bool {
+	return m.Type() == ebpf.Array && m.KeySize() == 4 && m.MaxEntries() == 1 && m.ValueSize() <= maxRecord
 }

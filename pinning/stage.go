@@ -158,6 +158,13 @@ func (st *Stage) claim(sub, object string) (string, error) {
 	return name, nil
 }
 
+// LeaveOut lets the record name a link that is not pinned, because it cannot be
+// made now: a pin that is missing from the beginning.
+func (st *Stage) LeaveOut(name string) error {
+	_, err := st.claim(linksDir, name)
+	return named("link "+name, err)
+}
+
 // LinkExisting takes a link over from a committed collection, where it is
 // called was, under the name as: its pin becomes a second name of the same
 // file, so that the link stays attached when the old directory goes.
@@ -168,7 +175,8 @@ func (st *Stage) LinkExisting(from *Entry, was, as string) error {
 	return nil
 }
 
-// PinRecord writes the record. It must name exactly what the stage has pinned;
+// PinRecord writes the record. It must name exactly what the stage has pinned or
+// left out;
 // its Pin fields are filled in. Nothing can be pinned after it.
 func (st *Stage) PinRecord(r Record) error {
 	if r.Name != st.name.s {

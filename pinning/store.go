@@ -39,7 +39,7 @@ var (
 // Unanswered reports whether err says only that the kernel did not tell: nothing
 // follows from it about what was asked for.
 func Unanswered(err error) bool {
-	return slices.ContainsFunc([]error{errNoInfo, unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.EIO, unix.EPERM, unix.EINTR, unix.EAGAIN, unix.EBUSY},
+	return slices.ContainsFunc([]error{errNoInfo, unix.ENOMEM, unix.ENOSPC, unix.EMFILE, unix.ENFILE, unix.EIO, unix.EPERM, unix.EINTR, unix.EAGAIN, unix.EBUSY},
 		func(errno error) bool { return errors.Is(err, errno) })
 }
 

@@ -19,9 +19,9 @@ type Limits struct {
 
 // Check holds what the object really asks for, which is a fact, against the
 // limits of the policy and the manifest, before anything is created. g must be
-// a Grant to load m or to upgrade to it. The error is ErrDenied or ErrLimit.
+// a Grant to load m, to upgrade to it or to run it. The error is ErrDenied or ErrLimit.
 func (g Grant) Check(m manifest.Manifest, spec *ebpf.CollectionSpec) error {
-	if g.verb != Load && g.verb != Upgrade || g.digest != m.Digest {
+	if g.verb != Load && g.verb != Upgrade && g.verb != Run || g.digest != m.Digest {
 		return fmt.Errorf("collection %q: nobody was allowed to load it: %w", m.Name, ErrDenied)
 	}
 	cpus, err := g.limits.cpus()

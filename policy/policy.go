@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
@@ -27,12 +26,22 @@ const overflowID = 65534
 type Subject struct {
 	UID, GID uint32
 	Groups   []uint32
+	Unit     string // of the system's systemd; "" where it is not known
+	Exe      File   // what it runs; the zero one where it is not known
 }
 
-// Names finds the numbers of users and groups.
+// File is a file by its name and by what the kernel knows it by: a name alone is
+// another file's in another mount namespace.
+type File struct {
+	Path          string
+	Device, Inode uint64
+}
+
+// Names finds what names of this host stand for.
 type Names interface {
 	UserID(name string) (uint32, bool)
 	GroupID(name string) (uint32, bool)
+	File(path string) (File, bool)
 }
 
 // Verb is one thing a subject can ask for. Where it is not root, a manifest
@@ -62,6 +71,7 @@ type Policy struct {
 	names   Names
 	signers map[string]SignerRule
 	allowed map[string][]string // directory of manifests -> signers
+	rules   []Rule              // about bundles of callers
 }
 
 // New returns the policy with the given limits. names may be nil: then only
@@ -76,43 +86,75 @@ type Grant struct {
 	limits Limits
 }
 
+// Step is a rule that was looked at for a decision.
+type Step struct {
+	Rule   string // "allow[0]" of the manifest, "rule[0]" of hornetd.toml, "root" or "owner"
+	Allows bool
+	Reason string // why it does not, or what it is about
+}
+
 // Authorize returns a Grant if s may v what m declares: root may do everything,
-// others what m allows them. The error is ErrDenied.
+// whoever brought it everything with that, and others what m allows them. The error
+// is ErrDenied.
 func (p Policy) Authorize(s Subject, v Verb, m manifest.Manifest) (Grant, error) {
-	if s.UID != 0 && !slices.ContainsFunc(m.Allow, func(a manifest.Allow) bool { return p.matches(s, a) && lists(a, v) }) {
+	return p.decide(s, v, m, nil)
+}
+
+// Explain is Authorize, and tells of every rule, also behind one that allows.
+func (p Policy) Explain(s Subject, v Verb, m manifest.Manifest) (Grant, []Step, error) {
+	var steps []Step
+	g, err := p.decide(s, v, m, func(step Step) { steps = append(steps, step) })
+	return g, steps, err
+}
+
+// decide is the decision. Where tell is nil it ends with the first rule that
+// allows.
+func (p Policy) decide(s Subject, v Verb, m manifest.Manifest, tell func(Step)) (Grant, error) {
+	allowed := s.UID == 0
+	if allowed && tell != nil {
+		tell(Step{"root", true, "root may do everything"})
+	}
+	if owns(s, m.Name) {
+		allowed = true
+		if tell != nil {
+			tell(Step{"owner", true, "it is the caller's own"})
+		}
+	}
+	for i, a := range m.Allow {
+		if allowed && tell == nil {
+			break
+		}
+		reason := p.differs(Who{User: a.User, Group: a.Group, Unit: a.Unit}, s)
+		if reason == "" && !lists(a, v) {
+			reason = fmt.Sprintf("may does not list %s", v)
+		}
+		allowed = allowed || reason == ""
+		if tell != nil {
+			tell(step(fmt.Sprintf("allow[%d]", i), reason, string(v)))
+		}
+	}
+	if !allowed {
 		return Grant{}, remedy.With(fmt.Errorf("collection %q: uid %d may not %s: %w", m.Name, s.UID, v, ErrDenied),
 			"ask an administrator to add [[allow]] with user = \"%d\" and may = [%q] to the manifest", s.UID, v)
 	}
 	return Grant{verb: v, digest: m.Digest, limits: p.limits}, nil
 }
 
+// owns tells whether s brought the collection of that name, which is theirs.
+func owns(s Subject, name string) bool {
+	uid, isOwn := manifest.Owner(name)
+	return isOwn && uid == s.UID
+}
+
+// step is what a rule came to: "" is no reason against.
+func step(rule, reason, asked string) Step {
+	if reason == "" {
+		return Step{rule, true, "is about the caller, and allows " + asked}
+	}
+	return Step{rule, false, reason}
+}
+
 // lists tells whether a's rights include v.
 func lists(a manifest.Allow, v Verb) bool {
 	return slices.ContainsFunc(a.May, func(r manifest.Right) bool { return r.Covers(manifest.Right(v)) })
-}
-
-// matches tells whether a is about s. Exactly one of a.User and a.Group is set;
-// a rule with both or neither is about nobody.
-func (p Policy) matches(s Subject, a manifest.Allow) bool {
-	switch {
-	case a.User != "" && a.Group == "":
-		id, numeric, ok := p.id(a.User, Names.UserID)
-		return ok && id == s.UID && (numeric || id != overflowID)
-	case a.Group != "" && a.User == "":
-		id, numeric, ok := p.id(a.Group, Names.GroupID)
-		return ok && (id == s.GID || slices.Contains(s.Groups, id)) && (numeric || id != overflowID)
-	}
-	return false
-}
-
-// id is the number that name says or, through find, stands for.
-func (p Policy) id(name string, find func(Names, string) (uint32, bool)) (id uint32, numeric, ok bool) {
-	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
-		return uint32(n), true, true
-	}
-	if p.names == nil {
-		return 0, false, false
-	}
-	id, ok = find(p.names, name)
-	return id, false, ok
 }

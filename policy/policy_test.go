@@ -2,6 +2,8 @@ package policy
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +20,14 @@ func (a accounts) GroupID(name string) (uint32, bool) {
 	return id, ok
 }
 
+// File gives each file of /bin a number of its own.
+func (a accounts) File(path string) (File, bool) {
+	id, ok := a["file "+path]
+	return File{Path: path, Device: 8, Inode: uint64(id)}, ok
+}
+
 var host = accounts{
+	"file /bin/cat": 77, "file /bin/dog": 78,
 	"user ada": 1000, "user bob": 1001, "user nobody": 65534, "user root": 0,
 	"group ada": 1000, "group netops": 50, "group nogroup": 65534, "group root": 0,
 }
@@ -35,8 +44,14 @@ func group(name string, may ...manifest.Right) manifest.Allow {
 	return manifest.Allow{Group: name, May: may}
 }
 
+func unit(name, user, group string, may ...manifest.Right) manifest.Allow {
+	return manifest.Allow{Unit: name, User: user, Group: group, May: may}
+}
+
 func TestAuthorize(t *testing.T) {
 	ada := Subject{UID: 1000, GID: 1000, Groups: []uint32{1000, 50}}
+	web := ada
+	web.Unit = "web.service"
 	tests := []struct {
 		name    string
 		subject Subject
@@ -99,6 +114,19 @@ func TestAuthorize(t *testing.T) {
 		{"an unknown verb", ada, Verb("reload"), rules(user("ada", "load", "read:*")), false},
 		{"no verb", ada, "", rules(user("ada", "load")), false},
 
+		{"by unit", ada, Load, rules(unit("web.service", "", "", "load")), false},
+		{"by unit alone", web, Load, rules(unit("web.service", "", "", "load")), true},
+		{"by unit, what it may not", web, Unload, rules(unit("web.service", "", "", "load")), false},
+		{"another unit", web, Load, rules(unit("web@1.service", "", "", "load")), false},
+		{"a unit and its user", web, Load, rules(unit("web.service", "ada", "", "load")), true},
+		{"a unit and another user", web, Load, rules(unit("web.service", "bob", "", "load")), false},
+		{"a unit and a group", web, Load, rules(unit("web.service", "", "netops", "load")), true},
+		{"a unit and another group", web, Load, rules(unit("web.service", "", "51", "load")), false},
+		{"another unit and its user", web, Load, rules(unit("db.service", "ada", "", "load")), false},
+		{"a unit and user in no unit", ada, Load, rules(unit("web.service", "ada", "", "load")), false},
+		{"a name that is no unit's", Subject{UID: 5, Unit: "x"}, Load, rules(unit("x", "", "", "load")), false},
+		{"the overflow uid in a unit", Subject{UID: 65534, Unit: "web.service"}, Load, rules(unit("web.service", "", "", "load")), true},
+
 		{"the overflow uid by name", Subject{UID: 65534, GID: 65534}, Load, rules(user("nobody", "load")), false},
 		{"the overflow uid by number", Subject{UID: 65534, GID: 65534}, Load, rules(user("65534", "load")), true},
 		{"the overflow gid by name", Subject{UID: 5, GID: 65534}, Load, rules(group("nogroup", "load")), false},
@@ -110,6 +138,10 @@ func TestAuthorize(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := p.Authorize(tt.subject, tt.verb, tt.m)
+			_, steps, explained := p.Explain(tt.subject, tt.verb, tt.m)
+			if fmt.Sprint(err) != fmt.Sprint(explained) || (err == nil) != slices.ContainsFunc(steps, func(s Step) bool { return s.Allows }) {
+				t.Errorf("decides %v and explains %v, %+v", err, explained, steps)
+			}
 			if tt.ok && err != nil {
 				t.Error(err)
 			}
@@ -141,5 +173,36 @@ func TestDeniedSaysWhatToDo(t *testing.T) {
 	}
 	if want := `[[allow]] with user = "1000" and may = ["read:hits"]`; !strings.Contains(remedy.Of(err), want) {
 		t.Errorf("remedy %q, want %s", remedy.Of(err), want)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	ada := Subject{UID: 1000, GID: 1000, Groups: []uint32{1000, 50}}
+	m := rules(user("bob", "load"), user("ada", "status"), user("eve", "load"), user("nobody", "load"), group("netops", "load"),
+		unit("web.service", "ada", "", "load"), user("ada", "load"))
+	_, steps, err := New(Limits{}, host).Explain(ada, Load, m)
+	want := []Step{
+		{"allow[0]", false, `user "bob": the caller's is 1000`},
+		{"allow[1]", false, `may does not list load`},
+		{"allow[2]", false, `user "eve": there is none of that name`},
+		{"allow[3]", false, `user "nobody": the caller's is 1000`},
+		{"allow[4]", true, "is about the caller, and allows load"},
+		{"allow[5]", false, `unit "web.service": in which unit the caller is, is not known`},
+		{"allow[6]", true, "is about the caller, and allows load"},
+	}
+	if err != nil || !slices.Equal(steps, want) {
+		t.Errorf("%v\n%+v\nwant\n%+v", err, steps, want)
+	}
+	_, steps, err = New(Limits{}, host).Explain(Subject{UID: 65534, GID: 5, Groups: []uint32{7}, Unit: "db.service"}, Load, rules(user("nobody", "load"), unit("web.service", "", "", "load"), group("netops", "load")))
+	want = []Step{
+		{"allow[0]", false, `user "nobody": 65534 is everybody whom the kernel cannot name, and only that number itself means them`},
+		{"allow[1]", false, `unit "web.service": the caller is in "db.service"`},
+		{"allow[2]", false, `group "netops": the caller's is 5, 7`},
+	}
+	if !errors.Is(err, ErrDenied) || !slices.Equal(steps, want) {
+		t.Errorf("%v\n%+v\nwant\n%+v", err, steps, want)
+	}
+	if _, steps, err := New(Limits{}, host).Explain(Subject{}, Unload, rules()); err != nil || len(steps) != 1 || steps[0].Rule != "root" {
+		t.Errorf("%v, %+v", err, steps)
 	}
 }

@@ -165,7 +165,7 @@ func ParseRevocations(file string, b []byte) (*Revocations, error) {
 		digits(p, fmt.Sprintf("object[%d].sha256", i), o.SHA256, hexSHA256, "the SHA-256 of the object, 64 small hexadecimal digits")
 	}
 	for i, m := range l.Manifests {
-		if !validName.MatchString(m.Name) {
+		if !validName.MatchString(strings.TrimSuffix(m.Name, "@")) { // a template's ends with it
 			p.Add(fmt.Sprintf("manifest[%d].name", i), "write the name of a collection", "%.80q is not a name", m.Name)
 		}
 		if m.Version == 0 {

@@ -10,13 +10,18 @@ import (
 
 func (c *ctl) events() *cobra.Command {
 	var opts api.EventsOptions
+	var kinds []string
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Show what happened; with --follow also what happens",
 		Long: `Show what happened, oldest first, one event a line. With -o json each line is
-an event in JSON. After an interruption go on with --since and the last seq.`,
+an event in JSON. After an interruption go on with --since and the last seq; what
+is lost by then is told, whatever was asked for.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, k := range kinds {
+				opts.Kinds = append(opts.Kinds, api.EventKind(k))
+			}
 			for event, err := range c.client().Events(cmd.Context(), opts) {
 				if err != nil && opts.Follow && cmd.Context().Err() != nil {
 					return nil // Ctrl-C is how following ends
@@ -32,6 +37,8 @@ an event in JSON. After an interruption go on with --since and the last seq.`,
 		},
 	}
 	cmd.Flags().Uint64Var(&opts.Since, "since", 0, "only events with a greater `seq`")
+	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only events of these `kinds`, such as loaded,unloaded")
+	cmd.Flags().StringVar(&opts.Collection, "collection", "", "only events about the collection `NAME`")
 	cmd.Flags().BoolVarP(&opts.Follow, "follow", "f", false, "wait for more")
 	return cmd
 }
@@ -64,7 +71,7 @@ func eventColour(k api.EventKind) colour {
 		return good
 	case api.EventRefused, api.EventFailed:
 		return bad
-	case api.EventQuarantined, api.EventDrift, api.EventLost:
+	case api.EventQuarantined, api.EventDrift, api.EventLost, api.EventTrust:
 		return uneasy
 	}
 	return plain

@@ -50,6 +50,10 @@ func run(ctx context.Context, e env, args []string) int {
 	if err == nil {
 		return api.ExitOK
 	}
+	var status commandStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
 	c.complain(err)
 	return exitCode(err)
 }
@@ -82,8 +86,8 @@ Exit status: 0 done, 1 failure, 2 wrong usage, 3 denied, 4 signature not good,
 		commands  []*cobra.Command
 	}{
 		{"see", "See what runs:", []*cobra.Command{c.list(), c.show(), c.status(), c.events(), c.mapGroup()}},
-		{"change", "Change what runs:", []*cobra.Command{c.load(), c.upgrade(), c.unload(), c.plan(), c.reload(), c.rollback(), c.recover()}},
-		{"sign", "Keys, signatures and manifests, without a daemon:", []*cobra.Command{c.check(), c.inspect(), c.cat(), c.keygen(), c.sign(), c.verifyFile(), c.trustGroup()}},
+		{"change", "Change what runs:", []*cobra.Command{c.load(), c.runBundle(), c.upgrade(), c.unload(), c.plan(), c.reload(), c.rollback(), c.recover()}},
+		{"sign", "Keys, signatures and manifests, without a daemon:", []*cobra.Command{c.check(), c.policyGroup(), c.inspect(), c.cat(), c.keygen(), c.sign(), c.verifyFile(), c.trustGroup()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})
 		for _, cmd := range group.commands {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,7 @@ func (c *ctl) statusTables(s api.Status) {
 	optional(t, "Socket", s.Paths.Socket)
 	t.print()
 	c.signerTable(s.Signers)
+	c.limitTable(s.Limits)
 	if len(s.Problems) > 0 {
 		fmt.Fprintf(c.stdout, "\n%s:\n", count(len(s.Problems), "problem"))
 		c.problemList(s.Problems)
@@ -78,6 +80,34 @@ func (c *ctl) signerTable(signers []api.Signer) {
 			subject += " (a CA)"
 		}
 		t.row(s.Name, s.Algorithm, short(s.KeyID), c.validity(s), subject)
+	}
+	t.print()
+}
+
+// limitTable shows what is in use of what is bounded. What is only set stands in
+// hornetd.toml, and with -o json here too.
+func (c *ctl) limitTable(limits []api.Limit) {
+	if len(limits) == 0 {
+		return
+	}
+	fmt.Fprintln(c.stdout)
+	t := c.table("LIMIT", "UID", "USED", "OF")
+	for _, l := range limits {
+		if l.Used == nil {
+			continue
+		}
+		uid, number := "-", func(n uint64) string { return strconv.FormatUint(n, 10) }
+		if l.UID != nil {
+			uid = number(uint64(*l.UID))
+		}
+		if l.Unit == "bytes" {
+			number = bytesText
+		}
+		used := cell{number(*l.Used), plain}
+		if *l.Used >= l.Most {
+			used.colour = uneasy
+		}
+		t.row(l.Name, uid, used, number(l.Most))
 	}
 	t.print()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
@@ -33,7 +34,7 @@ type trustStore struct {
 
 	manifests []string      // directories
 	signed    []string      // those in which each manifest must be signed
-	bounds    policy.Policy // of the signers
+	bounds    policy.Policy // of signers and callers
 	asked     bool          // for the list: see withList
 }
 
@@ -76,7 +77,7 @@ func (s *trustStore) open() error {
 		s.list = cfg.Paths.Revoked
 	}
 	s.roots, s.manifests, s.signed = cfg.Trust.Roots, cfg.Paths.Manifests, cfg.Manifests.Signed
-	s.bounds = policy.New(cfg.Limits.Policy(), nil).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers)
+	s.bounds = policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules)
 	return nil
 }
 

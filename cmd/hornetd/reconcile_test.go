@@ -171,7 +171,10 @@ func TestRepairs(t *testing.T) {
 				h.Signal(syscall.SIGSTOP)
 				test.take(t, place{h, &pair, before})
 				h.Signal(syscall.SIGCONT)
-				took := eventually(t, "repaired", func() bool { return len(eventsOf(t, h, api.EventRepaired, "xdp-drop")) > 0 })
+				took := eventually(t, "repaired", func() bool {
+					// Not all of it where the link that went is still on its way out.
+					return len(eventsOf(t, h, api.EventRepaired, "xdp-drop")) > 0 && get(t, h, "xdp-drop").Reason == ""
+				})
 				t.Logf("repaired after %s", took)
 				if took > soon {
 					t.Errorf("repaired only after %s: what is found without a hint is found later", took)
@@ -183,7 +186,7 @@ func TestRepairs(t *testing.T) {
 				if !xdpOn(t, pair) {
 					t.Error("no program on the interface")
 				}
-				if said := eventsOf(t, h, api.EventRepaired, "xdp-drop"); !strings.Contains(said[0], test.said) {
+				if said := eventsOf(t, h, api.EventRepaired, "xdp-drop"); !strings.Contains(strings.Join(said, "; "), test.said) {
 					t.Errorf("said %q, not %q", said, test.said)
 				}
 				if other := before.Programs[0].ID != after.Programs[0].ID; other && !test.reload {
@@ -568,19 +571,27 @@ func TestFight(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 		c = get(t, h, "xdp-drop")
 		if n := len(eventsOf(t, h, api.EventRepaired, "xdp-drop")); n > 6 {
-			t.Fatalf("%d repairs", n)
+			t.Fatalf("%d repairs: %q", n, eventsOf(t, h, api.EventRepaired, "xdp-drop"))
 		}
 	}
 	if !strings.Contains(c.Hint, "hornetctl reload") || xdpOn(t, pair) {
 		t.Errorf("%q", c.Hint)
 	}
+	if p, err := h.Client().Plan(context.Background()); err != nil || action(p, "xdp-drop") != api.ActionRepair || !strings.Contains(p.Changes[0].Reason, "was detached") || len(p.Changes[0].Links) != 1 {
+		t.Errorf("plan: %+v, %v", p, err)
+	}
 	// An interface that is made anew is nobody's fight.
 	remake(t, &pair)
 	eventually(t, "attached", func() bool { return xdpOn(t, pair) })
-	if _, err := reload(t, h); err != nil {
-		t.Fatal(err)
+	for id := range kernelLinks(t, get(t, h, "xdp-drop")) {
+		h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(id))
+	}
+	eventually(t, "left as it is", func() bool { return strings.Contains(get(t, h, "xdp-drop").Reason, "left as it is") })
+	if p, err := reload(t, h); err != nil || action(p, "xdp-drop") != api.ActionRepair || !p.Changes[0].Done || !xdpOn(t, pair) {
+		t.Fatalf("reload: %+v, %v", p, err)
 	}
 	eventually(t, "no drift", func() bool { return get(t, h, "xdp-drop").Reason == "" })
+	c = get(t, h, "xdp-drop")
 	for id := range kernelLinks(t, c) {
 		h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(id))
 	}
@@ -844,13 +855,17 @@ func TestKilledAtEverySystemCallOfARepair(t *testing.T) {
 			if !onBPFFS(t, h)["xdp-drop"] {
 				t.Fatalf("%s %d: it is gone from bpffs: %v", call, n, onBPFFS(t, h))
 			}
-			if xdpOn(t, pair) {
+			on := attachedXDP(t, pair, program)
+			if on != 0 {
 				swapped++
 			} else {
 				kept++
 			}
 			h.Start()
 			c := whole(t, h, "xdp-drop", 1)
+			if on != 0 && c.Links[0].ID != on {
+				t.Errorf("link %d ran when it was killed, and %d after the start: nothing did meanwhile", on, c.Links[0].ID)
+			}
 			if c.Programs[0].ID != program || !c.Adopted || !xdpOn(t, pair) {
 				t.Errorf("program %d, was %d", c.Programs[0].ID, program)
 			}
@@ -869,6 +884,26 @@ func TestKilledAtEverySystemCallOfARepair(t *testing.T) {
 	if kept == 0 || swapped == 0 {
 		t.Error("the points do not span the repair")
 	}
+}
+
+// attachedXDP is the link of the program that ip(8) shows at the interface of B,
+// or 0.
+func attachedXDP(t testing.TB, pair testenv.Pair, program uint32) uint32 {
+	t.Helper()
+	if !strings.Contains(testenv.IP(t, pair.B.Netns, "link", "show"), fmt.Sprintf("prog/xdp id %d ", program)) {
+		return 0
+	}
+	for id := range kernelLinks(t, api.Collection{Programs: []api.Program{{ID: program}}}) {
+		l, err := link.NewFromID(link.ID(id))
+		must(t, err)
+		info, err := l.Info()
+		must(t, err, l.Close())
+		if info.XDP().Ifindex == uint32(pair.B.Ifindex) { // 0 for one that was detached
+			return id
+		}
+	}
+	t.Fatal("a program and no link")
+	return 0
 }
 
 // TestManyRepairsLeaveNothing: after two hundred repairs the daemon has as many

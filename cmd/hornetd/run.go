@@ -175,7 +175,7 @@ func serve(ctx context.Context, cfg config.Config, made daemon.Build, log *zap.L
 	stopped := make(chan error, 1)
 	serveCtx, stop := context.WithCancel(ctx)
 	defer stop()
-	go func() { stopped <- daemon.Serve(serveCtx, d, listener, log) }()
+	go func() { stopped <- daemon.Serve(serveCtx, d, listener, cfg.API, log) }()
 	if err := systemd.Ready(d.Summary()); err != nil {
 		log.Warn("readiness", zap.Error(err))
 	}
@@ -201,7 +201,7 @@ func attend(ctx context.Context, d *daemon.Daemon, log *zap.Logger, hangup <-cha
 		defer t.Stop()
 		tick = t.C
 	}
-	var last uint64
+	var last daemon.Beat
 	for {
 		select {
 		case <-ctx.Done():

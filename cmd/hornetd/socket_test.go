@@ -306,17 +306,29 @@ func TestForbiddenLooksLikeMissing(t *testing.T) {
 // daemon, which is killed when that ends (Pdeathsig).
 func dialAs(t *testing.T, uid int, path string) net.Conn {
 	t.Helper()
+	var conn net.Conn
+	var err error
+	onThreadOf(t, uid, func() { conn, err = dial(path) })
+	if err != nil {
+		t.Fatalf("connect as uid %d: %v", uid, err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// onThreadOf runs f on a thread that is another user's.
+func onThreadOf(t *testing.T, uid int, f func()) {
+	t.Helper()
 	groups, err := unix.Getgroups()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var conn net.Conn
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		err := become(uid, nil)
 		if err == nil {
-			conn, err = dial(path)
+			f()
 		}
 		back := become(0, groups)
 		if back == nil {
@@ -325,10 +337,8 @@ func dialAs(t *testing.T, uid int, path string) net.Conn {
 		done <- errors.Join(err, back)
 	}()
 	if err := <-done; err != nil {
-		t.Fatalf("connect as uid %d: %v", uid, err)
+		t.Fatalf("as uid %d: %v", uid, err)
 	}
-	t.Cleanup(func() { conn.Close() })
-	return conn
 }
 
 // become changes the effective ids and the groups of this thread. Package

@@ -168,6 +168,7 @@ func TestRefused(t *testing.T) {
 		{"another digest for the signer", rk, plain, func(p *parts) { p.digest = identifier(oidSHA512) }, "digestAlgorithms names SHA-256, the signer SHA-512"},
 		{"MD5", ec, plain, func(p *parts) { p.digests = [][]byte{identifier("1.2.840.113549.2.5", null5)} }, "(MD5) is not accepted"},
 		{"SHA-1", ec, plain, func(p *parts) { p.digests = [][]byte{identifier(idSHA1)} }, "(SHA-1) is not accepted"},
+		{"SHA-224", ec, plain, func(p *parts) { p.digests = [][]byte{identifier("2.16.840.1.101.3.4.2.4")} }, "(SHA-224) is not accepted"},
 		{"SHA-1 for the signer", ec, plain, func(p *parts) { p.digest = identifier(idSHA1) }, "(SHA-1) is not accepted"},
 		{"digest with parameters", ec, plain, func(p *parts) { p.digest = identifier(oidSHA256, integer(1)) }, "neither NULL nor absent"},
 		{"digest with two NULLs", ec, plain, func(p *parts) { p.digest = identifier(oidSHA256, null5, null5) }, "neither NULL nor absent"},

@@ -29,7 +29,7 @@ type act struct {
 func (d *Daemon) begin(who Peer, verb, collection string, done api.EventKind) *act {
 	return &act{d: d, began: time.Now(), done: done, rec: audit.Record{
 		Verb: verb, Collection: collection,
-		Caller: audit.Caller{UID: who.UID, GID: who.GID, PID: who.PID},
+		Caller: audit.Caller{UID: who.UID, GID: who.GID, PID: who.PID, Unit: who.Unit, Exe: who.Exe.Path, Label: who.Label},
 	}}
 }
 
@@ -74,7 +74,7 @@ func (a *act) conclude(err error) error {
 	if _, recErr := a.d.audit.Append(a.rec); recErr != nil {
 		a.d.log.Error("audit record", zap.Error(recErr))
 		if _, loaded := loggedClaim(a.rec); loaded && a.d.ratchet.ahead { // on the owner's thread
-			a.d.tellState(a.d.setRatchet(a.d.ratchet.Ratchet))
+			a.d.tellRatchet(a.d.setRatchet(a.d.ratchet.Ratchet))
 		}
 		if err == nil { // not to be taken for a refusal
 			recErr = fmt.Errorf("%s is done, but its outcome is not on record: %w", a.rec.Verb, recErr)
@@ -90,7 +90,7 @@ func (a *act) tell(err error) {
 	fields := []zap.Field{zap.String("verb", a.rec.Verb), zap.String("collection", a.rec.Collection),
 		zap.Uint32("uid", a.rec.Caller.UID), zap.Int64("us", a.rec.DurationUS)}
 	event := api.Event{Time: a.began, Kind: a.done, Collection: a.rec.Collection, Message: a.rec.Verb + " done",
-		Caller: &api.Caller{UID: a.rec.Caller.UID, GID: a.rec.Caller.GID, PID: a.rec.Caller.PID}}
+		Caller: &api.Caller{UID: a.rec.Caller.UID, GID: a.rec.Caller.GID, PID: a.rec.Caller.PID, Unit: a.rec.Caller.Unit}}
 	if a.rec.Verb == audit.VerbRepair && a.rec.Reason != "" {
 		event.Message = "repaired: " + a.rec.Reason
 	}

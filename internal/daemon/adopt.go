@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -23,7 +24,8 @@ import (
 // are what their record says are adopted without touching anything; the rest
 // is quarantined and reported, never guessed at.
 func (d *Daemon) adopt() error {
-	if err := d.recover(); err != nil {
+	err := d.recover(d.adoptCommitted)
+	if err != nil {
 		return err
 	}
 	aside, err := d.store.Quarantined()
@@ -31,8 +33,14 @@ func (d *Daemon) adopt() error {
 		return err
 	}
 	for _, q := range aside {
-		d.hold(q.Dir, q.Name, "was "+q.Name+", quarantined by an earlier hornetd")
+		if _, known := d.held[q.Dir]; !known {
+			d.hold(q.Dir, q.Name, "was "+q.Name+", quarantined by an earlier hornetd")
+		}
 	}
+	return nil
+}
+
+func (d *Daemon) adoptCommitted() error {
 	names, err := d.store.Entries()
 	if err != nil {
 		return err
@@ -76,11 +84,15 @@ func (d *Daemon) adoptOne(name pinning.Name) (*collection, error) {
 }
 
 // recover ends what a crash interrupted: links of a replacement that did not
-// come to its commit go back to their old programs, then the stages go.
-func (d *Daemon) recover() (err error) {
+// come to its commit go back to their old programs, and links of a repair that did
+// not are taken over by another one; then the stages go.
+func (d *Daemon) recover(adopt func() error) (err error) {
 	stages, err := d.store.Stages()
-	if err != nil || len(stages) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(stages) == 0 {
+		return adopt()
 	}
 	a := d.begin(self(), audit.VerbRepair, "", api.EventRepaired)
 	defer func() { err = a.conclude(err) }()
@@ -93,9 +105,87 @@ func (d *Daemon) recover() (err error) {
 	if err := d.endTrials(); err != nil {
 		return err
 	}
+	if err := adopt(); err != nil {
+		return err
+	}
+	d.resume()
 	swept, err := d.store.Sweep()
 	d.log.Info("swept", zap.Strings("stages", swept))
 	return d.settled(err)
+}
+
+// resume mends the collections of which a link has no pin but that of a repair
+// that was killed: swept and attached again, it would be missing for a while.
+func (d *Daemon) resume() {
+	left, err := d.store.StagedLinks()
+	d.tell("staged links", err) // what is not found is swept, and made again by mendAdopted
+	defer func() {
+		d.interrupted = nil
+		for _, links := range left {
+			for _, l := range links {
+				l.Close()
+			}
+		}
+	}()
+	var names []string
+	for _, name := range sortedKeys(d.running) {
+		c := d.running[name]
+		if len(c.drift) > 0 && slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(left))...), c.runsAt) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	found, _, _ := d.scan() // for the patterns
+	d.setDeclared(found)
+	d.interrupted = left
+	d.mend(names)
+}
+
+// runsAt reports whether l runs a program of c.
+func (c *collection) runsAt(l link.Link) bool {
+	info, err := l.Info()
+	return err == nil && slices.ContainsFunc(c.record.Programs, func(p pinning.RecordProgram) bool { return p.ID == uint32(info.Program) })
+}
+
+// resumable finds, by pin and index, the link to t that a repair of r made which
+// was killed.
+func (d *Daemon) resumable(r pinning.Record, t loader.Target) (pin string, i int, ok bool) {
+	pin, err := pinning.PinName(t.Link)
+	p := slices.IndexFunc(r.Programs, func(p pinning.RecordProgram) bool { return p.Name == t.Program })
+	if err != nil || p < 0 {
+		return "", 0, false
+	}
+	i = slices.IndexFunc(d.interrupted[pin], func(l link.Link) bool {
+		state, err := loader.Describe(l)
+		return err == nil && uint32(state.ProgramID) == r.Programs[p].ID && state.Alive() && state.Matches(t) == nil
+	})
+	return pin, i, i >= 0
+}
+
+// takeOver returns that link, nil where there is none.
+func (d *Daemon) takeOver(r pinning.Record, t loader.Target) link.Link {
+	pin, i, ok := d.resumable(r, t)
+	if !ok {
+		return nil
+	}
+	l := d.interrupted[pin][i]
+	d.interrupted[pin] = slices.Delete(d.interrupted[pin], i, i+1)
+	return l
+}
+
+// frees notes that where such a link is, there is room for it.
+func (d *Daemon) frees(s *sight, r pinning.Record) {
+	targets := slices.Clone(s.spread)
+	for _, l := range s.links {
+		targets = append(targets, l.now)
+	}
+	for _, t := range targets {
+		if _, _, ok := d.resumable(r, t); ok {
+			delete(s.busy, spotOf(t))
+		}
+	}
 }
 
 // switchBack exchanges the programs of committed links that run what is only

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -29,7 +30,12 @@ type Core interface {
 	List(who Peer) []api.Collection
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
+	Lease(ctx context.Context, who Peer, name, resume string) (api.LeaseGrant, error)
+	LeaseEnds(ctx context.Context, name, token string) *api.Error
+	EndLease(name, token, why string)
 	Upgrade(who Peer, name string) (api.Collection, error)
+	MayRun(who Peer) error
+	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
@@ -41,7 +47,7 @@ type Core interface {
 	Write(who Peer, name, mapName string, entries []api.WriteEntry) (api.Changed, error)
 	Delete(who Peer, name, mapName string, keys []json.RawMessage) (api.Changed, error)
 	OpenMap(who Peer, name, mapName string, access api.Access) (Descriptor, error)
-	Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error
+	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Refuse(who Peer, what string, err error)
 }
 
@@ -91,7 +97,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
-	err := d.owner.do(func() error {
+	err := d.change(who, "load", name, d.aheadOf(name), func() error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
@@ -111,7 +117,7 @@ func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, erro
 		return api.Collection{}, d.refuse(who, "unload", name, err)
 	}
 	last := d.view(name)
-	err := d.owner.do(func() error {
+	err := d.change(who, "unload", name, nil, func() error {
 		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
 			return d.refuse(who, "unload", name, err)
 		}
@@ -132,7 +138,7 @@ func (d *Daemon) Reload(who Peer) (api.Plan, error) {
 		return api.Plan{}, d.refuse(who, "reload", "", err)
 	}
 	var plan api.Plan
-	err := d.owner.do(func() (err error) {
+	err := d.change(who, "reload", "", d.aheadOfAll, func() (err error) {
 		plan, err = d.reload(who)
 		return err
 	})
@@ -145,7 +151,7 @@ func (d *Daemon) Plan(who Peer) (api.Plan, error) {
 		return api.Plan{}, d.refuse(who, "plan", "", err)
 	}
 	var plan api.Plan
-	err := d.owner.do(func() (err error) {
+	err := d.change(who, "plan", "", d.aheadOfAll, func() (err error) {
 		plan, err = d.plan()
 		return err
 	})
@@ -162,7 +168,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	s := api.Status{
-		Version: d.build.Version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
+		Limits: d.usageLocked(who), Version: d.build.Version, PID: os.Getpid(), StartedAt: d.started, ReadyAt: d.ready,
 		Collections: d.countsLocked(),
 		Kernel:      api.Kernel{Release: unix.ByteSliceToString(uts.Release[:]), Machine: unix.ByteSliceToString(uts.Machine[:])},
 	}
@@ -175,7 +181,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
 	s.Revocations = viewList(d.trust.Revocations())
-	s.Problems = append(s.Problems, d.state...)
+	s.Problems = append(s.Problems, d.troublesLocked()...)
 	for _, err := range []error{d.store.Reachable(), d.trust.Unlisted(), d.copied} {
 		if err != nil {
 			s.Problems = append(s.Problems, problem("", err))
@@ -228,18 +234,22 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	return s, nil
 }
 
-// Events calls fn for what happened after since that who may see.
-func (d *Daemon) Events(ctx context.Context, who Peer, since uint64, follow bool, fn func(api.Event) error) error {
+// Events calls fn for what is wanted of what happened and who may see.
+func (d *Daemon) Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error {
 	visible := func(e api.Event) error {
-		if who.UID != 0 && (e.Collection == "" || d.may(who, policy.Events, e.Collection) != nil) {
+		switch {
+		case e.Kind == api.EventLost: // something is, whatever it was
+		case len(want.Kinds) > 0 && !slices.Contains(want.Kinds, e.Kind),
+			want.Collection != "" && want.Collection != e.Collection,
+			who.UID != 0 && (e.Collection == "" || d.may(who, policy.Events, e.Collection) != nil):
 			return nil
 		}
 		return fn(e)
 	}
-	if follow {
-		return d.events.follow(ctx, since, visible)
+	if want.Follow {
+		return d.events.follow(ctx, want.Since, visible)
 	}
-	events, _ := d.events.after(since)
+	events, _ := d.events.after(want.Since)
 	for _, e := range events {
 		if err := visible(e); err != nil {
 			return err
@@ -286,7 +296,7 @@ func (d *Daemon) mayChange(who Peer, verb policy.Verb, name string) error {
 // named refuses what cannot be the name of a collection or a quarantined
 // directory.
 func (d *Daemon) named(name string) error {
-	if err := manifest.ValidName(name); err != nil && !isHeld(name) {
+	if err := manifest.ValidLoad(name); err != nil && !isHeld(name) {
 		return remedy.With(api.Errorf(api.KindBadRequest, "%w", err), "%s", remedy.Of(err))
 	}
 	return nil
@@ -294,9 +304,9 @@ func (d *Daemon) named(name string) error {
 
 // private keeps from all but root what they may not know: whether there is a
 // manifest of that name, and what is wrong with it. To them, what is not there
-// and what is not allowed look the same.
+// and what is not allowed look the same, but among what is their own.
 func (d *Daemon) private(who Peer, verb policy.Verb, name string, err error) error {
-	if who.UID == 0 {
+	if uid, isOwn := manifest.Owner(name); who.UID == 0 || isOwn && uid == who.UID {
 		return err
 	}
 	_, denied := d.policy.Authorize(who.subject(), verb, manifest.Manifest{Name: name})
@@ -388,6 +398,7 @@ func (d *Daemon) put(m manifest.Manifest, c *collection) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running[m.Name] = c
+	d.settleLeaseLocked(m.Name, "another load took its place")
 	delete(d.failed, m.Name)
 	src := manifest.Source{Name: m.Name, File: m.File}
 	for _, dropIn := range m.DropIns {

@@ -13,12 +13,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/confine"
+	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
@@ -44,12 +46,20 @@ type Daemon struct {
 	started time.Time
 	floor   time.Time    // see clock
 	booting bool         // the start loads what it finds; written on the owner's thread only
-	watcher *watcher     // nil until Start is done
 	amnesty atomic.Bool  // repairs begin anew
 	mending *collection  // a load puts it back as it was; written on the owner's thread only
 	ratchet ratchet      // read and written on the owner's thread only
 	lost    error        // what became of the ratchet, for the start to tell
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
+
+	watcher     atomic.Pointer[watcher] // nil until Start is done
+	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
+
+	sought  bool             // hidden was asked for
+	hidden  []pinning.Record // what the kernel has of other roots; on the owner's thread only
+	emptied sync.Map         // ids of maps that have lost their programs
+	parsing chan struct{}    // who parses ahead of their turn
+	ahead   parsed           // what came of it, for the turn that runs now; on the owner's thread only
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu       sync.RWMutex
@@ -61,8 +71,9 @@ type Daemon struct {
 	held     map[string]held        // by quarantined directory
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
+	leases   map[string]*lease      // of what runs for as long as somebody only
 	strays   []api.Problem          // drop-ins without a manifest, by the last scan
-	state    []api.Problem          // of the daemon's own state
+	state    []trouble              // with the daemon's own state
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -130,10 +141,10 @@ type Build struct {
 func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
 		cfg: cfg, build: build, log: log, started: time.Now(),
-		policy:   policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers),
-		events:   newStream(time.Now()),
+		policy:   policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
 		declared: map[string]declared{}, running: map[string]*collection{},
-		held: map[string]held{}, failed: map[string]failure{},
+		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
+		parsing: make(chan struct{}, mostAhead),
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
@@ -161,17 +172,18 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
 	if saved := d.audit.Recovered().Saved; saved != "" {
-		d.tellState(remedy.With(fmt.Errorf("audit log: what lay behind its last whole record was no record, and was set aside as %s", saved),
+		d.tellState("", remedy.With(fmt.Errorf("audit log: what lay behind its last whole record was no record, and was set aside as %s", saved),
 			"look what it is; what was loaded then and does not run now is forgotten"))
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)
+	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond))) // also where the clock went back
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
 	d.openList()
 	d.refused = newCoalescer(d)
-	d.owner = newOwner()
+	d.owner = newOwner(cfg.API.ChangesPerUser)
 	d.startParser()
 	return d, nil
 }
@@ -184,6 +196,7 @@ func (d *Daemon) Start() error {
 	if err := d.owner.do(d.start); err != nil {
 		return err
 	}
+	d.awaitLeases()
 	go d.owner.do(d.reprove) // an error means that the daemon stops
 	d.watch()
 	return nil
@@ -193,6 +206,7 @@ func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
 		return err
 	}
+	d.sweepBundles()
 	d.adoptRatchet(d.lost)
 	d.tellClock()
 	d.booting = true
@@ -245,27 +259,42 @@ func (d *Daemon) anyClosed() bool {
 // start or reload ends soon.
 func (d *Daemon) Interrupt() { d.owner.interrupt() }
 
-// Heart answers what the watchdog asks: whether changes can still be made. It
-// beats while nothing is to be done and with every change that is; since is
-// what it answered last.
-func (d *Daemon) Heart(since uint64) (now uint64, beats bool) {
+// Beat is how far the two loops were whose health the watchdog asks for: that
+// which makes changes, and that which looks for what is to be mended.
+type Beat struct{ owner, watcher uint64 }
+
+// Heart answers what the watchdog asks: whether changes can still be made, and
+// are looked for. A loop beats while it has nothing to do and with every step of
+// what it does; since is what Heart answered last.
+func (d *Daemon) Heart(since Beat) (now Beat, beats bool) {
 	busy := d.owner.busy.Load()
-	now = d.owner.beats.Load()
-	return now, !busy || now != since
+	now.owner = d.owner.beats.Load()
+	beats = !busy || now.owner != since.owner
+	if w := d.watcher.Load(); w != nil {
+		busy = w.busy.Load()
+		now.watcher = w.beats.Load()
+		beats = beats && (!busy || now.watcher != since.watcher)
+	}
+	return now, beats
 }
+
+// stopWait is how long a look may take that is not over when the daemon stops.
+const stopWait = 5 * time.Second
 
 // Close stops taking changes, waits for the one in progress, and lets go. The
 // programs go on running: their pins hold them.
 func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
+	d.stopLeases()
 	d.stopParser()
-	if d.watcher != nil {
-		<-d.watcher.done
-	}
+	looks := d.watcher.Load().wait(stopWait)
 	d.refused.stop()
 	if d.ratchet.ahead {
-		d.tellState(d.setRatchet(d.ratchet.Ratchet))
+		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))
+	}
+	if looks != nil { // at what the store holds: that is closed with the process
+		return errors.Join(looks, d.audit.Close())
 	}
 	return errors.Join(d.audit.Close(), d.store.Close())
 }

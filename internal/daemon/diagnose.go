@@ -18,6 +18,7 @@ type sight struct {
 	missing []string // pins: "record", "maps/hits"
 	foreign []string // what lies there and is not in the record
 	lost    []string // what the kernel has no more, where its pin is missing: "program drop"
+	filled  []string // maps of programs that have theirs, though their pins are missing
 	links   []linkSight
 	spread  []loader.Target // all interfaces that the manifest's patterns match
 	busy    map[spot]error  // where nothing can be attached now
@@ -68,6 +69,7 @@ type linkStep struct {
 	gone   string // the link of the record whose place it takes
 	back   bool   // it runs another program and comes to run ours again
 	repin  bool   // its pin is missing
+	absent bool   // the kernel has none, and none can be made: the record names it without a pin
 	target loader.Target
 }
 
@@ -93,9 +95,7 @@ func diagnose(r pinning.Record, s sight, revoked string) diagnosis {
 	blocked := !g.pins(r, s)
 	g.at = moved(s)
 	for i, l := range s.links {
-		if !g.link(r.Links[i], l, s, g.at[i]) {
-			blocked = true
-		}
+		g.link(r.Links[i], l, s, g.at[i])
 	}
 	if !blocked {
 		g.spread(s)
@@ -161,13 +161,16 @@ func (g *diagnosis) pins(r pinning.Record, s sight) bool {
 		g.takenAway(s, "its directory was removed")
 	} else {
 		for _, pin := range s.missing {
+			if i := slices.IndexFunc(r.Links, func(l pinning.RecordLink) bool { return "links/"+l.Pin == pin }); i >= 0 && s.links[i].state == nil {
+				continue // of the link that is gone with it there is more to say
+			}
 			g.takenAway(s, "pin %s was removed", pin)
 		}
 	}
 	rebuild := len(s.lost) > 0
 	for _, m := range r.Maps {
-		// Its programs went with its last pin.
-		rebuild = rebuild || m.Type == "ProgramArray" && (s.gone || slices.Contains(s.missing, "maps/"+m.Pin))
+		// Its programs went with its last pin, if that was the last.
+		rebuild = rebuild || m.Type == programArray && s.unpinned(m) && !slices.Contains(s.filled, m.Name)
 	}
 	if g.left && rebuild {
 		return false
@@ -180,9 +183,8 @@ func (g *diagnosis) pins(r pinning.Record, s sight) bool {
 }
 
 // link decides on one link of the record, which lives at moved if that is not
-// zero. It returns false for one that can neither stay nor be made: what has no
-// link cannot be in a record.
-func (g *diagnosis) link(r pinning.RecordLink, l linkSight, s sight, moved loader.Target) bool {
+// zero.
+func (g *diagnosis) link(r pinning.RecordLink, l linkSight, s sight, moved loader.Target) {
 	keep := linkStep{was: r.Name, target: l.target, repin: s.gone || slices.Contains(s.missing, "links/"+r.Pin)}
 	absent := l.err != nil
 	switch {
@@ -190,16 +192,18 @@ func (g *diagnosis) link(r pinning.RecordLink, l linkSight, s sight, moved loade
 		g.mend("link %s: %v any more", r.Name, l.err)
 	case absent && l.state == nil:
 		g.stays("link %s is gone: %v", r.Name, l.err)
-		return false
+		g.without(keep)
+	case l.state == nil && keep.repin && !s.gone:
+		g.anew(l, s, keep, !l.idle, "link %s is gone: its pin was removed", r.Name)
 	case l.state == nil:
-		return g.anew(l, s, keep, !l.idle, "link %s is gone", r.Name)
+		g.anew(l, s, keep, !l.idle, "link %s is gone", r.Name)
 	case !l.state.Alive() && absent:
 		g.stays("link %s is at nothing: %v", r.Name, l.err)
 		g.links = append(g.links, keep)
 	case !l.state.Alive() && reflect.DeepEqual(l.now, l.target) && !l.idle:
-		return g.anew(l, s, keep, true, "link %s was detached", r.Name)
+		g.anew(l, s, keep, true, "link %s was detached", r.Name)
 	case !l.state.Alive():
-		return g.anew(l, s, keep, false, "link %s: %s was made anew", r.Name, l.now)
+		g.anew(l, s, keep, false, "link %s: %s was made anew", r.Name, l.now)
 	case moved.Link != "":
 		g.mend("link %s: interface %s is called %s now", r.Name, l.target.Interface, moved.Interface)
 		keep.target = moved
@@ -207,7 +211,7 @@ func (g *diagnosis) link(r pinning.RecordLink, l linkSight, s sight, moved loade
 	case absent:
 		g.absent(r, l, s, keep)
 	case !l.state.At(l.now), l.elsewhere, l.now.NetnsInode != l.target.NetnsInode, !placed(l) && !reflect.DeepEqual(l.now, l.target):
-		return g.anew(l, s, keep, false, "link %s: %s is another one now", r.Name, l.now)
+		g.anew(l, s, keep, false, "link %s: %s is another one now", r.Name, l.now)
 	default:
 		if !reflect.DeepEqual(l.now, l.target) {
 			g.mend("link %s: %s has another number now", r.Name, l.now)
@@ -215,7 +219,12 @@ func (g *diagnosis) link(r pinning.RecordLink, l linkSight, s sight, moved loade
 		}
 		g.keep(r, l, s, keep)
 	}
-	return true
+}
+
+// without notes that the collection is without a link for now.
+func (g *diagnosis) without(k linkStep) {
+	k.repin, k.absent = false, true
+	g.links = append(g.links, k)
 }
 
 // placed says whether the kernel tells where the link is, so that its place can
@@ -246,12 +255,12 @@ func (g *diagnosis) absent(r pinning.RecordLink, l linkSight, s sight, k linkSte
 }
 
 // anew makes the link anew that k would keep. Where nothing can be attached, the
-// record keeps the old one if the kernel has it, or does without it if its pattern
-// brings it back; else anew returns false.
-func (g *diagnosis) anew(l linkSight, s sight, k linkStep, taken bool, format string, args ...any) bool {
+// record keeps the old one, with its pin if the kernel has it, or forgets it if its
+// pattern brings it back.
+func (g *diagnosis) anew(l linkSight, s sight, k linkStep, taken bool, format string, args ...any) {
 	if slices.ContainsFunc(g.at, func(t loader.Target) bool { return t.Link != "" && t.Link == l.now.Link }) {
 		g.mend(format, args...) // another link has come to be there
-		return true
+		return
 	}
 	err := s.busy[spotOf(l.now)]
 	switch {
@@ -262,14 +271,15 @@ func (g *diagnosis) anew(l linkSight, s sight, k linkStep, taken bool, format st
 	}
 	if err == nil && (!taken || g.takenAway(s, format, args...)) {
 		g.links = append(g.links, linkStep{gone: k.was, target: l.now})
-		return true
+		return
 	}
 	g.out = append(g.out, l.now.Link)
-	if l.state == nil {
-		return err != nil && l.pattern && g.hasAnother(l, s)
+	switch {
+	case l.state != nil:
+		g.links = append(g.links, k)
+	case err == nil || !l.pattern || !g.hasAnother(l, s):
+		g.without(k)
 	}
-	g.links = append(g.links, k)
-	return true
 }
 
 // cannot notes what is not repaired because of err.

@@ -45,19 +45,25 @@ func TestDiagnose(t *testing.T) {
 		taken   bool
 		rebuild bool
 	}{
-		"healthy":                     {links: []linkSight{healthy}, steps: "keep drop-eth0#2"},
-		"detached":                    {links: []linkSight{{target: eth0, state: stateAt(0), now: eth0}}, repairs: "link drop-eth0 was detached", steps: "new drop-eth0#2", taken: true},
-		"made anew":                   {links: []linkSight{{target: eth0, state: stateAt(0), now: xdpAt("eth0", 5)}}, repairs: "link drop-eth0: interface eth0 was made anew", steps: "new drop-eth0#5"},
-		"interface gone":              {links: []linkSight{{target: eth0, state: stateAt(0), now: eth0, err: gone}}, drift: "link drop-eth0 is at nothing: " + gone.Error(), steps: "keep drop-eth0#2"},
-		"renamed":                     {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, err: gone, renamed: "lan0"}}, drift: "link drop-eth0: interface eth0 is called lan0 now, and runs the program still", steps: "keep drop-eth0#2"},
-		"moved away":                  {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, err: gone}}, drift: "link drop-eth0: runs still, but " + gone.Error(), steps: "keep drop-eth0#2"},
-		"another has the name":        {links: []linkSight{{target: eth0, state: stateAt(2), now: xdpAt("eth0", 9)}}, repairs: "link drop-eth0: interface eth0 is another one now", steps: "new drop-eth0#9"},
-		"came back with a number":     {links: []linkSight{{target: eth0, state: stateAt(5), now: xdpAt("eth0", 5)}}, repairs: "link drop-eth0: interface eth0 has another number now", steps: "keep drop-eth0#5"},
-		"same number, other space":    {links: []linkSight{{target: eth0, state: stateAt(2), now: otherNetns}}, repairs: "link drop-eth0: interface eth0 is another one now", steps: "new drop-eth0#2"},
-		"same number, elsewhere":      {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, elsewhere: true}}, repairs: "link drop-eth0: interface eth0 is another one now", steps: "new drop-eth0#2"},
-		"another program":             {links: []linkSight{{target: eth0, state: &loader.LinkState{ID: 7, Kind: "xdp", ProgramID: 4, Ifindex: 2}, now: eth0}}, repairs: "link drop-eth0 runs program 4, not 3", steps: "back drop-eth0#2", taken: true},
-		"no link":                     {links: []linkSight{{target: eth0, now: eth0}}, repairs: "link drop-eth0 is gone", steps: "new drop-eth0#2", taken: true},
-		"no link and no interface":    {links: []linkSight{{target: eth0, now: eth0, err: gone}}, drift: "link drop-eth0 is gone: " + gone.Error()},
+		"healthy":                  {links: []linkSight{healthy}, steps: "keep drop-eth0#2"},
+		"detached":                 {links: []linkSight{{target: eth0, state: stateAt(0), now: eth0}}, repairs: "link drop-eth0 was detached", steps: "new drop-eth0#2", taken: true},
+		"made anew":                {links: []linkSight{{target: eth0, state: stateAt(0), now: xdpAt("eth0", 5)}}, repairs: "link drop-eth0: interface eth0 was made anew", steps: "new drop-eth0#5"},
+		"interface gone":           {links: []linkSight{{target: eth0, state: stateAt(0), now: eth0, err: gone}}, drift: "link drop-eth0 is at nothing: " + gone.Error(), steps: "keep drop-eth0#2"},
+		"renamed":                  {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, err: gone, renamed: "lan0"}}, drift: "link drop-eth0: interface eth0 is called lan0 now, and runs the program still", steps: "keep drop-eth0#2"},
+		"moved away":               {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, err: gone}}, drift: "link drop-eth0: runs still, but " + gone.Error(), steps: "keep drop-eth0#2"},
+		"another has the name":     {links: []linkSight{{target: eth0, state: stateAt(2), now: xdpAt("eth0", 9)}}, repairs: "link drop-eth0: interface eth0 is another one now", steps: "new drop-eth0#9"},
+		"came back with a number":  {links: []linkSight{{target: eth0, state: stateAt(5), now: xdpAt("eth0", 5)}}, repairs: "link drop-eth0: interface eth0 has another number now", steps: "keep drop-eth0#5"},
+		"same number, other space": {links: []linkSight{{target: eth0, state: stateAt(2), now: otherNetns}}, repairs: "link drop-eth0: interface eth0 is another one now", steps: "new drop-eth0#2"},
+		"same number, elsewhere":   {links: []linkSight{{target: eth0, state: stateAt(2), now: eth0, elsewhere: true}}, repairs: "link drop-eth0: interface eth0 is another one now", steps: "new drop-eth0#2"},
+		"another program":          {links: []linkSight{{target: eth0, state: &loader.LinkState{ID: 7, Kind: "xdp", ProgramID: 4, Ifindex: 2}, now: eth0}}, repairs: "link drop-eth0 runs program 4, not 3", steps: "back drop-eth0#2", taken: true},
+		"no link":                  {links: []linkSight{{target: eth0, now: eth0}}, repairs: "link drop-eth0 is gone", steps: "new drop-eth0#2", taken: true},
+		"no link and no interface": {links: []linkSight{{target: eth0, now: eth0, err: gone}}, drift: "link drop-eth0 is gone: " + gone.Error(), steps: "without drop-eth0#2"},
+		"no link and no interface, and another pin removed": {links: []linkSight{{target: eth0, now: eth0, err: gone}}, more: func(s *sight) { s.missing = []string{"record", "links/drop-eth0"} },
+			repairs: "pin record was removed", drift: "link drop-eth0 is gone: " + gone.Error(), steps: "without drop-eth0#2", taken: true},
+		"its pin removed, and gone with it": {links: []linkSight{{target: eth0, now: eth0}}, more: func(s *sight) { s.missing = []string{"links/drop-eth0"} },
+			repairs: "link drop-eth0 is gone: its pin was removed", steps: "new drop-eth0#2", taken: true},
+		"its pin removed once too often": {links: []linkSight{{target: eth0, now: eth0}, {target: xdpAt("eth1", 3), state: stateAt(0), now: xdpAt("eth1", 4)}}, more: func(s *sight) { s.over, s.missing = true, []string{"links/drop-eth0"} },
+			repairs: "link drop-eth1: interface eth1 was made anew", drift: left + "; link drop-eth0 is gone: its pin was removed", steps: "without drop-eth0#2, new drop-eth1#4"},
 		"pin removed, link held":      {links: []linkSight{healthy}, more: func(s *sight) { s.missing = []string{"links/drop-eth0"} }, repairs: "pin links/drop-eth0 was removed", steps: "repin drop-eth0#2", taken: true},
 		"record removed":              {links: []linkSight{healthy}, more: func(s *sight) { s.missing = []string{"record"} }, repairs: "pin record was removed", steps: "keep drop-eth0#2", taken: true},
 		"program gone":                {links: []linkSight{healthy}, more: func(s *sight) { s.lost = []string{"program drop"} }, repairs: "program drop is gone from the kernel", steps: "keep drop-eth0#2", rebuild: true},
@@ -94,7 +100,9 @@ func TestDiagnose(t *testing.T) {
 			},
 			repairs: "interface eth2 has come", drift: "interface eth1 has come: not repaired: busy", steps: "keep drop-eth0#2, new drop-eth2#4"},
 		"no link and no room": {links: []linkSight{{target: eth0, now: eth0}}, more: func(s *sight) { s.busy = map[spot]error{spotOf(eth0): errors.New("busy")} },
-			drift: "link drop-eth0 is gone: not repaired: busy"},
+			drift: "link drop-eth0 is gone: not repaired: busy", steps: "without drop-eth0#2"},
+		"no link and no room, and another made anew": {links: []linkSight{{target: eth0, now: eth0}, {target: xdpAt("eth1", 3), state: stateAt(0), now: xdpAt("eth1", 4)}}, more: func(s *sight) { s.busy = map[spot]error{spotOf(eth0): errors.New("busy")} },
+			repairs: "link drop-eth1: interface eth1 was made anew", drift: "link drop-eth0 is gone: not repaired: busy", steps: "without drop-eth0#2, new drop-eth1#4"},
 		"no link and no room under a pattern": {links: []linkSight{{target: eth0, now: eth0, pattern: true}, {target: xdpAt("eth1", 3), state: stateAt(3), now: xdpAt("eth1", 4), pattern: true}},
 			more: func(s *sight) {
 				s.spread = []loader.Target{eth0, xdpAt("eth1", 4)}
@@ -150,6 +158,8 @@ func stepsText(steps []linkStep) string {
 			what = "back"
 		case l.repin:
 			what = "repin"
+		case l.absent:
+			what = "without"
 		}
 		name := l.target.Link
 		if l.was != "" && l.was != name {

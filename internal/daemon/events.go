@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -14,6 +15,8 @@ const eventsKept = 1024
 
 // stream is a ring of the last events and those who wait for the next one.
 type stream struct {
+	begin uint64 // no event of this daemon has a number up to this one
+
 	mu   sync.Mutex
 	seq  uint64        // of the last event
 	ring []api.Event   // oldest first, at most eventsKept
@@ -24,7 +27,8 @@ type stream struct {
 // started before, so that a client can resume over a restart: they count from
 // the start time, and no daemon makes a thousand events in a millisecond.
 func newStream(started time.Time) *stream {
-	return &stream{seq: uint64(started.UnixMilli()) * 1000, next: make(chan struct{})}
+	begin := uint64(started.UnixMilli()) * 1000
+	return &stream{begin: begin, seq: begin, next: make(chan struct{})}
 }
 
 // publish appends e. A slow reader never holds it up: readers come and fetch.
@@ -44,18 +48,28 @@ func (s *stream) publish(e api.Event) {
 
 // after returns the events with a sequence number above seq, and a channel
 // that is closed when there may be more. Where events after a seq that a
-// client has seen are gone, the first one says so.
+// client has seen are gone, the first one says so, and how many where both are
+// this daemon's. A seq that is still to come is another daemon's, whose clock
+// was ahead: what that one told is gone, and all there is is new.
 func (s *stream) after(seq uint64) ([]api.Event, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ahead := seq > s.seq
 	i := len(s.ring)
-	for i > 0 && s.ring[i-1].Seq > seq {
+	for i > 0 && (ahead || s.ring[i-1].Seq > seq) {
 		i--
 	}
 	var out []api.Event
-	if i == 0 && seq > 0 && len(s.ring) > 0 && s.ring[0].Seq > seq+1 {
-		out = append(out, api.Event{Seq: s.ring[0].Seq - 1, Time: s.ring[0].Time, Kind: api.EventLost,
-			Message: "events before this one are only in the audit log"})
+	if ahead || i == 0 && seq > 0 && len(s.ring) > 0 && s.ring[0].Seq > seq+1 {
+		lost := api.Event{Seq: s.seq, Time: time.Now(), Kind: api.EventLost, Message: "events before this one are only in the audit log"}
+		if len(s.ring) > 0 {
+			lost.Seq, lost.Time = s.ring[0].Seq-1, s.ring[0].Time
+		}
+		if !ahead && seq >= s.begin {
+			lost.Lost = lost.Seq - seq
+			lost.Message = fmt.Sprintf("%d events before this one are only in the audit log", lost.Lost)
+		}
+		out = append(out, lost)
 	}
 	return append(out, s.ring[i:]...), s.next
 }

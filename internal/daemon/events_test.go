@@ -43,11 +43,35 @@ func TestStreamSaysWhatIsLost(t *testing.T) {
 	if len(got) != eventsKept+1 || got[0].Kind != api.EventLost {
 		t.Fatalf("%d events, the first %q; want %d and a lost one before them", len(got), got[0].Kind, eventsKept)
 	}
+	if want := got[1].Seq - 5001 - 1; got[0].Lost != want || want != 9 {
+		t.Errorf("%d lost, want %d", got[0].Lost, want)
+	}
 	if got[0].Seq+1 != got[1].Seq {
 		t.Errorf("resuming from the lost event's %d skips to %d", got[0].Seq, got[1].Seq)
 	}
 	if whole, _ := s.after(0); whole[0].Kind == api.EventLost {
 		t.Error("who asks for everything there is has lost nothing")
+	}
+}
+
+// A client of the daemon before does not see silence where something is gone,
+// wherever the clock was meanwhile.
+func TestStreamAfterAnotherDaemons(t *testing.T) {
+	for _, seen := range []uint64{4_999, 9_000_001} {
+		s := newStream(time.UnixMilli(5))
+		none, _ := s.after(seen)
+		if ahead := seen > s.seq; len(none) == 1 != ahead || ahead && (none[0].Kind != api.EventLost || none[0].Seq != 5000) {
+			t.Errorf("since %d, when nothing has happened: %+v", seen, none)
+		}
+		s.publish(api.Event{Kind: api.EventStarted})
+		s.publish(api.Event{Kind: api.EventLoaded})
+		got, _ := s.after(seen)
+		if len(got) != 3 || got[0].Kind != api.EventLost || got[0].Lost != 0 || got[0].Seq != 5000 || got[1].Kind != api.EventStarted {
+			t.Errorf("since %d: %+v", seen, got)
+		}
+		if rest, _ := s.after(got[0].Seq); len(rest) != 2 || rest[0].Kind != api.EventStarted {
+			t.Errorf("from the lost one on: %+v", rest)
+		}
 	}
 }
 

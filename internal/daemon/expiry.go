@@ -40,9 +40,10 @@ func (d *Daemon) countSigned(r pinning.Record) {
 	case r.SignedAt.IsZero() || !loads(r.Verdict) || r.SignedAt.Before(s.NotBefore) || !s.NotAfter.IsZero() && r.SignedAt.After(s.NotAfter):
 		return
 	case r.SignedAt.After(latest(time.Now(), d.floor)):
-		d.tellState(remedy.With(fmt.Errorf("collection %q: by its signature it was signed at %s, which the clock says is still to come: certificates are held against that, or %d days from now if that is earlier",
+		d.tellWhile(ofSigning+r.Name, remedy.With(fmt.Errorf("collection %q: by its signature it was signed at %s, which the clock says is still to come: certificates are held against that, or %d days from now if that is earlier",
 			r.Name, r.SignedAt.UTC().Format(time.RFC3339), int(maxAhead.Hours()/24)),
-			"set the clock; where it is right, have %s signed again where the clock is right, load that and restart hornetd", r.ObjectFile))
+			"set the clock; where it is right, have %s signed again where the clock is right, load that and restart hornetd", r.ObjectFile),
+			func() bool { return r.SignedAt.After(latest(time.Now(), d.floor)) })
 	}
 	d.signed.Store(max(d.signed.Load(), r.SignedAt.Unix()))
 }
@@ -57,9 +58,10 @@ func latest(a, b time.Time) time.Time {
 // tellClock notes a clock that cannot be right.
 func (d *Daemon) tellClock() {
 	if now := time.Now(); now.Before(d.floor) {
-		d.tellState(remedy.With(fmt.Errorf("the clock says %s, which is before the last audit record or this hornetd's source: certificates are held against %s",
+		d.tellWhile(ofClock, remedy.With(fmt.Errorf("the clock says %s, which is before the last audit record or this hornetd's source: certificates are held against %s",
 			now.UTC().Format(time.RFC3339), d.floor.UTC().Format(time.RFC3339)),
-			"set the clock; where it is right and was ahead once, move the audit log away while hornetd is stopped"))
+			"set the clock; where it is right and was ahead once, move the audit log away while hornetd is stopped"),
+			func() bool { return time.Now().Before(d.floor) })
 	}
 }
 
@@ -71,7 +73,7 @@ func (d *Daemon) acceptedBefore(m manifest.Manifest, boot bool) func(signing.Sig
 		return nil
 	}
 	return func(s signing.Signer, object [32]byte) bool {
-		return d.ratchet.Accepted(signing.Claim{Manifest: m.Name, Signer: s.Name, Version: m.Version,
+		return d.ratchet.Accepted(signing.Claim{Manifest: claimed(m.Name), Signer: s.Name, Version: m.Version,
 			ManifestDigest: hexDigest(m.TextDigest), DropIns: withDropIns(m), ObjectDigest: hexDigest(object)})
 	}
 }

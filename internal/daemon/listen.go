@@ -9,20 +9,11 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
-)
-
-// Connections are bounded per user and in total, so that a hostile client
-// spends its own budget and nobody else's.
-const (
-	connsPerUID = 16
-	connsTotal  = 256
 )
 
 // Listen makes the API socket at path with the given mode and group. The
@@ -122,99 +113,4 @@ func kindOf(m fs.FileMode) string {
 	default:
 		return "file of another kind"
 	}
-}
-
-// limiter accepts connections whose peer the kernel can name, within the
-// bounds above. The others are closed without an answer.
-type limiter struct {
-	*net.UnixListener
-	refused func(Peer, error) // told of each refusal
-
-	mu    sync.Mutex
-	total int
-	uids  map[uint32]int
-}
-
-func newLimiter(l *net.UnixListener, refused func(Peer, error)) *limiter {
-	return &limiter{UnixListener: l, refused: refused, uids: make(map[uint32]int)}
-}
-
-// overflowID is the kernel's own number for users it cannot name.
-const overflowID = 65534
-
-var errTooMany = errors.New("too many connections")
-
-// Accept waits for the next connection that may be served.
-func (l *limiter) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		peer, err := peerOf(conn)
-		if err != nil {
-			peer = Peer{UID: overflowID, GID: overflowID} // nobody, and never root
-		} else {
-			err = l.take(peer.UID)
-		}
-		if err != nil {
-			conn.Close()
-			l.refused(peer, err)
-			continue
-		}
-		return &peerConn{UnixConn: conn, peer: peer, release: sync.OnceFunc(func() { l.give(peer.UID) })}, nil
-	}
-}
-
-// take counts a connection. Root's are not counted against the total: an
-// administrator must get in while others flood.
-func (l *limiter) take(uid uint32) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if uid != 0 && (l.total >= connsTotal || l.uids[uid] >= connsPerUID) {
-		return errTooMany
-	}
-	l.uids[uid]++
-	if uid != 0 {
-		l.total++
-	}
-	return nil
-}
-
-func (l *limiter) give(uid uint32) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.uids[uid]--; l.uids[uid] == 0 {
-		delete(l.uids, uid)
-	}
-	if uid != 0 {
-		l.total--
-	}
-}
-
-// peerConn is a connection that knows its peer.
-type peerConn struct {
-	*net.UnixConn
-	peer    Peer
-	release func()
-
-	unsolicited atomic.Bool // descriptors came that nobody has asked for
-}
-
-// Read is what requests are read with. It gives the kernel no room for
-// descriptors: those that a peer sends are closed before they are ours, and all
-// that is left of them is this flag.
-//
-// Source: unix(7) and recvmsg(2), MSG_CTRUNC; scm_recv in Linux.
-func (c *peerConn) Read(b []byte) (int, error) {
-	n, _, flags, _, err := c.ReadMsgUnix(b, nil)
-	if flags&unix.MSG_CTRUNC != 0 {
-		c.unsolicited.Store(true)
-	}
-	return max(n, 0), err // it is -1 with an error
-}
-
-func (c *peerConn) Close() error {
-	c.release()
-	return c.UnixConn.Close()
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/testenv"
 )
@@ -96,7 +97,7 @@ func TestPeerIsWhoConnected(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	lim := newLimiter(l, func(p Peer, err error) { t.Errorf("refused %+v: %v", p, err) })
+	lim := newLimiter(l, config.Default().API, func(p Peer, err error) { t.Errorf("refused %+v: %v", p, err) })
 
 	groups := make([]uint32, 100) // more than the first buffer holds
 	for i := range groups {
@@ -122,14 +123,17 @@ func TestPeerIsWhoConnected(t *testing.T) {
 	}
 }
 
+// few is a limit that is soon reached.
+var few = config.API{Connections: 8, ConnectionsPerUser: 3}
+
 func TestLimiterBoundsEachUser(t *testing.T) {
-	l := newLimiter(nil, nil)
-	for i := range connsPerUID {
+	l := newLimiter(nil, few, nil)
+	for i := range few.ConnectionsPerUser {
 		if err := l.take(1000); err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
 	}
-	if err := l.take(1000); !errors.Is(err, errTooMany) {
+	if err := l.take(1000); err == nil || asAPIError(err).Kind != api.KindLimit || asAPIError(err).Hint == "" {
 		t.Errorf("one too many: %v", err)
 	}
 	if err := l.take(1001); err != nil {
@@ -140,19 +144,19 @@ func TestLimiterBoundsEachUser(t *testing.T) {
 		t.Errorf("after one closed: %v", err)
 	}
 
-	l = newLimiter(nil, nil)
-	for i := range connsTotal {
+	l = newLimiter(nil, few, nil)
+	for i := range few.Connections {
 		if err := l.take(uint32(2000 + i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := l.take(9999); !errors.Is(err, errTooMany) {
+	if err := l.take(9999); err == nil || asAPIError(err).Kind != api.KindLimit || asAPIError(err).Hint == "" {
 		t.Errorf("above the total: %v", err)
 	}
 	if err := l.take(0); err != nil {
 		t.Errorf("root while others flood: %v", err)
 	}
-	if len(l.uids) != connsTotal+1 {
+	if len(l.uids) != few.Connections+1 {
 		t.Errorf("%d users counted", len(l.uids))
 	}
 }
@@ -164,7 +168,7 @@ func TestConnectionIsGivenBackOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ul.Close()
-	l := newLimiter(ul, func(Peer, error) {})
+	l := newLimiter(ul, few, func(Peer, error) {})
 	client, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)

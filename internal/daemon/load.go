@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
 
@@ -12,7 +11,6 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
-	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
@@ -31,14 +29,14 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	a := d.begin(who, as.verb, src.Name, api.EventLoaded)
 	defer func() { err = a.conclude(err) }()
 
-	var files safefile.Reader // one walk to the directory of manifest, object and signature
-	defer files.Close()
-	m, err := d.readManifest(&files, src)
+	files, done := as.files()
+	defer done()
+	m, err := d.readManifest(files, src)
 	if err != nil {
 		return d.private(who, as.right, src.Name, err)
 	}
 	a.rec.Manifest, a.rec.DropIns, a.rec.Version = hexDigest(m.TextDigest), withDropIns(m), m.Version
-	grant, err := d.policy.Authorize(who.subject(), as.right, m)
+	grant, err := d.authorize(who, as, m)
 	if err != nil {
 		return err
 	}
@@ -49,12 +47,21 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	old := d.collection(m.Name)
+	if as.lease != "" {
+		if err := leasable(m, old); err != nil {
+			return err
+		}
+	}
 	switch {
 	case old != nil && !as.replaces:
 		a.quiet = true
 		return old.unchanged(m)
-	case old == nil && as == asUpgrade:
+	case old == nil && as.verb == asUpgrade.verb:
 		return notRunning(m.Name)
+	case old == nil:
+		if err := d.unhidden(m); err != nil {
+			return err
+		}
 	}
 	if d.mending != nil {
 		if m, err = d.mending.sameAgain(m); err != nil {
@@ -65,12 +72,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
-	verified, err := d.admit(&files, d.trusted(), m, d.booting)
+	verified, err := d.admit(files, d.trusted(), m, d.booting)
 	if err != nil {
 		return err
 	}
 	a.signed(verified)
-	if as == asUpgrade && old.runs(m, verified) {
+	if (as.verb == asUpgrade.verb || as.sent != nil) && old.runs(m, verified) {
 		a.quiet = true
 		return nil
 	}
@@ -82,7 +89,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
-	if err := d.fits(grant, m, plan.Spec()); err != nil {
+	if as.sent != nil {
+		if grant, err = d.policy.Run(who.subject(), policy.Bundle{Manifest: m, Spec: plan.Spec(), Verified: verified, Running: d.ownOf(who, m.Name)}); err != nil {
+			return err
+		}
+	}
+	if err := d.fits(who, grant, m, plan.Spec()); err != nil {
 		return err
 	}
 	if err := d.permit(verified, m, plan.Spec()); err != nil {
@@ -159,6 +171,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
+	record.Lease = d.leaseOf(who, as, old)
 	d.carry(old, &record)
 	claim := claimOf(m, verified)
 	trial, err := d.begins(old, m, gauge, coll, claim)
@@ -172,6 +185,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err := d.mayAdvance(claim); err != nil {
 		return err
 	}
+	placed, err := as.sent.place()
+	if err != nil {
+		return err
+	}
+	defer func() { d.tell("bundle", placed.settle(err == nil)) }()
 	// The point of no return: behind it the collection runs, whatever happens
 	// to this process.
 	if err := commit(); err != nil {
@@ -307,7 +325,7 @@ func (d *Daemon) settled(err error) error {
 
 // fits holds the opened object against the limits: the manifest's own, the
 // policy's, and how many collections there may be.
-func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
+func (d *Daemon) fits(who Peer, grant policy.Grant, m manifest.Manifest, spec *ebpf.CollectionSpec) error {
 	if err := grant.Check(m, spec); err != nil {
 		return err
 	}
@@ -315,24 +333,7 @@ func (d *Daemon) fits(grant policy.Grant, m manifest.Manifest, spec *ebpf.Collec
 	if err != nil {
 		return err
 	}
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	others, memory := 0, uint64(0)
-	for name, c := range d.running {
-		if name != m.Name {
-			others++
-			memory += c.record.Memory
-		}
-	}
-	if others >= d.cfg.Limits.TotalCollections {
-		return remedy.With(fmt.Errorf("collection %q: %d others run already: %w", m.Name, others, policy.ErrLimit),
-			"unload one, or raise [limits] total_collections in hornetd.toml")
-	}
-	if need > d.cfg.Limits.TotalMemory || memory > d.cfg.Limits.TotalMemory-need {
-		return remedy.With(fmt.Errorf("collection %q: its maps need %d bytes, the others have %d of %d: %w", m.Name, need, memory, d.cfg.Limits.TotalMemory, policy.ErrLimit),
-			"unload one, or raise [limits] total_memory in hornetd.toml")
-	}
-	return nil
+	return d.room(who, m, need, len(spec.Programs))
 }
 
 // permit holds what is to be loaded against the bounds of each who signed a part
@@ -354,7 +355,7 @@ type resolveFunc func(*ebpf.CollectionSpec, manifest.Manifest) ([]loader.Target,
 
 // examine does what a load does up to the first change, and says how the links
 // of old, nil where nothing runs, would change.
-func (d *Daemon) examine(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, old *collection, resolve resolveFunc) ([]step, error) {
+func (d *Daemon) examine(files reader, trust *signing.Trust, m manifest.Manifest, old *collection, resolve resolveFunc) ([]step, error) {
 	verified, err := d.admit(files, trust, m, d.booting)
 	if err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ import (
 // ts are its targets.
 func (d *Daemon) glance(v *loader.View, r pinning.Record, ts []loader.Target, m manifest.Manifest) (sight, error) {
 	s := sight{missing: d.store.Missing(r)}
+	d.notEmptied(&s, r)
 	err := s.look(v, r, ts, m)
 	return s, err
 }
@@ -47,6 +48,9 @@ func examineEntry(v *loader.View, e *pinning.Entry, m manifest.Manifest) (sight,
 		}
 	}
 	for _, r := range e.Record.Maps {
+		if r.Type == programArray && s.unpinned(r) {
+			continue // see notEmptied
+		}
 		if m, err := openMap(e, r); err == nil {
 			m.Close()
 		} else if errors.Is(err, pinning.ErrNotExist) {
@@ -60,7 +64,21 @@ func examineEntry(v *loader.View, e *pinning.Entry, m manifest.Manifest) (sight,
 		return s, err
 	}
 	err = s.look(v, e.Record, ts, m)
+	s.unhook()
 	return s, err
+}
+
+// unhook finds out which links are attached nowhere though the kernel shows them
+// as if they were. It takes a change that the kernel refuses, so it is not for every look.
+func (s *sight) unhook() {
+	for _, l := range s.links {
+		if l.state == nil || l.err != nil {
+			continue
+		}
+		if free, err := loader.Unhooked(*l.state, l.now); err == nil {
+			l.state.Unhooked = free
+		}
+	}
 }
 
 // foreign returns what lies in the directory of a collection and is not what was
@@ -152,6 +170,45 @@ func (s *sight) look(v *loader.View, r pinning.Record, ts []loader.Target, m man
 		s.room(v, t)
 	}
 	return nil
+}
+
+// programArray is the type of map that the kernel empties with its last pin and
+// descriptor, though programs use it still.
+const programArray = "ProgramArray"
+
+// notEmptied finds out which maps of programs have theirs, though their pins are
+// missing: they are pinned elsewhere, or somebody has them open. One that is empty
+// is opened once only: with its last descriptor the kernel empties it again, in a
+// work that it takes a reference for, and keeps that for ever where the same work
+// waits already (prog_array_map_clear).
+func (d *Daemon) notEmptied(s *sight, r pinning.Record) {
+	for _, m := range r.Maps {
+		if m.Type != programArray || !s.unpinned(m) {
+			continue
+		}
+		if _, known := d.emptied.Load(m.ID); known {
+			continue
+		}
+		if hasPrograms(m) {
+			s.filled = append(s.filled, m.Name)
+		} else {
+			d.emptied.Store(m.ID, true)
+		}
+	}
+}
+
+func (s *sight) unpinned(m pinning.RecordMap) bool {
+	return s.gone || slices.Contains(s.missing, "maps/"+m.Pin)
+}
+
+func hasPrograms(r pinning.RecordMap) bool {
+	m, err := ebpf.NewMapFromID(ebpf.MapID(r.ID))
+	if err != nil {
+		return false
+	}
+	defer m.Close()
+	var slot, program uint32
+	return m.Type() == ebpf.ProgramArray && m.KeySize() == 4 && m.Iterate().Next(&slot, &program)
 }
 
 // room finds out whether something can be attached to t, as far as that shows

@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,18 +14,27 @@ import (
 	"github.com/hornetd/hornetd/policy"
 )
 
-// Peer is who holds the other end of a connection, as the kernel said when the
-// connection was accepted. PID is for the record only: a pid is reused, and a
-// connection outlives it, so it is never identity.
+// Peer is who connected, as the kernel said when the connection was accepted.
+//
+// UID, GID, Groups and Label are of the process that called connect, at that
+// moment: the kernel keeps them with the socket, so whoever the socket is passed
+// to, and whatever the process executes or becomes later, asks as the one who
+// connected. Unit and Exe are of that process when the connection was accepted,
+// and known only where it lived then; what it executed in between is what Exe
+// says, so that Exe can narrow what a user may, and never name somebody. PID is
+// for the record only: a pid is reused, and a connection outlives it.
 type Peer struct {
 	UID, GID uint32
 	Groups   []uint32
 	PID      int32
+	Unit     string      // of the system's systemd; "" where it is not known
+	Exe      policy.File // the zero one where it is not known
+	Label    string      // by a security module; "" where there is none
 }
 
 // subject is the part of a peer that policy decides on.
 func (p Peer) subject() policy.Subject {
-	return policy.Subject{UID: p.UID, GID: p.GID, Groups: p.Groups}
+	return policy.Subject{UID: p.UID, GID: p.GID, Groups: p.Groups, Unit: p.Unit, Exe: p.Exe}
 }
 
 // self is the daemon acting on its manifests, not for a client.
@@ -32,7 +43,7 @@ func self() Peer { return Peer{PID: int32(unix.Getpid())} }
 // peerOf asks the kernel who connected. Any error means that the connection
 // must be refused: whoever cannot be named is nobody.
 //
-// Source: unix(7), SO_PEERCRED and SO_PEERGROUPS.
+// Source: unix(7), SO_PEERCRED, SO_PEERGROUPS and SO_PEERSEC; peerProcess.
 func peerOf(conn *net.UnixConn) (Peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -51,26 +62,43 @@ func peerCredentials(fd int) (Peer, error) {
 	if err != nil {
 		return Peer{}, fmt.Errorf("peer credentials: %w", err)
 	}
-	groups, err := peerGroups(fd)
+	p := Peer{UID: cred.Uid, GID: cred.Gid, PID: cred.Pid}
+	groups, err := socketOption(fd, unix.SO_PEERGROUPS)
 	if err != nil {
 		return Peer{}, fmt.Errorf("peer groups: %w", err)
 	}
-	return Peer{UID: cred.Uid, GID: cred.Gid, Groups: groups, PID: cred.Pid}, nil
+	for ; len(groups) >= 4; groups = groups[4:] {
+		p.Groups = append(p.Groups, binary.NativeEndian.Uint32(groups))
+	}
+	label, err := socketOption(fd, unix.SO_PEERSEC)
+	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) { // that: no security module labels sockets
+		return Peer{}, fmt.Errorf("peer label: %w", err)
+	}
+	p.Label = strings.TrimRight(string(label), "\x00")
+	process, err := peerProcess(fd)
+	if err != nil {
+		return Peer{}, fmt.Errorf("peer process: %w", err)
+	}
+	if process >= 0 {
+		defer unix.Close(process)
+		p.Unit, p.Exe = processFacts(process)
+	}
+	return p, nil
 }
 
-// peerGroups reads the supplementary groups. The kernel answers ERANGE with
-// the size it needs.
-func peerGroups(fd int) ([]uint32, error) {
-	groups := make([]uint32, 64)
+// socketOption reads an option of any length. The kernel answers ERANGE with the
+// size it needs.
+func socketOption(fd, option int) ([]byte, error) {
+	b := make([]byte, 256)
 	for {
-		size := uint32(len(groups) * 4)
-		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
-			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
-		switch errno {
-		case 0:
-			return groups[:size/4], nil
-		case unix.ERANGE:
-			groups = make([]uint32, size/4)
+		size := uint32(len(b))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, uintptr(option),
+			uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0)
+		switch {
+		case errno == 0:
+			return b[:size], nil
+		case errno == unix.ERANGE && int(size) > len(b):
+			b = make([]byte, size)
 		default:
 			return nil, errno
 		}
@@ -82,11 +110,17 @@ type connKey struct{}
 // withPeer is the http.Server's ConnContext: it carries what limiter.Accept
 // found out.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	ctx = context.WithValue(ctx, daemonKey{}, ctx)
 	if pc, ok := conn.(*peerConn); ok {
 		return context.WithValue(ctx, connKey{}, pc)
 	}
 	return ctx
 }
+
+type daemonKey struct{}
+
+// stopping is the context of all connections, which ends with the daemon.
+func stopping(ctx context.Context) context.Context { return ctx.Value(daemonKey{}).(context.Context) }
 
 var errNoPeer = errors.New("peer: not known")
 

@@ -36,7 +36,7 @@ func loads(verdict string) bool {
 }
 
 // prove verifies the object of a manifest again, from disk.
-func (d *Daemon) prove(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest) proof {
+func (d *Daemon) prove(files reader, trust *signing.Trust, m manifest.Manifest) proof {
 	v, err := d.admit(files, trust, m, true)
 	if err == nil {
 		return proven(v)

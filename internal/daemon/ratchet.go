@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -38,6 +39,8 @@ type ratchet struct {
 	signing.Ratchet
 	logged uint64 // the audit record up to which the file tells everything
 	ahead  bool   // the file does not tell everything
+
+	again time.Time // when the file, which could not be written, is written once more; zero: it could
 }
 
 // maxReason bounds the reason of a rollback, in bytes.
@@ -45,13 +48,16 @@ const maxReason = 200
 
 // admit verifies what m names, and holds its version against what was loaded
 // here before. boot is that it is to load, or would, at a start.
-func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
+func (d *Daemon) admit(files reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
 	v, err := d.verify(files, trust, m, boot)
 	if err != nil {
 		return signing.Verified{}, err
 	}
-	if err := trust.CheckVersion(claimOf(m, v)); err != nil {
+	if err := trust.CheckVersion(listed(claimOf(m, v))); err != nil {
 		return signing.Verified{}, err
+	}
+	if isOwn(m.Name) {
+		return v, nil
 	}
 	err = d.ratchet.Check(claimOf(m, v))
 	if err != nil && d.cfg.Trust.Development {
@@ -65,8 +71,22 @@ func (d *Daemon) admit(files *safefile.Reader, trust *signing.Trust, m manifest.
 }
 
 func claimOf(m manifest.Manifest, v signing.Verified) signing.Claim {
-	return signing.Claim{Manifest: m.Name, Signer: v.Signer().Name, Key: v.Signer().KeySHA256, KeyID: v.Signer().KeyID, Subject: v.Signer().Subject, Version: m.Version,
+	return signing.Claim{Manifest: claimed(m.Name), Signer: v.Signer().Name, Key: v.Signer().KeySHA256, KeyID: v.Signer().KeyID, Subject: v.Signer().Subject, Version: m.Version,
 		ManifestDigest: hexDigest(m.TextDigest), DropIns: withDropIns(m), ObjectDigest: hexDigest(v.Digest()), File: m.Object.Path}
+}
+
+// claimed is the name under which the ratchet knows a collection: all instances of
+// a template by the template's, since whoever loads them chooses theirs.
+func claimed(name string) string {
+	template, _, _ := manifest.SplitInstance(name)
+	return template
+}
+
+// listed is c as a revocation list names it: callers' own by the name that their
+// manifest says.
+func listed(c signing.Claim) signing.Claim {
+	c.Manifest = manifest.Said(c.Manifest)
+	return c
 }
 
 // withDropIns is the digest of m with its drop-ins, "" where there are none.
@@ -78,7 +98,7 @@ func withDropIns(m manifest.Manifest) string {
 }
 
 func recordedClaim(r pinning.Record) signing.Claim {
-	c := signing.Claim{Manifest: r.Name, Signer: r.Signer.Name, Key: r.Signer.KeySHA256, Version: r.Version,
+	c := signing.Claim{Manifest: claimed(r.Name), Signer: r.Signer.Name, Key: r.Signer.KeySHA256, Version: r.Version,
 		ManifestDigest: r.ManifestDigest, ObjectDigest: r.ObjectDigest, File: r.ObjectFile}
 	if len(r.DropIns) > 0 {
 		c.ManifestDigest, c.DropIns = r.TextDigest, r.ManifestDigest
@@ -173,8 +193,8 @@ func (r *ratchet) replay(log *audit.Log) error {
 
 // loggedClaim is what a record says was loaded.
 func loggedClaim(r audit.Record) (signing.Claim, bool) {
-	return signing.Claim{Manifest: r.Collection, Signer: r.Signer, Key: r.SignerKey, Version: r.Version, ManifestDigest: r.Manifest, DropIns: r.DropIns, ObjectDigest: r.Object},
-		r.Phase == audit.Outcome && (r.Verb == asLoad.verb || r.Verb == asUpgrade.verb || r.Verb == audit.VerbConfirm) && r.Kind == "" && !r.Trial
+	return signing.Claim{Manifest: claimed(r.Collection), Signer: r.Signer, Key: r.SignerKey, Version: r.Version, ManifestDigest: r.Manifest, DropIns: r.DropIns, ObjectDigest: r.Object},
+		!isOwn(r.Collection) && r.Phase == audit.Outcome && (r.Verb == asLoad.verb || r.Verb == asUpgrade.verb || r.Verb == audit.VerbConfirm) && r.Kind == "" && !r.Trial
 }
 
 // adoptRatchet makes up, from the records of what runs, for what the ratchet
@@ -182,6 +202,9 @@ func loggedClaim(r audit.Record) (signing.Claim, bool) {
 func (d *Daemon) adoptRatchet(lost error) {
 	next, changed := d.ratchet.Ratchet, d.ratchet.ahead
 	for _, name := range sortedKeys(d.running) {
+		if isOwn(name) {
+			continue
+		}
 		n, c := next.Adopt(recordedClaim(d.running[name].record))
 		next, changed = n, changed || c
 	}
@@ -193,40 +216,77 @@ func (d *Daemon) adoptRatchet(lost error) {
 	if last, _ := d.audit.Last(); last == 0 {
 		// So that a log that begins anew is seen: its last record is before this one.
 		_, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: "ratchet", Reason: "begins"})
-		d.tellState(err)
+		d.tellState(ofLog, err)
 	}
 	if changed {
 		err := d.setRatchet(next)
 		d.ratchet.Ratchet = next // whatever the disk says: it is what runs
 		if !errors.Is(err, errUnread) {
-			d.tellState(err)
+			d.tellRatchet(err)
 		}
 	}
 	if lost != nil {
-		d.tellState(lost)
+		d.tellState("", lost)
 		_, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: "ratchet", Error: lost.Error()})
-		d.tellState(err)
+		d.tellState(ofLog, err)
 	}
 	if d.cfg.Trust.Development {
-		d.tellState(remedy.With(errors.New("[trust] development: older versions load with a warning"),
+		d.tellState("", remedy.With(errors.New("[trust] development: older versions load with a warning"),
 			"remove the key from hornetd.toml where this host is not for writing programs"))
 	}
 }
 
+// trouble is something that is wrong with the daemon's own state.
+type trouble struct {
+	topic   string // "" for what only a restart ends
+	problem api.Problem
+	lasts   func() bool // nil: until its topic is settled
+}
+
+// The topics: what was tried again and works settles what was said of it.
+const (
+	ofRatchet = "ratchet"
+	ofCopy    = "copy of the revocation list"
+	ofList    = "revocation list"
+	ofLog     = "audit log"
+	ofClock   = "clock"
+	ofUnload  = "unload "       // and what
+	ofSigning = "signing time " // and of what
+)
+
 // tellState notes an error about the daemon's own state: what runs is right,
-// and an operator should know. It stays in the status while the daemon lives.
-func (d *Daemon) tellState(err error) {
-	if err == nil {
-		return
+// and an operator should know. It stays in the status until its topic is told of
+// again; nil settles that.
+func (d *Daemon) tellState(topic string, err error) { d.tellWhile(topic, err, nil) }
+
+// tellWhile is tellState of what ends by itself.
+func (d *Daemon) tellWhile(topic string, err error, lasts func() bool) {
+	now := trouble{topic: topic, lasts: lasts}
+	if err != nil {
+		now.problem = problem("", err)
+		now.problem.Kind = api.KindUnavailable
 	}
-	d.log.Error("state", zap.Error(err), zap.String("hint", remedy.Of(err)))
-	p := problem("", err)
-	p.Kind = api.KindUnavailable
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !slices.Contains(d.state, p) {
-		d.state = append(d.state, p)
+	if err != nil && !slices.ContainsFunc(d.state, func(t trouble) bool { return t.problem == now.problem }) {
+		d.log.Error("state", zap.Error(err), zap.String("hint", remedy.Of(err)))
 	}
+	d.state = slices.DeleteFunc(d.state, func(t trouble) bool {
+		return topic != "" && t.topic == topic || t.problem == now.problem
+	})
+	if err != nil {
+		d.state = append(d.state, now)
+	}
+}
+
+// troublesLocked is what the status shows of them.
+func (d *Daemon) troublesLocked() (all []api.Problem) {
+	for _, t := range d.state {
+		if t.lasts == nil || t.lasts() {
+			all = append(all, t.problem)
+		}
+	}
+	return all
 }
 
 // setRatchet makes next durable and what holds.
@@ -250,6 +310,7 @@ func (d *Daemon) setRatchet(next signing.Ratchet) error {
 		return remedy.With(api.Errorf(api.KindUnavailable, "ratchet: %w", err), "free space on the file system of %s, or look after its disk", d.cfg.Paths.State)
 	}
 	d.ratchet = ratchet{Ratchet: next, logged: last}
+	d.tellState(ofRatchet, nil)
 	return nil
 }
 
@@ -266,7 +327,7 @@ func (d *Daemon) unread() error {
 // makes up for it at the next one.
 func (d *Daemon) mayAdvance(c signing.Claim) error {
 	next, changed := d.ratchet.Advance(c)
-	if !changed || d.booting {
+	if !changed || d.booting || isOwn(c.Manifest) {
 		return nil
 	}
 	return errors.Join(d.unread(), next.Room())
@@ -276,7 +337,7 @@ func (d *Daemon) mayAdvance(c signing.Claim) error {
 // durable, before the load is answered.
 func (d *Daemon) advance(c signing.Claim) {
 	next, changed := d.ratchet.Advance(c)
-	if !changed {
+	if !changed || isOwn(c.Manifest) {
 		return
 	}
 	d.ratchet.Ratchet, d.ratchet.ahead = next, true
@@ -284,10 +345,23 @@ func (d *Daemon) advance(c signing.Claim) {
 }
 
 // save writes the ratchet's file where a start would have much of the log to
-// read.
+// read, or where it could not be written a while ago.
 func (d *Daemon) save() {
-	if last, _ := d.audit.Last(); last-d.ratchet.logged >= saveEvery && d.unread() == nil {
-		d.tellState(d.setRatchet(d.ratchet.Ratchet))
+	last, _ := d.audit.Last()
+	again := !d.ratchet.again.IsZero() && time.Now().After(d.ratchet.again)
+	if (last-d.ratchet.logged >= saveEvery || again) && d.unread() == nil {
+		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))
+	}
+}
+
+// againAfter is when what could not be written is written once more.
+const againAfter = 10 * time.Second
+
+// tellRatchet notes that the ratchet could not be written, if it could not.
+func (d *Daemon) tellRatchet(err error) {
+	if err != nil {
+		d.ratchet.again = time.Now().Add(againAfter)
+		d.tellState(ofRatchet, err)
 	}
 }
 
@@ -337,7 +411,10 @@ func (d *Daemon) mayRollback(who Peer, name, reason string) error {
 	if err := rootOnly(who, "rollback"); err != nil {
 		return err
 	}
-	if err := manifest.ValidName(name); err != nil {
+	if _, instance, isTemplate := manifest.SplitInstance(name); isTemplate && instance != "" {
+		return api.Errorf(api.KindBadRequest, "rollback: %q is an instance: its version is the template's", name).WithHint("name the template, %s", claimed(name))
+	}
+	if err := manifest.ValidName(strings.TrimSuffix(name, "@")); err != nil {
 		return remedy.With(api.Errorf(api.KindBadRequest, "%w", err), "%s", remedy.Of(err))
 	}
 	if reason == "" || len(reason) > maxReason {

@@ -76,7 +76,7 @@ func TestUnreadRatchetStays(t *testing.T) {
 	if err := d.mayAdvance(signing.Claim{Manifest: "count", Signer: "dev", Version: 6}); !errors.As(err, &e) || e.Kind != api.KindUnavailable || remedy.Of(err) == "" {
 		t.Errorf("a load that cannot be remembered: %v", err)
 	}
-	if len(d.state) != 1 || !strings.Contains(d.state[0].Message, "too many open files") {
+	if len(d.state) != 1 || !strings.Contains(d.state[0].problem.Message, "too many open files") {
 		t.Errorf("status says %+v", d.state)
 	}
 	if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {

@@ -16,6 +16,7 @@ import (
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/loader"
@@ -46,6 +47,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	if len(problems) > 0 {
 		return d.shrink(a, who, trust, found, problems)
 	}
+	d.planRepairs(changes)
 	if err := a.intend(); err != nil {
 		return api.Plan{}, err
 	}
@@ -56,6 +58,7 @@ func (d *Daemon) reload(who Peer) (_ api.Plan, err error) {
 	d.setDeclared(found)
 	d.setProblems(nil)
 	d.apply(who, found, changes)
+	d.makeRepairs(changes)
 	for _, c := range changes {
 		if c.Action == api.ActionRefuse && c.Error != nil {
 			d.fail(c.Collection, remedy.With(c.Error, "%s", c.Error.Hint))
@@ -151,6 +154,7 @@ func (d *Daemon) plan() (api.Plan, error) {
 	changes := d.compare(found, d.proveAll(sortedKeys(d.running), found, trust), trust, certain)
 	problems = append(problems, d.verifyAll(found, trust, changes)...)
 	problems = append(problems, unmet(changes, found, sortedKeys(d.running))...)
+	d.planRepairs(changes)
 	return api.Plan{Changes: changes, Problems: problems}, nil
 }
 
@@ -385,13 +389,21 @@ func (d *Daemon) strayRules(trust *signing.Trust) []api.Problem {
 				"correct the name, or remove the rule")))
 		}
 	}
+	for i, rule := range d.cfg.Rules {
+		for _, name := range rule.Signers {
+			if !known[name] {
+				problems = append(problems, problem("", remedy.With(fmt.Errorf("hornetd.toml: rule[%d].signers: no signer %q in the trust store %s", i, name, d.cfg.Paths.Trust),
+					"correct the name, or remove it from the rule")))
+			}
+		}
+	}
 	return problems
 }
 
 // Check reads and verifies everything, as a start would, and loads nothing. It
 // needs neither bpffs nor a running daemon.
 func Check(cfg config.Config, build Build) []api.Problem {
-	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers), log: zap.NewNop()}
+	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules), log: zap.NewNop()}
 	if err := d.viewRatchet(); err != nil {
 		return []api.Problem{problem("", err)}
 	}

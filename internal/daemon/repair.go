@@ -31,6 +31,69 @@ type mended struct {
 	blind    bool           // a target is not there, though by what can be seen it is
 }
 
+// planRepairs makes of each change that would keep what runs a repair, where
+// something is wrong with it that was given up, or not tried yet, and could be mended: a
+// reload tries everything anew.
+func (d *Daemon) planRepairs(changes []api.Change) {
+	for i := range changes {
+		change := &changes[i]
+		c := d.collection(change.Collection)
+		if change.Action != api.ActionKeep || c == nil || len(c.drift) == 0 {
+			continue
+		}
+		entry, _, g, err := d.inspect(c, heed{})
+		if err != nil {
+			continue // which the drift tells
+		}
+		entry.Close()
+		if len(g.repairs) == 0 {
+			continue
+		}
+		change.Action, change.Reason = api.ActionRepair, strings.Join(g.repairs, "; ")
+		for _, l := range g.links {
+			if l.was == "" {
+				change.Links = append(change.Links, api.LinkChange{Name: l.target.Link, Kind: l.target.Kind,
+					Program: l.target.Program, Target: l.target.String(), Action: api.LinkAttach})
+			}
+		}
+	}
+}
+
+// makeRepairs makes those that were planned.
+func (d *Daemon) makeRepairs(changes []api.Change) {
+	for i := range changes {
+		if c := &changes[i]; c.Action == api.ActionRepair && !d.owner.stopping() {
+			d.owner.beat()
+			if _, err := d.reconcile(c.Collection, heed{}); err != nil {
+				c.Error = asAPIError(err)
+			}
+			c.Done = c.Error == nil
+		}
+	}
+}
+
+// inspect looks at all there is of a running collection and says what is to be
+// done. The caller closes what it returns, if the error is nil.
+func (d *Daemon) inspect(c *collection, h heed) (*pinning.Entry, sight, diagnosis, error) {
+	n, err := pinning.ParseName(c.record.Name)
+	if err != nil {
+		return nil, sight{}, diagnosis{}, err
+	}
+	entry, err := d.store.Hold(n, c.record)
+	if err != nil {
+		return nil, sight{}, diagnosis{}, err
+	}
+	s, err := examineEntry(loader.NewView(), entry, d.manifestOf(c.record))
+	if err != nil {
+		entry.Close()
+		return nil, sight{}, diagnosis{}, err
+	}
+	d.notEmptied(&s, c.record)
+	s.with(c.record, h)
+	d.frees(&s, c.record)
+	return entry, s, diagnose(c.record, s, revokedRecord(d.trusted(), c.record)), nil
+}
+
 // reconcile brings one running collection back to what its record and its
 // manifest say, if it is not, and notes what it cannot mend. It runs on the
 // owner's thread. h is what is remembered.
@@ -39,27 +102,16 @@ func (d *Daemon) reconcile(name string, h heed) (mended, error) {
 	if c == nil {
 		return mended{}, nil // unloaded meanwhile
 	}
-	n, err := pinning.ParseName(name)
-	if err != nil {
-		return mended{}, err
-	}
-	entry, err := d.store.Hold(n, c.record)
-	if err != nil {
-		d.drifts(name, []string{err.Error()}, "")
-		return mended{}, err
-	}
-	defer entry.Close()
-	s, err := examineEntry(loader.NewView(), entry, d.manifestOf(c.record))
+	entry, s, g, err := d.inspect(c, h)
 	if err != nil {
 		d.drifts(name, []string{err.Error()}, remedy.Of(err))
 		return mended{}, err
 	}
-	s.with(c.record, h)
+	defer entry.Close()
 	again := func(failed map[spot]error) diagnosis {
 		maps.Copy(s.busy, failed)
 		return diagnose(c.record, s, revokedRecord(d.trusted(), c.record))
 	}
-	g := again(nil)
 	out := mended{taken: g.taken}
 	if len(g.repairs) == 0 {
 		d.drifts(name, g.drift, g.hint)
@@ -148,7 +200,7 @@ func (d *Daemon) repair(entry *pinning.Entry, c *collection, g diagnosis, again 
 	defer coll.Close()
 	// Live from here: what is attached and not pinned ends with its descriptor, and
 	// what is pinned with the stage.
-	made, failed := attachEach(coll, g.links, d.manifestOf(c.record))
+	made, failed := d.attachEach(coll, c.record, g.links)
 	defer func() { d.tell("links", made.close()) }()
 	if len(failed) > 0 {
 		g = again(failed)
@@ -237,10 +289,15 @@ func (f fresh) close() error {
 
 // attachEach attaches, with the programs that run, what steps want anew: each by
 // itself, so that one place that is taken keeps no other from its program.
-func attachEach(coll *ebpf.Collection, steps []linkStep, m manifest.Manifest) (made fresh, failed map[spot]error) {
+func (d *Daemon) attachEach(coll *ebpf.Collection, r pinning.Record, steps []linkStep) (made fresh, failed map[spot]error) {
+	m := d.manifestOf(r)
 	made, failed = fresh{}, map[spot]error{}
 	for _, s := range steps {
 		if s.was != "" {
+			continue
+		}
+		if l := d.takeOver(r, s.target); l != nil {
+			made[spotOf(s.target)] = freshLink{l, s.target}
 			continue
 		}
 		one := []loader.Target{inMode(s.target, m)}
@@ -260,6 +317,13 @@ func relink(stage *pinning.Stage, entry *pinning.Entry, coll *ebpf.Collection, s
 	for i, s := range steps {
 		if s.was != "" {
 			was := entry.Record.Links[slices.IndexFunc(entry.Record.Links, func(l pinning.RecordLink) bool { return l.Name == s.was })]
+			if s.absent {
+				if err := stage.LeaveOut(was.Name); err != nil {
+					return nil, err
+				}
+				records[i] = was
+				continue
+			}
 			if err := stay(stage, entry, coll, was, s); err != nil {
 				return nil, fmt.Errorf("link %s: %w", s.was, err)
 			}
@@ -369,7 +433,30 @@ func (d *Daemon) rebuild(entry *pinning.Entry, c *collection) error {
 		d.running[name] = c // to be tried again
 		d.mu.Unlock()
 	}
+	if err == nil && entry.Gone {
+		d.tell("what ran without a pin", c.leave(d.collection(name)))
+	}
 	return err
+}
+
+// leave detaches the links of c that run still: somebody holds them, and now runs
+// in their place.
+func (c *collection) leave(now *collection) error {
+	var errs []error
+	for _, r := range c.record.Links {
+		if slices.ContainsFunc(now.record.Links, func(l pinning.RecordLink) bool { return l.ID == r.ID }) {
+			continue
+		}
+		l, err := link.NewFromID(link.ID(r.ID))
+		if err != nil {
+			continue // gone
+		}
+		if info, err := l.Info(); err == nil && uint32(info.Program) == r.ProgramID {
+			errs = append(errs, l.Detach())
+		}
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // sameAgain returns m, the manifest of c, such that a load of it keeps the
@@ -384,7 +471,7 @@ func (c *collection) sameAgain(m manifest.Manifest) (manifest.Manifest, error) {
 	}
 	for _, r := range c.record.Maps {
 		switch r.Type {
-		case "ProgramArray", "ArrayOfMaps", "HashOfMaps", "StructOpsMap":
+		case programArray, "ArrayOfMaps", "HashOfMaps", "StructOpsMap":
 			continue // they refer to what is made anew
 		}
 		if r.Class == string(manifest.ClassMutable) && r.Shared == "" { // which is kept anyway
@@ -397,8 +484,10 @@ func (c *collection) sameAgain(m manifest.Manifest) (manifest.Manifest, error) {
 }
 
 // mendAdopted repairs at start what was found not to be as recorded.
-func (d *Daemon) mendAdopted() {
-	for _, name := range sortedKeys(d.running) {
+func (d *Daemon) mendAdopted() { d.mend(sortedKeys(d.running)) }
+
+func (d *Daemon) mend(names []string) {
+	for _, name := range names {
 		if len(d.running[name].drift) == 0 || d.owner.stopping() {
 			continue
 		}

@@ -35,8 +35,8 @@ func (d *Daemon) openList() {
 	switch list := d.inForce(); {
 	case err == nil:
 		d.trust = listed
-		d.tellState(d.settleList(listed.Revocations()))
-		d.tellState(d.copyList(listed.Revocations()))
+		d.tellState(ofList, d.settleList(listed.Revocations()))
+		d.tellState(ofCopy, d.copyList(listed.Revocations()))
 	case list != nil:
 		d.copied = remedy.With(fmt.Errorf("%w: the last good one holds (serial %d, copied to %s)", err, list.Serial, d.copyPath()), "%s", remedy.Of(err))
 		d.log.Error("revocation list", zap.Error(d.copied), zap.String("hint", remedy.Of(err)))
@@ -132,12 +132,16 @@ func (d *Daemon) setTrust(trust *signing.Trust) error {
 	if err := d.settleList(list); err != nil {
 		return err
 	}
-	d.tellState(d.copyList(list))
+	d.tellState(ofList, nil)
+	d.tellState(ofCopy, d.copyList(list))
 	if next, changed := d.ratchet.AdvanceList(list); changed {
 		if err := d.setRatchet(next); err != nil {
 			d.ratchet.Ratchet, d.ratchet.ahead = next, true
-			d.tellState(err)
+			d.tellRatchet(err)
 		}
+	}
+	if changed := trustChange(d.trust, trust); changed != "" {
+		d.note(api.EventTrust, "", changed)
 	}
 	isNew := d.inForce() != list
 	d.mu.Lock()
@@ -241,10 +245,10 @@ func onlyShrunk(by api.Shrunk, changes []api.Change) string {
 
 // revokedRecord says why what runs as r would be refused now, or "".
 func revokedRecord(trust *signing.Trust, r pinning.Record) string {
-	reason := trust.Revoked(recordedClaim(r), recordedSigner(r.Signer))
+	reason := trust.Revoked(listed(recordedClaim(r)), recordedSigner(r.Signer))
 	for _, dropIn := range r.DropIns {
 		if dropIn.Signer != nil && reason == "" {
-			c := recordedClaim(r)
+			c := listed(recordedClaim(r))
 			c.Signer, c.Key = dropIn.Signer.Name, dropIn.Signer.KeySHA256
 			reason = trust.Revoked(c, recordedSigner(*dropIn.Signer))
 		}
@@ -269,7 +273,7 @@ func (d *Daemon) endRevokedHeld(who Peer) {
 	}
 	for _, dir := range sortedKeys(d.held) {
 		if r := d.held[dir].record; isHeld(dir) && r != nil && revokedRecord(d.trusted(), *r) != "" {
-			d.tellState(d.unload(who, dir, true))
+			d.tellState(ofUnload+dir, d.unload(who, dir, true))
 		}
 	}
 }
@@ -286,7 +290,7 @@ func (d *Daemon) withdrawn() []string {
 func refusedByList(trust *signing.Trust, m manifest.Manifest, err error) bool {
 	var se *signing.Error
 	return errors.As(err, &se) && (se.Verdict == signing.Revoked ||
-		trust.CheckVersion(signing.Claim{Manifest: m.Name, Version: m.Version}) != nil)
+		trust.CheckVersion(listed(signing.Claim{Manifest: m.Name, Version: m.Version})) != nil)
 }
 
 // afterRevocation ends what is revoked and could not be replaced, where the
@@ -296,7 +300,7 @@ func (d *Daemon) afterRevocation(who Peer, found map[string]declared, c api.Chan
 	if old := d.collection(c.Collection); old != nil && c.Action == api.ActionReplace && c.Error != nil && d.cfg.Trust.Revoked == config.RevokedUnload {
 		if revokedRecord(d.trusted(), old.record) != "" {
 			why := d.failed[c.Collection] // it was not replaced
-			d.tellState(d.unload(who, c.Collection, false))
+			d.tellState(ofUnload+c.Collection, d.unload(who, c.Collection, false))
 			d.mu.Lock()
 			d.failed[c.Collection] = why
 			d.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hornetd/hornetd/api"
@@ -21,7 +22,7 @@ const (
 
 // routes is the one table of what can be asked. Who may ask what is decided
 // behind Core, on the peer the kernel named.
-func routes(core Core) http.Handler {
+func routes(core Core, lim *limiter) http.Handler {
 	handlers := map[string]handler{
 		api.RouteList:     listCollections,
 		api.RouteGet:      getCollection,
@@ -30,9 +31,10 @@ func routes(core Core) http.Handler {
 		api.RouteUnload:   unloadCollection,
 		api.RouteRollback: rollback,
 		api.RouteRecover:  recoverQuarantined,
+		api.RouteRun:      runBundle,
 		api.RouteReload:   reload,
 		api.RoutePlan:     plan,
-		api.RouteStatus:   status,
+		api.RouteStatus:   lim.status,
 		api.RouteMap:      oneMap,
 		api.RouteEntries:  entries,
 		api.RouteStream:   samples,
@@ -123,6 +125,13 @@ func loadCollection(core Core, r request) (any, error) {
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
+	lease, err := asksLease(r, body)
+	switch {
+	case err != nil:
+		return nil, err
+	case lease:
+		return leaseCollection(core, r, body.Resume)
+	}
 	return core.Load(r.who, r.PathValue("name"))
 }
 
@@ -180,8 +189,6 @@ func plan(core Core, r request) (any, error) {
 	return core.Plan(r.who)
 }
 
-func status(core Core, r request) (any, error) { return core.Status(r.who) }
-
 func entries(core Core, r request) (any, error) {
 	page := Page{Limit: defaultPage, After: r.query.Get("after")}
 	if s := r.query.Get("limit"); s != "" {
@@ -220,22 +227,34 @@ func deleteEntries(core Core, r request) (any, error) {
 	return core.Delete(r.who, r.PathValue("name"), r.PathValue("map"), body.Keys)
 }
 
-func events(core Core, r request) (any, error) {
-	var since uint64
-	if s := r.query.Get("since"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			return nil, api.Errorf(api.KindBadRequest, "since %q: want the seq of an event", s)
+// wanted reads which events are asked for.
+func wanted(query url.Values) (want api.EventsOptions, err error) {
+	if s := query.Get("since"); s != "" {
+		if want.Since, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return want, api.Errorf(api.KindBadRequest, "since %q: want the seq of an event", s)
 		}
-		since = n
 	}
-	follow := false
-	if s := r.query.Get("follow"); s != "" {
-		b, err := strconv.ParseBool(s)
-		if err != nil {
-			return nil, api.Errorf(api.KindBadRequest, "follow %q: want true or false", s)
+	if s := query.Get("follow"); s != "" {
+		if want.Follow, err = strconv.ParseBool(s); err != nil {
+			return want, api.Errorf(api.KindBadRequest, "follow %q: want true or false", s)
 		}
-		follow = b
+	}
+	if s := query.Get("kind"); s != "" {
+		for kind := range strings.SplitSeq(s, ",") {
+			if !slices.Contains(api.EventKinds(), api.EventKind(kind)) {
+				return want, api.Errorf(api.KindBadRequest, "kind %q: no such kind of event", kind).WithHint("there are %v", api.EventKinds())
+			}
+			want.Kinds = append(want.Kinds, api.EventKind(kind))
+		}
+	}
+	want.Collection = query.Get("collection")
+	return want, nil
+}
+
+func events(core Core, r request) (any, error) {
+	want, err := wanted(r.query)
+	if err != nil {
+		return nil, err
 	}
 	flush, err := beginStream(r)
 	if err != nil {
@@ -243,7 +262,7 @@ func events(core Core, r request) (any, error) {
 	}
 	// The stream ends when the client goes or the daemon stops; neither can be
 	// told to anybody any more.
-	_ = core.Events(r.Context(), r.who, since, follow, func(e api.Event) error {
+	_ = core.Events(r.Context(), r.who, want, func(e api.Event) error {
 		if err := flush.SetWriteDeadline(time.Now().Add(eventTimeout)); err != nil {
 			return err
 		}

@@ -3,11 +3,10 @@ package daemon
 import (
 	"errors"
 	"io/fs"
-	"os/user"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 
 	"go.uber.org/zap"
@@ -35,6 +34,15 @@ func (d *Daemon) scan() (found map[string]declared, problems []api.Problem, cert
 		problems = append(problems, problem("", e))
 	}
 	d.setStrays(strays)
+	var ownErr error
+	if d.store != nil { // what callers brought is there while it runs
+		var own []manifest.Source
+		if own, ownErr = manifest.FindOwn(d.cfg.Paths.Bundles); ownErr != nil {
+			problems = append(problems, problem("", ownErr))
+		}
+		sources = append(sources, own...)
+	}
+	sources = append(sources, d.instances(sources)...)
 	read := make([]declared, len(sources))
 	var files safefile.Reader
 	defer files.Close()
@@ -49,7 +57,26 @@ func (d *Daemon) scan() (found map[string]declared, problems []api.Problem, cert
 			problems = append(problems, problem(dc.source.Name, dc.err))
 		}
 	}
-	return found, append(problems, refuseCircles(found)...), err == nil
+	return found, append(problems, refuseCircles(found)...), err == nil && ownErr == nil
+}
+
+// instances returns the sources of the instances that run, of the templates among
+// found.
+func (d *Daemon) instances(found []manifest.Source) (all []manifest.Source) {
+	templates := map[string]manifest.Source{}
+	for _, s := range found {
+		templates[s.Name] = s
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, name := range sortedKeys(d.running) {
+		template, instance, _ := manifest.SplitInstance(name)
+		if s, ok := templates[template]; ok && instance != "" {
+			s.Name = name
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // parts returns the errors that errors.Join made one of.
@@ -80,6 +107,13 @@ func each(n int, fn func(i int)) {
 // find returns where the manifest of name and its drop-ins lie now, so that a
 // file dropped in a moment ago can be asked for, and a drop-in counts.
 func (d *Daemon) find(name string) (manifest.Source, error) {
+	if isOwn(name) {
+		file := manifest.OwnFile(d.cfg.Paths.Bundles, name)
+		if _, err := os.Lstat(file); err != nil {
+			return manifest.Source{}, d.notFound(name)
+		}
+		return manifest.Source{Name: name, File: file}, nil
+	}
 	src, err := manifest.FindOne(d.cfg.Paths.Manifests, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return src, d.notFound(name)
@@ -105,22 +139,29 @@ func (d *Daemon) setStrays(strays []error) {
 }
 
 func (d *Daemon) notFound(name string) error {
+	if isOwn(name) {
+		return api.Errorf(api.KindNotFound, "collection %q: does not run", name).WithHint("hornetctl run brings a collection of your own")
+	}
 	return api.Errorf(api.KindNotFound, "collection %q: no such manifest", name).
 		WithHint("hornetctl list shows what there is; a manifest is a file %s.toml in %s", name, d.cfg.Paths.Manifests[0])
 }
 
 // readManifest reads one manifest and its drop-ins.
-func (d *Daemon) readManifest(files *safefile.Reader, src manifest.Source) (manifest.Manifest, error) {
+func (d *Daemon) readManifest(files reader, src manifest.Source) (manifest.Manifest, error) {
 	d.mu.RLock()
 	last := d.declared[src.Name].manifest
 	d.mu.RUnlock()
-	return manifest.Read(src, last, func(file string) ([]byte, error) { return files.Read(file, maxManifest) })
+	m, err := manifest.Read(src, last, func(file string) ([]byte, error) { return files.Read(file, maxManifest) })
+	if s, ok := files.(*sent); ok && err == nil {
+		s.name(m)
+	}
+	return m, err
 }
 
 // verify reads the object and a signature, once each, and proves that somebody
 // the manifest and the trust store name signed exactly these bytes: the object's,
 // or, where the manifest has a signature, the text it was parsed from.
-func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
+func (d *Daemon) verify(files reader, trust *signing.Trust, m manifest.Manifest, boot bool) (signing.Verified, error) {
 	object, err := files.Read(m.Object.Path, maxObject)
 	if errors.Is(err, fs.ErrNotExist) {
 		return signing.Verified{}, remedy.With(m.Errorf("object.path", "%s: no such file", m.Object.Path),
@@ -154,34 +195,10 @@ func (d *Daemon) verify(files *safefile.Reader, trust *signing.Trust, m manifest
 }
 
 // readSignature reads the signature of file: nil where there is none.
-func readSignature(files *safefile.Reader, file, signature string) ([]byte, error) {
+func readSignature(files reader, file, signature string) ([]byte, error) {
 	b, err := files.Read(signature, maxSignature)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, remedy.With(&signing.Error{Verdict: signing.BadSignature, File: file, Reason: err.Error()}, "%s", remedy.Of(err))
 	}
 	return b, nil
-}
-
-// names resolves the users and groups of manifests on this host.
-type names struct{}
-
-func (names) UserID(name string) (uint32, bool) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return 0, false
-	}
-	return id(u.Uid)
-}
-
-func (names) GroupID(name string) (uint32, bool) {
-	g, err := user.LookupGroup(name)
-	if err != nil {
-		return 0, false
-	}
-	return id(g.Gid)
-}
-
-func id(s string) (uint32, bool) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	return uint32(n), err == nil
 }

@@ -9,33 +9,28 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/config"
 )
 
-// Time a client has. Its connection is its own budget (limiter), so these only
-// end what is dead; a large map or a long verifier run fits.
 const (
-	headerTimeout = 5 * time.Second
-	bodyTimeout   = 10 * time.Second
-	idleTimeout   = 2 * time.Minute
-	answerTimeout = 2 * time.Minute  // from the request to the end of the answer
-	eventTimeout  = 10 * time.Second // for one event
-	maxHeader     = 16 << 10
+	eventTimeout = 10 * time.Second // for one event
+	maxHeader    = 16 << 10
 )
 
 // Serve answers the API on l until ctx ends. It owns l.
-func Serve(ctx context.Context, core Core, l *net.UnixListener, log *zap.Logger) error {
-	lim := newLimiter(l, func(who Peer, err error) {
-		core.Refuse(who, "connect", api.Errorf(api.KindLimit, "connection: uid %d: %w", who.UID, err))
-	})
+//
+// A client's connection is its own budget (limiter), so the times it has only
+// end what is dead.
+func Serve(ctx context.Context, core Core, l *net.UnixListener, limits config.API, log *zap.Logger) error {
+	lim := newLimiter(l, limits, func(who Peer, err error) { core.Refuse(who, "connect", err) })
 	server := &http.Server{
-		Handler:           routes(core),
+		Handler:           routes(core, lim),
 		ConnContext:       withPeer,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       bodyTimeout,
-		IdleTimeout:       idleTimeout,
-		WriteTimeout:      answerTimeout,
+		ReadHeaderTimeout: limits.HeaderTime,
+		ReadTimeout:       limits.RequestTime,
+		IdleTimeout:       limits.IdleTime,
+		WriteTimeout:      limits.AnswerTime,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          zap.NewStdLog(log.Named("http")),
 	}

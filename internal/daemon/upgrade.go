@@ -14,12 +14,15 @@ type loading struct {
 	verb     string      // in the audit log
 	right    policy.Verb // that whoever asks must have
 	replaces bool        // what runs under the name may be replaced
+	sent     *sent       // the files of a caller's own; nil: on disk
+	lease    string      // the hash of its token; "" where it is for nobody's time
 }
 
 var (
-	asLoad    = loading{"load", policy.Load, false}
-	asReload  = loading{"load", policy.Load, true}
-	asUpgrade = loading{"upgrade", policy.Upgrade, true} // of what runs only
+	asLoad    = loading{verb: "load", right: policy.Load}
+	asReload  = loading{verb: "load", right: policy.Load, replaces: true}
+	asUpgrade = loading{verb: "upgrade", right: policy.Upgrade, replaces: true} // of what runs only
+	asRun     = loading{verb: "run", right: policy.Run, replaces: true}
 )
 
 // Upgrade replaces what runs under a name by what is on disk now, which is read
@@ -31,7 +34,7 @@ func (d *Daemon) Upgrade(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Upgrade, name); err != nil {
 		return api.Collection{}, d.refuse(who, asUpgrade.verb, name, err)
 	}
-	err := d.owner.do(func() error {
+	err := d.change(who, asUpgrade.verb, name, d.aheadOf(name), func() error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, asUpgrade.verb, name, d.private(who, policy.Upgrade, name, err))
@@ -46,7 +49,7 @@ func (d *Daemon) Upgrade(who Peer, name string) (api.Collection, error) {
 
 // runs reports whether c is what m and the verified object make.
 func (c *collection) runs(m manifest.Manifest, v signing.Verified) bool {
-	return c.record.ManifestDigest == hexDigest(m.Digest) && c.record.ObjectDigest == hexDigest(v.Digest())
+	return c != nil && c.record.ManifestDigest == hexDigest(m.Digest) && c.record.ObjectDigest == hexDigest(v.Digest())
 }
 
 func notRunning(name string) error {

@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"reflect"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf/btf"
@@ -37,6 +39,9 @@ type watcher struct {
 	tries map[string]patience
 	done  chan struct{}
 
+	busy  atomic.Bool   // looks, and does not wait for the owner's thread
+	beats atomic.Uint64 // of its progress
+
 	idle    map[uint32]bool // links whose targets were seen to go: nobody took those away
 	known   map[string]known
 	symbols loader.Symbols
@@ -66,9 +71,9 @@ func (d *Daemon) watch() {
 	w := &watcher{d: d, tries: map[string]patience{}, idle: map[uint32]bool{}, known: map[string]known{}, dived: time.Now(), done: make(chan struct{})}
 	var err error
 	if w.hints, err = newHints(); err != nil {
-		d.tellState(remedy.With(err, "look into the log for what refused it; changes are found all the same, up to %s later", pulse))
+		d.tellState("", remedy.With(err, "look into the log for what refused it; changes are found all the same, up to %s later", pulse))
 	}
-	d.watcher = w
+	d.watcher.Store(w)
 	go w.run()
 }
 
@@ -79,7 +84,9 @@ func (w *watcher) run() {
 	defer tick.Stop()
 	hinted := true
 	for {
+		w.busy.Store(true)
 		rest := min(max(settle, share*w.survey(hinted)), pulse)
+		w.busy.Store(false)
 		hinted = false
 		select {
 		case <-w.d.owner.quit:
@@ -93,6 +100,30 @@ func (w *watcher) run() {
 				hinted = true
 			}
 		}
+	}
+}
+
+// do runs job on the owner's thread, whose turn is not the watcher's to answer for.
+func (w *watcher) do(job func() error) error {
+	w.busy.Store(false)
+	defer func() {
+		w.beats.Add(1)
+		w.busy.Store(true)
+	}()
+	return w.d.owner.do(job)
+}
+
+// wait waits until a watcher that was told to stop has, but not for ever: what it
+// looks at may not answer.
+func (w *watcher) wait(limit time.Duration) error {
+	if w == nil {
+		return nil
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-time.After(limit):
+		return fmt.Errorf("watch: a look at what runs has not ended within %s: something that a collection is attached to does not answer", limit)
 	}
 }
 
@@ -139,11 +170,12 @@ func (w *watcher) survey(hinted bool) time.Duration {
 	if all {
 		w.aim(c)
 		w.rounds = 0
-		w.d.owner.do(func() error { w.d.save(); return nil })
+		w.do(func() error { w.d.save(); return nil })
 	}
 	var work []func()
 	v := loader.NewViewWith(&w.symbols)
 	for name, running := range c.running {
+		w.beats.Add(1)
 		if !all && w.calm(running) {
 			continue
 		}
@@ -151,10 +183,7 @@ func (w *watcher) survey(hinted bool) time.Duration {
 		case toRepair:
 			work = append(work, func() { w.try(name, taken, w.d.reconcile) })
 		case toTell: // which is no attempt
-			work = append(work, func() {
-				h := w.heed(name)
-				w.d.owner.do(func() error { _, err := w.d.reconcile(name, h); return err })
-			})
+			work = append(work, func() { w.tell(name) })
 		}
 	}
 	for name, dc := range c.waiting {
@@ -194,6 +223,9 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	}
 	if w.deep || len(k.foreign) > 0 {
 		k.foreign = w.d.foreignIn(c.record)
+	}
+	if w.deep {
+		s.unhook()
 	}
 	s.foreign = k.foreign
 	w.remember(c, k, s)
@@ -262,11 +294,27 @@ func (w *watcher) try(name string, taken bool, repair func(string, heed) (mended
 	}
 	h := w.heed(name)
 	var m mended
-	err := w.d.owner.do(func() (err error) {
+	err := w.do(func() (err error) {
 		m, err = repair(name, h)
 		return err
 	})
 	if !errors.Is(err, errStopped) {
+		w.tries[name] = p.after(time.Now(), m, err)
+	}
+}
+
+// tell has noted what cannot be repaired. It can by now, maybe: then it was a
+// repair like any other.
+func (w *watcher) tell(name string) {
+	p, now := w.tries[name], time.Now()
+	h := w.heed(name)
+	h.over = p.fights(now).over
+	var m mended
+	err := w.do(func() (err error) {
+		m, err = w.d.reconcile(name, h)
+		return err
+	})
+	if m.repaired {
 		w.tries[name] = p.after(time.Now(), m, err)
 	}
 }

@@ -21,7 +21,7 @@ const verbWrite = "write"
 // Write writes entries of a map: all of them, or none where one does not fit or
 // is not what its If says.
 func (d *Daemon) Write(who Peer, name, mapName string, entries []api.WriteEntry) (api.Changed, error) {
-	return d.change(who, name, mapName, func(m *ebpf.Map, codec loader.Codec) (func() (int, error), error) {
+	return d.alter(who, name, mapName, func(m *ebpf.Map, codec loader.Codec) (func() (int, error), error) {
 		writes := make([]write, 0, len(entries))
 		seen := make(map[string]bool)
 		for i, e := range entries {
@@ -54,7 +54,7 @@ func (d *Daemon) Write(who Peer, name, mapName string, entries []api.WriteEntry)
 
 // Delete deletes entries of a map. Those that are not there are not counted.
 func (d *Daemon) Delete(who Peer, name, mapName string, keys []json.RawMessage) (api.Changed, error) {
-	return d.change(who, name, mapName, func(m *ebpf.Map, codec loader.Codec) (func() (int, error), error) {
+	return d.alter(who, name, mapName, func(m *ebpf.Map, codec loader.Codec) (func() (int, error), error) {
 		if loader.HasEveryIndex(m.Type()) {
 			return nil, api.Errorf(api.KindBadRequest, "entries of a %s cannot be deleted: it has all of them always", m.Type()).
 				WithHint("write zeroes instead")
@@ -81,9 +81,9 @@ func (d *Daemon) Delete(who Peer, name, mapName string, keys []json.RawMessage) 
 	})
 }
 
-// change has prepare look at a map that who may write, and then does what it
+// alter has prepare look at a map that who may write, and then does what it
 // returns, on record and with no other writer of ours beside it.
-func (d *Daemon) change(who Peer, name, mapName string, prepare func(*ebpf.Map, loader.Codec) (func() (int, error), error)) (api.Changed, error) {
+func (d *Daemon) alter(who Peer, name, mapName string, prepare func(*ebpf.Map, loader.Codec) (func() (int, error), error)) (api.Changed, error) {
 	if err := d.may(who, policy.Write(mapName), name); err != nil {
 		return api.Changed{}, d.refuse(who, verbWrite, name, err)
 	}

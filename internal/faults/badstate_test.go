@@ -219,25 +219,27 @@ func TestUnanswered(t *testing.T) {
 	w.ensure(subject, "boot")
 	tally := w.begin(bystander, subject)
 	before, _ := w.kernel.look()
-	w.Kill()
-	if err := w.TryStart("strace", "-D", "-f", "-qq", "-o", os.DevNull, "-e", "trace=bpf", "-e", "inject=bpf:error=EMFILE:when=1+"); err != nil {
-		t.Fatalf("%v\n%s", err, w.Log())
-	}
-	s, err := w.Client().Status(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	told := 0
-	for _, p := range s.Problems {
-		if strings.HasPrefix(p.Message, "left alone: ") && strings.HasSuffix(p.Message, ": record: too many open files") && strings.Contains(p.Hint, "restart") {
-			told++
+	for errno, said := range map[string]string{"EMFILE": "too many open files", "ENOSPC": "no space left on device"} {
+		w.Kill()
+		if err := w.TryStart("strace", "-D", "-f", "-qq", "-o", os.DevNull, "-e", "trace=bpf", "-e", "inject=bpf:error="+errno+":when=1+"); err != nil {
+			t.Fatalf("%v\n%s", err, w.Log())
 		}
-	}
-	if told != 2 {
-		t.Errorf("status says %+v", s.Problems)
-	}
-	if a, err := w.load(subject); a != refused || !strings.Contains(err.Error(), "still runs") {
-		t.Errorf("load beside it: %v", err)
+		s, err := w.Client().Status(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := 0
+		for _, p := range s.Problems {
+			if strings.HasPrefix(p.Message, "left alone: ") && strings.HasSuffix(p.Message, ": record: "+said) && strings.Contains(p.Hint, "restart") {
+				told++
+			}
+		}
+		if told != 2 {
+			t.Errorf("status says %+v", s.Problems)
+		}
+		if a, err := w.load(subject); a != refused || !strings.Contains(err.Error(), "still runs") {
+			t.Errorf("load beside it: %v", err)
+		}
 	}
 	w.Kill()
 	w.Start()

@@ -60,8 +60,8 @@ func New(tb testing.TB, extra string) *Host {
 	h.key, h.cert, err = signing.Keygen("dev", "ecdsa")
 	h.must(err)
 	h.Write("trust.d/dev.pem", h.cert)
-	h.Write("hornetd.toml", fmt.Appendf(nil, "[paths]\nmanifests = [%q]\ntrust = %q\nrevoked = %q\nbpffs = %q\nstate = %q\n\n[api]\nsocket = %q\nmode = \"0666\"\ngroup = \"0\"\n%s",
-		h.Manifests, h.Trust, filepath.Join(dir, "revoked"), h.BPFFS, h.State, h.Socket, extra))
+	h.Write("hornetd.toml", fmt.Appendf(nil, "[paths]\nmanifests = [%q]\ntrust = %q\nrevoked = %q\nbpffs = %q\nstate = %q\nbundles = %q\n\n[api]\nsocket = %q\nmode = \"0666\"\ngroup = \"0\"\n%s",
+		h.Manifests, h.Trust, filepath.Join(dir, "revoked"), h.BPFFS, h.State, h.Bundles(), h.Socket, extra))
 	tb.Cleanup(h.end)
 	return h
 }
@@ -72,6 +72,9 @@ func (h *Host) must(errs ...error) {
 		h.tb.Fatal(err)
 	}
 }
+
+// Bundles is the directory of what callers brought.
+func (h *Host) Bundles() string { return filepath.Join(h.Dir, "bundles") }
 
 // Write puts a file below Dir and returns its path.
 func (h *Host) Write(name string, b []byte) string {

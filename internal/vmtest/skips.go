@@ -16,6 +16,7 @@ type skipRule struct {
 var skipRules = []skipRule{
 	{regexp.MustCompile(`no exclusive maps`), "6.18"},
 	{regexp.MustCompile(`no map hash`), "6.18"},
+	{regexp.MustCompile(`^this kernel has no SO_PEERPIDFD`), "6.5"},
 	{regexp.MustCompile(`no BPF_TCX_`), "6.6"},
 	{regexp.MustCompile(`no BPF_NETFILTER`), "6.4"},
 	{regexp.MustCompile(`no BPF_PERF_EVENT_`), "6.6"},

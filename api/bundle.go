@@ -1,0 +1,82 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"mime/multipart"
+	"net/http"
+	"net/url"
+)
+
+// BundleType is the media type of a bundle: a form of files, RFC 7578, each part
+// named as the field of Bundle that it is.
+const BundleType = "multipart/form-data"
+
+// Most bytes that each part of a bundle may have.
+const (
+	MaxManifestBytes  = 64 << 10
+	MaxObjectBytes    = 8 << 20
+	MaxSignatureBytes = 64 << 10
+)
+
+// Bundle is what RouteRun sends: a collection of the caller's own, in the form
+// in which it would lie in a directory of manifests.
+type Bundle struct {
+	Manifest          []byte `json:"manifest"`                     // TOML
+	ManifestSignature []byte `json:"manifest-signature,omitempty"` // where the manifest is signed
+	Object            []byte `json:"object"`                       // ELF
+	Signature         []byte `json:"signature,omitempty"`          // of the object, where it is not in it
+}
+
+// BundlePart is one part of a bundle.
+type BundlePart struct {
+	Name     string
+	Bytes    *[]byte
+	Max      int // bytes
+	Optional bool
+}
+
+// Parts lists the parts of b.
+func (b *Bundle) Parts() []BundlePart {
+	return []BundlePart{
+		{"manifest", &b.Manifest, MaxManifestBytes, false},
+		{"manifest-signature", &b.ManifestSignature, MaxSignatureBytes, true},
+		{"object", &b.Object, MaxObjectBytes, false},
+		{"signature", &b.Signature, MaxSignatureBytes, true},
+	}
+}
+
+// Run has the daemon run a bundle as a collection of the caller's own, and
+// returns it as it then is; its name is u, the caller's user id, - and name. One
+// that runs already is replaced, or left as it is where nothing of it changed.
+func (c *Client) Run(ctx context.Context, name string, b Bundle) (Collection, error) {
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	for _, p := range b.Parts() {
+		if p.Optional && len(*p.Bytes) == 0 {
+			continue
+		}
+		w, err := form.CreateFormFile(p.Name, p.Name)
+		if err == nil {
+			_, err = w.Write(*p.Bytes)
+		}
+		if err != nil {
+			return Collection{}, Errorf(KindInternal, "request: %w", err)
+		}
+	}
+	if err := form.Close(); err != nil {
+		return Collection{}, Errorf(KindInternal, "request: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://hornetd/v1/run", &body)
+	if err != nil {
+		return Collection{}, Errorf(KindInternal, "request: %w", err)
+	}
+	req.URL.RawQuery = url.Values{"name": {name}}.Encode()
+	req.Header.Set("Content-Type", form.FormDataContentType())
+	resp, err := c.do(req, RouteRun, "application/json")
+	if err != nil {
+		return Collection{}, err
+	}
+	var out Collection
+	return out, c.decode(ctx, RouteRun, resp, &out)
+}

@@ -1,0 +1,95 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/names"
+	"github.com/hornetd/hornetd/policy"
+)
+
+// peerProcess returns a descriptor of the process that connected, or -1 where the
+// kernel has none to give. Any other error means that the peer must be refused.
+//
+// Source: SO_PEERPIDFD in net/core/sock.c and pidfd_prepare in kernel/fork.c.
+func peerProcess(fd int) (pidfd int, err error) {
+	pidfd, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	if err != nil {
+		return -1, withoutProcess(err)
+	}
+	return pidfd, nil
+}
+
+// withoutProcess returns nil for the errors with which the kernel says that there
+// is no descriptor of the process, which is then nobody that a rule about units or
+// executables is about; who the user is, the kernel knows without it.
+func withoutProcess(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOPROTOOPT): // before Linux 6.5
+		return nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ESRCH):
+		// It ended and was waited for: EINVAL up to 6.14, ESRCH in 6.15; later
+		// kernels give a descriptor that says so.
+		return nil
+	}
+	return err
+}
+
+// processFacts reads the unit and the executable of a process from /proc, where it
+// has a number that another process may get. They count only if the process lived
+// after they were read: until then the number was its own.
+func processFacts(pidfd int) (unit string, exe policy.File) {
+	pid, err := numberOf(pidfd)
+	if err != nil {
+		return "", policy.File{}
+	}
+	dir := "/proc/" + strconv.Itoa(pid)
+	if b, err := os.ReadFile(dir + "/cgroup"); err == nil {
+		unit = unitOf(string(b))
+	}
+	// Another user's needs CAP_SYS_PTRACE, which hornetd has not in its unit.
+	if path, err := os.Readlink(dir + "/exe"); err == nil {
+		exe, _ = names.File(dir + "/exe")
+		exe.Path = path
+	}
+	if !lives(pidfd) {
+		return "", policy.File{}
+	}
+	return unit, exe
+}
+
+// numberOf returns the number that a process has in /proc, which need not be the
+// one that it has for this process: they may be of different pid namespaces.
+func numberOf(pidfd int) (int, error) {
+	b, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(pidfd))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if s, ok := strings.CutPrefix(line, "Pid:"); ok {
+			pid, err := strconv.Atoi(strings.TrimSpace(s))
+			if err == nil && pid <= 0 { // it ended, or is not in that namespace
+				err = unix.ESRCH
+			}
+			return pid, err
+		}
+	}
+	return 0, fmt.Errorf("fdinfo of a pidfd without Pid")
+}
+
+// lives tells whether a process has not ended, be it waited for or not.
+func lives(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		return err == nil && n == 0
+	}
+}
