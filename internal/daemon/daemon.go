@@ -55,6 +55,7 @@ type Daemon struct {
 	watcher     atomic.Pointer[watcher] // nil until Start is done
 	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
 
+	remade  int              // how often the audit log was made again, as told
 	sought  bool             // hidden was asked for
 	hidden  []pinning.Record // what the kernel has of other roots; on the owner's thread only
 	emptied sync.Map         // ids of maps that have lost their programs
