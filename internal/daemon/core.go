@@ -44,6 +44,7 @@ type Core interface {
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
 	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
+	Samples(ctx context.Context, who Peer, name, mapName string, fn func([]api.Sample) error) error
 	Write(who Peer, name, mapName string, entries []api.WriteEntry) (api.Changed, error)
 	Delete(who Peer, name, mapName string, keys []json.RawMessage) (api.Changed, error)
 	OpenMap(who Peer, name, mapName string, access api.Access) (Descriptor, error)

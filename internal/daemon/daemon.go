@@ -41,6 +41,7 @@ type Daemon struct {
 	parser  *confine.Parser // nil where no signer needs one
 	events  *stream
 	refused *coalescer
+	readers readers    // of samples
 	writing sync.Mutex // one writer of entries at a time, so that if compares what is written over
 	started time.Time
 	floor   time.Time    // see clock

@@ -37,6 +37,7 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteStatus:   lim.status,
 		api.RouteMap:      oneMap,
 		api.RouteEntries:  entries,
+		api.RouteStream:   samples,
 		api.RouteWrite:    writeEntries,
 		api.RouteDelete:   deleteEntries,
 		api.RouteEvents:   events,
@@ -265,14 +266,8 @@ func events(core Core, r request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.w.Header().Set("Content-Type", api.EventsType)
-	r.w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(r.w)
-	// The server's time-out for reading a request would end the stream.
-	if err := errors.Join(flush.SetReadDeadline(time.Time{}), flush.SetWriteDeadline(time.Time{})); err != nil {
-		return nil, err
-	}
-	if err := flush.Flush(); err != nil {
+	flush, err := beginStream(r)
+	if err != nil {
 		return nil, nil // the client left
 	}
 	// The stream ends when the client goes or the daemon stops; neither can be
@@ -287,6 +282,38 @@ func events(core Core, r request) (any, error) {
 		return flush.Flush()
 	})
 	return nil, nil
+}
+
+// beginStream answers that records follow, for as long as it takes.
+func beginStream(r request) (*http.ResponseController, error) {
+	r.w.Header().Set("Content-Type", api.EventsType)
+	r.w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(r.w)
+	// The server's time-out for reading a request would end the stream.
+	err := errors.Join(flush.SetReadDeadline(time.Time{}), flush.SetWriteDeadline(time.Time{}))
+	if err != nil {
+		return nil, err
+	}
+	return flush, flush.Flush()
+}
+
+func samples(core Core, r request) (any, error) {
+	var flush *http.ResponseController
+	return nil, core.Samples(r.Context(), r.who, r.PathValue("name"), r.PathValue("map"), func(samples []api.Sample) (err error) {
+		if flush == nil {
+			flush, err = beginStream(r)
+			return err
+		}
+		for _, s := range samples {
+			if err := flush.SetWriteDeadline(time.Now().Add(eventTimeout)); err != nil {
+				return err
+			}
+			if err := api.WriteSample(r.w, s); err != nil {
+				return err
+			}
+		}
+		return flush.Flush()
+	})
 }
 
 func decode(r request, v any) error {
