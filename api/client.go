@@ -147,6 +147,8 @@ func (c *Client) Reload(ctx context.Context) (Plan, error) {
 type EntriesOptions struct {
 	Limit int    // entries in one page; 0: as many as the daemon gives
 	After string // Next of the page before; "": the beginning
+	// PerCPU says how the values of a per-CPU map are shown; "": as a list.
+	PerCPU PerCPU
 }
 
 // Entries returns one page of a map's entries.
@@ -158,6 +160,9 @@ func (c *Client) Entries(ctx context.Context, collection, mapName string, opts E
 	if opts.After != "" {
 		query.Set("after", opts.After)
 	}
+	if opts.PerCPU != "" {
+		query.Set("percpu", string(opts.PerCPU))
+	}
 	var out Entries
 	err := c.call(ctx, RouteEntries, []string{collection, mapName}, query, nil, &out)
 	return out, err
@@ -165,9 +170,9 @@ func (c *Client) Entries(ctx context.Context, collection, mapName string, opts E
 
 // Pages yields a whole map, page by page. A map that changes so fast that its
 // end cannot be reached ends with an error of kind conflict.
-func (c *Client) Pages(ctx context.Context, collection, mapName string) iter.Seq2[Entries, error] {
+func (c *Client) Pages(ctx context.Context, collection, mapName string, perCPU PerCPU) iter.Seq2[Entries, error] {
 	return func(yield func(Entries, error) bool) {
-		var opts EntriesOptions
+		opts := EntriesOptions{PerCPU: perCPU}
 		for seen := 0; ; {
 			page, err := c.Entries(ctx, collection, mapName, opts)
 			if err != nil {
@@ -177,7 +182,7 @@ func (c *Client) Pages(ctx context.Context, collection, mapName string) iter.Seq
 			if !yield(page, nil) || page.Next == "" {
 				return
 			}
-			// The kernel begins again where the key it stopped at was deleted.
+			// Entries may come as fast as they are read.
 			if seen += len(page.Entries); len(page.Entries) == 0 || seen > 2*int(page.MaxEntries) {
 				yield(Entries{}, Errorf(KindConflict, "map %q: it changes faster than it can be read", mapName).
 					WithHint("try again, or read it with a program of your own"))

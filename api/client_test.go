@@ -66,7 +66,7 @@ func TestClientRequests(t *testing.T) {
 			got = strings.ReplaceAll(got, boundary, "B")
 		}
 		mediaType := "application/json"
-		if r.URL.Path == "/v1/events" {
+		if r.URL.Path == "/v1/events" || strings.HasSuffix(r.URL.Path, "/stream") {
 			mediaType = EventsType
 		}
 		answer(200, mediaType, "")(w, r)
@@ -95,8 +95,22 @@ func TestClientRequests(t *testing.T) {
 			return nil
 		},
 		RouteEntries: func() error {
-			_, err := c.Entries(ctx, "a", ".rodata", EntriesOptions{Limit: 5, After: "00&"})
+			_, err := c.Entries(ctx, "a", ".rodata", EntriesOptions{Limit: 5, After: "00&", PerCPU: PerCPUSum})
 			return err
+		},
+		RouteWrite: func() error {
+			_, err := c.Write(ctx, "a", "m", WriteRequest{List[WriteEntry]{{Key: []byte("1"), Value: []byte(`{"a":2}`), Flags: WriteExist}}})
+			return err
+		},
+		RouteDelete: func() error {
+			_, err := c.Delete(ctx, "a", "m", DeleteRequest{List[json.RawMessage]{[]byte(`"k"`)}})
+			return err
+		},
+		RouteStream: func() error {
+			for _, err := range c.Samples(ctx, "a", "m") {
+				return err
+			}
+			return nil
 		},
 		RouteRun: func() error {
 			_, err := c.Run(ctx, "a", Bundle{Manifest: []byte("m"), Object: []byte("o"), Signature: []byte("s")})
@@ -121,7 +135,10 @@ func TestClientRequests(t *testing.T) {
 		RouteRollback: `POST /v1/collections/a/rollback application/json {"version":4,"reason":"why"}`,
 		RouteRecover:  "POST /v1/collections/quarantine-1-a/recover application/json {}",
 		RouteMap:      "GET /v1/collections/a/maps/.bss?access=read-write  ",
-		RouteEntries:  "GET /v1/collections/a/maps/.rodata/entries?after=00%26&limit=5  ",
+		RouteEntries:  "GET /v1/collections/a/maps/.rodata/entries?after=00%26&limit=5&percpu=sum  ",
+		RouteWrite:    `PUT /v1/collections/a/maps/m/entries application/json {"entries":[{"key":1,"value":{"a":2},"flags":"exist"}]}`,
+		RouteDelete:   `DELETE /v1/collections/a/maps/m/entries application/json {"keys":["k"]}`,
+		RouteStream:   "GET /v1/collections/a/maps/m/stream  ",
 		RouteRun:      "POST /v1/run?name=a multipart/form-data; boundary=B " + strings.ReplaceAll(formPart("manifest", "m")+formPart("object", "o")+formPart("signature", "s")+"--B--\n", "\n", "\r\n"),
 		RouteStatus:   "GET /v1/status  ",
 		RouteReload:   "POST /v1/reload application/json {}",
@@ -177,7 +194,7 @@ func TestPages(t *testing.T) {
 			c := serve(t, pages(test.n, test.size, test.maxEntries))
 			keys := 0
 			var last error
-			for page, err := range c.Pages(t.Context(), "c", "m") {
+			for page, err := range c.Pages(t.Context(), "c", "m", "") {
 				keys, last = keys+len(page.Entries), err
 			}
 			if keys != test.keys {

@@ -31,8 +31,16 @@ type Collection struct {
 	Links       List[Link]    `json:"links"`
 	LoadedAt    time.Time     `json:"loaded_at,omitzero"`
 	LoadedBy    *Caller       `json:"loaded_by,omitempty"`
+	Lease       *Lessee       `json:"lease,omitempty"`      // who it runs for; absent: until somebody unloads it
 	Adopted     bool          `json:"adopted"`              // was running when this daemon started
 	TrialUntil  time.Time     `json:"trial_until,omitzero"` // until then it may go back to the version before
+}
+
+// Lessee is who a collection runs for: it is unloaded when they go.
+type Lessee struct {
+	UID   uint32    `json:"uid"`
+	PID   int32     `json:"pid,omitempty"`  // for people; absent where their connection is gone
+	Until time.Time `json:"until,omitzero"` // then it is unloaded, if they do not come back
 }
 
 // File is a file the daemon read, and what it contained.

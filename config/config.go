@@ -51,6 +51,7 @@ type API struct {
 	RequestTime time.Duration // to the end of its body
 	AnswerTime  time.Duration // from the header to the end of the answer
 	IdleTime    time.Duration // between two requests
+	LeaseGrace  time.Duration // to resume a lease, after a start
 }
 
 // Log is how hornetd writes its log, which goes to standard error.
@@ -141,6 +142,7 @@ func Default() Config {
 			Socket: "/run/hornet/hornetd.sock", Mode: 0o660, Group: "hornet",
 			Connections: 256, ConnectionsPerUser: 16, ChangesPerUser: 2,
 			HeaderTime: 5 * time.Second, RequestTime: 10 * time.Second, AnswerTime: 2 * time.Minute, IdleTime: 2 * time.Minute,
+			LeaseGrace: 30 * time.Second,
 		},
 		Log: Log{Level: zapcore.InfoLevel, Format: FormatAuto},
 		Limits: Limits{

@@ -89,6 +89,7 @@ header_time = "1s"
 request_time = "1500ms"
 answer_time = "1h"
 idle_time = "1m"
+lease_grace = "3s"
 [log]
 level = "debug"
 format = "console"
@@ -144,7 +145,7 @@ development = true
 		Paths: Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", Bundles: "/u", MountBPFFS: true},
 		API: API{Socket: "/x.sock", Mode: 0o666, Group: "0",
 			Connections: 4096, ConnectionsPerUser: 1, ChangesPerUser: 3,
-			HeaderTime: time.Second, RequestTime: 1500 * time.Millisecond, AnswerTime: time.Hour, IdleTime: time.Minute},
+			HeaderTime: time.Second, RequestTime: 1500 * time.Millisecond, AnswerTime: time.Hour, IdleTime: time.Minute, LeaseGrace: 3 * time.Second},
 		Log: Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits: Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalPrograms: 5, TotalCollections: 10_000,
 			UserMemory: 1 << 10, UserPrograms: 6, UserCollections: 7},
@@ -200,7 +201,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[[rule]]\nmay = ['run']", "1: rule[0]: names no user, no group and no unit", "user ="},
 		{rule("exe = '/bin/x'", "user"), "1: rule[0]: names no user, no group and no unit", ""},
 		{rule("group = 'b'"), "8: rule[0].group: a rule names a user or a group, not both", "two rules"},
-		{rule("user = 'a b'", "user"), `8: rule[0].user: "a b" cannot be the name of an account`, "getent"},
+		{rule("user = 'a b'", "user"), `8: rule[0].user: "a b" cannot be the name of an account`, "/etc/passwd"},
 		{rule("user = \"a\\u0000\"", "user"), `8: rule[0].user: `, ""},
 		{rule("unit = 'web'"), `8: rule[0].unit: "web" is not the name of a unit`, "web.service"},
 		{rule("exe = 'cat'"), `8: rule[0].exe: "cat" is not an absolute path`, ""},
@@ -249,7 +250,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[api]\nmode = '4660'", `2: api.mode: "4660" has bits`, ""},
 		{"[api]\nmode = '0060'", `2: api.mode: "0060" shuts root out`, ""},
 		{"[api]\nmode = '777777777777777777777777'", `2: api.mode: "777777777777777777777777" is not an octal mode`, ""},
-		{"[api]\ngroup = 'a b'", `2: api.group: "a b" cannot be the name of a group`, "getent"},
+		{"[api]\ngroup = 'a b'", `2: api.group: "a b" cannot be the name of a group`, "/etc/group"},
 		{"[api]\ngroup = '-1'", `2: api.group: "-1" cannot be`, ""},
 		{"[api]\nconnections = 0", "2: api.connections: is 0, must be 1 to 4096", "1 to 4096"},
 		{"[api]\nconnections_per_user = 4097", "2: api.connections_per_user: is 4097", ""},
@@ -260,6 +261,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[api]\nrequest_time = '4s'", "2: api.request_time: is 4s, must be 5s to 10m0s", ""},
 		{"[api]\nanswer_time = '2h'", "2: api.answer_time: is 2h0m0s, must be", ""},
 		{"[api]\nidle_time = '-1s'", "2: api.idle_time: is -1s, must be", ""},
+		{"[api]\nlease_grace = '500ms'", "2: api.lease_grace: is 500ms, must be 1s to 1h0m0s", ""},
 		{"[limits]\ntotal_programs = 0", "2: limits.total_programs: is 0, must be 1 to 1000000", ""},
 		{"[limits]\nuser_memory = 0", "2: limits.user_memory: is not more than 0", ""},
 		{"[limits]\nuser_programs = 0", "2: limits.user_programs: is 0", ""},

@@ -78,6 +78,7 @@ type rawAPI struct {
 	RequestTime duration `toml:"request_time"`
 	AnswerTime  duration `toml:"answer_time"`
 	IdleTime    duration `toml:"idle_time"`
+	LeaseGrace  duration `toml:"lease_grace"`
 }
 
 type rawLog struct {
@@ -144,7 +145,7 @@ func rawAPIOf(a API) rawAPI {
 		Socket: a.Socket, Mode: mode(a.Mode), Group: a.Group,
 		Connections: a.Connections, ConnectionsPerUser: a.ConnectionsPerUser, ChangesPerUser: a.ChangesPerUser,
 		HeaderTime: duration(a.HeaderTime), RequestTime: duration(a.RequestTime),
-		AnswerTime: duration(a.AnswerTime), IdleTime: duration(a.IdleTime),
+		AnswerTime: duration(a.AnswerTime), IdleTime: duration(a.IdleTime), LeaseGrace: duration(a.LeaseGrace),
 	}
 }
 

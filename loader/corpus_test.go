@@ -169,7 +169,7 @@ func TestHostileCorpus(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = openSpec(bytes.NewReader(b), int64(len(b)))
-		wantError(t, err, "object: section 12: 4211080963 bytes are more than 16777216")
+		wantError(t, err, "object: section 12: 4211080963 bytes are more than 8388608")
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net"
+	"net/netip"
 	"strconv"
 	"unicode/utf8"
 
@@ -46,13 +48,20 @@ func (o Object) MarshalJSON() ([]byte, error) {
 // Decode returns the value that b, bytes as the kernel has them, is by its
 // type, in a form that encoding/json can marshal:
 //
-//   - integers as int64 or uint64 (__be16, __be32 and __be64 read in network
-//     order), bools, floating-point numbers as float64
+//   - integers as int64 or uint64 (__be16 and __be64 read in network order),
+//     bools, floating-point numbers as float64
+//   - __be32, struct in_addr and struct in6_addr as an address, six bytes as a
+//     MAC address
 //   - an enum as the name of its value, or a number where no name has it
-//   - an array of char as the text up to its closing zero
-//   - an array of other bytes, a pointer, and whatever has no type or cannot be
-//     decoded, as hex behind "0x"
-//   - other arrays as []any, structs, unions and data sections as Object
+//   - an array of char as the text up to its closing zero, or as a list of
+//     numbers where it is no text
+//   - an array of other bytes, a union, a pointer, and whatever has no type or
+//     cannot be decoded, as hex behind "0x"
+//   - other arrays as []any, structs and data sections as Object
+//
+// A manifest, or a client that writes entries, may say the same: but for what
+// follows the closing zero of a text, padding, pointers and numbers that are
+// none, it is encoded to the same bytes again.
 func Decode(typ btf.Type, b []byte) any { return decode(typ, b, "", 0) }
 
 // decode decodes b as typ, which it reached by the typedef name, depth types
@@ -85,6 +94,9 @@ func decode(typ btf.Type, b []byte, name string, depth int) any {
 	}
 	switch t := typ.(type) {
 	case *btf.Int:
+		if name == "__be32" && len(b) == 4 {
+			return addressText(b)
+		}
 		return decodeInt(t, b, byteOrder(isBigEndian(name)))
 	case *btf.Enum:
 		return decodeEnum(t, b)
@@ -93,9 +105,12 @@ func decode(typ btf.Type, b []byte, name string, depth int) any {
 	case *btf.Array:
 		return decodeArray(t, b, depth)
 	case *btf.Struct:
+		if t.Name == "in_addr" && len(b) == 4 || t.Name == "in6_addr" && len(b) == 16 {
+			return addressText(b)
+		}
 		return decodeMembers(t, b, depth)
 	case *btf.Union:
-		return decodeMembers(t, b, depth)
+		return hexBytes(b)
 	case *btf.Datasec:
 		return decodeSection(t, b, depth)
 	default:
@@ -155,10 +170,15 @@ func decodeFloat(b []byte) any {
 
 func decodeArray(t *btf.Array, b []byte, depth int) any {
 	if i, ok := btf.UnderlyingType(t.Type).(*btf.Int); ok && i.Size == 1 && i.Encoding != btf.Bool {
-		if isChar(i) {
-			return decodeText(b)
+		switch {
+		case isChar(i) && isText(b):
+			text, _, _ := bytes.Cut(b, []byte{0})
+			return string(text)
+		case !isChar(i) && len(b) == 6:
+			return net.HardwareAddr(b).String()
+		case !isChar(i):
+			return hexBytes(b)
 		}
-		return hexBytes(b)
 	}
 	if len(b) == 0 { // no elements, or any number of elements without size
 		return []any{}
@@ -171,13 +191,32 @@ func decodeArray(t *btf.Array, b []byte, depth int) any {
 	return list
 }
 
-// decodeText returns the text up to the first zero, or hex where it is none.
-func decodeText(b []byte) string {
+// isText says whether b is one, up to the first zero.
+func isText(b []byte) bool {
 	text, _, _ := bytes.Cut(b, []byte{0})
-	if !utf8.Valid(text) {
-		return hexBytes(b)
+	return utf8.Valid(text)
+}
+
+// addressText returns the address that the 4 or 16 bytes are, in network order.
+func addressText(b []byte) string {
+	a, _ := netip.AddrFromSlice(b)
+	return a.String()
+}
+
+// prefixText returns the network that b is as the key of a trie, or false where
+// it is none: of another size, longer than its address, or with bits behind its
+// length, which the kernel keeps.
+func prefixText(b []byte) (string, bool) {
+	if len(b) != 8 && len(b) != 20 {
+		return "", false
 	}
-	return string(text)
+	length := binary.NativeEndian.Uint32(b)
+	a, _ := netip.AddrFromSlice(b[4:])
+	if length > uint32(a.BitLen()) {
+		return "", false
+	}
+	p := netip.PrefixFrom(a, int(length))
+	return p.String(), p == p.Masked()
 }
 
 func decodeMembers(t btf.Type, b []byte, depth int) any {

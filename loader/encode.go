@@ -20,7 +20,7 @@ import (
 const maxDepth = 32
 
 // encode writes v, a value as TOML gives it (int64, float64, bool, string,
-// []any or map[string]any), into buf as a value of type typ. buf has the size
+// []any or map[string]any) or ParseJSON (also uint64), into buf as a value of type typ. buf has the size
 // of typ and is zero; a typ of nil is so many bytes of which nothing else is
 // known.
 //
@@ -119,6 +119,9 @@ func (e encoder) encodeInt(buf []byte, t *btf.Int, v any) error {
 			return nil
 		}
 	}
+	if s, ok := v.(string); ok && len(buf) > 8 && strings.HasPrefix(s, "0x") {
+		return encodeBytes(buf, v)
+	}
 	n, err := parseNumber(v)
 	if err != nil {
 		return fmt.Errorf("%w: a %s wants one", err, name)
@@ -161,8 +164,11 @@ func (e encoder) encodeEnum(buf []byte, t *btf.Enum, v any) error {
 
 func encodeFloat(buf []byte, v any) error {
 	f, ok := v.(float64)
-	if i, isInt := v.(int64); isInt {
+	switch i := v.(type) {
+	case int64:
 		f, ok = float64(i), int64(float64(i)) == i
+	case uint64:
+		f, ok = float64(i), uint64(float64(i)) == i
 	}
 	switch {
 	case !ok:
@@ -240,14 +246,55 @@ func (e encoder) encodeUnion(buf []byte, t *btf.Union, v any) error {
 // that of several errors always the same one is reported.
 func (e encoder) encodeMembers(buf []byte, parent btf.Type, table map[string]any) error {
 	members := flatten(parent)
+	var written []bitRange
 	for _, name := range slices.Sorted(maps.Keys(table)) {
 		i := slices.IndexFunc(members, func(m btf.Member) bool { return m.Name == name })
 		if i < 0 {
 			return fmt.Errorf("%s has no field %s%s", typeName(parent, e.name), show(name), suggest(name, names(members)))
 		}
-		if err := e.encodeMember(buf, members[i], table[name]); err != nil {
+		if err := e.encodeField(buf, members[i], table[name], written); err != nil {
 			return fmt.Errorf("field %q: %w", name, err)
 		}
+		written = append(written, bitsOf(members[i]))
+	}
+	return nil
+}
+
+// bitRange is the place of a field: from the first bit up to before the last.
+type bitRange struct{ from, to int }
+
+func bitsOf(m btf.Member) bitRange {
+	size := int(m.BitfieldSize)
+	if size == 0 {
+		bytes, _ := btf.Sizeof(m.Type)
+		size = bytes * 8
+	}
+	return bitRange{int(m.Offset), int(m.Offset) + size}
+}
+
+func (r bitRange) meets(o bitRange) bool { return r.from < o.to && o.from < r.to }
+
+// encodeField writes a field whose place other fields may have written already:
+// those of an anonymous union share it. Then it must say the same.
+func (e encoder) encodeField(buf []byte, m btf.Member, v any, written []bitRange) error {
+	place := bitsOf(m)
+	written = slices.DeleteFunc(slices.Clone(written), func(r bitRange) bool { return !r.meets(place) })
+	if len(written) == 0 || place.to > len(buf)*8 {
+		return e.encodeMember(buf, m, v)
+	}
+	first := place.from / 8
+	own := make([]byte, (place.to+7)/8-first)
+	m.Offset -= btf.Bits(first * 8)
+	if err := e.encodeMember(own, m, v); err != nil {
+		return err
+	}
+	for i := place.from; i < place.to; i++ {
+		bit := byte(1) << (i % 8)
+		shared := slices.ContainsFunc(written, func(r bitRange) bool { return r.from <= i && i < r.to })
+		if shared && (buf[i/8]^own[i/8-first])&bit != 0 {
+			return fmt.Errorf("it shares its bytes with another field, which says something else")
+		}
+		buf[i/8] |= own[i/8-first] & bit
 	}
 	return nil
 }

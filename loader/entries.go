@@ -1,11 +1,16 @@
 package loader
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/bpfsys"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -47,44 +52,125 @@ func typeByID(spec *btf.Spec, id uint32) (btf.Type, error) {
 
 // Dump says which entries DumpEntries gives, and how it shows them.
 type Dump struct {
-	Key, Value btf.Type // of MapTypes; nil: shown as hex, an array's index as a number
-	After      []byte   // the cursor a call before returned; nil: from the beginning
-	Limit      int      // how many entries; 0: all
+	Key, Value btf.Type  // of MapTypes; nil: shown as hex, an array's index as a number
+	After      []byte    // the cursor a call before returned; nil: from the beginning
+	Limit      int       // about how many entries; 0: all
+	Until      time.Time // when it gives up; zero: never
+	Sum        bool      // of the values of a per-CPU map only their sum
 }
 
 // Entry is one decoded key and value of a map, as Decode gives them. The value
-// of a per-CPU map is an []any with one element for each possible CPU, that of
-// a map which holds maps or programs is an id.
+// of a per-CPU map is an []any with one element for each possible CPU, or their
+// sum; that of a map which holds maps or programs is an id.
 type Entry struct{ Key, Value any }
+
+// ErrChanging means that a map changes faster than it can be read.
+var ErrChanging = errors.New("it changes faster than it can be read")
+
+// ErrTooLong means that reading took more time than it may.
+var ErrTooLong = errors.New("reading it takes too long")
+
+// ErrNoSum means values that cannot be added.
+var ErrNoSum = errors.New("the values of the CPUs have no sum")
+
+// ErrCursor means a cursor that no call has returned for this map.
+var ErrCursor = errors.New("not a cursor of this map")
 
 // DumpEntries calls fn with the entries of a map, those of an array in the
 // order of their index. It returns a cursor for the entries behind the last,
 // or nil at the end. An error of fn ends the dump and is returned as it is.
 //
-// A map that changes meanwhile may show an entry twice or not at all; the
-// kernel starts over where the entry at the cursor is gone.
+// Page after page, however the map changes meanwhile, an entry that is there
+// from the first to the last is given exactly once: the kernel's own iteration,
+// which begins again where the key it stopped at was deleted, is not used. A
+// hash is read by bucket, and a page can have a few entries more than Limit
+// where the kernel keeps them in one. Maps that are neither hash nor array are
+// read by the order of their keys' bytes, at the price of a walk over all of
+// their keys for each page.
 func DumpEntries(m *ebpf.Map, o Dump, fn func(Entry) error) (next []byte, err error) {
-	if o.After != nil && len(o.After) != int(m.KeySize()) {
-		return nil, fmt.Errorf("cursor: %d bytes, the map's keys have %d", len(o.After), m.KeySize())
+	if o.After != nil && len(o.After) != cursorSize(m) {
+		return nil, fmt.Errorf("%w: %d bytes, not %d", ErrCursor, len(o.After), cursorSize(m))
 	}
-	key := o.After
-	for n := 0; o.Limit == 0 || n < o.Limit; {
-		following, err := nextKey(m, key)
-		if err != nil {
+	page := Dump.sorted
+	switch {
+	case isHash(m.Type()):
+		page = Dump.buckets
+	case isArray(m.Type()):
+		page = Dump.indexes
+	}
+	if o.Limit > 0 {
+		return page(o, m, fn)
+	}
+	for o.Limit = 1024; ; {
+		if o.After, err = page(o, m, fn); err != nil || o.After == nil {
 			return nil, err
 		}
-		if following == nil {
+	}
+}
+
+// isHash says whether the cursor of a batch in t is the number of a bucket.
+func isHash(t ebpf.MapType) bool {
+	switch t {
+	case ebpf.Hash, ebpf.LRUHash, ebpf.PerCPUHash, ebpf.LRUCPUHash:
+		return true
+	}
+	return false
+}
+
+func cursorSize(m *ebpf.Map) int {
+	if isHash(m.Type()) {
+		return 4
+	}
+	return int(m.KeySize())
+}
+
+// buckets reads a hash.
+func (o Dump) buckets(m *ebpf.Map, fn func(Entry) error) ([]byte, error) {
+	keySize, valueSize, next := int(m.KeySize()), lookupSize(m), make([]byte, 4)
+	for count := o.Limit; ; count *= 2 {
+		keys, values := make([]byte, count*keySize), make([]byte, count*valueSize)
+		n, end, err := bpfsys.LookupBatch(m.FD(), o.After, next, keys, values, count, uint64(lockFlag(o.Value)))
+		if errors.Is(err, unix.ENOSPC) && count <= int(m.MaxEntries()) {
+			continue // one bucket has more
+		}
+		if err != nil {
+			return nil, unlistable(m, err)
+		}
+		for i := range n {
+			if err := o.give(m, keys[i*keySize:][:keySize], values[i*valueSize:][:valueSize], fn); err != nil {
+				return nil, err
+			}
+		}
+		if end {
 			return nil, nil
 		}
-		key = following
-		value, err := m.LookupBytes(key)
+		return next, nil
+	}
+}
+
+// indexes reads an array, which has one key for every index.
+func (o Dump) indexes(m *ebpf.Map, fn func(Entry) error) ([]byte, error) {
+	index := uint32(0)
+	if o.After != nil {
+		index = binary.NativeEndian.Uint32(o.After) + 1
+		if index == 0 {
+			return nil, nil
+		}
+	}
+	var key []byte
+	for n := 0; n < o.Limit; index++ {
+		if index >= m.MaxEntries() {
+			return nil, nil
+		}
+		key = binary.NativeEndian.AppendUint32(nil, index)
+		value, err := lookup(m, o.Value, key)
 		if err != nil {
 			return nil, unlistable(m, err)
 		}
 		if value == nil {
-			continue // empty slot, or gone since
+			continue // empty slot
 		}
-		if err := fn(Entry{o.key(m, key), o.value(m, value)}); err != nil {
+		if err := o.give(m, key, value, fn); err != nil {
 			return nil, err
 		}
 		n++
@@ -92,28 +178,129 @@ func DumpEntries(m *ebpf.Map, o Dump, fn func(Entry) error) (next []byte, err er
 	return key, nil
 }
 
-// nextKey returns the key after key, nil at the end. The keys of an array are
-// counted here: it has one for every index.
-func nextKey(m *ebpf.Map, key []byte) ([]byte, error) {
-	if isArray(m.Type()) {
-		index := uint32(0)
-		if key != nil {
-			index = binary.NativeEndian.Uint32(key) + 1
-		}
-		if index >= m.MaxEntries() {
-			return nil, nil
-		}
-		return binary.NativeEndian.AppendUint32(nil, index), nil
-	}
-	var after any
-	if key != nil {
-		after = key
-	}
-	next, err := m.NextKeyBytes(after)
+// sorted reads any map by the order of its keys' bytes.
+func (o Dump) sorted(m *ebpf.Map, fn func(Entry) error) ([]byte, error) {
+	keys, err := o.keysAfter(m)
 	if err != nil {
-		return nil, unlistable(m, err)
+		return nil, err
 	}
-	return next, nil
+	for _, key := range keys {
+		value, err := lookup(m, o.Value, key)
+		if err != nil {
+			return nil, unlistable(m, err)
+		}
+		if value == nil {
+			continue // gone since
+		}
+		if err := o.give(m, key, value, fn); err != nil {
+			return nil, err
+		}
+	}
+	if len(keys) < o.Limit {
+		return nil, nil
+	}
+	return keys[len(keys)-1], nil
+}
+
+// keysAfter walks all keys and returns the first behind o.After by the order of
+// their bytes, at most o.Limit. The walk begins again where the kernel's does,
+// and what it sees twice counts once.
+func (o Dump) keysAfter(m *ebpf.Map) ([][]byte, error) {
+	var first [][]byte
+	err := o.eachKey(m, func(key []byte) bool {
+		if o.After != nil && bytes.Compare(key, o.After) <= 0 ||
+			len(first) == o.Limit && bytes.Compare(key, first[len(first)-1]) >= 0 {
+			return true
+		}
+		if i, seen := slices.BinarySearchFunc(first, key, bytes.Compare); !seen {
+			first = slices.Insert(first, i, key)
+			first = first[:min(len(first), o.Limit)]
+		}
+		return true
+	})
+	return first, err
+}
+
+// eachKey calls fn with each key, some more than once in a map that changes,
+// until it returns false.
+func (o Dump) eachKey(m *ebpf.Map, fn func(key []byte) bool) error {
+	var key any // a []byte, and at first nil
+	for steps := 0; ; steps++ {
+		next, err := m.NextKeyBytes(key)
+		switch {
+		case err != nil:
+			return unlistable(m, err)
+		case next == nil || !fn(next):
+			return nil
+		case steps > 4*int(m.MaxEntries()):
+			return ErrChanging
+		case steps%1024 == 1023 && !o.Until.IsZero() && time.Now().After(o.Until):
+			return ErrTooLong
+		}
+		key = next
+	}
+}
+
+// give decodes an entry for fn.
+func (o Dump) give(m *ebpf.Map, key, value []byte, fn func(Entry) error) error {
+	e, err := o.entry(m, key, value)
+	if err != nil {
+		return err
+	}
+	return fn(e)
+}
+
+func (o Dump) entry(m *ebpf.Map, key, value []byte) (Entry, error) {
+	e := Entry{o.key(m, key), o.value(m, value)}
+	list, ok := e.Value.([]any)
+	if !o.Sum || !ok || !isPerCPU(m.Type()) {
+		return e, nil
+	}
+	total, err := sum(list)
+	if err != nil {
+		return e, remedy.With(fmt.Errorf("%w: %w", ErrNoSum, err), "ask for a list: percpu=list")
+	}
+	e.Value = total
+	return e, nil
+}
+
+// lookup returns the value at key as the kernel has it, nil where there is none.
+func lookup(m *ebpf.Map, typ btf.Type, key []byte) ([]byte, error) {
+	if lockFlag(typ) == 0 {
+		return m.LookupBytes(key)
+	}
+	value := make([]byte, lookupSize(m))
+	err := m.LookupWithFlags(key, value, ebpf.LookupLock)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, nil
+	}
+	return value, err
+}
+
+// lookupSize is how many bytes a lookup gives.
+func lookupSize(m *ebpf.Map) int {
+	if isPerCPU(m.Type()) {
+		return int(pad8(int(m.ValueSize()))) * ebpf.MustPossibleCPU()
+	}
+	return int(m.ValueSize())
+}
+
+// lockFlag is BPF_F_LOCK for values with a bpf_spin_lock in them: the kernel
+// then copies them in one piece. It is only looked for where the kernel does.
+func lockFlag(typ btf.Type) ebpf.MapLookupFlags {
+	if typ == nil {
+		return 0
+	}
+	s, ok := btf.UnderlyingType(typ).(*btf.Struct)
+	if !ok {
+		return 0
+	}
+	for _, member := range s.Members {
+		if lock, ok := member.Type.(*btf.Struct); ok && lock.Name == "bpf_spin_lock" {
+			return ebpf.LookupLock
+		}
+	}
+	return 0
 }
 
 func unlistable(m *ebpf.Map, err error) error {
@@ -122,6 +309,11 @@ func unlistable(m *ebpf.Map, err error) error {
 }
 
 func (o Dump) key(m *ebpf.Map, b []byte) any {
+	if m.Type() == ebpf.LPMTrie {
+		if text, ok := prefixText(b); ok {
+			return text
+		}
+	}
 	if o.Key == nil && isArray(m.Type()) {
 		return binary.NativeEndian.Uint32(b)
 	}

@@ -16,8 +16,8 @@ const (
 	maxObject   = 8 << 20  // bytes of the file
 	maxSections = 256      // section headers
 	maxSegments = 16       // program headers; relocatable files have none
-	maxSection  = 16 << 20 // bytes one section declares, .bss included
-	maxZeroes   = 16 << 20 // bytes all sections declare that are not in the file
+	maxSection  = 8 << 20  // bytes one section declares, .bss included
+	maxZeroes   = 8 << 20  // bytes all sections declare that are not in the file
 	maxBTF      = 4 << 20  // bytes of .BTF and of .BTF.ext
 	maxTypes    = 1 << 16  // types in .BTF: the parser follows references by recursion
 	maxString   = 16 << 10 // bytes of one string of .BTF

@@ -112,7 +112,7 @@ func TestPrescanRefuses(t *testing.T) {
 	}{
 		{"4 GiB of zeroes", func(i image) image {
 			return i.setSection(".bss", func(s *elf.Section64) { s.Size = 4 << 30 })
-		}, "4294967296 bytes are more than 16777216"},
+		}, "4294967296 bytes are more than 8388608"},
 		{"all the zeroes there can be", func(i image) image {
 			return i.setSection(".bss", func(s *elf.Section64) { s.Size = 1<<64 - 1 })
 		}, "18446744073709551615 bytes"},

@@ -33,7 +33,7 @@ func TestLoadRefuses(t *testing.T) {
 		"not-frozen":      {withRecord(t, rename("not-frozen"), false), ErrCorrupt},
 		"no-json":         {withRecord(t, "hello", true), ErrCorrupt},
 		"other-name":      {withRecord(t, string(good), true), ErrCorrupt},
-		"newer":           {withRecord(t, strings.Replace(rename("newer"), `"format":3`, `"format":4,"mood":"good"`, 1), true), ErrNewerRecord},
+		"newer":           {withRecord(t, strings.Replace(rename("newer"), `"format":4`, `"format":5,"mood":"good"`, 1), true), ErrNewerRecord},
 		"record-is-a-dir": {func(dir string) error { return os.MkdirAll(dir+"/record", 0o700) }, ErrCorrupt},
 		"record-is-a-link": {func(dir string) error {
 			return errors.Join(os.Mkdir(dir, 0o700), os.Symlink("../nowhere", dir+"/record"))

@@ -2,6 +2,8 @@ package pinning
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,8 +15,8 @@ import (
 // hornetd would misread raises it: one that does not know a field takes the
 // record to be damaged. 2 added Verdict, SignedAt, drop-ins, and of Signer the key's digest, the
 // beginning of the validity and the chain; in a record of format 1 they are empty.
-// 3 added Trial, Returned and what programs before have run.
-const recordFormat = 3
+// 3 added Trial, Returned and what programs before have run. 4 added Lease.
+const recordFormat = 4
 
 // maxRecord bounds a record, in bytes of JSON.
 const maxRecord = 256 << 10
@@ -57,9 +59,18 @@ type Record struct {
 	// Returned is set where a version that came after it did not last.
 	Returned *Returned `json:"returned,omitempty"`
 
+	// Lease is set where it runs for as long as a client only.
+	Lease *Lease `json:"lease,omitempty"`
+
 	Memory   uint64    `json:"memory"` // bytes of map keys and values
 	LoadedAt time.Time `json:"loaded_at"`
 	Caller   Caller    `json:"caller"`
+}
+
+// Lease is who a collection runs for, and what they can prove it with.
+type Lease struct {
+	TokenSHA256 string `json:"token_sha256"` // of what only they were given
+	Holder      Caller `json:"holder"`
 }
 
 // Returned is a version that was on trial, and why it went.
@@ -213,6 +224,11 @@ func (r Record) check() error {
 	for _, k := range r.kinds() {
 		if err := k.check(); err != nil {
 			return err
+		}
+	}
+	if r.Lease != nil {
+		if b, err := hex.DecodeString(r.Lease.TokenSHA256); err != nil || len(b) != sha256.Size {
+			return fmt.Errorf("lease: %.70q is no SHA-256", r.Lease.TokenSHA256)
 		}
 	}
 	return nil

@@ -13,7 +13,7 @@ import (
 
 func exampleRecord() Record {
 	return Record{
-		Format: 3, Name: "xdp-drop", Description: "Drop <traffic> & \"more\"", ManifestFile: "/etc/hornet.d/xdp-drop.toml",
+		Format: 4, Name: "xdp-drop", Description: "Drop <traffic> & \"more\"", ManifestFile: "/etc/hornet.d/xdp-drop.toml",
 		ManifestDigest: strings.Repeat("ab", 32), Version: 3, ObjectFile: "/etc/hornet.d/xdp.o", ObjectDigest: strings.Repeat("cd", 32),
 		Signer: Signer{Name: "platform", Subject: "CN=platform", KeyID: "01:02", KeySHA256: strings.Repeat("12", 32), Algorithm: "ecdsa",
 			NotBefore: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), NotAfter: time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -46,9 +46,10 @@ func TestRecordReadsBackAsWritten(t *testing.T) {
 	}
 }
 
-func TestRecordWithDropIns(t *testing.T) {
+func TestRecordWithDropInsAndLease(t *testing.T) {
 	want := exampleRecord()
 	want.TextDigest = strings.Repeat("ef", 32)
+	want.Lease = &Lease{TokenSHA256: strings.Repeat("ab", 32), Holder: Caller{UID: 1000, GID: 100}}
 	want.DropIns = []RecordDropIn{{File: "/etc/hornet.d/xdp-drop.toml.d/1.toml", SHA256: strings.Repeat("01", 32), Signer: &Signer{Name: "ops", KeyID: "03"}}, {File: "/2.toml", SHA256: strings.Repeat("02", 32)}}
 	b, err := want.encode()
 	if err != nil {
@@ -84,8 +85,20 @@ func TestRecordOfFormat2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := decodeRecord([]byte(strings.Replace(string(b), `"format":3`, `"format":2`, 1)))
+	r, err := decodeRecord([]byte(strings.Replace(string(b), `"format":4`, `"format":2`, 1)))
 	if err != nil || r.Format != 2 || r.Trial != "" || r.Returned != nil || r.Programs[0].RunCount != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestRecordOfFormat3 has no lease.
+func TestRecordOfFormat3(t *testing.T) {
+	b, err := exampleRecord().encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := decodeRecord([]byte(strings.Replace(string(b), `"format":4`, `"format":3`, 1)))
+	if err != nil || r.Format != 3 || r.Lease != nil {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -111,10 +124,11 @@ func TestRecordIsRefused(t *testing.T) {
 		"more behind":             {append([]byte(string(good)), " {}"...), ErrCorrupt},
 		"NUL behind":              {append([]byte(string(good)), 0), ErrCorrupt},
 		"unknown field":           {replace(`"covers"`, `"colour":1,"covers"`), ErrCorrupt},
-		"no format":               {replace(`"format":3,`, ``), ErrCorrupt},
-		"format below one":        {replace(`"format":3`, `"format":-1`), ErrCorrupt},
-		"newer":                   {replace(`"format":3`, `"format":4`), ErrNewerRecord},
-		"newer and not readable":  {replace(`"format":3,"name":`, `"format":9,"colour":{},"name":`), ErrNewerRecord},
+		"no format":               {replace(`"format":4,`, ``), ErrCorrupt},
+		"format below one":        {replace(`"format":4`, `"format":-1`), ErrCorrupt},
+		"newer":                   {replace(`"format":4`, `"format":5`), ErrNewerRecord},
+		"newer and not readable":  {replace(`"format":4,"name":`, `"format":9,"colour":{},"name":`), ErrNewerRecord},
+		"lease without a hash":    {replace(`"memory"`, `"lease":{"token_sha256":"ab","holder":{"uid":1,"gid":1}},"memory"`), ErrCorrupt},
 		"bad name":                {replace(`"name":"xdp-drop"`, `"name":"../x"`), ErrCorrupt},
 		"pin leads out":           {replace(`"pin":"hits"`, `"pin":"../record"`), ErrCorrupt},
 		"pin is another's":        {replace(`"pin":"hits"`, `"pin":"_rodata"`), ErrCorrupt},
@@ -146,7 +160,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte(`{"format":1,"name":"a"}`))
-	f.Add([]byte(`{"format":4,"name":1}`))
+	f.Add([]byte(`{"format":5,"name":1}`))
 	f.Add([]byte(`{"format":2,"name":"a","signer":{"chain":[{"key_ids":null},{}]}}`))
 	f.Add([]byte(`{"format":1,"name":"a","maps":[{"name":"..","pin":"__"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -89,7 +89,12 @@ func (p Policy) run(s Subject, b *Bundle, tell func(Step)) (g Grant, err error) 
 	var near []refusal // by rules that are about the caller
 	for i, r := range p.rules {
 		rule := fmt.Sprintf("rule[%d]", i)
-		if reason := p.differs(r.Who, s); reason != "" {
+		reason := p.differs(r.Who, s)
+		if reason == "" && s.UID == overflowID && r.User == "" {
+			// What they run would be of everybody whom the kernel cannot name.
+			reason = fmt.Sprintf("the caller is one of those whom the kernel cannot name, and only a rule with user = \"%d\" is about them", overflowID)
+		}
+		if reason != "" {
 			tell(step(rule, reason, ""))
 			continue
 		}
@@ -282,7 +287,10 @@ func coversTarget(pattern, target string) bool {
 	if dir, ok := strings.CutSuffix(pattern, "/**"); ok {
 		return strings.HasPrefix(name, dir+"/")
 	}
-	return coversSection([]string{pattern}, name)
+	if kind == targetInterface && strings.ContainsAny(name, `*?[\`) {
+		return coversPattern([]string{pattern}, name)
+	}
+	return covers([]string{pattern}, name)
 }
 
 // CheckTarget says what is wrong with a pattern for targets, or nil.

@@ -134,13 +134,16 @@ func TestRun(t *testing.T) {
 			`rule[0]: attach[0]: "interface:eth0" is not in its targets; rule[1]: program "p0" of section "xdp" is not in its attach`, "", ErrDenied},
 		{"the second rule", 1000, []Rule{with(func(r *Rule) { r.Targets = nil })[0], ada}, fits, "", "", nil},
 		{"what it executes", 1000, with(func(r *Rule) { r.Exe = "/bin/cat" }), fits, "", "", nil},
+		{"whom the kernel cannot name, by a unit", 65534, with(func(r *Rule) { r.Who = Who{Unit: "web.service"} }), fits, "uid 65534 may not run bundles of its own", "", ErrDenied},
+		{"another in the unit", 1001, with(func(r *Rule) { r.Who = Who{Unit: "web.service"} }), fits, "", "", nil},
+		{"whom the kernel cannot name, by that number", 65534, with(func(r *Rule) { r.Who = Who{User: "65534", Unit: "web.service"} }), fits, "", "", nil},
 		{"another executable", 1000, with(func(r *Rule) { r.Exe = "/bin/dog" }), fits, "may not run bundles of its own", "", ErrDenied},
 		{"an executable alone", 1000, with(func(r *Rule) { r.Who = Who{Exe: "/bin/cat"} }), fits, "may not run bundles of its own", "", ErrDenied},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := New(Limits{Memory: 1 << 20, Maps: 4, Programs: 4, CPUs: 1}, host).WithRules(tt.rules)
-			who := Subject{UID: tt.uid, Exe: File{"/bin/cat", 8, 77}}
+			who := Subject{UID: tt.uid, Unit: "web.service", Exe: File{"/bin/cat", 8, 77}}
 			g, err := p.Run(who, tt.b)
 			steps, explained := p.ExplainRun(who, &tt.b)
 			if fmt.Sprint(err) != fmt.Sprint(explained) || (err == nil) != slices.ContainsFunc(steps, func(s Step) bool { return s.Allows }) {
@@ -191,6 +194,11 @@ func TestTargets(t *testing.T) {
 		{"interface:eth*", "interface:eth*", true},
 		{"interface:eth*", "interface:eth?", true},
 		{"interface:*", "interface:[a-z]*", true},
+		{"interface:[^e]*", "interface:[e]th0", false},
+		{"interface:[^e]*", `interface:\eth0`, false},
+		{"interface:[^e]*", "interface:wlan0", true},
+		{"interface:[^e]*", "interface:[^e]*", true},
+		{"interface:tap?????", "interface:tap[0-9]", false},
 		{"interface:eth0", "netns:eth0", false},
 		{"netns:/run/netns/*", "netns:/run/netns/x", true},
 		{"netns:/run/netns/*", "netns:/run/netns/x/y", false},

@@ -39,6 +39,9 @@ func (c *ctl) listTable(collections []api.Collection) {
 		if x.Reason != "" {
 			about = x.Reason
 		}
+		if x.Lease != nil {
+			about = leaseText(*x.Lease) + "; " + about
+		}
 		t.row(x.Name, stateCell(x.State), x.Version, or(x.Signature.Signer.Name, "-"), or(verified(x.Signature), "-"), or(targets(x.Links), "-"), or(c.age(x.LoadedAt), "-"), about)
 	}
 	t.print()
@@ -101,6 +104,9 @@ func (c *ctl) showTables(x api.Collection) {
 	if !x.LoadedAt.IsZero() {
 		head.row("Loaded", c.loadedText(x))
 	}
+	if x.Lease != nil {
+		head.row("Lease", leaseText(*x.Lease))
+	}
 	if !x.TrialUntil.IsZero() {
 		head.row("On trial", cell{trialText(x), uneasy})
 	}
@@ -108,6 +114,14 @@ func (c *ctl) showTables(x api.Collection) {
 	c.programTable(x.Programs)
 	c.mapTable(x.Maps)
 	c.linkTable(x.Links)
+}
+
+// leaseText says for whom something runs.
+func leaseText(l api.Lessee) string {
+	if l.Until.IsZero() {
+		return fmt.Sprintf("lease of uid %d, pid %d", l.UID, l.PID)
+	}
+	return fmt.Sprintf("lease of uid %d, who must be back by %s", l.UID, l.Until.Local().Format(time.TimeOnly))
 }
 
 // trialText says of what may go back how long it may.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/policy"
+	"github.com/hornetd/hornetd/signing"
 )
 
 func (c *ctl) policyGroup() *cobra.Command {
@@ -41,7 +43,7 @@ func (c *ctl) policyTest() *cobra.Command {
 		Long: `Say whether hornetd would let a caller do something with the collection NAME,
 rule by rule, with the function that hornetd decides by. VERB is status, load,
 unload, upgrade, events, read:MAP, write:MAP, fd:MAP, rw-fd:MAP; or run, and then
-NAME is the manifest of a bundle, FILE.toml, of the caller's own.
+NAME is a bundle of the caller's own, DIR or FILE as hornetctl run takes it.
 
 The manifests and hornetd.toml are read as they are on disk, and no daemon is
 asked: of what runs, the manifest that was loaded last counts until a reload.
@@ -84,7 +86,7 @@ func (w caller) subject(cmd *cobra.Command) (s policy.Subject, err error) {
 		s.UID, err = number(account.Uid)
 	default:
 		if s.UID, err = number(name); err != nil {
-			return s, remedy.With(fmt.Errorf("user %q: there is none of that name on this host", name), "write a name that getent shows, or a number with its groups: --as 1234:1234")
+			return s, remedy.With(fmt.Errorf("user %q: there is none of that name on this host", name), "write a name from /etc/passwd, or a number with its groups: --as 1234:1234")
 		}
 	}
 	var ids []string
@@ -100,10 +102,10 @@ func (w caller) subject(cmd *cobra.Command) (s policy.Subject, err error) {
 		ids = append([]string{account.Gid}, ids...)
 	}
 	for _, group := range ids {
-		gid, ok := names.Host{}.GroupID(group)
+		gid, ok := new(names.Host).GroupID(group)
 		if !ok {
 			if gid, err = number(group); err != nil {
-				return s, remedy.With(fmt.Errorf("group %q: there is none of that name on this host", group), "write a name that getent shows, or a number")
+				return s, remedy.With(fmt.Errorf("group %q: there is none of that name on this host", group), "write a name from /etc/group, or a number")
 			}
 		}
 		s.Groups = append(s.Groups, gid)
@@ -147,6 +149,7 @@ type decided struct {
 	Rules    api.List[ruleSaid] `json:"rules"`
 	Allowed  bool               `json:"allowed"`
 	Problem  *api.Problem       `json:"problem,omitempty"`
+	Note     string             `json:"note,omitempty"` // why there is no manifest to go by
 }
 
 type askedFor struct {
@@ -171,22 +174,29 @@ func (c *ctl) policyTested(store *trustStore, s policy.Subject, v policy.Verb, n
 	var m manifest.Manifest
 	var err error
 	if v == policy.Run {
-		var b policy.Bundle
-		if b, err = store.callersBundle(name); err != nil {
+		if m, steps, err = store.mayRun(s, name); err != nil && steps == nil {
 			return err
 		}
-		m = b.Manifest
-		steps, err = store.mayRun(s, b)
 	} else {
 		if err = store.openBoth(); err != nil {
 			return err
 		}
-		if m, err = store.declared(name); err != nil && (s.UID == 0 || !errors.Is(err, fs.ErrNotExist)) {
+		if m, err = store.declared(name); err != nil && s.UID == 0 {
 			return err
+		}
+		if err != nil { // which only root is told
+			out.Note, m = "there is no such manifest", manifest.Manifest{Name: name}
+			if !errors.Is(err, fs.ErrNotExist) {
+				out.Note = err.Error()
+			}
+			out.Note += ": to all but root that looks as if they had no right to it"
 		}
 		_, steps, err = store.bounds.Explain(s, v, m)
 	}
 	out.Manifest, out.Allowed = m.File, err == nil
+	if v == policy.Run {
+		out.Manifest = "" // it has no place of its own
+	}
 	for _, step := range steps {
 		said := ruleSaid{Rule: step.Rule, Allows: step.Allows, Reason: step.Reason}
 		var at *manifest.Error
@@ -208,8 +218,8 @@ func (c *ctl) policyTested(store *trustStore, s policy.Subject, v policy.Verb, n
 }
 
 func (c *ctl) decidedTable(d decided) {
-	if d.Manifest == "" {
-		c.say("there is no manifest of that name: to all but root, that looks as if they had no right to it")
+	if d.Note != "" && !d.Allowed {
+		c.say("note: %s", d.Note)
 	}
 	t := c.table("RULE", "AT", "ALLOWS", "WHY")
 	for _, r := range d.Rules {
@@ -233,30 +243,27 @@ func (c *ctl) decidedTable(d decided) {
 }
 
 // declared reads the manifest of a collection with its drop-ins. Where there is
-// none, it is one that has only the name, and the error is fs.ErrNotExist.
+// none, the error is fs.ErrNotExist.
 func (s *trustStore) declared(name string) (manifest.Manifest, error) {
-	nameless := manifest.Manifest{Name: name}
-	if err := manifest.ValidName(name); err != nil {
-		return nameless, err
-	}
 	src, err := manifest.FindOne(s.manifests, name)
 	if err != nil {
-		return nameless, err
+		return manifest.Manifest{}, err
 	}
 	return manifest.Read(src, manifest.Manifest{}, func(file string) ([]byte, error) { return safefile.Read(file, maxManifest) })
 }
 
-// callersBundle reads what a caller would hand in: a manifest without drop-ins, its
-// object and the signature, which must be good.
-func (s *trustStore) callersBundle(file string) (b policy.Bundle, err error) {
-	text, err := readFile(file, maxManifest)
+// callersBundle reads what hornetctl run would send for the user, which must be what
+// a caller may send, and signed.
+func (s *trustStore) callersBundle(path string, uid uint32) (b policy.Bundle, err error) {
+	name, sent, err := readBundle(path)
 	if err != nil {
 		return b, err
 	}
-	if b.Manifest, err = manifest.Parse(file, text); err != nil {
+	file, err := manifestIn(path)
+	if err != nil {
 		return b, err
 	}
-	object, err := readFile(b.Manifest.Object.Path, maxObject)
+	m, err := manifest.ParseOwn(filepath.Join(filepath.Dir(file), manifest.OwnName(uid, name)+".toml"), sent.Manifest)
 	if err != nil {
 		return b, err
 	}
@@ -267,28 +274,50 @@ func (s *trustStore) callersBundle(file string) (b policy.Bundle, err error) {
 	if k.trust == nil {
 		return b, errors.New(k.note)
 	}
-	if b.Verified, err = k.verify(b.Manifest, object); err != nil {
-		return b, err
+	signed := signing.Bundle{Object: sent.Object, ObjectFile: m.Object.Path, SHA256: m.Object.SHA256, SignatureFile: m.Object.Signature,
+		Manifest: sent.Manifest, ManifestFile: file, ManifestSignature: sent.ManifestSignature, Unnamed: m.CheckSigned()}
+	if signed.ManifestSignature == nil {
+		signed.Signature = sent.Signature
 	}
-	spec, err := loader.OpenSpec(b.Verified)
+	v, err := k.trust.Verify(signed, m.Object.Signers, s.c.now())
 	if err != nil {
 		return b, err
 	}
-	plan, err := loader.NewPlan(spec, b.Manifest)
+	called := m
+	called.Name = name // by which a revocation list has it
+	if err := newEnough(k.trust, called, v); err != nil {
+		return b, err
+	}
+	spec, err := loader.OpenSpec(v)
 	if err != nil {
 		return b, err
 	}
-	b.Spec = plan.Spec()
-	return b, nil
+	plan, err := loader.NewPlan(spec, m)
+	if err != nil {
+		return b, err
+	}
+	return policy.Bundle{Manifest: m, Spec: plan.Spec(), Verified: v}, nil
 }
 
-// mayRun explains Run, and what bounds those who signed.
-func (s *trustStore) mayRun(who policy.Subject, b policy.Bundle) ([]policy.Step, error) {
-	steps, err := s.bounds.ExplainRun(who, &b)
+// mayRun explains MayRun, then Run, and what bounds those who signed. Without steps
+// the error is about the bundle.
+func (s *trustStore) mayRun(who policy.Subject, path string) (m manifest.Manifest, steps []policy.Step, err error) {
+	early := *s
+	if err := early.openBoth(); err != nil {
+		return m, nil, err
+	}
+	if steps, err := early.bounds.ExplainRun(who, nil); err != nil { // before anything is read
+		return m, append([]policy.Step{}, steps...), err
+	}
+	b, err := s.callersBundle(path, who.UID)
+	if err != nil {
+		return m, nil, err
+	}
+	steps, err = s.bounds.ExplainRun(who, &b)
 	for _, signer := range signersOf(b.Verified) {
 		if err == nil {
 			err = s.bounds.Permit(signer, b.Manifest, b.Spec)
 		}
 	}
-	return steps, err
+	return b.Manifest, steps, err
 }

@@ -50,6 +50,10 @@ func run(ctx context.Context, e env, args []string) int {
 	if err == nil {
 		return api.ExitOK
 	}
+	var status commandStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
 	c.complain(err)
 	return exitCode(err)
 }

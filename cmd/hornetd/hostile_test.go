@@ -116,7 +116,7 @@ func TestHostileBSS(t *testing.T) {
 	h := newHostileHost(t)
 	pid := h.PID()
 	small := example(t, "exec-count/exec_count.bpf.o")
-	for _, size := range []uint64{4 << 30, 1 << 62, 1<<64 - 1, 16<<20 + 1} {
+	for _, size := range []uint64{4 << 30, 1 << 62, 1<<64 - 1, 8<<20 + 1} {
 		h.load(fmt.Sprintf(".bss of %d bytes", size), withBSS(t, small, size))
 	}
 	bomb, err := os.ReadFile("../../../shared/corpus/hostile/bss-4GiB-alloc-9KB.elf")
@@ -130,7 +130,7 @@ func TestHostileBSS(t *testing.T) {
 	}
 	// The largest that may be.
 	for range 3 {
-		h.load(".bss of 16 MiB", withBSS(t, small, 16<<20))
+		h.load(".bss of 8 MiB", withBSS(t, small, 8<<20))
 	}
 	if h.loaded != 3 {
 		t.Errorf("%d of 3 loaded: %v", h.loaded, h.refused)

@@ -35,8 +35,8 @@ func loadAt(t *testing.T, h *testdaemon.Host, uid int, name string, files ...*os
 	return c
 }
 
-// ends waits until a collection is unloaded, and wants it told why.
-func ends(t *testing.T, h *testdaemon.Host, name, why string) {
+// targetEnds waits until a collection is unloaded, and wants it told why.
+func targetEnds(t *testing.T, h *testdaemon.Host, name, why string) {
 	t.Helper()
 	took := eventually(t, name+" is unloaded", func() bool { return get(t, h, name).State != api.StateRunning })
 	noLinks(t, name)
@@ -91,7 +91,7 @@ func TestTargetEnds(t *testing.T) {
 			}
 			cgroupOf(t, parent, filepath.Base(dir), 0)
 		})
-		ends(t, h, "connect", "is gone")
+		targetEnds(t, h, "connect", "is gone")
 
 		for _, name := range []string{"call", "calls"} {
 			cmd := sleeper(t, owner)
@@ -100,7 +100,7 @@ func TestTargetEnds(t *testing.T) {
 				end(cmd)
 				reused(t, cmd.Process.Pid)
 			})
-			ends(t, h, name, "has ended")
+			targetEnds(t, h, name, "has ended")
 		}
 
 		for _, name := range []string{"xdp", "tcx", "lookup"} {
@@ -108,7 +108,7 @@ func TestTargetEnds(t *testing.T) {
 			stays(t, h, loadAt(t, h, owner, name, f))
 			f.Close()
 			meanwhile(func() { end(cmd) })
-			ends(t, h, name, "nobody shows a way there")
+			targetEnds(t, h, name, "nobody shows a way there")
 		}
 	}
 }
@@ -150,7 +150,7 @@ func TestTargetBecomesAnother(t *testing.T) {
 		pidfd := pidfdOf(t, cmd.Process.Pid)
 		stays(t, h, loadAt(t, h, owner, name, pidfd))
 		io.WriteString(in, "go\n")
-		ends(t, h, name, "is not of uid 4301 alone any more")
+		targetEnds(t, h, name, "is not of uid 4301 alone any more")
 		if _, err := clientOf(t, h, owner).LoadTargets(t.Context(), name, pidfd); refusedAs(err) != api.KindDenied {
 			t.Errorf("%s: load again: %v", name, err)
 		}
@@ -354,7 +354,7 @@ func TestTargetStays(t *testing.T) {
 			if now.Programs[0].ID == first.Programs[0].ID || len(links) != 1 || now.Links[0].Target != first.Links[0].Target {
 				t.Fatalf("%s, %s: %+v", name, version, now)
 			}
-			at(t, name, links[0], name, f)
+			checkShown(t, name, links[0], name, f)
 		}
 		// Descriptors for what runs move it nowhere.
 		if _, err := clientOf(t, h, owner).LoadTargets(t.Context(), name, f); refusedAs(err) != api.KindConflict {
@@ -371,10 +371,10 @@ func TestTargetStays(t *testing.T) {
 		}
 		if name == "connect" {
 			eventually(t, "repaired", func() bool { return get(t, h, name).Links[0].ID != now.Links[0].ID && len(shownLinks(t)) == 1 })
-			at(t, "repaired", shownLinks(t)[0], name, f)
+			checkShown(t, "repaired", shownLinks(t)[0], name, f)
 			unload(t, h, name)
 		} else {
-			ends(t, h, name, "was detached from")
+			targetEnds(t, h, name, "was detached from")
 		}
 		noLinks(t, name)
 	}

@@ -388,7 +388,7 @@ func TestTargetDecisions(t *testing.T) {
 				if len(links) != 1 || len(c.Links) != 1 || uint32(links[0].ID) != c.Links[0].ID || links[0].Type == 0 {
 					t.Errorf("%s: %d links, told %+v", what, len(links), c.Links)
 				} else if k.wants != "" {
-					at(t, what, links[0], k.name, file)
+					checkShown(t, what, links[0], k.name, file)
 				}
 				if _, err := root.Unload(t.Context(), k.name, api.UnloadRequest{}); err != nil {
 					t.Fatalf("%s: unload: %v", what, err)
@@ -408,8 +408,8 @@ func TestTargetDecisions(t *testing.T) {
 	}
 }
 
-// at asks the kernel whether a link is at what was shown, and nowhere else.
-func at(t *testing.T, what string, l *link.Info, kind string, shown *os.File) {
+// checkShown asks the kernel whether a link is at what was shown, and nowhere else.
+func checkShown(t *testing.T, what string, l *link.Info, kind string, shown *os.File) {
 	t.Helper()
 	var st unix.Stat_t
 	if err := unix.Fstat(int(shown.Fd()), &st); err != nil {

@@ -25,6 +25,7 @@ const (
 	cmdMapUpdate    = 2
 	cmdObjPin       = 6
 	cmdObjGetInfoFD = 15
+	cmdLookupBatch  = 24
 	cmdLinkUpdate   = 29
 	cmdLinkByID     = 30
 )

@@ -145,6 +145,32 @@ func Frozen(fd int) (bool, error) {
 	return bytes.HasPrefix(rest, []byte("1\n")), nil
 }
 
+// LookupBatch reads entries into keys and values, which have room for count of
+// them, and returns how many there were. after is the cursor of the call before,
+// nil for the beginning; next is written. What a cursor is, and so its size, the
+// type of the map decides; that of a hash is the number of a bucket, 4 bytes,
+// and entries that come or go move no other over it. end says that there are no
+// more. The error is unix.ENOSPC where count is less than what the kernel keeps
+// in one bucket. flags are those of the entries, BPF_F_LOCK.
+//
+// It exists because the library's cursor cannot be kept over a request.
+func LookupBatch(fd int, after, next, keys, values []byte, count int, flags uint64) (n int, end bool, err error) {
+	attr := struct {
+		in, out, keys, values unsafe.Pointer
+		count, fd             uint32
+		elemFlags, flags      uint64
+	}{unsafe.Pointer(unsafe.SliceData(after)), unsafe.Pointer(unsafe.SliceData(next)), unsafe.Pointer(unsafe.SliceData(keys)),
+		unsafe.Pointer(unsafe.SliceData(values)), uint32(count), uint32(fd), flags, 0}
+	_, err = call(cmdLookupBatch, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return int(attr.count), true, nil
+	case err != nil:
+		return 0, false, fmt.Errorf("map lookup batch: %w", err)
+	}
+	return int(attr.count), false, nil
+}
+
 // Writable reports whether user space can write the map behind fd: it is not
 // frozen and was not made read-only. It asks in one system call, where Frozen
 // needs three: the kernel refuses an update of a frozen map (EPERM) before it

@@ -37,6 +37,7 @@ type refusalKey struct {
 type refusals struct {
 	last  audit.Record
 	more  int // after the first
+	wrote int // entries, of writes
 	timer *time.Timer
 }
 
@@ -52,9 +53,23 @@ func (c *coalescer) first(rec audit.Record) bool {
 	return c.count(refusalKey{rec.Caller.UID, rec.Verb, rec.Kind, ""}, rec)
 }
 
-// firstRead is first for handing out the contents of a map, to root too.
+// firstRead is first for handing out the contents of a map and for writing it,
+// for root too.
 func (c *coalescer) firstRead(rec audit.Record, mapName string) bool {
 	return c.count(refusalKey{rec.Caller.UID, rec.Verb, rec.Collection, mapName}, rec)
+}
+
+// wrote adds how a write ended that firstRead has counted.
+func (c *coalescer) wrote(rec audit.Record, mapName string, entries int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range []refusalKey{{rec.Caller.UID, rec.Verb, rec.Collection, mapName}, {verb: "many"}} {
+		if r, ok := c.counts[key]; ok {
+			r.last = rec
+			r.wrote += entries
+			return
+		}
+	}
 }
 
 func (c *coalescer) count(key refusalKey, rec audit.Record) bool {
@@ -82,6 +97,9 @@ func (c *coalescer) flush(key refusalKey) {
 		return
 	}
 	rec := r.last
+	if rec.Verb == verbWrite {
+		rec.Reason = fmt.Sprintf("%s: %d entries", rec.Reason, r.wrote)
+	}
 	if rec.Error == "" {
 		rec.Error = "none"
 	}

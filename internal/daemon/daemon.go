@@ -41,6 +41,8 @@ type Daemon struct {
 	parser  *confine.Parser // nil where no signer needs one
 	events  *stream
 	refused *coalescer
+	readers readers    // of samples
+	writing sync.Mutex // one writer of entries at a time, so that if compares what is written over
 	started time.Time
 	floor   time.Time    // see clock
 	booting bool         // the start loads what it finds; written on the owner's thread only
@@ -53,6 +55,7 @@ type Daemon struct {
 	watcher     atomic.Pointer[watcher] // nil until Start is done
 	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
 
+	remade  int              // how often the audit log was made again, as told
 	sought  bool             // hidden was asked for
 	hidden  []pinning.Record // what the kernel has of other roots; on the owner's thread only
 	emptied sync.Map         // ids of maps that have lost their programs
@@ -69,6 +72,7 @@ type Daemon struct {
 	held     map[string]held        // by quarantined directory
 	failed   map[string]failure     // what should run and does not
 	problems []api.Problem          // of the last scan
+	leases   map[string]*lease      // of what runs for as long as somebody only
 	strays   []api.Problem          // drop-ins without a manifest, by the last scan
 	state    []trouble              // with the daemon's own state
 }
@@ -138,9 +142,9 @@ type Build struct {
 func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
 		cfg: cfg, build: build, log: log, started: time.Now(),
-		policy:   policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
+		policy:   policy.New(cfg.Limits.Policy(), new(names.Host)).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
 		declared: map[string]declared{}, running: map[string]*collection{},
-		held: map[string]held{}, failed: map[string]failure{},
+		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
 		parsing: make(chan struct{}, mostAhead),
 	}
 	if cfg.Paths.MountBPFFS {
@@ -193,6 +197,7 @@ func (d *Daemon) Start() error {
 	if err := d.owner.do(d.start); err != nil {
 		return err
 	}
+	d.awaitLeases()
 	go d.owner.do(d.reprove) // an error means that the daemon stops
 	d.watch()
 	return nil
@@ -282,6 +287,7 @@ const stopWait = 5 * time.Second
 func (d *Daemon) Close() error {
 	d.note(api.EventStopping, "", "what runs goes on running")
 	d.owner.stop()
+	d.stopLeases()
 	d.stopParser()
 	looks := d.watcher.Load().wait(stopWait)
 	d.refused.stop()

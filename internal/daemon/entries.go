@@ -1,9 +1,12 @@
 package daemon
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -30,7 +33,11 @@ func (d *Daemon) Entries(who Peer, name, mapName string, page Page) (api.Entries
 		return api.Entries{}, noMap(name, mapName)
 	}
 	defer m.Close()
-	dump, err := page.dump(m)
+	codec, err := loader.NewCodec(m)
+	if err != nil {
+		return api.Entries{}, err
+	}
+	dump, err := page.dump(m, codec)
 	if err != nil {
 		return api.Entries{}, err
 	}
@@ -38,7 +45,7 @@ func (d *Daemon) Entries(who Peer, name, mapName string, page Page) (api.Entries
 		return api.Entries{}, err
 	}
 	out := api.Entries{Map: mapName, Type: m.Type().String(), MaxEntries: m.MaxEntries()}
-	next, err := loader.DumpEntries(m, dump, func(e loader.Entry) error {
+	add := func(e loader.Entry) error {
 		key, err := json.Marshal(e.Key)
 		if err != nil {
 			return err
@@ -46,12 +53,49 @@ func (d *Daemon) Entries(who Peer, name, mapName string, page Page) (api.Entries
 		value, err := json.Marshal(e.Value)
 		out.Entries = append(out.Entries, api.Entry{Key: key, Value: value})
 		return err
-	})
-	if err != nil {
-		return api.Entries{}, fmt.Errorf("collection %q: map %q: %w", name, mapName, err)
 	}
-	out.Next = hex.EncodeToString(next)
+	if page.Key != nil {
+		err = page.one(codec, add)
+	} else {
+		var next []byte
+		next, err = loader.DumpEntries(m, dump, add)
+		out.Next = hex.EncodeToString(next)
+	}
+	if err != nil {
+		return api.Entries{}, fmt.Errorf("collection %q: map %q: %w", name, mapName, readError(err))
+	}
 	return out, nil
+}
+
+// one gives the entry at the page's key.
+func (p Page) one(codec loader.Codec, add func(loader.Entry) error) error {
+	key, err := parseKey(codec, p.Key)
+	if err != nil {
+		return err
+	}
+	value, err := codec.Lookup(key)
+	if err != nil {
+		return err
+	}
+	if value == nil {
+		return api.Errorf(api.KindNotFound, "no entry at %.80s", p.Key)
+	}
+	e, err := codec.Show(key, value, p.Sum)
+	if err != nil {
+		return err
+	}
+	return add(e)
+}
+
+// readError gives the errors of reading their kinds.
+func readError(err error) error {
+	for of, kind := range map[error]api.Kind{loader.ErrChanging: api.KindConflict, loader.ErrTooLong: api.KindLimit,
+		loader.ErrNoSum: api.KindBadRequest, loader.ErrCursor: api.KindBadRequest} {
+		if errors.Is(err, of) {
+			return api.Errorf(kind, "%w", err).WithHint("%s", cmp.Or(remedy.Of(err), "read it with a program of your own: GET …/maps/M with Upgrade: hornet-fd"))
+		}
+	}
+	return err
 }
 
 func noMap(name, mapName string) error {
@@ -59,12 +103,8 @@ func noMap(name, mapName string) error {
 		"hornetctl show %s lists its maps", name)
 }
 
-// dump is the page in the terms of the map. The cursor is a key of it.
-func (p Page) dump(m *ebpf.Map) (loader.Dump, error) {
-	key, value, err := loader.MapTypes(m)
-	if err != nil {
-		return loader.Dump{}, err
-	}
+// dump is the page in the terms of the map.
+func (p Page) dump(m *ebpf.Map, codec loader.Codec) (loader.Dump, error) {
 	size, err := entrySize(m)
 	if err != nil {
 		return loader.Dump{}, err
@@ -73,15 +113,19 @@ func (p Page) dump(m *ebpf.Map) (loader.Dump, error) {
 		return loader.Dump{}, api.Errorf(api.KindLimit, "an entry has %d bytes, more than %d", size, pageBytes).
 			WithHint("read it as root: bpftool map dump")
 	}
-	d := loader.Dump{Key: key, Value: value, Limit: max(1, min(p.Limit, pageBytes/size))}
+	d := codec.Dump()
+	d.Limit, d.Sum, d.Until = max(1, min(p.Limit, pageBytes/size)), p.Sum, time.Now().Add(readTime)
 	if p.After == "" {
 		return d, nil
 	}
-	if d.After, err = hex.DecodeString(p.After); err != nil || len(d.After) != int(m.KeySize()) {
+	if d.After, err = hex.DecodeString(p.After); err != nil {
 		return d, api.Errorf(api.KindBadRequest, "after %.80q: not what an earlier page gave as next", p.After)
 	}
 	return d, nil
 }
+
+// readTime bounds how long one page walks over keys.
+const readTime = 2 * time.Second
 
 // pageBytes bounds what one page takes from the kernel. As JSON it is some ten
 // times as much.

@@ -48,6 +48,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	old := d.collection(m.Name)
+	if as.lease != "" {
+		if err := leasable(m, old); err != nil {
+			return err
+		}
+	}
 	switch {
 	case old != nil && !as.replaces:
 		a.quiet = as.shown == nil
@@ -74,6 +79,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	}
 	a.signed(verified)
 	if (as.verb == asUpgrade.verb || as.sent != nil) && old.runs(m, verified) {
+		if as.verb == asRun.verb {
+			if err := old.leased(); err != nil {
+				return err
+			}
+		}
 		a.quiet = true
 		return nil
 	}
@@ -170,7 +180,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
+	if old != nil && who.UID == 0 {
+		record.Caller = old.record.Caller // it stays whose it was
+	}
 	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
+	record.Lease = d.leaseOf(who, as, m, old)
 	d.carry(old, &record)
 	claim := claimOf(m, verified)
 	trial, err := d.begins(old, m, gauge, coll, claim)

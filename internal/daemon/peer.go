@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/policy"
 )
 
@@ -35,6 +36,11 @@ type Peer struct {
 // subject is the part of a peer that policy decides on.
 func (p Peer) subject() policy.Subject {
 	return policy.Subject{UID: p.UID, GID: p.GID, Groups: p.Groups, Unit: p.Unit, Exe: p.Exe}
+}
+
+// recorded is who a peer is in the audit log.
+func (p Peer) recorded() audit.Caller {
+	return audit.Caller{UID: p.UID, GID: p.GID, PID: p.PID, Unit: p.Unit, Exe: p.Exe.Path, Label: p.Label}
 }
 
 // self is the daemon acting on its manifests, not for a client.
@@ -110,11 +116,17 @@ type connKey struct{}
 // withPeer is the http.Server's ConnContext: it carries what limiter.Accept
 // found out.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	ctx = context.WithValue(ctx, daemonKey{}, ctx)
 	if pc, ok := conn.(*peerConn); ok {
 		return context.WithValue(ctx, connKey{}, pc)
 	}
 	return ctx
 }
+
+type daemonKey struct{}
+
+// stopping is the context of all connections, which ends with the daemon.
+func stopping(ctx context.Context) context.Context { return ctx.Value(daemonKey{}).(context.Context) }
 
 var errNoPeer = errors.New("peer: not known")
 

@@ -451,7 +451,7 @@ func cgroups(t *testing.T, dirs ...string) {
 // allowed asks the policy about a manifest that lets a user do something.
 func allowed(s policy.Subject, user string) error {
 	m := manifest.Manifest{Name: "m", Allow: []manifest.Allow{{User: user, May: []manifest.Right{manifest.RightStatus}}}}
-	_, err := policy.New(policy.Limits{}, names.Host{}).Authorize(s, policy.Status, m)
+	_, err := policy.New(policy.Limits{}, new(names.Host)).Authorize(s, policy.Status, m)
 	return err
 }
 
@@ -468,7 +468,7 @@ func TestWithoutProcess(t *testing.T) {
 // descriptor left.
 func TestPeerThatCannotBeNamed(t *testing.T) {
 	if !hasPeerPIDFD(t) {
-		t.Skip("SO_PEERPIDFD: this kernel has none to run out of")
+		t.Skip("this kernel has no SO_PEERPIDFD, so that there is none to run out of")
 	}
 	s := newStage(t)
 	a := s.start("connect", 1234, nil)

@@ -23,6 +23,7 @@ import (
 // raced is what playRaces found out.
 type raced struct {
 	Races, Known int // connections, and those whose unit and executable were known
+	Left         int // descriptors that are open behind them and were not before
 	Wrong        []string
 }
 
@@ -71,7 +72,10 @@ func TestPeerRaces(t *testing.T) {
 	for _, wrong := range got.Wrong {
 		t.Error(wrong)
 	}
-	if got.Races < 100 || hasPeerPIDFD(t) == (got.Known == 0) {
+	if got.Left > 0 {
+		t.Errorf("%d descriptors are left", got.Left)
+	}
+	if got.Races < 10 || hasPeerPIDFD(t) == (got.Known == 0) {
 		t.Error("too few")
 	}
 }
@@ -120,6 +124,12 @@ func playRaces() error {
 // race accepts connections and has the next process get a number that was just in
 // use.
 func race(l *net.UnixListener, dir string, races int, end time.Time) (got raced, err error) {
+	descriptors := func() int {
+		all, _ := os.ReadDir("/proc/self/fd")
+		return len(all)
+	}
+	before := 0
+	defer func() { got.Left = descriptors() - before }()
 	for got.Races < races && time.Now().Before(end) {
 		l.SetDeadline(time.Now().Add(20 * time.Second))
 		conn, err := l.AcceptUnix()
@@ -134,7 +144,9 @@ func race(l *net.UnixListener, dir string, races int, end time.Time) (got raced,
 		if err != nil {
 			return got, err
 		}
-		got.Races++
+		if got.Races++; got.Races == 1 {
+			before = descriptors() // with those of the runtime
+		}
 		if peer.Unit != "" && peer.Exe.Path != "" {
 			got.Known++
 		}

@@ -62,6 +62,7 @@ func (d *Daemon) endInOrder(who Peer, dir string) (name string, err error) {
 		delete(d.held, dir)
 		delete(d.failed, h.name)
 		d.running[h.name] = c
+		d.settleLeaseLocked(h.name, "")
 		return h.name, nil
 	}
 	src, err := d.find(h.name)

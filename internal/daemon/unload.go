@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/hornetd/hornetd/api"
@@ -31,6 +32,12 @@ func (d *Daemon) unloadFor(who Peer, name string, force bool, reason string) (er
 	if c == nil {
 		return d.forget(a, name) // not running is what was asked for
 	}
+	return d.takeOut(a, c, fmt.Sprintf("unloaded by uid %d", who.UID))
+}
+
+// takeOut ends what runs, as a. why is for who holds a lease of it.
+func (d *Daemon) takeOut(a *act, c *collection, why string) error {
+	name := c.record.Name
 	a.rec.Manifest, a.rec.Object, a.rec.Signer = c.record.ManifestDigest, c.record.ObjectDigest, c.record.Signer.Name
 	n, err := pinning.ParseName(name)
 	if err != nil {
@@ -50,6 +57,7 @@ func (d *Daemon) unloadFor(who Peer, name string, force bool, reason string) (er
 	}
 	d.mu.Lock()
 	delete(d.running, name)
+	d.settleLeaseLocked(name, why)
 	delete(d.failed, name) // a replacement that waits for its target
 	if _, _, isInstance := manifest.SplitInstance(name); isInstance || isOwn(name) {
 		delete(d.declared, name) // it was there because it ran

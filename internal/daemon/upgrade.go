@@ -16,15 +16,16 @@ type loading struct {
 	right    policy.Verb // that whoever asks must have
 	replaces bool        // what runs under the name may be replaced
 	sent     *sent       // the files of a caller's own; nil: on disk
+	lease    string      // the hash of its token; "" where it is for nobody's time
 
 	shown *loader.Shown // what the caller shows of where to attach; nil: nothing
 }
 
 var (
-	asLoad    = loading{"load", policy.Load, false, nil, nil}
-	asReload  = loading{"load", policy.Load, true, nil, nil}
-	asUpgrade = loading{"upgrade", policy.Upgrade, true, nil, nil} // of what runs only
-	asRun     = loading{"run", policy.Run, true, nil, nil}
+	asLoad    = loading{verb: "load", right: policy.Load}
+	asReload  = loading{verb: "load", right: policy.Load, replaces: true}
+	asUpgrade = loading{verb: "upgrade", right: policy.Upgrade, replaces: true} // of what runs only
+	asRun     = loading{verb: "run", right: policy.Run, replaces: true}
 )
 
 // Upgrade replaces what runs under a name by what is on disk now, which is read

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -97,6 +98,7 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 		out.TrialUntil = c.trial.until.Round(0)
 	}
 	out.LoadedAt = r.LoadedAt
+	out.Lease = d.viewLeaseLocked(r.Name)
 	out.LoadedBy = &api.Caller{UID: r.Caller.UID, GID: r.Caller.GID}
 	for _, m := range r.Maps {
 		out.Maps = append(out.Maps, viewMap(m))
@@ -164,8 +166,18 @@ func (d *Daemon) quarantinedLocked() []api.Collection {
 }
 
 // observe shows one collection with its maps, programs and links as the kernel
-// has them at this moment.
-func (d *Daemon) observe(name string) (api.Collection, error) {
+// has them at this moment. One that is just being unloaded is looked at again, a few
+// times: reading does not wait for changes.
+func (d *Daemon) observe(name string) (out api.Collection, err error) {
+	for try := 0; ; try++ {
+		if out, err = d.observeNow(name); err == nil || try == 10 {
+			return out, err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (d *Daemon) observeNow(name string) (api.Collection, error) {
 	out := d.view(name)
 	if isHeld(name) {
 		out.State, out.Reason = api.StateQuarantined, d.heldFor(name)

@@ -224,8 +224,13 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	if w.deep || len(k.foreign) > 0 {
 		k.foreign = w.d.foreignIn(c.record)
 	}
-	if w.deep {
-		s.unhook()
+	if w.deep && slices.ContainsFunc(k.targets, loader.Target.IsNetfilter) {
+		w.do(func() error { // or it would be in the way of an upgrade's gap
+			if w.d.collection(name) == c {
+				s.unhook()
+			}
+			return nil
+		})
 	}
 	s.foreign = k.foreign
 	w.remember(c, k, s)
@@ -258,7 +263,9 @@ func (w *watcher) remember(c *collection, k known, s sight) {
 	k.links, k.looked = make([]*loader.LinkState, len(s.links)), true
 	for i, l := range s.links {
 		k.links[i] = l.state
-		if l.state != nil && !l.state.Alive() && absentTarget(l.err) {
+		// Alive or not: what was in a network namespace goes some time behind it, and
+		// another one of its name, inode and numbers may be there by then.
+		if l.state != nil && absentTarget(l.err) {
 			w.idle[c.record.Links[i].ID] = true
 		}
 	}

@@ -33,6 +33,7 @@ var steps = []step{
 	{"security", 1, security},
 	{"reload", 1, func(t *testing.T) { loaded.reach(t) }},
 	{"socket", 1, socket},
+	{"identity", 1, identity},
 	{"restart", 1, restart},
 	{"kill", 1, kill},
 	{"watchdog", 1, watchdog},

@@ -16,6 +16,7 @@ type skipRule struct {
 var skipRules = []skipRule{
 	{regexp.MustCompile(`no exclusive maps`), "6.18"},
 	{regexp.MustCompile(`no map hash`), "6.18"},
+	{regexp.MustCompile(`^this kernel has no SO_PEERPIDFD`), "6.5"},
 	{regexp.MustCompile(`no BPF_TCX_`), "6.6"},
 	{regexp.MustCompile(`no BPF_NETFILTER`), "6.4"},
 	{regexp.MustCompile(`no BPF_PERF_EVENT_`), "6.6"},
@@ -29,6 +30,7 @@ var skipRules = []skipRule{
 	{regexp.MustCompile(`^this kernel lets no program change bpf_modify_return_test$`), "6.3"},
 	{regexp.MustCompile(`this kernel loads fentry programs`), ""}, // about what others refuse
 	{regexp.MustCompile(`not part of the repository`), ""},
+	{regexp.MustCompile(`^needs (a C compiler|Python)$`), ""}, // guests have neither; the host runs these
 	{regexp.MustCompile(`^is run by other tests`), ""},
 	{regexp.MustCompile(`too slow in an emulated guest`), ""},
 }
