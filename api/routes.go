@@ -13,6 +13,7 @@ const (
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
 	RouteWrite    = "PUT /v1/collections/{name}/maps/{map}/entries"
 	RouteDelete   = "DELETE /v1/collections/{name}/maps/{map}/entries"
+	RouteStream   = "GET /v1/collections/{name}/maps/{map}/stream"
 	RouteRun      = "POST /v1/run"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
@@ -45,7 +46,8 @@ func Routes() []Route {
 		{Pattern: RouteEntries, Query: []string{"limit", "after", "key", "percpu"}, Response: Entries{}},
 		{Pattern: RouteWrite, Request: WriteRequest{}, Response: Changed{}},
 		{Pattern: RouteDelete, Request: DeleteRequest{}, Response: Changed{}},
-		{Pattern: RouteRun, Query: []string{"name"}, Request: Bundle{}, Response: Collection{}},
+		{Pattern: RouteStream, Response: Sample{}},
+		{Pattern: RouteRun, Query: []string{"name", "lease"}, Request: Bundle{}, Response: Collection{}, Upgrade: UpgradeLease, Upgraded: LeaseGrant{}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},

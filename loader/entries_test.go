@@ -169,8 +169,8 @@ func TestDumpInPages(t *testing.T) {
 }
 
 // However a map changes between the pages, what is there all the time is in
-// exactly one of them. The key that a page ended with is always deleted: the
-// kernel's own iteration would begin again there.
+// exactly one of them. The key that a page ended with is deleted every other
+// time: the kernel's own iteration would begin again there.
 func TestDumpWhileEntriesGo(t *testing.T) {
 	requireKernel(t)
 	for _, spec := range []*ebpf.MapSpec{
@@ -228,8 +228,10 @@ func TestDumpWhileEntriesGo(t *testing.T) {
 				if o.After == nil {
 					break
 				}
-				if err := m.Delete(last); err != nil {
-					t.Fatal(err)
+				if pages%2 == 1 {
+					if err := m.Delete(last); err != nil {
+						t.Fatal(err)
+					}
 				}
 				gone := key(uint32(2999-pages*30) * 7919)
 				if m.Delete(gone) == nil {

@@ -283,7 +283,10 @@ func coversTarget(pattern, target string) bool {
 	if dir, ok := strings.CutSuffix(pattern, "/**"); ok {
 		return strings.HasPrefix(name, dir+"/")
 	}
-	return coversSection([]string{pattern}, name)
+	if kind == targetInterface && strings.ContainsAny(name, `*?[\`) {
+		return coversPattern([]string{pattern}, name)
+	}
+	return covers([]string{pattern}, name)
 }
 
 // CheckTarget says what is wrong with a pattern for targets, or nil.

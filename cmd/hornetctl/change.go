@@ -19,17 +19,18 @@ func (c *ctl) load() *cobra.Command {
 command that follows, or until Ctrl-C, and is unloaded however that ends.`,
 		ValidArgsFunction: c.completeNames,
 		RunE: func(cmd *cobra.Command, words []string) error {
-			names, dash := words, cmd.ArgsLenAtDash()
-			if lease && dash >= 0 {
-				names = words[:dash]
-			}
-			if err := args("NAME")(cmd, names); err != nil {
+			name, command, err := leaseArgs(cmd, words, lease, "NAME")
+			if err != nil {
 				return err
 			}
 			if lease {
-				return c.loadLease(cmd.Context(), names[0], words[1:])
+				held, err := c.client().LoadLease(cmd.Context(), name)
+				if err != nil {
+					return err
+				}
+				return c.hold(cmd.Context(), held, command)
 			}
-			collection, err := c.client().Load(cmd.Context(), words[0])
+			collection, err := c.client().Load(cmd.Context(), name)
 			if err != nil {
 				return err
 			}

@@ -78,6 +78,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	}
 	a.signed(verified)
 	if (as.verb == asUpgrade.verb || as.sent != nil) && old.runs(m, verified) {
+		if as.verb == asRun.verb {
+			if err := old.leased(); err != nil {
+				return err
+			}
+		}
 		a.quiet = true
 		return nil
 	}
@@ -170,8 +175,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
+	if old != nil && who.UID == 0 {
+		record.Caller = old.record.Caller // it stays whose it was
+	}
 	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
-	record.Lease = d.leaseOf(who, as, old)
+	record.Lease = d.leaseOf(who, as, m, old)
 	d.carry(old, &record)
 	claim := claimOf(m, verified)
 	trial, err := d.begins(old, m, gauge, coll, claim)

@@ -403,7 +403,7 @@ func (d *Daemon) strayRules(trust *signing.Trust) []api.Problem {
 // Check reads and verifies everything, as a start would, and loads nothing. It
 // needs neither bpffs nor a running daemon.
 func Check(cfg config.Config, build Build) []api.Problem {
-	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules), log: zap.NewNop()}
+	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), new(names.Host)).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules), log: zap.NewNop()}
 	if err := d.viewRatchet(); err != nil {
 		return []api.Problem{problem("", err)}
 	}
