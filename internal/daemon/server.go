@@ -33,6 +33,8 @@ func Serve(ctx context.Context, core Core, l *net.UnixListener, limits config.AP
 		WriteTimeout:      limits.AnswerTime,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          zap.NewStdLog(log.Named("http")),
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * is no route either
 	}
 	done := make(chan struct{})
 	go func() {
