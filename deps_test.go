@@ -79,6 +79,7 @@ var others = []struct {
 		"what touches the kernel, and policy, which measures what an object asks for; of what clients import only the package that is for it"},
 	{"github.com/c2sp/wycheproof", nil, "test vectors: 100 MB, for tests"},
 	{"github.com/coreos/go-systemd/v22", []string{"systemd"}, "runs the same without systemd"},
+	{"github.com/pb33f", nil, "a reader of OpenAPI documents, for tests"},
 	{"github.com/smallstep/pkcs7", nil, "a second reader of signatures, for tests: it takes what internal/cms refuses"},
 	{"github.com/spf13", []string{"cmd/hornetctl"}, "the daemon has three flags"},
 	{"go.uber.org/zap", []string{"cmd/hornetd", "config", "internal/daemon"}, "libraries return what they did; only the daemon logs"},
