@@ -56,6 +56,7 @@ type (
 	response struct {
 		Ref         string `yaml:"$ref"`
 		Description string
+		Required    bool // of a body
 		Content     map[string]struct{ Schema schema }
 	}
 	schema struct {
@@ -64,7 +65,7 @@ type (
 		Format               string
 		Pattern              string
 		Description          string
-		Minimum              *int
+		Minimum, Maximum     *int
 		Enum                 []string
 		Items                *schema
 		Required             []string
@@ -163,6 +164,9 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 			if op.RequestBody != nil {
 				for mediaType, content := range op.RequestBody.Content {
 					g.Request = strings.TrimPrefix(content.Schema.Ref, schemaRef)
+					if body := doc.Components.Schemas[g.Request]; op.RequestBody.Required != (len(body.Required) > 0) {
+						t.Errorf("%s %s: a body is required: %v, and of it %q", method, path, op.RequestBody.Required, body.Required)
+					}
 					if want := map[bool]string{true: BundleType, false: "application/json"}[g.Request == "Bundle"]; mediaType != want {
 						t.Errorf("%s %s: body of type %q, want %q", method, path, mediaType, want)
 					}

@@ -223,8 +223,8 @@ func TestNotToBeTraced(t *testing.T) {
 	time.Sleep(10 * time.Minute)
 }
 
-// speaker is a shell that calls setlocale for each line it reads.
-func speaker(t *testing.T, uid uint32, libc string) (pid int, speak func()) {
+// targeter is a shell that calls setlocale for each line it reads.
+func targeter(t *testing.T, uid uint32, libc string) (pid int, speak func()) {
 	t.Helper()
 	cmd := exec.Command("bash", "-c", "while read l; do LC_ALL=C; LC_ALL=POSIX; echo; done")
 	cmd.Dir, cmd.Env = "/", []string{"LD_LIBRARY_PATH=" + filepath.Dir(libc)}
@@ -265,8 +265,8 @@ func TestTargetProcessAlone(t *testing.T) {
 		}
 	}
 	h := newShown(t, libc)
-	shown, speak := speaker(t, owner, libc)
-	_, other := speaker(t, owner, libc)
+	shown, speak := targeter(t, owner, libc)
+	_, other := targeter(t, owner, libc)
 	for _, k := range []struct {
 		name  string
 		index int
