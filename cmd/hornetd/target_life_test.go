@@ -362,7 +362,10 @@ func TestTargetStays(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name == "connect" {
-			eventually(t, "repaired", func() bool { return get(t, h, name).Links[0].ID != now.Links[0].ID && len(shownLinks(t)) == 1 })
+			eventually(t, "repaired", func() bool {
+				c := get(t, h, name) // without a link while it is exchanged
+				return len(c.Links) == 1 && c.Links[0].ID != now.Links[0].ID && len(shownLinks(t)) == 1
+			})
 			checkShown(t, "repaired", shownLinks(t)[0], name, f)
 			unload(t, h, name)
 		} else {
