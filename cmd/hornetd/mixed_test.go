@@ -90,7 +90,9 @@ func afterMixed(t *testing.T, n int, seed uint64) int {
 			}
 		}
 		eventually(t, "end of the leases", func() bool {
-			list, err := h.Client().List(context.Background())
+			root := h.Client()
+			defer root.Close()
+			list, err := root.List(context.Background())
 			for _, c := range list {
 				if c.Lease != nil {
 					return false
