@@ -31,6 +31,7 @@ var ours = map[string]struct {
 	"internal/safefile": {leaf(), "a file is safe or not whatever it holds"},
 	"internal/tomlfile": {leaf(), "bounds what manifests and the configuration share, knows neither"},
 	"internal/confine":  {leaf(), "knows neither objects nor signers: a process, bytes, yes or no"},
+	"internal/pidfd":    {nil, "asks the kernel which process a descriptor is of, and no more"},
 	"internal/testenv":  {nil, "tests of every package use it, so it can use none of them"},
 
 	"api":        {nil, "other programs import it: it must not drag the daemon along"},
@@ -43,11 +44,11 @@ var ours = map[string]struct {
 
 	"policy":         {leaf("manifest", "signing"), "decides on data alone: no files, no kernel"},
 	"internal/names": {leaf("policy"), "what a name in a rule stands for, the same for who decides and who explains"},
-	"loader":         {leaf("manifest", "signing", "internal/bpfsys"), "touches the kernel with what was verified; who may ask is decided before"},
+	"loader":         {leaf("manifest", "signing", "internal/bpfsys", "internal/pidfd"), "touches the kernel with what was verified; who may ask is decided before"},
 	"config":         {leaf("policy", "signing", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
 
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "manifest", "pinning", "policy", "signing",
-		"internal/bpfsys", "internal/confine", "internal/names", "internal/safefile"), "composes the rest; nothing composes it but the command"},
+		"internal/bpfsys", "internal/confine", "internal/names", "internal/pidfd", "internal/safefile"), "composes the rest; nothing composes it but the command"},
 	"cmd/hornetd": {leaf("config", "systemd", "internal/daemon", "internal/safefile"), "flags, configuration, values, run"},
 	"cmd/hornetctl": {leaf("api", "config", "loader", "manifest", "policy", "signing", "internal/names", "internal/safefile"),
 		"a client: what it does without the daemon is reading, judging and signing files"},
@@ -89,8 +90,8 @@ var others = []struct {
 	{"net/http", []string{"api", "internal/daemon"}, "one server, one client"},
 	{"os/exec", []string{"internal/testenv", "internal/testdaemon", "internal/bench", "examples/toctou", "scripts/mutate", "scripts/testsum", "internal/vmtest", "internal/vmtest/cmd/vm", "cmd/hornetctl"},
 		"hornetd runs no other program, and hornetctl only the one it is told to sign with"},
-	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "api/bpfmap", "audit", "systemd", "loader", "pinning", "examples/toctou",
-		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/names", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
+	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "cmd/hornetctl", "api/bpfmap", "audit", "systemd", "loader", "pinning", "examples/toctou",
+		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/names", "internal/pidfd", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
 		"api, manifest, policy, config and signing decide on data, without system calls"},
 	{"unsafe", []string{"internal/bpfsys", "internal/confine", "internal/daemon", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
 	{"C", nil, "static binaries"},

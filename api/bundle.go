@@ -50,6 +50,32 @@ func (b *Bundle) Parts() []BundlePart {
 // returns it as it then is; its name is u, the caller's user id, - and name. One
 // that runs already is replaced, or left as it is where nothing of it changed.
 func (c *Client) Run(ctx context.Context, name string, b Bundle) (Collection, error) {
+	req, err := newRun(ctx, url.Values{"name": {name}}, b)
+	if err != nil {
+		return Collection{}, err
+	}
+	resp, err := c.do(req, RouteRun, "application/json")
+	if err != nil {
+		return Collection{}, err
+	}
+	var out Collection
+	return out, c.decode(ctx, RouteRun, resp, &out)
+}
+
+// RunLease is Run for what does not run yet, for as long as the lease is held.
+func (c *Client) RunLease(ctx context.Context, name string, b Bundle) (*Lease, error) {
+	req, err := newRun(ctx, url.Values{"name": {name}, "lease": {"true"}}, b)
+	if err != nil {
+		return nil, err
+	}
+	l := &Lease{client: c, name: name}
+	if err := l.begin(req); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func newRun(ctx context.Context, query url.Values, b Bundle) (*http.Request, error) {
 	var body bytes.Buffer
 	form := multipart.NewWriter(&body)
 	for _, p := range b.Parts() {
@@ -61,22 +87,17 @@ func (c *Client) Run(ctx context.Context, name string, b Bundle) (Collection, er
 			_, err = w.Write(*p.Bytes)
 		}
 		if err != nil {
-			return Collection{}, Errorf(KindInternal, "request: %w", err)
+			return nil, Errorf(KindInternal, "request: %w", err)
 		}
 	}
 	if err := form.Close(); err != nil {
-		return Collection{}, Errorf(KindInternal, "request: %w", err)
+		return nil, Errorf(KindInternal, "request: %w", err)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://hornetd/v1/run", &body)
 	if err != nil {
-		return Collection{}, Errorf(KindInternal, "request: %w", err)
+		return nil, Errorf(KindInternal, "request: %w", err)
 	}
-	req.URL.RawQuery = url.Values{"name": {name}}.Encode()
+	req.URL.RawQuery = query.Encode()
 	req.Header.Set("Content-Type", form.FormDataContentType())
-	resp, err := c.do(req, RouteRun, "application/json")
-	if err != nil {
-		return Collection{}, err
-	}
-	var out Collection
-	return out, c.decode(ctx, RouteRun, resp, &out)
+	return req, nil
 }

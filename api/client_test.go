@@ -66,7 +66,7 @@ func TestClientRequests(t *testing.T) {
 			got = strings.ReplaceAll(got, boundary, "B")
 		}
 		mediaType := "application/json"
-		if r.URL.Path == "/v1/events" {
+		if r.URL.Path == "/v1/events" || strings.HasSuffix(r.URL.Path, "/stream") {
 			mediaType = EventsType
 		}
 		answer(200, mediaType, "")(w, r)
@@ -106,6 +106,12 @@ func TestClientRequests(t *testing.T) {
 			_, err := c.Delete(ctx, "a", "m", DeleteRequest{List[json.RawMessage]{[]byte(`"k"`)}})
 			return err
 		},
+		RouteStream: func() error {
+			for _, err := range c.Samples(ctx, "a", "m") {
+				return err
+			}
+			return nil
+		},
 		RouteRun: func() error {
 			_, err := c.Run(ctx, "a", Bundle{Manifest: []byte("m"), Object: []byte("o"), Signature: []byte("s")})
 			return err
@@ -132,6 +138,7 @@ func TestClientRequests(t *testing.T) {
 		RouteEntries:  "GET /v1/collections/a/maps/.rodata/entries?after=00%26&limit=5&percpu=sum  ",
 		RouteWrite:    `PUT /v1/collections/a/maps/m/entries application/json {"entries":[{"key":1,"value":{"a":2},"flags":"exist"}]}`,
 		RouteDelete:   `DELETE /v1/collections/a/maps/m/entries application/json {"keys":["k"]}`,
+		RouteStream:   "GET /v1/collections/a/maps/m/stream  ",
 		RouteRun:      "POST /v1/run?name=a multipart/form-data; boundary=B " + strings.ReplaceAll(formPart("manifest", "m")+formPart("object", "o")+formPart("signature", "s")+"--B--\n", "\n", "\r\n"),
 		RouteStatus:   "GET /v1/status  ",
 		RouteReload:   "POST /v1/reload application/json {}",

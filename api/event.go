@@ -64,8 +64,13 @@ const MaxEventBytes = 64 << 10
 const recordSeparator = 0x1e
 
 // WriteEvent writes one record of an event stream.
-func WriteEvent(w io.Writer, e Event) error {
-	b, err := json.Marshal(e)
+func WriteEvent(w io.Writer, e Event) error { return writeRecord(w, e) }
+
+// WriteSample writes one record of a stream of samples.
+func WriteSample(w io.Writer, s Sample) error { return writeRecord(w, s) }
+
+func writeRecord(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
@@ -110,7 +115,7 @@ func (er *eventReader) record() ([]byte, error) {
 	case errors.Is(err, io.EOF):
 		return nil, io.ErrUnexpectedEOF
 	case errors.Is(err, bufio.ErrBufferFull):
-		return nil, fmt.Errorf("event: longer than %d bytes", MaxEventBytes)
+		return nil, fmt.Errorf("event: longer than %d bytes", er.r.Size())
 	case err != nil:
 		return nil, err
 	case line[0] != recordSeparator:

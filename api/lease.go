@@ -58,15 +58,24 @@ func (c *Client) ResumeLease(ctx context.Context, name, token string) (*Lease, e
 
 func (c *Client) lease(ctx context.Context, name, token string) (*Lease, error) {
 	l := &Lease{client: c, name: name}
-	return l, l.begin(ctx, token)
+	if err := l.load(ctx, token); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
-// begin asks for the lease and reads its grant.
-func (l *Lease) begin(ctx context.Context, token string) error {
+// load asks for the lease of a load, or for the one that token is of.
+func (l *Lease) load(ctx context.Context, token string) error {
 	req, err := newRequest(ctx, RouteLoad, []string{l.name}, nil, LoadRequest{Lease: true, Resume: token})
 	if err != nil {
 		return err
 	}
+	return l.begin(req)
+}
+
+// begin asks for a lease and reads its grant.
+func (l *Lease) begin(req *http.Request) error {
+	ctx := req.Context()
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", UpgradeLease)
 	resp, err := l.client.http.Do(req)
@@ -102,7 +111,7 @@ func (l *Lease) begin(ctx context.Context, token string) error {
 	if l.conn != nil {
 		l.conn.Close()
 	}
-	l.grant, l.conn, l.r = grant, conn, r
+	l.name, l.grant, l.conn, l.r = grant.Collection.Name, grant, conn, r
 	return nil
 }
 
@@ -147,7 +156,7 @@ func (l *Lease) Wait() error {
 // ctx ends; give it the grace, from when the daemon can be expected back.
 func (l *Lease) Resume(ctx context.Context) error {
 	for {
-		err := l.begin(ctx, l.Grant().Token)
+		err := l.load(ctx, l.Grant().Token)
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != KindUnavailable {
 			return err

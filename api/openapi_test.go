@@ -70,7 +70,8 @@ type (
 		Items                *schema
 		Required             []string
 		Properties           map[string]schema
-		AdditionalProperties *bool `yaml:"additionalProperties"`
+		AdditionalProperties *bool    `yaml:"additionalProperties"`
+		AnyOf                []schema `yaml:"anyOf"`
 	}
 )
 
@@ -107,9 +108,14 @@ func TestDocumentHasTheTypes(t *testing.T) {
 	}
 	describe(want, enums, reflect.TypeFor[Error]())
 	for _, r := range Routes() {
-		if r.Upgrade != "" {
-			describe(want, enums, reflect.TypeOf(r.Upgraded))
+		for _, sent := range r.Upgrades {
+			describe(want, enums, reflect.TypeOf(sent))
 		}
+	}
+
+	for name, part := range want["Bundle"].Properties { // of a form, so not base64
+		part.Format = "binary"
+		want["Bundle"].Properties[name] = part
 	}
 
 	got := make(map[string]schema)
@@ -129,14 +135,17 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 	var want, got []route
 	for _, r := range Routes() {
 		method, path, _ := strings.Cut(r.Pattern, " ")
+		var upgraded []string
 		w := route{method, path, strings.Join(r.Query, " "), "", reflect.TypeOf(r.Response).Name(), "application/json", ""}
 		if r.Request != nil {
 			w.Request = reflect.TypeOf(r.Request).Name()
 		}
-		if r.Upgrade != "" {
-			w.Upgraded = reflect.TypeOf(r.Upgraded).Name()
+		for _, sent := range r.Upgrades {
+			upgraded = append(upgraded, reflect.TypeOf(sent).Name())
 		}
-		if r.Pattern == RouteEvents {
+		slices.Sort(upgraded)
+		w.Upgraded = strings.Join(upgraded, " ")
+		if r.Pattern == RouteEvents || r.Pattern == RouteStream {
 			w.MediaType = EventsType
 		}
 		want = append(want, w)
@@ -169,7 +178,14 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 			others := 2
 			if upgraded, ok := op.Responses["101"]; ok {
 				others++
-				g.Upgraded = strings.TrimPrefix(upgraded.Content["application/json"].Schema.Ref, schemaRef)
+				s := upgraded.Content["application/json"].Schema
+				var refs []string
+				for _, s := range append(s.AnyOf, s) {
+					if s.Ref != "" {
+						refs = append(refs, strings.TrimPrefix(s.Ref, schemaRef))
+					}
+				}
+				g.Upgraded = strings.Join(refs, " ")
 			}
 			if op.Responses["default"].Ref != "#/components/responses/Error" || len(op.Responses) != others {
 				t.Errorf("%s %s: responses are not 200 and default, and 101 where it changes the protocol", method, path)
@@ -257,12 +273,12 @@ func describe(schemas map[string]schema, enums map[string][]string, t reflect.Ty
 	switch {
 	case t == reflect.TypeFor[time.Time]():
 		return schema{Type: "string", Format: "date-time"}
-	case t == reflect.TypeFor[[]byte](): // a part of a form
-		return schema{Type: "string", Format: "binary"}
 	case t == reflect.TypeFor[json.RawMessage]():
 		return schema{}
 	case t.Kind() == reflect.Pointer:
 		return describe(schemas, enums, t.Elem())
+	case t == reflect.TypeFor[[]byte]():
+		return schema{Type: "string", Format: "byte"}
 	case t.Kind() == reflect.Slice:
 		items := describe(schemas, enums, t.Elem())
 		return schema{Type: "array", Items: &items}

@@ -13,6 +13,7 @@ const (
 	RouteEntries  = "GET /v1/collections/{name}/maps/{map}/entries"
 	RouteWrite    = "PUT /v1/collections/{name}/maps/{map}/entries"
 	RouteDelete   = "DELETE /v1/collections/{name}/maps/{map}/entries"
+	RouteStream   = "GET /v1/collections/{name}/maps/{map}/stream"
 	RouteRun      = "POST /v1/run"
 	RouteStatus   = "GET /v1/status"
 	RouteReload   = "POST /v1/reload"
@@ -27,8 +28,7 @@ type Route struct {
 	Request  any      // zero value of the body's type, nil where there is none; a Bundle is a form, all else JSON
 	Response any      // zero value of a successful answer's type
 
-	Upgrade  string // the protocol that the connection can change to; "" for none
-	Upgraded any    // zero value of what the daemon then sends
+	Upgrades map[string]any // protocols that the connection can change to, and the zero value of what the daemon then sends
 }
 
 // Routes lists every route there is. openapi.yaml has the same.
@@ -36,16 +36,18 @@ func Routes() []Route {
 	return []Route{
 		{Pattern: RouteList, Response: Collections{}},
 		{Pattern: RouteGet, Response: Collection{}},
-		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}, Upgrade: UpgradeLease, Upgraded: LeaseGrant{}},
+		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{},
+			Upgrades: map[string]any{UpgradeLease: LeaseGrant{}, UpgradeTarget: Loaded{}}},
 		{Pattern: RouteUpgrade, Request: UpgradeRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
-		{Pattern: RouteMap, Query: []string{"access"}, Response: Map{}, Upgrade: UpgradeFD, Upgraded: MapDescriptor{}},
+		{Pattern: RouteMap, Query: []string{"access"}, Response: Map{}, Upgrades: map[string]any{UpgradeFD: MapDescriptor{}}},
 		{Pattern: RouteEntries, Query: []string{"limit", "after", "key", "percpu"}, Response: Entries{}},
 		{Pattern: RouteWrite, Request: WriteRequest{}, Response: Changed{}},
 		{Pattern: RouteDelete, Request: DeleteRequest{}, Response: Changed{}},
-		{Pattern: RouteRun, Query: []string{"name"}, Request: Bundle{}, Response: Collection{}},
+		{Pattern: RouteStream, Response: Sample{}},
+		{Pattern: RouteRun, Query: []string{"name", "lease"}, Request: Bundle{}, Response: Collection{}, Upgrades: map[string]any{UpgradeLease: LeaseGrant{}}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},

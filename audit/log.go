@@ -51,6 +51,7 @@ type Log struct {
 	allocated int64     // the file has its blocks up to here
 	dirty     bool      // a failed write may have left something behind size
 	closed    bool      // nothing is written any more
+	remade    int       // how often it was made again
 }
 
 // Recovery says what Open had to put right: bytes behind the last whole record,
@@ -204,12 +205,16 @@ func (l *Log) Last() (seq uint64, when time.Time) {
 // Append writes r as the next record and returns it as it was written, when it
 // is on disk: one write, one fdatasync. On error nothing was recorded as far as
 // the log is concerned: what may have reached the disk is removed before the
-// next record is written, or that fails as well. It returns ErrFull.
+// next record is written, or that fails as well. A log that was taken away from
+// its path is made again first, or that is an error too. It returns ErrFull.
 func (l *Log) Append(r Record) (Record, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return Record{}, fmt.Errorf("%s: %w", l.path, os.ErrClosed)
+	}
+	if err := l.keep(); err != nil {
+		return Record{}, err
 	}
 	r.Seq = l.next
 	if r.Time.IsZero() {

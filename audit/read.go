@@ -15,7 +15,9 @@ import (
 func (l *Log) Read(from uint64, f func(r Record, leaf []byte) error) error {
 	l.mu.Lock()
 	size := l.size
+	now := &Log{path: l.path, file: l.file} // it may be made again meanwhile
 	l.mu.Unlock()
+	l = now
 
 	from = max(from, 1)
 	off, err := l.seek(from, size)

@@ -64,7 +64,7 @@ func (c checker) api(raw rawAPI) API {
 	}
 	bad := func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("/:,", r) }
 	if c.Printable("api.group", raw.Group) && (strings.ContainsFunc(raw.Group, bad) || strings.HasPrefix(raw.Group, "-")) {
-		c.Add("api.group", "write a name that getent group shows, or a number", "%.80q cannot be the name of a group", raw.Group)
+		c.Add("api.group", "write a name from /etc/group, or a number", "%.80q cannot be the name of a group", raw.Group)
 	}
 	c.count("api.connections", raw.Connections, 4096)
 	c.count("api.connections_per_user", raw.ConnectionsPerUser, 4096)

@@ -1,10 +1,13 @@
 package examples
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -270,4 +273,85 @@ func TestXDPFilter(t *testing.T) {
 // on says in a manifest where the other end of the cable is.
 func on(e testenv.End) string {
 	return "interface = \"" + e.Name + "\"\nnetns = \"" + e.Netns + "\""
+}
+
+// TestMapFD: a program in C and one in Python, each as a user who may nothing
+// else, read a ring buffer and a count with a socket and system calls alone.
+func TestMapFD(t *testing.T) {
+	testenv.NoLeaks(t)
+	const uid = 4242
+	const count = 20
+	r := start(t, "map-fd", `"1000"`, `"4242"`, "min_uid = 0", "min_uid = 4242")
+	binary := filepath.Join(r.host.Dir, "map_fd")
+	for name, argv := range map[string][]string{
+		"C":      {binary},
+		"Python": {"/usr/bin/python3", "-I", r.host.Write("map_fd.py", readFile(t, "map-fd/map_fd.py"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "C" {
+				if _, err := exec.LookPath("cc"); err != nil {
+					t.Skip("needs a C compiler")
+				}
+				if out, err := exec.Command("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", binary, "map-fd/map_fd.c").CombinedOutput(); err != nil {
+					t.Fatalf("cc: %v\n%s", err, out)
+				}
+			}
+			if _, err := os.Stat("/usr/bin/python3"); err != nil && name == "Python" {
+				t.Skip("needs Python")
+			}
+			stdout, stderr, exit := r.host.RunAs(uid, append(argv, r.host.Socket+"x", "1")...)
+			if exit == 0 {
+				t.Errorf("without a daemon: %s, %s", stdout, stderr)
+			}
+			stdout, stderr, exit = r.host.RunAs(uid+1, append(argv, r.host.Socket, "1")...)
+			if exit != 1 || !strings.Contains(stderr, `"kind":"denied"`) {
+				t.Errorf("another user: exit status %d: %s, %s", exit, stdout, stderr)
+			}
+			cmd := exec.CommandContext(t.Context(), "setpriv", append([]string{"--reuid=4242", "--regid=4242", "--clear-groups", "--bounding-set=-all", "--"}, append(argv, r.host.Socket, strconv.Itoa(count))...)...)
+			cmd.Dir = "/"
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var complaint strings.Builder
+			cmd.Stderr = &complaint
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var said []string
+			for lines := bufio.NewScanner(out); lines.Scan(); {
+				if said = append(said, lines.Text()); lines.Text() != "reading" {
+					continue
+				}
+				for range count {
+					if err := exec.Command("setpriv", "--reuid=4242", "--clear-groups", "true").Run(); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Fatalf("%v: %s\n%s", err, complaint.String(), strings.Join(said, "\n"))
+			}
+			var n uint64
+			if err := r.kernel("execs").Lookup(uint32(uid), &n); err != nil {
+				t.Fatal(err)
+			}
+			all := strings.Join(said, "\n")
+			var told uint64 // it looked when it had read enough, and some started after that
+			fmt.Sscanf(said[len(said)-1], "uid 4242 started %d programs", &told)
+			if len(said) != count+2 || strings.Count(all, ", uid 4242: true\n") < count/2 || told < count/2 || told > n {
+				t.Errorf("%s\nthe kernel counted %d", all, n)
+			}
+			t.Logf("kernel.unprivileged_bpf_disabled is %s", readFile(t, "/proc/sys/kernel/unprivileged_bpf_disabled"))
+		})
+	}
+}
+
+func readFile(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

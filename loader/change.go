@@ -18,13 +18,40 @@ import (
 type Codec struct {
 	m          *ebpf.Map
 	key, value btf.Type
+	text       int  // bytes that an entry has at most as JSON
+	hex        bool // entries are shown as such
 }
+
+// maxText bounds an entry as JSON: what would be longer is shown as hex. A byte
+// of a map can be a field with a name of hundreds.
+const maxText = 4 << 20
 
 // NewCodec asks the kernel for the types of m, which stays the caller's.
 func NewCodec(m *ebpf.Map) (Codec, error) {
 	key, value, err := MapTypes(m)
-	return Codec{m, key, value}, err
+	if err != nil {
+		return Codec{}, err
+	}
+	c := Codec{m: m, key: key, value: value}
+	c.text = c.entryText(key, value)
+	if c.text > maxText {
+		c.text, c.hex = c.entryText(nil, nil), true
+	}
+	return c, nil
 }
+
+// entryText is the most bytes that an entry has as JSON, with values of that type.
+func (c Codec) entryText(key, value btf.Type) int {
+	values := 1
+	if isPerCPU(c.m.Type()) {
+		values = ebpf.MustPossibleCPU()
+	}
+	return clamp(max(textAddress, textSize(key, int(c.m.KeySize()))) + values*(textSize(value, int(c.m.ValueSize()))+1))
+}
+
+// Size is how many bytes a key and a value have, the latter on all CPUs, and
+// how many the two have at most as JSON.
+func (c Codec) Size() (key, value, text int) { return int(c.m.KeySize()), lookupSize(c.m), c.text }
 
 // Editable says whether entries of type t can be written as values. The values
 // of most other types are descriptors in the kernel's eyes: a number that a
@@ -131,7 +158,7 @@ func (c Codec) Show(key, value []byte, sum bool) (Entry, error) {
 }
 
 // Dump returns what DumpEntries is to do with all of the map.
-func (c Codec) Dump() Dump { return Dump{Key: c.key, Value: c.value} }
+func (c Codec) Dump() Dump { return Dump{Key: c.key, Value: c.value, Hex: c.hex} }
 
 // ParseJSON returns the value that JSON text is, in the form that Key and Value
 // take: integers of 64 bits as int64 or uint64.

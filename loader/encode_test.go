@@ -299,6 +299,9 @@ func FuzzEncode(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%x as %v: %v", b, typ, err)
 		}
+		if most := textSize(typ, size); len(text) > most || most > 40*size+200 {
+			t.Errorf("%x as %v is %s, %d bytes, at most %d were announced", b, typ, text, len(text), most)
+		}
 		parsed, err := ParseJSON(text)
 		if err != nil {
 			t.Fatalf("%s: %v", text, err)

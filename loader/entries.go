@@ -57,6 +57,7 @@ type Dump struct {
 	Limit      int       // about how many entries; 0: all
 	Until      time.Time // when it gives up; zero: never
 	Sum        bool      // of the values of a per-CPU map only their sum
+	Hex        bool      // keys and values as hex, whatever they are
 }
 
 // Entry is one decoded key and value of a map, as Decode gives them. The value
@@ -148,7 +149,8 @@ func (o Dump) buckets(m *ebpf.Map, fn func(Entry) error) ([]byte, error) {
 	}
 }
 
-// indexes reads an array, which has one key for every index.
+// indexes reads an array, which has one key for every index. Where most of them
+// are empty a page can end before it has anything.
 func (o Dump) indexes(m *ebpf.Map, fn func(Entry) error) ([]byte, error) {
 	index := uint32(0)
 	if o.After != nil {
@@ -158,9 +160,12 @@ func (o Dump) indexes(m *ebpf.Map, fn func(Entry) error) ([]byte, error) {
 		}
 	}
 	var key []byte
-	for n := 0; n < o.Limit; index++ {
+	for n, steps := 0, 0; n < o.Limit; index, steps = index+1, steps+1 {
 		if index >= m.MaxEntries() {
 			return nil, nil
+		}
+		if steps%1024 == 1023 && o.late() {
+			return key, nil
 		}
 		key = binary.NativeEndian.AppendUint32(nil, index)
 		value, err := lookup(m, o.Value, key)
@@ -234,12 +239,14 @@ func (o Dump) eachKey(m *ebpf.Map, fn func(key []byte) bool) error {
 			return nil
 		case steps > 4*int(m.MaxEntries()):
 			return ErrChanging
-		case steps%1024 == 1023 && !o.Until.IsZero() && time.Now().After(o.Until):
+		case steps%1024 == 1023 && o.late():
 			return ErrTooLong
 		}
 		key = next
 	}
 }
+
+func (o Dump) late() bool { return !o.Until.IsZero() && time.Now().After(o.Until) }
 
 // give decodes an entry for fn.
 func (o Dump) give(m *ebpf.Map, key, value []byte, fn func(Entry) error) error {
@@ -309,6 +316,9 @@ func unlistable(m *ebpf.Map, err error) error {
 }
 
 func (o Dump) key(m *ebpf.Map, b []byte) any {
+	if o.Hex {
+		return hexBytes(b)
+	}
 	if m.Type() == ebpf.LPMTrie {
 		if text, ok := prefixText(b); ok {
 			return text
@@ -321,15 +331,19 @@ func (o Dump) key(m *ebpf.Map, b []byte) any {
 }
 
 func (o Dump) value(m *ebpf.Map, b []byte) any {
+	typ := o.Value
+	if o.Hex {
+		typ = nil
+	}
 	switch t := m.Type(); {
 	case isPerCPU(t):
 		var list []any
 		for stride := int(pad8(int(m.ValueSize()))); len(b) >= stride; b = b[stride:] {
-			list = append(list, Decode(o.Value, b[:m.ValueSize()]))
+			list = append(list, Decode(typ, b[:m.ValueSize()]))
 		}
 		return list
 	case isOuter(t), t == ebpf.ProgramArray:
 		return binary.NativeEndian.Uint32(b)
 	}
-	return Decode(o.Value, b)
+	return Decode(typ, b)
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -168,8 +169,8 @@ func TestDumpInPages(t *testing.T) {
 }
 
 // However a map changes between the pages, what is there all the time is in
-// exactly one of them. The key that a page ended with is always deleted: the
-// kernel's own iteration would begin again there.
+// exactly one of them. The key that a page ended with is deleted every other
+// time: the kernel's own iteration would begin again there.
 func TestDumpWhileEntriesGo(t *testing.T) {
 	requireKernel(t)
 	for _, spec := range []*ebpf.MapSpec{
@@ -227,8 +228,10 @@ func TestDumpWhileEntriesGo(t *testing.T) {
 				if o.After == nil {
 					break
 				}
-				if err := m.Delete(last); err != nil {
-					t.Fatal(err)
+				if pages%2 == 1 {
+					if err := m.Delete(last); err != nil {
+						t.Fatal(err)
+					}
 				}
 				gone := key(uint32(2999-pages*30) * 7919)
 				if m.Delete(gone) == nil {
@@ -286,5 +289,37 @@ func TestDumpRefuses(t *testing.T) {
 	stop := errors.New("stop")
 	if _, err := DumpEntries(coll.Maps["table"], Dump{}, func(Entry) error { return stop }); err != stop {
 		t.Errorf("the error of the function is %v", err)
+	}
+}
+
+// Where a program array is all but empty, a page ends with its time and not with
+// the array, and the next goes on behind it.
+func TestDumpEmptySlots(t *testing.T) {
+	requireKernel(t)
+	const slots = 100_000
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: slots})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	o := Dump{Limit: 10, Until: time.Now()}
+	pages := 0
+	for ; pages <= slots; pages++ {
+		if o.After, err = DumpEntries(m, o, func(Entry) error { return errors.New("there is none") }); err != nil {
+			t.Fatal(err)
+		}
+		if o.After == nil {
+			break
+		}
+		if last, want := binary.NativeEndian.Uint32(o.After), uint32(pages+1)*1023-1; last != want {
+			t.Fatalf("page %d ends at %d, want %d", pages, last, want)
+		}
+	}
+	if pages != slots/1023 {
+		t.Errorf("%d pages", pages)
+	}
+	o.Until = time.Time{}
+	if after, err := DumpEntries(m, o, nil); after != nil || err != nil {
+		t.Errorf("without an end: %x, %v", after, err)
 	}
 }

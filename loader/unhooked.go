@@ -7,6 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// IsNetfilter says whether Unhooked can tell more of a link to t than the kernel
+// shows.
+func (t Target) IsNetfilter() bool { return t.Kind == kindNetfilter }
+
 // Unhooked reports whether nothing is attached where the netfilter link of state
 // s, recorded at t, should be. The kernel shows the same of such a link whether it
 // was detached or not (bpf_nf_link_fill_link_info), so that is tried: a hook takes
@@ -14,7 +18,7 @@ import (
 // one again while it is there. What takes its place for that moment is the program
 // that should be there. Of links of another kind it says no.
 func Unhooked(s LinkState, t Target) (bool, error) {
-	if s.Kind != kindNetfilter || t.Kind != kindNetfilter {
+	if s.Kind != kindNetfilter || !t.IsNetfilter() {
 		return false, nil
 	}
 	prog, err := ebpf.NewProgramFromID(s.ProgramID)
@@ -22,7 +26,7 @@ func Unhooked(s LinkState, t Target) (bool, error) {
 		return false, err
 	}
 	defer prog.Close()
-	l, err := attachInNetns(prog, &t)
+	l, err := attachInNetns(prog, &t, nil)
 	if errors.Is(err, unix.EBUSY) {
 		return false, nil
 	}

@@ -15,7 +15,7 @@ import (
 func ValidAccount(name string) error {
 	bad := func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) || strings.ContainsRune("/:,", r) }
 	if name == "" || len(name) > 256 || strings.ContainsFunc(name, bad) || strings.HasPrefix(name, "-") {
-		return remedy.With(fmt.Errorf("%.80q cannot be the name of an account", name), "write a name that getent shows, or a number")
+		return remedy.With(fmt.Errorf("%.80q cannot be the name of an account", name), "write a name from /etc/passwd or /etc/group, or a number")
 	}
 	if strings.Trim(name, "0123456789") != "" {
 		return nil

@@ -85,8 +85,8 @@ func (s *Store) Restore(dir string) error {
 // those it removed. A stage that holds something this version does not know
 // (a newer hornetd may have been in the middle of an upgrade) is put into
 // quarantine instead. An error about one stage does not keep Sweep from the
-// next.
-func (s *Store) Sweep() (swept []string, err error) {
+// next. Those that are named stay.
+func (s *Store) Sweep(stay ...string) (swept []string, err error) {
 	c, err := s.scan()
 	if err != nil {
 		return nil, err
@@ -98,6 +98,9 @@ func (s *Store) Sweep() (swept []string, err error) {
 		keep = s.linksOf(c.committed...)
 	}
 	for _, stage := range c.stages {
+		if slices.Contains(stay, stage) {
+			continue
+		}
 		known, err := s.known(stage)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", stage, err))

@@ -125,3 +125,55 @@ func linkID(t *testing.T, l link.Link) link.ID {
 	}
 	return info.ID
 }
+
+// TestLeftOut: a record may name a link that has no pin, which is then missing; a
+// stage's link is found by its pin, and a collection's record by whoever has another
+// root. A sweep leaves what it is told to.
+func TestLeftOut(t *testing.T) {
+	root := bpffs(t)
+	s := open(t, root)
+	o := newObjects(t)
+	st, err := s.Stage(name(t, "a"))
+	must(t, err)
+	must(t, errors.Join(st.PinMaps(o.maps), st.PinPrograms(o.programs), st.LeaveOut("exec")))
+	if err := st.LeaveOut("exec"); !errors.Is(err, ErrExist) {
+		t.Errorf("twice: %v", err)
+	}
+	must(t, st.PinRecord(o.record(name(t, "a"))))
+	must(t, st.Commit())
+	e := load(t, s, "a")
+	if want := []string{"links/exec"}; !slices.Equal(e.Missing, want) || !slices.Equal(s.Missing(e.Record), want) || len(e.Foreign) > 0 {
+		t.Errorf("missing %q, foreign %q", e.Missing, e.Foreign)
+	}
+
+	staged := newStage(t, s, "b", o)
+	defer staged.dir.close()
+	links, err := s.StagedLinks()
+	must(t, err)
+	if len(links) != 1 || len(links["exec"]) != 1 || linkID(t, links["exec"][0]) != ids(t, o) {
+		t.Errorf("staged links %v", links)
+	}
+	for _, l := range links["exec"] {
+		must(t, l.Close())
+	}
+	if swept, err := s.Sweep(staged.ID()); err != nil || len(swept) > 0 {
+		t.Errorf("swept %q, %v", swept, err)
+	}
+	// The test holds the link, which the kernel cannot detach.
+	if swept, err := s.Sweep(); !errors.Is(err, ErrLeftBehind) || !slices.Equal(swept, []string{staged.ID()}) {
+		t.Errorf("swept %q, %v", swept, err)
+	}
+
+	has := func(s *Store) bool {
+		t.Helper()
+		all, err := s.Hidden()
+		must(t, err)
+		return slices.ContainsFunc(all, func(r Record) bool { return r.Name == "a" && r.ManifestDigest == e.Record.ManifestDigest })
+	}
+	if has(s) {
+		t.Error("what the root has is hidden")
+	}
+	if !has(open(t, bpffs(t))) {
+		t.Error("what another root has is not found")
+	}
+}

@@ -188,8 +188,7 @@ func behind(offset uint64) string {
 }
 
 // coversSection is covers for a section that may be a pattern itself, of
-// functions. It must stand there as it is, or below a beginning that ends in *:
-// ? matches a *, which then stands for more.
+// functions.
 func coversSection(patterns []string, section string) bool {
 	if patterns != nil && strings.Contains(section, "/../") {
 		return false // a path out of the directories that a pattern names
@@ -197,10 +196,17 @@ func coversSection(patterns []string, section string) bool {
 	if patterns == nil || !strings.ContainsAny(section, "*?") {
 		return covers(patterns, section)
 	}
+	return coversPattern(patterns, section)
+}
+
+// coversPattern tells whether what s matches, a pattern itself, one of the patterns
+// does: it must stand there as it is, or below a beginning that ends in *, since ?
+// matches a *, which then stands for more.
+func coversPattern(patterns []string, s string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
 		start, open := strings.CutSuffix(p, "*")
-		rest, below := strings.CutPrefix(section, start)
-		return p == section || open && below && !strings.ContainsAny(start, `*?[\`) && !strings.Contains(rest, "/")
+		rest, below := strings.CutPrefix(s, start)
+		return p == s || open && below && !strings.ContainsAny(start, `*?[\`) && !strings.Contains(rest, "/")
 	})
 }
 

@@ -117,7 +117,7 @@ func TestDemo(t *testing.T) {
 		"bad-signature",
 		"(exit status 4)", // the tampered object
 		"hornetd: freeze, check, load",
-		"adopted the same 7 links and programs",
+		"adopted the same 8 links and programs",
 		"== Live counters",
 		"== Done",
 	} {

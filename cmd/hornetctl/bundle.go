@@ -15,22 +15,34 @@ import (
 )
 
 func (c *ctl) runBundle() *cobra.Command {
-	return &cobra.Command{
-		Use:   "run DIR|FILE",
+	var lease bool
+	cmd := &cobra.Command{
+		Use:   "run DIR|FILE | run --lease DIR|FILE [-- COMMAND...]",
 		Short: "Run a signed collection of your own",
 		Long: `Send a manifest, its object and their signatures to hornetd, which verifies and
 loads them as it would from its own directories, where a [[rule]] in its
 hornetd.toml lets you. FILE is the manifest; a DIR has one, NAME.toml. It runs
 under the name uUID-NAME, in the place of what runs there, until somebody unloads
-it or the host starts again.`,
-		Args: args("DIR|FILE"),
+it or the host starts again. With --lease it runs for as long as the command that
+follows, or until Ctrl-C, and is unloaded however that ends.`,
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"toml"}, cobra.ShellCompDirectiveFilterFileExt
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, bundle, err := readBundle(args[0])
+		RunE: func(cmd *cobra.Command, words []string) error {
+			path, command, err := leaseArgs(cmd, words, lease, "DIR|FILE")
 			if err != nil {
 				return err
+			}
+			name, bundle, err := readBundle(path)
+			if err != nil {
+				return err
+			}
+			if lease {
+				held, err := c.client().RunLease(cmd.Context(), name, bundle)
+				if err != nil {
+					return err
+				}
+				return c.hold(cmd.Context(), held, command)
 			}
 			collection, err := c.client().Run(cmd.Context(), name, bundle)
 			if err != nil {
@@ -39,6 +51,8 @@ it or the host starts again.`,
 			return c.print(collection, func() { c.say("%s: running: %s", collection.Name, summary(collection)) })
 		},
 	}
+	cmd.Flags().BoolVar(&lease, "lease", false, "unload it when COMMAND or this program ends")
+	return cmd
 }
 
 // readBundle reads the manifest at path, or the one in the directory path, and

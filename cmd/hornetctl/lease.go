@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"github.com/hornetd/hornetd/api"
 )
 
@@ -16,12 +18,21 @@ type commandStatus int
 
 func (s commandStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// loadLease holds a lease until command ends, or without one until ctx does.
-func (c *ctl) loadLease(ctx context.Context, name string, command []string) error {
-	lease, err := c.client().LoadLease(ctx, name)
-	if err != nil {
-		return err
+// leaseArgs splits the words of a command line in those before the -- and the
+// command behind it, which only a lease has.
+func leaseArgs(cmd *cobra.Command, words []string, lease bool, what string) (name string, command []string, err error) {
+	names, dash := words, cmd.ArgsLenAtDash()
+	if lease && dash >= 0 {
+		names = words[:dash]
 	}
+	if err := args(what)(cmd, names); err != nil {
+		return "", nil, err
+	}
+	return names[0], words[1:], nil
+}
+
+// hold holds a lease until command ends, or without one until ctx does.
+func (c *ctl) hold(ctx context.Context, lease *api.Lease, command []string) (err error) {
 	defer lease.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -22,7 +22,7 @@ func (c *ctl) mapGroup() *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	group.AddCommand(c.mapDump(), c.mapGet(), c.mapSet(), c.mapDelete())
+	group.AddCommand(c.mapDump(), c.mapGet(), c.mapSet(), c.mapDelete(), c.mapStream())
 	return group
 }
 
@@ -111,6 +111,69 @@ func (c *ctl) mapDelete() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+func (c *ctl) mapStream() *cobra.Command {
+	var count int
+	cmd := &cobra.Command{
+		Use:   "stream NAME MAP",
+		Short: "Print what programs put into a ring buffer or a perf event array",
+		Long: `Print what programs put into a ring buffer or a perf event array from now on,
+one sample a line, in hex; with -o json each line is a sample in JSON, its data
+in base64. Reading takes samples away from everybody else.`,
+		Args:              args("NAME", "MAP"),
+		ValidArgsFunction: c.completeMaps,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if count < 0 {
+				return usage(cmd, "--count %d: want 0 for all, or more", count)
+			}
+			n := 0
+			for s, err := range c.client().Samples(cmd.Context(), args[0], args[1]) {
+				switch {
+				case err != nil && cmd.Context().Err() != nil:
+					return nil // Ctrl-C is how it ends
+				case err != nil:
+					return err
+				}
+				if err := c.printSample(s); err != nil {
+					return err
+				}
+				if s.End != "" {
+					return remedy.With(fmt.Errorf("map %q: no more samples: %s", args[1], s.End), "hornetctl show %s", args[0])
+				}
+				if n++; n == count {
+					return nil
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&count, "count", 0, "end after `n` samples; 0 is never")
+	return cmd
+}
+
+// printSample prints one sample at once, as printEvent does an event.
+func (c *ctl) printSample(s api.Sample) error {
+	if c.output != formatTable {
+		line, err := encodeJSON(s, "")
+		if err != nil {
+			return fmt.Errorf("output: %w", err)
+		}
+		_, err = fmt.Fprint(c.stdout, line)
+		return err
+	}
+	if s.Lost > 0 {
+		fmt.Fprintf(c.stdout, "(%d lost)\n", s.Lost)
+	}
+	if s.End != "" {
+		return nil
+	}
+	where := ""
+	if s.CPU != nil {
+		where = fmt.Sprintf("cpu %d  ", *s.CPU)
+	}
+	_, err := fmt.Fprintf(c.stdout, "%d  %s%x\n", s.Seq, where, s.Data)
+	return err
 }
 
 // word is an argument as JSON: what is JSON as it is, anything else as a string.

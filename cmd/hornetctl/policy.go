@@ -86,7 +86,7 @@ func (w caller) subject(cmd *cobra.Command) (s policy.Subject, err error) {
 		s.UID, err = number(account.Uid)
 	default:
 		if s.UID, err = number(name); err != nil {
-			return s, remedy.With(fmt.Errorf("user %q: there is none of that name on this host", name), "write a name that getent shows, or a number with its groups: --as 1234:1234")
+			return s, remedy.With(fmt.Errorf("user %q: there is none of that name on this host", name), "write a name from /etc/passwd, or a number with its groups: --as 1234:1234")
 		}
 	}
 	var ids []string
@@ -102,10 +102,10 @@ func (w caller) subject(cmd *cobra.Command) (s policy.Subject, err error) {
 		ids = append([]string{account.Gid}, ids...)
 	}
 	for _, group := range ids {
-		gid, ok := names.Host{}.GroupID(group)
+		gid, ok := new(names.Host).GroupID(group)
 		if !ok {
 			if gid, err = number(group); err != nil {
-				return s, remedy.With(fmt.Errorf("group %q: there is none of that name on this host", group), "write a name that getent shows, or a number")
+				return s, remedy.With(fmt.Errorf("group %q: there is none of that name on this host", group), "write a name from /etc/group, or a number")
 			}
 		}
 		s.Groups = append(s.Groups, gid)

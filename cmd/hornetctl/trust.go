@@ -77,7 +77,7 @@ func (s *trustStore) open() error {
 		s.list = cfg.Paths.Revoked
 	}
 	s.roots, s.manifests, s.signed = cfg.Trust.Roots, cfg.Paths.Manifests, cfg.Manifests.Signed
-	s.bounds = policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules)
+	s.bounds = policy.New(cfg.Limits.Policy(), new(names.Host)).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules)
 	return nil
 }
 

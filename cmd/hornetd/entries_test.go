@@ -331,3 +331,75 @@ func TestWritesAreRecorded(t *testing.T) {
 		t.Errorf("records %v, want %v", told, want)
 	}
 }
+
+// TestRandomEntriesAgainstBpftool: bytes made up at random are the same numbers
+// to bpftool and to us.
+func TestRandomEntriesAgainstBpftool(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, c := newMaps(t, `"status"`)
+	m, err := ebpf.NewMapFromID(idOf(t, c, "hosts"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	rnd := rand.NewChaCha8([32]byte{6})
+	for range m.MaxEntries() {
+		key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+		rnd.Read(key)
+		rnd.Read(value)
+		if err := m.Put(key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type host struct {
+		Offset         int32
+		Low, Mid, High any
+		Seen           []struct{ Packets, Bytes json.Number }
+	}
+	number := func(v any) string { // bpftool has bit fields in hex
+		n, err := strconv.ParseUint(fmt.Sprint(v), 0, 32)
+		if err != nil {
+			t.Error(err)
+		}
+		return fmt.Sprint(n)
+	}
+	type key struct {
+		Port, Zone uint16
+	}
+	ours := map[key]host{}
+	for page, err := range h.Client().Pages(t.Context(), "maps", "hosts", "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page.Entries {
+			var k key
+			var v host
+			if err := errors.Join(json.Unmarshal(e.Key, &k), json.Unmarshal(e.Value, &v)); err != nil {
+				t.Fatal(err)
+			}
+			ours[k] = v
+		}
+	}
+	out, err := exec.Command("bpftool", "-j", "map", "dump", "id", strconv.Itoa(int(idOf(t, c, "hosts")))).Output()
+	var theirs []struct {
+		Formatted struct {
+			Key   key
+			Value host
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &theirs)
+	}
+	if err != nil || len(theirs) != int(m.MaxEntries()) {
+		t.Fatalf("bpftool: %d entries, %v", len(theirs), err)
+	}
+	for _, e := range theirs {
+		k, v := e.Formatted.Key, e.Formatted.Value
+		k.Port = k.Port<<8 | k.Port>>8 // bpftool does not know that it is in network order
+		got, ok := ours[k]
+		if !ok || got.Offset != v.Offset || !reflect.DeepEqual(got.Seen, v.Seen) || number(got.Low) != number(v.Low) ||
+			number(got.Mid) != number(v.Mid) || number(got.High) != number(v.High) {
+			t.Errorf("%+v: %+v, bpftool reads %+v", k, got, v)
+		}
+	}
+}

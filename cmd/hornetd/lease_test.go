@@ -321,8 +321,14 @@ func TestLeaseRefused(t *testing.T) {
 	if _, err := apiAs(t, h, stranger).LoadLease(ctx, "one"); kindOf(err) != api.KindConflict {
 		t.Errorf("a second lease: %v", err)
 	}
-	if c, err := apiAs(t, h, stranger+1).Load(ctx, "one"); err != nil || c.Lease == nil {
-		t.Errorf("a load of what runs already, by lease: %+v, %v", c, err)
+	// A success would say that it goes on.
+	if _, err := apiAs(t, h, stranger+1).Load(ctx, "one"); kindOf(err) != api.KindConflict || !strings.Contains(err.Error(), "ends with that") {
+		t.Errorf("a load of what runs already, by lease: %v", err)
+	}
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	h.Manifest("wants", "requires = [\"one\"]\n"+connCount(testenv.Cgroup(t)))
+	if _, err := h.Client().Load(ctx, "wants"); kindOf(err) != api.KindConflict || !strings.Contains(err.Error(), "requires") {
+		t.Errorf("a load of what requires it: %v", err)
 	}
 	lives(t, l.Grant().Collection)
 	for _, name := range []string{"runs"} {
@@ -345,7 +351,7 @@ func TestLeaseRefused(t *testing.T) {
 func TestLeaseOverRestart(t *testing.T) {
 	testenv.NoLeaks(t)
 	ctx := context.Background()
-	h := newStudio(t, "lease_grace = \"2s\"\n", "back", "gone", "free")
+	h := newStudio(t, "lease_grace = \"5s\"\n", "back", "gone", "free")
 	back, gone := leaseOf(t, h, stranger, "back"), leaseOf(t, h, stranger, "gone")
 	free := load(t, h, "free")
 	token := back.Grant().Token
@@ -364,17 +370,17 @@ func TestLeaseOverRestart(t *testing.T) {
 			t.Errorf("resumed by another: %v", err)
 		}
 		must(t, back.Resume(ctx))
-		if got := back.Grant(); got.Token != token || got.Collection.Lease.PID == 0 || got.GraceMS != 2000 {
+		if got := back.Grant(); got.Token != token || got.Collection.Lease.PID == 0 || got.GraceMS != 5000 {
 			t.Errorf("resumed: %+v", got)
 		}
 	}
 	took := ends(t, h, gone.Grant().Collection)
-	t.Logf("what nobody came for was unloaded %v after the others were resumed, with a grace of 2s", took)
+	t.Logf("what nobody came for was unloaded %v after the others were resumed, with a grace of 5s", took)
 	lives(t, back.Grant().Collection)
 	lives(t, free)
 	var told bool
 	for _, e := range events(t, h, 0) {
-		told = told || e.Kind == api.EventUnloaded && e.Collection == "gone" && strings.Contains(e.Message, "nobody resumed it within 2s")
+		told = told || e.Kind == api.EventUnloaded && e.Collection == "gone" && strings.Contains(e.Message, "nobody resumed it within 5s")
 	}
 	if !told {
 		t.Errorf("no event tells why: %+v", events(t, h, 0))
@@ -398,8 +404,21 @@ func TestLeaseOverRestart(t *testing.T) {
 		}
 		return nil
 	})
+	if n := bytes.Count(read(t, filepath.Join(h.State, "audit/audit.jsonl")), []byte(`"verb":"resume"`)); n != 2 {
+		t.Errorf("%d records of what was resumed, want 2", n)
+	}
+
+	// Who may not load it any more does not keep it either.
+	h.Stop()
+	file := filepath.Join(h.Manifests, "back.toml")
+	h.Manifest("back", strings.ReplaceAll(string(read(t, file)), `"load"`, `"status"`))
+	h.Start()
+	if err := back.Resume(ctx); kindOf(err) != api.KindDenied {
+		t.Errorf("resumed without the right to load: %v", err)
+	}
 	back.Close()
-	ends(t, h, back.Grant().Collection)
+	_, err := h.Client().Unload(ctx, "back", api.UnloadRequest{})
+	must(t, err)
 }
 
 // recordOf reads a collection's record from its pin.
@@ -473,6 +492,50 @@ func TestLeaseAndOthers(t *testing.T) {
 	if err := l.Wait(); kindOf(err) != api.KindConflict {
 		t.Errorf("whose manifest is gone is told %v", err)
 	}
+	ends(t, h, l.Grant().Collection)
+}
+
+// TestLeaseOfARun: a bundle of the caller's own goes with its client too, files and
+// all, and survives a restart of the daemon under the name it was given.
+func TestLeaseOfARun(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "lease_grace = \"20s\"\n"+mayRun)
+	object := example(t, "conn-count/conn_count.bpf.o")
+	dir := bundle(t, h, "mine", connCount(testenv.Cgroup(t)), object)
+	h.Start()
+	_, stderr, exit := h.CtlAs(1000, "run", "--lease", dir, "--", "sh", "-c", "exit 3")
+	if exit != 3 || stderr != "" {
+		t.Errorf("exit status %d: %s", exit, stderr)
+	}
+	for range 1000 {
+		if lies(t, h) == "" {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if left := lies(t, h) + strings.Join(tree(t, h.BPFFS), " "); left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+	text := read(t, filepath.Join(dir, "count.toml"))
+	b := api.Bundle{Manifest: text, Object: object, Signature: h.Sign(object)}
+	l, err := apiAs(t, h, 1000).RunLease(context.Background(), "count", b)
+	must(t, err)
+	if c := l.Grant().Collection; c.Name != "u1000-count" || c.Lease == nil || c.Lease.UID != 1000 || len(kernelLinks(t, c)) != 2 {
+		t.Errorf("granted %+v", c)
+	}
+	if _, err := apiAs(t, h, 1000).RunLease(context.Background(), "count", b); kindOf(err) != api.KindConflict {
+		t.Errorf("a second one: %v", err)
+	}
+	curl(t, h, 1000, "POST", "/v1/run?name=count&lease=yes", "-F", "manifest=x").refusal(t, api.KindBadRequest)
+	curl(t, h, 1000, "POST", "/v1/run?name=count&lease=true", "-F", "manifest=x").refusal(t, api.KindBadRequest)
+	h.Kill()
+	if err := l.Wait(); kindOf(err) != api.KindUnavailable {
+		t.Errorf("told %v", err)
+	}
+	h.Start()
+	must(t, l.Resume(context.Background()))
+	lives(t, l.Grant().Collection)
+	l.Close()
 	ends(t, h, l.Grant().Collection)
 }
 

@@ -94,9 +94,7 @@ func TestNetfilterDetached(t *testing.T) {
 			return exec.Command("ping", "-c1", "-W1", pair.B.Addr.String()).Run()
 		}) == nil
 	}
-	if !passes() {
-		t.Fatal("no traffic before")
-	}
+	eventually(t, "traffic", passes)
 	h.Start()
 	if passes() {
 		t.Fatal("the program drops nothing")
@@ -106,14 +104,14 @@ func TestNetfilterDetached(t *testing.T) {
 		t.Errorf("%d repairs of what was well", n)
 	}
 	before := get(t, h, "mixed")
+	h.Signal(syscall.SIGSTOP)
 	for _, l := range before.Links {
 		if l.Kind == "netfilter" {
 			h.RunAs(0, "bpftool", "link", "detach", "id", fmt.Sprint(l.ID))
 		}
 	}
-	if !passes() {
-		t.Fatal("it was not detached")
-	}
+	eventually(t, "traffic, without it", passes)
+	h.Signal(syscall.SIGCONT)
 	t.Logf("repaired after %s", eventually(t, "repaired", func() bool { return len(eventsOf(t, h, api.EventRepaired, "mixed")) > 0 }))
 	if passes() {
 		t.Error("the program is not attached")
@@ -209,4 +207,48 @@ func TestMountedOverBeforeAStart(t *testing.T) {
 	must(t, os.RemoveAll(h.BPFFS+"/two"))
 	h.Start()
 	whole(t, h, "two", 2)
+}
+
+// TestStateDirectoryDeleted: what is loaded behind it is on record where it should
+// be, with all that was; so is the ratchet; and it is said. Where the log cannot be
+// made again nothing loads.
+func TestStateDirectoryDeleted(t *testing.T) {
+	testenv.NoLeaks(t)
+	cgroup := testenv.Cgroup(t)
+	h := testdaemon.New(t, "")
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	h.Manifest("first", counting(cgroup, "boot", 1, "a"))
+	h.Manifest("second", counting(cgroup, "request", 1, "b"))
+	h.Start()
+	before := len(auditRecords(t, h.State))
+	h.Signal(syscall.SIGSTOP) // or it may be made again meanwhile
+	must(t, os.RemoveAll(h.State))
+	h.Signal(syscall.SIGCONT)
+	load(t, h, "second")
+	if records := auditRecords(t, h.State); len(records) != before+2 || records[len(records)-1].Collection != "second" {
+		t.Errorf("%d records, %d before", len(records), before)
+	}
+	ratchet := filepath.Join(h.State, "ratchet")
+	eventually(t, "the ratchet is there again", func() bool { _, err := os.Lstat(ratchet); return err == nil })
+	s, err := h.Client().Status(context.Background())
+	if err != nil || !strings.Contains(fmt.Sprint(s.Problems), "taken away while hornetd ran") {
+		t.Errorf("%+v, %v", s.Problems, err)
+	}
+	h.Kill()
+	h.Start()
+	s, err = h.Client().Status(context.Background())
+	if err != nil || len(s.Problems) != 0 || s.Collections.Running != 2 {
+		t.Errorf("after a restart: %+v, %v", s, err)
+	}
+
+	h.Signal(syscall.SIGSTOP)
+	must(t, os.RemoveAll(h.State), os.WriteFile(h.State, nil, 0o600))
+	h.Signal(syscall.SIGCONT)
+	if _, err := h.Client().Unload(context.Background(), "second", api.UnloadRequest{}); err == nil || !strings.Contains(err.Error(), "audit log: ") {
+		t.Errorf("unload without a log: %v", err)
+	}
+	must(t, os.Remove(h.State))
+	if _, err := h.Client().Unload(context.Background(), "second", api.UnloadRequest{}); err != nil {
+		t.Error(err)
+	}
 }

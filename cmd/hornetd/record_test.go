@@ -61,7 +61,7 @@ func olderRecord(t testing.TB, h *testdaemon.Host, name string) {
 func TestOlderRecord(t *testing.T) {
 	h, cgroup := ratcheted(t, "boot", "")
 	before := get(t, h, "count")
-	if r := record(t, h, "count"); r["format"] != 3.0 || r["verdict"] != "ok" {
+	if r := record(t, h, "count"); r["format"] != 4.0 || r["verdict"] != "ok" {
 		t.Errorf("the record is %v", r)
 	}
 	h.Kill()
@@ -78,7 +78,7 @@ func TestOlderRecord(t *testing.T) {
 	if _, err := reload(t, h); err != nil {
 		t.Fatal(err)
 	}
-	if r := record(t, h, "count"); r["format"] != 3.0 || r["verdict"] != "ok" {
+	if r := record(t, h, "count"); r["format"] != 4.0 || r["verdict"] != "ok" {
 		t.Errorf("replaced, the record is %v", r)
 	}
 	unload(t, h, "count")

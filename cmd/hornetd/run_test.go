@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,6 +121,31 @@ func TestRun(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 	})
+	t.Run("two at a time", func(t *testing.T) {
+		// Two that stop in the middle, and a third.
+		var waiting []net.Conn
+		for range 2 {
+			conn := dialAs(t, 1000, h.Socket)
+			if _, err := io.WriteString(conn, "POST /v1/run?name=count HTTP/1.1\r\nHost: h\r\nContent-Type: multipart/form-data; boundary=B\r\nContent-Length: 9999\r\n\r\n--B\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			waiting = append(waiting, conn)
+		}
+		eventually(t, "a third is refused", func() bool {
+			_, stderr, exit := h.CtlAs(1000, "run", dir)
+			return exit != 0 && strings.Contains(stderr, "uid 1000 sends 2 bundles already")
+		})
+		if _, stderr, exit := h.CtlAs(1001, "run", dir); exit != 0 {
+			t.Errorf("somebody else: %d, %s", exit, stderr)
+		}
+		for _, conn := range waiting {
+			conn.Close()
+		}
+		eventually(t, "it runs", func() bool { _, _, exit := h.CtlAs(1000, "run", dir); return exit == 0 })
+		if _, stderr, exit := h.CtlAs(1001, "unload", "u1001-count"); exit != 0 {
+			t.Errorf("unload: %d, %s", exit, stderr)
+		}
+	})
 	t.Run("the same again", func(t *testing.T) {
 		if _, stderr, exit := h.CtlAs(1000, "run", filepath.Join(dir, "count.toml")); exit != 0 {
 			t.Errorf("%d, %s", exit, stderr)
@@ -187,8 +214,16 @@ func TestRun(t *testing.T) {
 		if _, stderr, exit := h.CtlAs(1000, "unload", "u1000-count"); exit != 0 || lies(t, h) != "" {
 			t.Errorf("%d, %s, %q", exit, stderr, lies(t, h))
 		}
-		if _, stderr, exit := h.Ctl("show", "u1000-count"); exit == 0 {
-			t.Errorf("it is still there: %s", stderr)
+		for _, uid := range []uint32{0, 1000} {
+			if _, stderr, exit := h.CtlAs(uid, "show", "u1000-count"); exit != api.ExitFailure || !strings.Contains(stderr, "does not run") {
+				t.Errorf("uid %d, show: %d, %s", uid, exit, stderr)
+			}
+			if _, stderr, exit := h.CtlAs(uid, "unload", "u1000-count"); exit != 0 {
+				t.Errorf("uid %d, once more: %d, %s", uid, exit, stderr)
+			}
+		}
+		if stdout, stderr, exit := h.CtlAs(1000, "events"); exit != 0 || !strings.Contains(stdout, "unloaded") || strings.Contains(stdout, "1001") {
+			t.Errorf("events: %d\n%s%s", exit, stdout, stderr)
 		}
 	})
 	t.Run("a manifest of this host with such a name", func(t *testing.T) {

@@ -67,12 +67,20 @@ func TestTemplate(t *testing.T) {
 		t.Errorf("reload: %d, %s", exit, stderr)
 	}
 	for _, was := range []api.Collection{one, two} {
+		if now := get(t, h, was.Name); now.LoadedBy.UID != 1000 {
+			t.Errorf("%s is root's now: %+v", was.Name, now.LoadedBy)
+		}
 		if now := get(t, h, was.Name); now.Version != 2 || now.Programs[0].ID == was.Programs[0].ID {
 			t.Errorf("%s with another template: %+v", was.Name, now)
 		}
 	}
-	if _, stderr, exit := h.CtlAs(1000, "unload", "count@web2"); exit != 0 {
-		t.Errorf("unload: %d, %s", exit, stderr)
+	for range 2 {
+		if _, stderr, exit := h.CtlAs(1000, "unload", "count@web2"); exit != 0 {
+			t.Errorf("unload: %d, %s", exit, stderr)
+		}
+	}
+	if _, stderr, exit := h.CtlAs(1000, "show", "count@web2"); exit != api.ExitFailure || !strings.Contains(stderr, "hornetctl load") {
+		t.Errorf("show: %d, %s", exit, stderr)
 	}
 	h.Manifest("count@", onInstances(parent, "version = 1\n"))
 	if _, stderr, exit := h.Ctl("load", "count@web2"); exit != api.ExitSignature || !strings.Contains(stderr, "rollback count@") {

@@ -45,6 +45,13 @@ func history(t *testing.T, h *testdaemon.Host) string {
 	return strings.Join(all, " ")
 }
 
+// tells waits until the events of collections begin with want: one is told of
+// behind what it is about.
+func tells(t *testing.T, h *testdaemon.Host, want string) {
+	t.Helper()
+	eventually(t, "events: "+want, func() bool { return strings.HasPrefix(history(t, h), want) })
+}
+
 func upgrade(t *testing.T, h *testdaemon.Host, name string) api.Collection {
 	t.Helper()
 	c, err := h.Client().Upgrade(context.Background(), name)
@@ -87,9 +94,7 @@ func TestTrialThatPasses(t *testing.T) {
 	if now.Version != 2 || len(kernelLinks(t, now)) != 5 || len(onBPFFS(t, h)) != 1 {
 		t.Errorf("afterwards: version %d, links %v, on bpffs %v", now.Version, kernelLinks(t, now), onBPFFS(t, h))
 	}
-	if got := history(t, h); got != "loaded replaced upgraded" {
-		t.Errorf("events: %s", got)
-	}
+	tells(t, h, "loaded replaced upgraded")
 	h.Manifest("mixed", mixed(pair, cgroup, 1, passes))
 	var e *api.Error
 	if _, err := h.Client().Upgrade(context.Background(), "mixed"); !errors.As(err, &e) || e.Kind != api.KindSignature || !strings.Contains(e.Message, "rolled-back") {
@@ -133,9 +138,7 @@ func TestTrialThatFails(t *testing.T) {
 			if got := kernelLinks(t, now); len(got) != 5 || len(kernelLinks(t, second)) != 0 || len(onBPFFS(t, h)) != 1 {
 				t.Errorf("links %v, of what failed %v, on bpffs %v", got, kernelLinks(t, second), onBPFFS(t, h))
 			}
-			if got := history(t, h); got != "loaded replaced returned" {
-				t.Errorf("events: %s", got)
-			}
+			tells(t, h, "loaded replaced returned")
 			if !strings.Contains(now.Reason, "version 2 did not pass its trial: variable hits_dissect was 0 and is 0") || !strings.Contains(problems(t, h), "did not pass") {
 				t.Errorf("reason %q, problems %s", now.Reason, problems(t, h))
 			}
@@ -294,9 +297,7 @@ func TestKilledDuringATrial(t *testing.T) {
 	upgrade(t, h, "mixed")
 	h.Kill()
 	h.Start()
-	if got := history(t, h); !strings.HasPrefix(got, "returned adopted replaced") {
-		t.Errorf("events of the start: %s", got)
-	}
+	tells(t, h, "returned adopted replaced")
 	c := get(t, h, "mixed")
 	if c.Version != 2 || c.TrialUntil.IsZero() || c.Reason != "" || byProgram(t, c)["xdp_pass"].ID != was["xdp_pass"].ID {
 		t.Errorf("version %d, on trial until %s, %q", c.Version, c.TrialUntil, c.Reason)
@@ -314,4 +315,24 @@ func TestKilledDuringATrial(t *testing.T) {
 	if _, err := reload(t, h); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestTrialThatCannotEnd: a start that cannot go back leaves what it would have
+// gone back to for the next one.
+func TestTrialThatCannotEnd(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	h.Manifest("mixed", mixed(pair, cgroup, 2, turns+long))
+	second := upgrade(t, h, "mixed")
+	h.Kill()
+	must(t, h.TryStart("strace", "-D", "-f", "-qq", "-o", os.DevNull, "-e", "trace=linkat", "-e", "inject=linkat:error=EIO:when=1+"))
+	c := get(t, h, "mixed")
+	if c.Version != 2 || fmt.Sprint(c.Programs) != fmt.Sprint(second.Programs) || len(onBPFFS(t, h)) != 2 {
+		t.Errorf("version %d, on bpffs %v", c.Version, onBPFFS(t, h))
+	}
+	h.Kill()
+	h.Start()
+	tells(t, h, "returned adopted replaced")
 }

@@ -29,7 +29,7 @@ type act struct {
 func (d *Daemon) begin(who Peer, verb, collection string, done api.EventKind) *act {
 	return &act{d: d, began: time.Now(), done: done, rec: audit.Record{
 		Verb: verb, Collection: collection,
-		Caller: audit.Caller{UID: who.UID, GID: who.GID, PID: who.PID, Unit: who.Unit, Exe: who.Exe.Path, Label: who.Label},
+		Caller: who.recorded(),
 	}}
 }
 

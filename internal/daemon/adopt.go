@@ -102,14 +102,15 @@ func (d *Daemon) recover(adopt func() error) (err error) {
 	if err := d.switchBack(); err != nil {
 		return err
 	}
-	if err := d.endTrials(); err != nil {
+	trials, err := d.endTrials()
+	if err != nil {
 		return err
 	}
 	if err := adopt(); err != nil {
 		return err
 	}
 	d.resume()
-	swept, err := d.store.Sweep()
+	swept, err := d.store.Sweep(trials...)
 	d.log.Info("swept", zap.Strings("stages", swept))
 	return d.settled(err)
 }
@@ -140,7 +141,13 @@ func (d *Daemon) resume() {
 	found, _, _ := d.scan() // for the patterns
 	d.setDeclared(found)
 	d.interrupted = left
-	d.mend(names)
+	d.mend(slices.DeleteFunc(names, func(name string) bool {
+		entry, _, g, err := d.inspect(d.running[name], heed{})
+		if err == nil {
+			entry.Close()
+		}
+		return err != nil || g.rebuild // a load is for when all is adopted
+	}))
 }
 
 // runsAt reports whether l runs a program of c.

@@ -123,20 +123,28 @@ func (d *Daemon) MayRun(who Peer) error {
 // Run brings a bundle of the caller's own into the kernel, in the place of what
 // runs under its name. What runs from it already is no error.
 func (d *Daemon) Run(who Peer, name string, b api.Bundle) (api.Collection, error) {
-	own := manifest.OwnName(who.UID, name)
-	if err := errors.Join(manifest.ValidName(name), manifest.ValidName(own)); err != nil {
-		return api.Collection{}, d.refuse(who, asRun.verb, "", remedy.With(api.Errorf(api.KindBadRequest, "%w", parts(err)[0]), "%s", remedy.Of(parts(err)[0])))
+	as, src, err := d.asBundle(who, name, b)
+	if err != nil {
+		return api.Collection{}, err
 	}
-	as := asRun
-	as.sent = newSent(manifest.OwnFile(d.cfg.Paths.Bundles, own), b)
-	src := manifest.Source{Name: own, File: as.sent.file}
-	err := d.change(who, asRun.verb, own, func() parsed { return d.parseAhead(as.sent, true, src) }, func() error {
+	err = d.change(who, as.verb, src.Name, func() parsed { return d.parseAhead(as.sent, true, src) }, func() error {
 		return d.load(who, src, as, btf.NewCache())
 	})
 	if err != nil {
 		return api.Collection{}, err
 	}
-	return d.view(own), nil
+	return d.view(src.Name), nil
+}
+
+// asBundle says as what a bundle is loaded, and from where.
+func (d *Daemon) asBundle(who Peer, name string, b api.Bundle) (loading, manifest.Source, error) {
+	own := manifest.OwnName(who.UID, name)
+	if err := errors.Join(manifest.ValidName(name), manifest.ValidName(own)); err != nil {
+		return loading{}, manifest.Source{}, d.refuse(who, asRun.verb, "", remedy.With(api.Errorf(api.KindBadRequest, "%w", parts(err)[0]), "%s", remedy.Of(parts(err)[0])))
+	}
+	as := asRun
+	as.sent = newSent(manifest.OwnFile(d.cfg.Paths.Bundles, own), b)
+	return as, manifest.Source{Name: own, File: as.sent.file}, nil
 }
 
 // authorize decides what can be decided before the object is read. For a bundle that

@@ -37,6 +37,7 @@ func (d *Daemon) checkContents() error {
 		}
 		d.mu.Lock()
 		delete(d.running, name)
+		d.settleLeaseLocked(name, "the collection is in quarantine")
 		d.mu.Unlock()
 	}
 	return nil

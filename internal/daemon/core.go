@@ -30,7 +30,10 @@ type Core interface {
 	List(who Peer) []api.Collection
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
+	MayShow(who Peer, name string) error
+	LoadShown(who Peer, name string, fds []int) (api.Collection, error)
 	Lease(ctx context.Context, who Peer, name, resume string) (api.LeaseGrant, error)
+	RunLease(ctx context.Context, who Peer, name string, b api.Bundle) (api.LeaseGrant, error)
 	LeaseEnds(ctx context.Context, name, token string) *api.Error
 	EndLease(name, token, why string)
 	Upgrade(who Peer, name string) (api.Collection, error)
@@ -43,6 +46,7 @@ type Core interface {
 	Plan(who Peer) (api.Plan, error)
 	Status(who Peer) (api.Status, error)
 	Entries(who Peer, name, mapName string, page Page) (api.Entries, error)
+	Samples(ctx context.Context, who Peer, name, mapName string, fn func([]api.Sample) error) error
 	Write(who Peer, name, mapName string, entries []api.WriteEntry) (api.Changed, error)
 	Delete(who Peer, name, mapName string, keys []json.RawMessage) (api.Changed, error)
 	OpenMap(who Peer, name, mapName string, access api.Access) (Descriptor, error)
@@ -83,7 +87,19 @@ func (d *Daemon) Get(who Peer, name string) (api.Collection, error) {
 	if err := d.may(who, policy.Status, name); err != nil {
 		return api.Collection{}, d.refuse(who, "status", name, err)
 	}
+	if !d.known(name) {
+		return api.Collection{}, d.refuse(who, "status", name, d.notFound(name))
+	}
 	return d.observe(name)
+}
+
+// known reports whether there is anything of that name.
+func (d *Daemon) known(name string) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	_, isDeclared := d.declared[name]
+	_, isHeld := d.held[name]
+	return isDeclared || isHeld || d.running[name] != nil
 }
 
 // Load brings the collection into the kernel. What runs already, unchanged,
@@ -321,6 +337,10 @@ func (d *Daemon) may(who Peer, verb policy.Verb, name string) error {
 
 func (d *Daemon) mayLocked(who Peer, verb policy.Verb, name string) error {
 	dc, ok := d.declared[name]
+	m := dc.manifest
+	if !ok {
+		m, ok = d.ceasedLocked(name)
+	}
 	if who.UID == 0 {
 		if _, runs := d.running[name]; !ok && !runs && d.held[name].reason == "" {
 			return d.notFound(name)
@@ -330,11 +350,23 @@ func (d *Daemon) mayLocked(who Peer, verb policy.Verb, name string) error {
 	if !ok || dc.err != nil {
 		return d.private(who, verb, name, d.notFound(name))
 	}
-	if c := d.running[name]; c != nil && c.record.Covers == signing.CoversManifest && c.record.ManifestDigest != hexDigest(dc.manifest.Digest) {
+	if c := d.running[name]; c != nil && c.record.Covers == signing.CoversManifest && c.record.ManifestDigest != hexDigest(m.Digest) {
 		return d.private(who, verb, name, nil) // the rights in it are not those that were signed
 	}
-	_, err := d.policy.Authorize(who.subject(), verb, dc.manifest)
+	_, err := d.policy.Authorize(who.subject(), verb, m)
 	return err
+}
+
+// ceasedLocked returns what decides about a collection that is declared only while
+// it runs, and does not: a caller's own, or an instance of a template. It may be
+// unloaded again, and those who may follow it hear of its end.
+func (d *Daemon) ceasedLocked(name string) (manifest.Manifest, bool) {
+	if isOwn(name) {
+		return manifest.Manifest{Name: name}, true
+	}
+	template, instance, _ := manifest.SplitInstance(name)
+	dc, ok := d.declared[template]
+	return manifest.Manifest{Name: name, Allow: dc.manifest.Allow}, ok && instance != "" && dc.err == nil
 }
 
 // namesLocked lists what is declared or runs, in order.

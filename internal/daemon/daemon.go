@@ -41,6 +41,7 @@ type Daemon struct {
 	parser  *confine.Parser // nil where no signer needs one
 	events  *stream
 	refused *coalescer
+	readers readers    // of samples
 	writing sync.Mutex // one writer of entries at a time, so that if compares what is written over
 	started time.Time
 	floor   time.Time    // see clock
@@ -54,6 +55,7 @@ type Daemon struct {
 	watcher     atomic.Pointer[watcher] // nil until Start is done
 	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
 
+	remade  int              // how often the audit log was made again, as told
 	sought  bool             // hidden was asked for
 	hidden  []pinning.Record // what the kernel has of other roots; on the owner's thread only
 	emptied sync.Map         // ids of maps that have lost their programs
@@ -140,7 +142,7 @@ type Build struct {
 func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
 		cfg: cfg, build: build, log: log, started: time.Now(),
-		policy:   policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
+		policy:   policy.New(cfg.Limits.Policy(), new(names.Host)).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
 		parsing: make(chan struct{}, mostAhead),

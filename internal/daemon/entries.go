@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -37,7 +35,7 @@ func (d *Daemon) Entries(who Peer, name, mapName string, page Page) (api.Entries
 	if err != nil {
 		return api.Entries{}, err
 	}
-	dump, err := page.dump(m, codec)
+	dump, err := page.dump(codec)
 	if err != nil {
 		return api.Entries{}, err
 	}
@@ -104,17 +102,15 @@ func noMap(name, mapName string) error {
 }
 
 // dump is the page in the terms of the map.
-func (p Page) dump(m *ebpf.Map, codec loader.Codec) (loader.Dump, error) {
-	size, err := entrySize(m)
-	if err != nil {
-		return loader.Dump{}, err
-	}
+func (p Page) dump(codec loader.Codec) (d loader.Dump, err error) {
+	key, value, text := codec.Size()
+	size := key + value
 	if size > pageBytes {
-		return loader.Dump{}, api.Errorf(api.KindLimit, "an entry has %d bytes, more than %d", size, pageBytes).
+		return d, api.Errorf(api.KindLimit, "an entry has %d bytes, more than %d", size, pageBytes).
 			WithHint("read it as root: bpftool map dump")
 	}
-	d := codec.Dump()
-	d.Limit, d.Sum, d.Until = max(1, min(p.Limit, pageBytes/size)), p.Sum, time.Now().Add(readTime)
+	d = codec.Dump()
+	d.Limit, d.Sum, d.Until = max(1, min(p.Limit, pageBytes/size, pageText/text)), p.Sum, time.Now().Add(readTime)
 	if p.After == "" {
 		return d, nil
 	}
@@ -127,23 +123,12 @@ func (p Page) dump(m *ebpf.Map, codec loader.Codec) (loader.Dump, error) {
 // readTime bounds how long one page walks over keys.
 const readTime = 2 * time.Second
 
-// pageBytes bounds what one page takes from the kernel. As JSON it is some ten
-// times as much.
-const pageBytes = 256 << 10
-
-// entrySize is what one entry takes, on all CPUs.
-func entrySize(m *ebpf.Map) (int, error) {
-	size := int(m.ValueSize())
-	switch m.Type() {
-	case ebpf.PerCPUHash, ebpf.PerCPUArray, ebpf.LRUCPUHash, ebpf.PerCPUCGroupStorage:
-		cpus, err := ebpf.PossibleCPU()
-		if err != nil {
-			return 0, err
-		}
-		size *= cpus
-	}
-	return int(m.KeySize()) + size + 1, nil
-}
+// What one page takes from the kernel, and what it has at most as JSON, where one
+// bucket of a hash does not have more.
+const (
+	pageBytes = 256 << 10
+	pageText  = 4 << 20
+)
 
 // recordHandOut puts on record that contents or a descriptor are handed out: the
 // first time, and then once a minute with a count. No record, nothing handed out.

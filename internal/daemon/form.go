@@ -9,6 +9,7 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"sync"
 
 	"github.com/hornetd/hornetd/api"
 )
@@ -16,10 +17,25 @@ import (
 // maxForm bounds the body of a bundle: its parts, and what a form is beside them.
 const maxForm = api.MaxObjectBytes + api.MaxManifestBytes + 2*api.MaxSignatureBytes + 64<<10
 
-func runBundle(core Core, r request) (any, error) {
+// runBundle reads a bundle and has it run. Of a user's bundles as many are in memory
+// as they may have changes.
+func (l *limiter) runBundle(core Core, r request) (any, error) {
 	if err := core.MayRun(r.who); err != nil { // before anything of it is read
 		return nil, err
 	}
+	if r.query.Has("lease") && r.query.Get("lease") != "true" {
+		return nil, api.Errorf(api.KindBadRequest, "lease %.80q: want true", r.query.Get("lease"))
+	}
+	lease, err := asksLease(r, r.query.Has("lease"))
+	if err != nil {
+		return nil, err
+	}
+	if err := l.takeBundle(r.who.UID); err != nil {
+		core.Refuse(r.who, "run", err)
+		return nil, err
+	}
+	done := sync.OnceFunc(func() { l.giveBundle(r.who.UID) })
+	defer done()
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || mediaType != api.BundleType {
 		return nil, api.Errorf(api.KindBadRequest, "body: is of type %.80q, want %s", r.Header.Get("Content-Type"), api.BundleType).
@@ -28,6 +44,12 @@ func runBundle(core Core, r request) (any, error) {
 	var b api.Bundle
 	if err := readForm(http.MaxBytesReader(r.w, r.Body, maxForm), params["boundary"], b.Parts()); err != nil {
 		return nil, err
+	}
+	if lease {
+		return hold(core, r, func() (api.LeaseGrant, error) {
+			defer done() // the lease goes on
+			return core.RunLease(r.Context(), r.who, r.query.Get("name"), b)
+		})
 	}
 	return core.Run(r.who, r.query.Get("name"), b)
 }

@@ -61,6 +61,22 @@ func changesTo(r *http.Request, protocol string) bool {
 // itself: with what open gives, or with an error. Nothing is opened for a client
 // that did not wait.
 func handOver(core Core, r request, open func() (Descriptor, error)) error {
+	return takeOver(core, r, func(conn *peerConn) {
+		d, err := open()
+		if err != nil {
+			answer(conn, asAPIError(err))
+			return
+		}
+		defer d.File.Close()
+		// An error from here on means that the client left: its descriptor is closed
+		// with the message that nobody takes.
+		conn.give(d)
+	})
+}
+
+// takeOver takes the connection of a client that waits for its 101 from the HTTP
+// server, and closes it behind serve.
+func takeOver(core Core, r request, serve func(*peerConn)) error {
 	if r.ContentLength != 0 {
 		return early()
 	}
@@ -80,15 +96,7 @@ func handOver(core Core, r request, open func() (Descriptor, error)) error {
 		answer(conn, err)
 		return nil
 	}
-	d, err := open()
-	if err != nil {
-		answer(conn, asAPIError(err))
-		return nil
-	}
-	defer d.File.Close()
-	// An error from here on means that the client left: its descriptor is closed
-	// with the message that nobody takes.
-	conn.give(d)
+	serve(conn)
 	return nil
 }
 
@@ -123,8 +131,7 @@ func (c *peerConn) waiting() bool {
 // give answers 101 and then sends the descriptor, with one line that says what
 // it is.
 func (c *peerConn) give(d Descriptor) error {
-	_, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", api.UpgradeFD)
-	if err != nil {
+	if err := c.switchTo(api.UpgradeFD); err != nil {
 		return err
 	}
 	line, err := json.Marshal(d.MapDescriptor)
@@ -132,6 +139,12 @@ func (c *peerConn) give(d Descriptor) error {
 		return err
 	}
 	_, _, err = c.WriteMsgUnix(append(line, '\n'), unix.UnixRights(int(d.File.Fd())), nil)
+	return err
+}
+
+// switchTo answers 101.
+func (c *peerConn) switchTo(protocol string) error {
+	_, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
 	return err
 }
 

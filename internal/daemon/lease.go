@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
@@ -56,27 +57,48 @@ func (d *Daemon) Lease(ctx context.Context, who Peer, name, resume string) (api.
 	if err := d.named(name); err != nil {
 		return api.LeaseGrant{}, d.refuse(who, "load", name, err)
 	}
+	if err := d.mayChange(who, policy.Load, name); err != nil {
+		return api.LeaseGrant{}, d.refuse(who, "load", name, err)
+	}
 	if resume != "" {
 		if err := d.resumeLease(who, name, resume); err != nil {
 			return api.LeaseGrant{}, d.refuse(who, "load", name, err)
 		}
+		if _, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: "resume", Collection: name, Caller: who.recorded()}); err != nil {
+			d.EndLease(name, resume, "its resumption cannot be recorded")
+			return api.LeaseGrant{}, unrecorded{err}
+		}
 		return d.grant(name, resume), nil
 	}
-	if err := d.mayChange(who, policy.Load, name); err != nil {
-		return api.LeaseGrant{}, d.refuse(who, "load", name, err)
-	}
-	token, hash := newToken()
-	err := d.change(who, "load", name, d.aheadOf(name), func() error {
-		if ctx.Err() != nil { // while it waited: nobody would hold it
-			return d.refuse(who, "load", name, api.Errorf(api.KindUnavailable, "collection %q: the client that wanted a lease is gone", name))
-		}
+	return d.newLease(ctx, who, asLoad, name, d.aheadOf(name), func(as loading) error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
 		}
-		as := asLoad
-		as.lease = hash
-		if err := d.load(who, src, as, btf.NewCache()); err != nil {
+		return d.load(who, src, as, btf.NewCache())
+	})
+}
+
+// RunLease is Run for as long as who holds the lease.
+func (d *Daemon) RunLease(ctx context.Context, who Peer, name string, b api.Bundle) (api.LeaseGrant, error) {
+	as, src, err := d.asBundle(who, name, b)
+	if err != nil {
+		return api.LeaseGrant{}, err
+	}
+	return d.newLease(ctx, who, as, src.Name, func() parsed { return d.parseAhead(as.sent, true, src) }, func(as loading) error {
+		return d.load(who, src, as, btf.NewCache())
+	})
+}
+
+// newLease loads name by load, and gives who the lease.
+func (d *Daemon) newLease(ctx context.Context, who Peer, as loading, name string, ahead func() parsed, load func(loading) error) (api.LeaseGrant, error) {
+	token, hash := newToken()
+	as.lease = hash
+	err := d.change(who, as.verb, name, ahead, func() error {
+		if ctx.Err() != nil { // while it waited: nobody would hold it
+			return d.refuse(who, as.verb, name, api.Errorf(api.KindUnavailable, "collection %q: the client that wanted a lease is gone", name))
+		}
+		if err := load(as); err != nil {
 			return err
 		}
 		d.mu.Lock()
@@ -107,10 +129,24 @@ func leasable(m manifest.Manifest, old *collection) error {
 	return nil
 }
 
+// leased refuses what wants c to run for another reason than the lease that it runs
+// for, and ends with; nil where it has none.
+func (c *collection) leased() error {
+	l := c.record.Lease
+	if l == nil {
+		return nil
+	}
+	name := c.record.Name
+	return remedy.With(api.Errorf(api.KindConflict, "collection %q: it runs for a lease of uid %d, and ends with that", name, l.Holder.UID),
+		"hornetctl unload %s, then load it without one", name)
+}
+
 // leaseOf is what goes into the record of a load: a new lease, or the one of what
-// it takes the place of.
-func (d *Daemon) leaseOf(who Peer, as loading, old *collection) *pinning.Lease {
+// it takes the place of, unless that is to run without.
+func (d *Daemon) leaseOf(who Peer, as loading, m manifest.Manifest, old *collection) *pinning.Lease {
 	switch {
+	case m.Start == manifest.StartBoot:
+		return nil
 	case as.lease != "":
 		return &pinning.Lease{TokenSHA256: as.lease, Holder: pinning.Caller{UID: who.UID, GID: who.GID}}
 	case old != nil:
@@ -182,6 +218,9 @@ func (d *Daemon) EndLease(name, token, why string) {
 // endLease runs on the owner's thread. What cannot be unloaded now is tried again
 // after a grace, in which it can be resumed.
 func (d *Daemon) endLease(name string, l *lease, why string) (err error) {
+	if d.collection(name) == nil {
+		return nil
+	}
 	a := d.begin(self(), "unload", name, api.EventUnloaded)
 	a.rec.Reason = fmt.Sprintf("the lease of uid %d ended: %s", l.of.Holder.UID, why)
 	defer func() { err = a.conclude(err) }()

@@ -12,30 +12,30 @@ import (
 	"github.com/hornetd/hornetd/api"
 )
 
-// asksLease reports whether a request to load asks for a lease. Header and body
-// must say the same: a daemon that knows no leases takes the header for nothing,
-// and refuses the body.
-func asksLease(r request, body api.LoadRequest) (bool, error) {
+// asksLease reports whether a request asks for a lease. Its header must, and it
+// must say so besides, in its body or query: a daemon that knows no leases takes the
+// header for nothing, and refuses the rest.
+func asksLease(r request, says bool) (bool, error) {
 	upgrade := r.Header.Values("Upgrade")
 	switch {
-	case len(upgrade) == 0 && !body.Lease && body.Resume == "":
+	case len(upgrade) == 0 && !says:
 		return false, nil
-	case !body.Lease || len(upgrade) != 1 || !changesTo(r.Request, api.UpgradeLease):
-		return false, api.Errorf(api.KindBadRequest, "load: a lease is asked for in part only").
-			WithHint(`send "Connection: Upgrade" and "Upgrade: %s" by HTTP/1.1, and "lease": true in the body`, api.UpgradeLease)
+	case !says || len(upgrade) != 1 || !changesTo(r.Request, api.UpgradeLease):
+		return false, api.Errorf(api.KindBadRequest, "a lease is asked for in part only").
+			WithHint(`send "Connection: Upgrade" and "Upgrade: %s" by HTTP/1.1, and "lease": true in the body, of a run lease=true in the query`, api.UpgradeLease)
 	}
 	return true, nil
 }
 
-// leaseCollection loads for as long as the connection lives. After the 101 each
+// hold takes a lease for as long as the connection lives. After the 101 each
 // side has one thing to say: the daemon the grant, and perhaps why the lease has
 // ended; the client nothing.
-func leaseCollection(core Core, r request, resume string) (any, error) {
-	name := r.PathValue("name")
-	grant, err := core.Lease(r.Context(), r.who, name, resume)
+func hold(core Core, r request, take func() (api.LeaseGrant, error)) (any, error) {
+	grant, err := take()
 	if err != nil {
 		return nil, err
 	}
+	name := grant.Collection.Name
 	conn, rw, err := http.NewResponseController(r.w).Hijack()
 	if err != nil {
 		core.EndLease(name, grant.Token, "the connection cannot be taken over")

@@ -30,6 +30,8 @@ type limiter struct {
 	mu    sync.Mutex
 	total int
 	uids  map[uint32]int
+
+	bundles map[uint32]int // that are read or run, of each user but root
 }
 
 // Those who are refused are told why, a few at a time and for a moment: it must
@@ -41,7 +43,7 @@ const (
 
 func newLimiter(l *net.UnixListener, limits config.API, refused func(Peer, error)) *limiter {
 	return &limiter{UnixListener: l, limits: limits, refused: refused,
-		parting: make(chan struct{}, partings), uids: make(map[uint32]int)}
+		parting: make(chan struct{}, partings), uids: make(map[uint32]int), bundles: make(map[uint32]int)}
 }
 
 // overflowID is the kernel's own number for users it cannot name.
@@ -112,6 +114,29 @@ func (l *limiter) give(uid uint32) {
 	}
 	if uid != 0 {
 		l.total--
+	}
+}
+
+// takeBundle counts a bundle.
+func (l *limiter) takeBundle(uid uint32) error {
+	if uid == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bundles[uid] >= l.limits.ChangesPerUser {
+		return api.Errorf(api.KindLimit, "run: uid %d sends %d bundles already", uid, l.bundles[uid]).
+			WithHint("wait for the end of one, or have an administrator raise [api] changes_per_user in hornetd.toml")
+	}
+	l.bundles[uid]++
+	return nil
+}
+
+func (l *limiter) giveBundle(uid uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bundles[uid]--; l.bundles[uid] <= 0 {
+		delete(l.bundles, uid)
 	}
 }
 

@@ -40,7 +40,8 @@ func (d *Daemon) holdingsLocked(except string) (total holding, users map[uint32]
 }
 
 // room holds what who wants to load, need bytes of maps and some programs,
-// against what may run in all, and for who.
+// against what may run in all, and for who. What users had loaded does not count
+// where root, or the daemon itself, loads: they must not keep that out.
 func (d *Daemon) room(who Peer, m manifest.Manifest, need uint64, programs int) error {
 	d.mu.RLock()
 	total, users := d.holdingsLocked(m.Name)
@@ -60,7 +61,11 @@ func (d *Daemon) room(who Peer, m manifest.Manifest, need uint64, programs int) 
 		}
 		return nil
 	}
-	if err := more(total, "others", "total", l.TotalMemory, l.TotalPrograms, l.TotalCollections); err != nil {
+	whose := "others"
+	if who.UID == 0 {
+		total, whose = users[0], "others of root"
+	}
+	if err := more(total, whose, "total", l.TotalMemory, l.TotalPrograms, l.TotalCollections); err != nil {
 		return err
 	}
 	if who.UID == 0 {

@@ -120,8 +120,12 @@ func missing(m manifest.Manifest, required string) error {
 // requirements refuses to load m where what it requires does not run.
 func (d *Daemon) requirements(m manifest.Manifest) error {
 	for _, required := range m.Requires {
-		if d.collection(required) == nil {
+		c := d.collection(required)
+		if c == nil {
 			return missing(m, required)
+		}
+		if err := c.leased(); err != nil {
+			return remedy.With(m.Errorf("requires", "%w", err), "%s", remedy.Of(err))
 		}
 	}
 	return nil

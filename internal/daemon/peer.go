@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/policy"
 )
 
@@ -35,6 +36,11 @@ type Peer struct {
 // subject is the part of a peer that policy decides on.
 func (p Peer) subject() policy.Subject {
 	return policy.Subject{UID: p.UID, GID: p.GID, Groups: p.Groups, Unit: p.Unit, Exe: p.Exe}
+}
+
+// recorded is who a peer is in the audit log.
+func (p Peer) recorded() audit.Caller {
+	return audit.Caller{UID: p.UID, GID: p.GID, PID: p.PID, Unit: p.Unit, Exe: p.Exe.Path, Label: p.Label}
 }
 
 // self is the daemon acting on its manifests, not for a client.

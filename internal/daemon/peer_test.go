@@ -451,7 +451,7 @@ func cgroups(t *testing.T, dirs ...string) {
 // allowed asks the policy about a manifest that lets a user do something.
 func allowed(s policy.Subject, user string) error {
 	m := manifest.Manifest{Name: "m", Allow: []manifest.Allow{{User: user, May: []manifest.Right{manifest.RightStatus}}}}
-	_, err := policy.New(policy.Limits{}, names.Host{}).Authorize(s, policy.Status, m)
+	_, err := policy.New(policy.Limits{}, new(names.Host)).Authorize(s, policy.Status, m)
 	return err
 }
 

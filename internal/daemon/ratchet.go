@@ -347,10 +347,31 @@ func (d *Daemon) advance(c signing.Claim) {
 // save writes the ratchet's file where a start would have much of the log to
 // read, or where it could not be written a while ago.
 func (d *Daemon) save() {
+	d.keepState()
 	last, _ := d.audit.Last()
 	again := !d.ratchet.again.IsZero() && time.Now().After(d.ratchet.again)
 	if (last-d.ratchet.logged >= saveEvery || again) && d.unread() == nil {
 		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))
+	}
+}
+
+// keepState makes again what somebody took out of the state directory, or with it:
+// what the next start would otherwise not know.
+func (d *Daemon) keepState() {
+	remade, err := d.audit.Keep()
+	if err != nil {
+		d.tellState(ofLog, unrecorded{err})
+		return
+	}
+	d.tellState(ofLog, nil)
+	if remade > d.remade {
+		d.remade = remade
+		d.tellState("", remedy.With(fmt.Errorf("audit log: %s was taken away while hornetd ran, and is made again with all that it held", d.cfg.Paths.State),
+			"find out who did it; the programs that run were not touched"))
+	}
+	if _, err := os.Lstat(filepath.Join(d.cfg.Paths.State, ratchetFile)); errors.Is(err, fs.ErrNotExist) && d.ratchet.again.IsZero() && d.unread() == nil {
+		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))
+		d.tellState(ofCopy, d.copyList(d.inForce()))
 	}
 }
 

@@ -99,7 +99,7 @@ func hexDigest(d [32]byte) string { return hex.EncodeToString(d[:]) }
 // the one it was loaded from.
 func (c *collection) unchanged(m manifest.Manifest) error {
 	if c.record.ManifestDigest == hexDigest(m.Digest) {
-		return nil
+		return c.leased()
 	}
 	return remedy.With(fmt.Errorf("collection %q: %w: it runs from another version of its manifest", m.Name, pinning.ErrExist),
 		"hornetctl reload replaces it; hornetctl plan shows how")

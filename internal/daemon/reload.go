@@ -293,15 +293,15 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 	return out
 }
 
-// resolver returns loader.Resolve for many at once: kernel BTF is megabytes, and
+// resolver returns loader.ResolveShown for many at once: kernel BTF is megabytes, and
 // its cache is for one at a time.
 func resolver() resolveFunc {
 	var mu sync.Mutex
 	cache := btf.NewCache()
-	return func(spec *ebpf.CollectionSpec, m manifest.Manifest) ([]loader.Target, error) {
+	return func(spec *ebpf.CollectionSpec, m manifest.Manifest, shown *loader.Shown) ([]loader.Target, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		return loader.Resolve(spec, m, cache)
+		return loader.ResolveShown(spec, m, cache, shown)
 	}
 }
 
@@ -403,7 +403,7 @@ func (d *Daemon) strayRules(trust *signing.Trust) []api.Problem {
 // Check reads and verifies everything, as a start would, and loads nothing. It
 // needs neither bpffs nor a running daemon.
 func Check(cfg config.Config, build Build) []api.Problem {
-	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), names.Host{}).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules), log: zap.NewNop()}
+	d := &Daemon{cfg: cfg, build: build, floor: build.Date, booting: true, running: map[string]*collection{}, policy: policy.New(cfg.Limits.Policy(), new(names.Host)).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules), log: zap.NewNop()}
 	if err := d.viewRatchet(); err != nil {
 		return []api.Problem{problem("", err)}
 	}

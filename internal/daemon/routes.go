@@ -31,12 +31,13 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteUnload:   unloadCollection,
 		api.RouteRollback: rollback,
 		api.RouteRecover:  recoverQuarantined,
-		api.RouteRun:      runBundle,
+		api.RouteRun:      lim.runBundle,
 		api.RouteReload:   reload,
 		api.RoutePlan:     plan,
 		api.RouteStatus:   lim.status,
 		api.RouteMap:      oneMap,
 		api.RouteEntries:  entries,
+		api.RouteStream:   samples,
 		api.RouteWrite:    writeEntries,
 		api.RouteDelete:   deleteEntries,
 		api.RouteEvents:   events,
@@ -48,6 +49,11 @@ func routes(core Core, lim *limiter) http.Handler {
 	unknown := serve(core, unknownRoute, nil)
 	mux.Handle("/", unknown)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// net/http takes chunks together with a length and goes on behind them, where
+		// another reader may see another request. RFC 9112, 6.1: close.
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
 		// The mux would answer a path that is not clean with a redirect, * without a
 		// body, and HEAD as GET: with a descriptor, or a stream.
 		if p := r.URL.EscapedPath(); path.Clean(p) != p || !strings.HasPrefix(p, "/") || r.Method == http.MethodHead {
@@ -121,16 +127,23 @@ func getCollection(core Core, r request) (any, error) {
 }
 
 func loadCollection(core Core, r request) (any, error) {
+	if changesTo(r.Request, api.UpgradeTarget) {
+		return nil, takeTargets(core, r, r.PathValue("name"))
+	}
 	var body api.LoadRequest
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
-	lease, err := asksLease(r, body)
+	lease, err := asksLease(r, body.Lease || body.Resume != "")
 	switch {
 	case err != nil:
 		return nil, err
+	case lease && !body.Lease:
+		return nil, api.Errorf(api.KindBadRequest, "resume: without a lease there is none").WithHint(`say "lease": true as well`)
 	case lease:
-		return leaseCollection(core, r, body.Resume)
+		return hold(core, r, func() (api.LeaseGrant, error) {
+			return core.Lease(r.Context(), r.who, r.PathValue("name"), body.Resume)
+		})
 	}
 	return core.Load(r.who, r.PathValue("name"))
 }
@@ -259,14 +272,8 @@ func events(core Core, r request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.w.Header().Set("Content-Type", api.EventsType)
-	r.w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(r.w)
-	// The server's time-out for reading a request would end the stream.
-	if err := errors.Join(flush.SetReadDeadline(time.Time{}), flush.SetWriteDeadline(time.Time{})); err != nil {
-		return nil, err
-	}
-	if err := flush.Flush(); err != nil {
+	flush, err := beginStream(r)
+	if err != nil {
 		return nil, nil // the client left
 	}
 	// The stream ends when the client goes or the daemon stops; neither can be
@@ -281,6 +288,38 @@ func events(core Core, r request) (any, error) {
 		return flush.Flush()
 	})
 	return nil, nil
+}
+
+// beginStream answers that records follow, for as long as it takes.
+func beginStream(r request) (*http.ResponseController, error) {
+	r.w.Header().Set("Content-Type", api.EventsType)
+	r.w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(r.w)
+	// The server's time-out for reading a request would end the stream.
+	err := errors.Join(flush.SetReadDeadline(time.Time{}), flush.SetWriteDeadline(time.Time{}))
+	if err != nil {
+		return nil, err
+	}
+	return flush, flush.Flush()
+}
+
+func samples(core Core, r request) (any, error) {
+	var flush *http.ResponseController
+	return nil, core.Samples(r.Context(), r.who, r.PathValue("name"), r.PathValue("map"), func(samples []api.Sample) (err error) {
+		if flush == nil {
+			flush, err = beginStream(r)
+			return err
+		}
+		for _, s := range samples {
+			if err := flush.SetWriteDeadline(time.Now().Add(eventTimeout)); err != nil {
+				return err
+			}
+			if err := api.WriteSample(r.w, s); err != nil {
+				return err
+			}
+		}
+		return flush.Flush()
+	})
 }
 
 func decode(r request, v any) error {

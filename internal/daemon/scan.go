@@ -142,6 +142,10 @@ func (d *Daemon) notFound(name string) error {
 	if isOwn(name) {
 		return api.Errorf(api.KindNotFound, "collection %q: does not run", name).WithHint("hornetctl run brings a collection of your own")
 	}
+	if template, instance, _ := manifest.SplitInstance(name); instance != "" {
+		return api.Errorf(api.KindNotFound, "collection %q: does not run, or there is no template %s.toml", name, template).
+			WithHint("hornetctl load %s loads it from %s.toml in %s", name, template, d.cfg.Paths.Manifests[0])
+	}
 	return api.Errorf(api.KindNotFound, "collection %q: no such manifest", name).
 		WithHint("hornetctl list shows what there is; a manifest is a file %s.toml in %s", name, d.cfg.Paths.Manifests[0])
 }

@@ -32,9 +32,9 @@ func Serve(ctx context.Context, core Core, l *net.UnixListener, limits config.AP
 		IdleTimeout:       limits.IdleTime,
 		WriteTimeout:      limits.AnswerTime,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          zap.NewStdLog(log.Named("http")),
 
-		DisableGeneralOptionsHandler: true, // OPTIONS * is no route either
+		DisableGeneralOptionsHandler: true, // there is one table of routes
+		ErrorLog:                     zap.NewStdLog(log.Named("http")),
 	}
 	done := make(chan struct{})
 	go func() {

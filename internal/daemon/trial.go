@@ -109,7 +109,11 @@ func (d *Daemon) judge(name string, t *trial) bool {
 		return true // unloaded, or another version has come
 	}
 	ends := !time.Now().Before(t.until)
-	if err := d.healthy(c, ends); err != nil {
+	err := d.healthy(c, ends)
+	if pinning.Unanswered(err) {
+		return false // which says nothing of the version
+	}
+	if err != nil {
 		if err := d.giveBack(c, err.Error()); err != nil {
 			d.cannotReturn(c, err)
 		}
@@ -159,12 +163,18 @@ func (t *trial) reads(now uint64, ends bool) error {
 }
 
 func runs(entry *pinning.Entry, test manifest.Test) error {
-	p, err := entry.Program(test.Program)
-	if err != nil {
-		return err
+	for _, r := range entry.Record.Programs {
+		if r.Name != test.Program {
+			continue
+		}
+		p, err := openProgram(entry, r)
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		return loader.RunTests(&ebpf.Collection{Programs: map[string]*ebpf.Program{test.Program: p}}, []manifest.Test{test})
 	}
-	defer p.Close()
-	return loader.RunTests(&ebpf.Collection{Programs: map[string]*ebpf.Program{test.Program: p}}, []manifest.Test{test})
+	return fmt.Errorf("program %q: %w", test.Program, pinning.ErrNotExist)
 }
 
 func pinnedMap(entry *pinning.Entry, name string) (*ebpf.Map, error) {
@@ -276,14 +286,21 @@ func (d *Daemon) replaceRunning(c *collection) {
 }
 
 // endTrials goes back, at start, from every version whose trial nobody has
-// watched to its end.
-func (d *Daemon) endTrials() error {
+// watched to its end. It returns what those would have gone back to that cannot,
+// for the next start.
+func (d *Daemon) endTrials() (stay []string, err error) {
 	names, err := d.store.Entries()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range names {
 		entry, err := d.store.Load(name)
+		if pinning.Unanswered(err) {
+			entry, err = d.store.Load(name)
+		}
+		if pinning.Unanswered(err) {
+			return nil, err // a sweep would take away what it may be to go back to
+		}
 		if err != nil {
 			continue // adopt tells what is wrong with it
 		}
@@ -295,12 +312,13 @@ func (d *Daemon) endTrials() error {
 		err = d.giveBack(&collection{record: entry.Record}, "hornetd ended before its trial did")
 		if err != nil { // it stays, whole
 			d.log.Error("return", zap.String("collection", name.String()), zap.Error(err))
+			stay = append(stay, entry.Record.Trial)
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	clear(d.running) // adopt fills it
-	return nil
+	return stay, nil
 }
 
 // returned says what c, which came back, came back from.

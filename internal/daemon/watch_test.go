@@ -1,8 +1,12 @@
 package daemon
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/pinning"
 )
 
 // TestHeart: the watchdog is not fed while a change or a look does not get on, and
@@ -51,5 +55,20 @@ func TestHeart(t *testing.T) {
 	close(w.done)
 	if err := w.wait(time.Minute); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSeenToGo: a link whose target was seen to be gone was taken away by nobody,
+// though the kernel let go of it only later.
+func TestSeenToGo(t *testing.T) {
+	_, gone := loader.NewView().Again(loader.Target{Kind: "netns", Netns: filepath.Join(t.TempDir(), "none")})
+	if !absentTarget(gone) {
+		t.Fatal(gone)
+	}
+	w := &watcher{idle: map[uint32]bool{}, known: map[string]known{}}
+	c := &collection{record: pinning.Record{Name: "x", Links: []pinning.RecordLink{{ID: 1}, {ID: 2}, {ID: 3}}}}
+	w.remember(c, known{}, sight{links: []linkSight{{state: stateAt(2), err: gone}, {state: stateAt(0), err: gone}, {state: stateAt(0)}}})
+	if !w.idle[1] || !w.idle[2] || w.idle[3] {
+		t.Errorf("%v", w.idle)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -22,6 +23,13 @@ const verbWrite = "write"
 // is not what its If says.
 func (d *Daemon) Write(who Peer, name, mapName string, entries []api.WriteEntry) (api.Changed, error) {
 	return d.alter(who, name, mapName, func(m *ebpf.Map, codec loader.Codec) (func() (int, error), error) {
+		key, value, _ := codec.Size()
+		if slices.ContainsFunc(entries, func(e api.WriteEntry) bool { return e.If != nil }) {
+			value *= 2
+		}
+		if err := fitting("entries", len(entries), key+value); err != nil {
+			return nil, err
+		}
 		writes := make([]write, 0, len(entries))
 		seen := make(map[string]bool)
 		for i, e := range entries {
@@ -59,6 +67,10 @@ func (d *Daemon) Delete(who Peer, name, mapName string, keys []json.RawMessage) 
 			return nil, api.Errorf(api.KindBadRequest, "entries of a %s cannot be deleted: it has all of them always", m.Type()).
 				WithHint("write zeroes instead")
 		}
+		size, _, _ := codec.Size()
+		if err := fitting("keys", len(keys), size); err != nil {
+			return nil, err
+		}
 		parsed := make([][]byte, 0, len(keys))
 		for i, k := range keys {
 			key, err := parseKey(codec, k)
@@ -79,6 +91,19 @@ func (d *Daemon) Delete(who Peer, name, mapName string, keys []json.RawMessage) 
 			return n, nil
 		}, nil
 	})
+}
+
+// changeBytes bounds what is made of one request: its body is short, but {} is
+// a value of any size.
+const changeBytes = 1 << 20
+
+// fitting refuses more than are held at once. One is taken, however large it is.
+func fitting(what string, n, size int) error {
+	if most := max(1, changeBytes/size); n > most {
+		return api.Errorf(api.KindLimit, "%d %s of %d bytes each: one request takes %d", n, what, size, most).
+			WithHint("send them in several requests")
+	}
+	return nil
 }
 
 // alter has prepare look at a map that who may write, and then does what it

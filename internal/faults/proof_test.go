@@ -53,9 +53,9 @@ var bugs = []bug{
 		"TestPoints", "unload EINTR renameat2"},
 	{"the start does not switch back", "internal/daemon/adopt.go", "	if err := d.switchBack(); err != nil {\n		return err\n	}\n", "",
 		"TestPoints", "upgrade KILL renameat2"},
-	{"the start sweeps before it switches back", "internal/daemon/adopt.go", "	if err := d.switchBack(); err != nil {\n		return err\n	}\n	if err := d.endTrials(); err != nil {\n		return err\n	}\n	swept, err := d.store.Sweep()\n", "	swept, err := d.store.Sweep()\n	if err := d.switchBack(); err != nil {\n		return err\n	}\n",
+	{"the start sweeps before it switches back", "internal/daemon/adopt.go", "	if err := d.switchBack(); err != nil {\n		return err\n	}\n	trials, err", "	d.store.Sweep()\n	if err := d.switchBack(); err != nil {\n		return err\n	}\n	trials, err",
 		"TestPoints", "upgrade KILL renameat2"},
-	{"the start does not sweep", "internal/daemon/adopt.go", "	swept, err := d.store.Sweep()\n", "	var swept []string\n",
+	{"the start does not sweep", "internal/daemon/adopt.go", "	swept, err := d.store.Sweep(trials...)\n", "	_ = trials\n	var swept []string\n",
 		"TestPoints", "load KILL renameat2"},
 	{"a sweep detaches what is pinned elsewhere", "pinning/remove.go", "		keep = s.linksOf(c.committed...)\n	}\n	for", "	}\n	for",
 		"TestPoints", "upgrade KILL renameat2"},
@@ -67,7 +67,7 @@ var bugs = []bug{
 		"TestPoints", "load EINTR mkdirat"},
 	{"kept maps begin anew", "internal/daemon/load.go", "d.kept(old, m,", "d.kept(nil, m,",
 		"TestPoints", "upgrade ENOSPC renameat2"},
-	{"one error leaves a link running behind an unload", "pinning/takedown.go", "		more, err = s.clear(stage, keep)\n", "		more, err = nil, fmt.Errorf(\"%w\", err)\n",
+	{"one error leaves a link running behind an unload", "pinning/takedown.go", "		more, err = s.clear(name, keep)\n", "		more, err = nil, fmt.Errorf(\"%w\", err)\n",
 		"TestPoints", "unload EIO unlinkat"},
 	{"one error at the start puts aside what is whole", "pinning/store.go", "func Unanswered(err error) bool {\n	return ", "func Unanswered(err error) bool {\n	return false && ",
 		"TestPoints", "start EPERM bpf"},
@@ -89,7 +89,7 @@ var bugs = []bug{
 		"TestPowerCut", ""},
 	{"the ratchet is renamed before it is on disk", "internal/daemon/ratchet.go", "	return errors.Join(err, f.Sync(), f.Close())\n}\n\nfunc syncDir", "	return errors.Join(err, f.Close())\n}\n\nfunc syncDir",
 		"TestPowerCut", ""},
-	{"loads in the log do not count", "internal/daemon/ratchet.go", "		r.Phase == audit.Outcome && (r.Verb == asLoad.verb", "		r.Phase == audit.Refusal && (r.Verb == asLoad.verb",
+	{"loads in the log do not count", "internal/daemon/ratchet.go", "r.Phase == audit.Outcome && (r.Verb == asLoad.verb", "r.Phase == audit.Refusal && (r.Verb == asLoad.verb",
 		"TestPowerCut", ""},
 	{"a rollback is not written down", "internal/daemon/ratchet.go", "		return d.setRatchet(next)\n	})", "		d.ratchet.Ratchet = next\n		return nil\n	})",
 		"TestPowerCut", ""},
@@ -124,6 +124,20 @@ func TestProof(t *testing.T) {
 		t.Logf("%-50s | %-45s | %s (%.0f s)", b.name, by, strings.TrimSpace(b.test+" "+b.points), time.Since(began).Seconds())
 	}
 	t.Logf("%d of %d bugs noticed", caught, len(run))
+}
+
+// TestSeeds: what a bug changes is there, in one place. Only one is seeded where not
+// all are.
+func TestSeeds(t *testing.T) {
+	for _, b := range bugs {
+		text, err := os.ReadFile(filepath.Join("../..", b.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(text), b.old); n != 1 {
+			t.Errorf("%s: %s has the text to change %d times", b.name, b.file, n)
+		}
+	}
 }
 
 var invariant = regexp.MustCompile(`I[1-7]: [^\n]*`)

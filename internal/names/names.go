@@ -5,32 +5,78 @@ package names
 import (
 	"os/user"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/policy"
 )
 
-// Host is this host as policy.Names.
-type Host struct{}
-
-func (Host) UserID(name string) (uint32, bool) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return 0, false
-	}
-	return id(u.Uid)
+// Host is this host as policy.Names. Names are those of /etc/passwd and /etc/group.
+// It may be used by several goroutines at once; the zero value is ready.
+type Host struct {
+	users, groups known
 }
 
-func (Host) GroupID(name string) (uint32, bool) {
-	g, err := user.LookupGroup(name)
-	if err != nil {
-		return 0, false
-	}
-	return id(g.Gid)
+// UserID returns the number of a user.
+func (h *Host) UserID(name string) (uint32, bool) {
+	return h.users.id("/etc/passwd", name, func() (string, error) {
+		u, err := user.Lookup(name)
+		if err != nil {
+			return "", err
+		}
+		return u.Uid, nil
+	})
 }
 
-func (Host) File(path string) (policy.File, bool) { return File(path) }
+// GroupID returns the number of a group.
+func (h *Host) GroupID(name string) (uint32, bool) {
+	return h.groups.id("/etc/group", name, func() (string, error) {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			return "", err
+		}
+		return g.Gid, nil
+	})
+}
+
+// known remembers what was found in a file for as long as that stays the same: the
+// library reads all of it for each name, and a list of collections asks for
+// thousands.
+type known struct {
+	mu    sync.Mutex
+	state unix.Stat_t
+	ids   map[string]found
+}
+
+type found struct {
+	id uint32
+	ok bool
+}
+
+func (k *known) id(file, name string, look func() (string, error)) (uint32, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var now unix.Stat_t
+	err := unix.Stat(file, &now)
+	now.Atim = unix.Timespec{}
+	if err != nil || now != k.state || len(k.ids) >= 10_000 {
+		k.ids, k.state = map[string]found{}, now
+	}
+	if f, ok := k.ids[name]; ok {
+		return f.id, f.ok
+	}
+	var f found
+	if s, err := look(); err == nil {
+		n, err := strconv.ParseUint(s, 10, 32)
+		f = found{uint32(n), err == nil}
+	}
+	k.ids[name] = f
+	return f.id, f.ok
+}
+
+// File is the function of that name.
+func (*Host) File(path string) (policy.File, bool) { return File(path) }
 
 // File returns what the kernel knows the file at path by, under that name. It is
 // looked up in the kernel's own memory (AT_STATX_DONT_SYNC, an empty mask) and not
@@ -42,9 +88,4 @@ func File(path string) (policy.File, bool) {
 		return policy.File{}, false
 	}
 	return policy.File{Path: path, Device: unix.Mkdev(st.Dev_major, st.Dev_minor), Inode: st.Ino}, true
-}
-
-func id(s string) (uint32, bool) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	return uint32(n), err == nil
 }

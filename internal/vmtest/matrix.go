@@ -26,9 +26,9 @@ var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bp
 const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestVerify|TestExposure|TestFirstBoot" +
 	"|Test(Bad|Hostile|DropInBad|RefusalsAreTold|RefusedStarts|StartBeside|Expir|Revoked|List(IsNotGood|NeedsRoots|OfThe|InForce|WithAFull)|CopyOf|SignedA|SignerRules|VersionsOnly|WithoutVersion|Rollback|" +
 	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey|" +
-	"KilledAtEverySystemCallOfA(Repair|Trial)|KilledDuring|EveryFailedCall|UpgradesUnderTraffic|Sender|ManyRepairs|Flapping|Fight|ComesAndGoes|OneInterface|OnePlace|Pending|" +
+	"KilledAtEverySystemCallOfA(Repair|Trial)|KilledDuring|KilledWhile|EveryFailedCall|UpgradesUnderTraffic|Sender|ManyRepairs|Flapping|Fight|ComesAndGoes|OneInterface|OnePlace|Pending|" +
 	"Document|NotHTTP|Mixed|ClientDiesAnywhere|Lease|ThousandLeases|EventsFilter|TrustIsTold|SlowReader|Flood|ChangesInTurn|LimitIsTold|LimitsInStatus|UserLimits|" +
-	"Trial|PolicyTest|Run|Template|WhatComesDuring|UntrustedCorpus|UntrustedKeeps|AnotherSigner|QuarantineIsRevoked).*)$"
+	"LargeEntries|Trial|PolicyTest|Target|Run|Template|WhatComesDuring|UntrustedCorpus|UntrustedKeeps|AnotherSigner|QuarantineIsRevoked|SamplesStalled|CompareAndWrite|WritesAreRecorded).*)$"
 
 // Matrix runs tests on several kernels.
 type Matrix struct {
