@@ -56,13 +56,7 @@ func (l *limiter) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		peer, err := peerOf(conn)
-		if err != nil {
-			peer = Peer{UID: overflowID, GID: overflowID} // nobody, and never root
-			err = api.Errorf(api.KindDenied, "connection: %w", err)
-		} else {
-			err = l.take(peer.UID)
-		}
+		peer, err := l.admit(conn)
 		if err != nil {
 			l.turnAway(conn, asAPIError(err))
 			l.refused(peer, err)
@@ -70,6 +64,25 @@ func (l *limiter) Accept() (net.Conn, error) {
 		}
 		return &peerConn{UnixConn: conn, peer: peer, release: sync.OnceFunc(func() { l.give(peer.UID) })}, nil
 	}
+}
+
+// admit names the peer of a connection and counts it. Who has too many is not looked
+// at closely: all others wait behind them in the kernel's one queue meanwhile.
+func (l *limiter) admit(conn *net.UnixConn) (Peer, error) {
+	nobody := Peer{UID: overflowID, GID: overflowID} // and never root
+	cred, err := credentialsOf(conn)
+	if err != nil {
+		return nobody, api.Errorf(api.KindDenied, "connection: %w", err)
+	}
+	if err := l.take(cred.Uid); err != nil {
+		return Peer{UID: cred.Uid, GID: cred.Gid, PID: cred.Pid}, err
+	}
+	peer, err := peerOf(conn)
+	if err != nil {
+		l.give(cred.Uid)
+		return nobody, api.Errorf(api.KindDenied, "connection: %w", err)
+	}
+	return peer, nil
 }
 
 // take counts a connection. Root's are not counted against the total: an
