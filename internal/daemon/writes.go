@@ -255,7 +255,7 @@ func updateError(err error) error {
 func (d *Daemon) recordWrite(who Peer, name, mapName string, do func() (int, error)) (int, error) {
 	a := d.begin(who, verbWrite, name, "")
 	a.rec.Phase, a.rec.Reason = audit.Outcome, fmt.Sprintf("map %q", mapName)
-	first := d.refused.firstRead(a.rec, mapName)
+	first := d.refused.firstWrite(a.rec, mapName)
 	if first {
 		if err := a.intend(); err != nil {
 			return 0, err
@@ -267,8 +267,7 @@ func (d *Daemon) recordWrite(who Peer, name, mapName string, do func() (int, err
 		told := asAPIError(err)
 		a.rec.Error, a.rec.Hint, a.rec.Kind = told.Message, told.Hint, string(told.Kind)
 	}
-	if !first {
-		d.refused.wrote(a.rec, mapName, n)
+	if !first && d.refused.wrote(a.rec, mapName, n) {
 		return n, err
 	}
 	a.rec.Reason = fmt.Sprintf("%s: %d entries", a.rec.Reason, n)
