@@ -24,6 +24,7 @@ const MaxResponseBytes = 32 << 20
 // Client asks one hornetd. It may be used by several goroutines at once.
 type Client struct {
 	socket string
+	dial   func(context.Context) (net.Conn, error)
 	http   *http.Client
 }
 
@@ -36,7 +37,7 @@ func New(socket string) *Client {
 // NewDialer returns a client that connects by dial; socket is for messages.
 func NewDialer(socket string, dial func(context.Context) (net.Conn, error)) *Client {
 	dialHTTP := func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
-	return &Client{socket, &http.Client{
+	return &Client{socket, dial, &http.Client{
 		Transport: &http.Transport{DialContext: dialHTTP, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10},
 		// A redirect would be somebody else's answer.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

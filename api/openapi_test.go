@@ -56,6 +56,7 @@ type (
 	response struct {
 		Ref         string `yaml:"$ref"`
 		Description string
+		Required    bool // of a body
 		Content     map[string]struct{ Schema schema }
 	}
 	schema struct {
@@ -64,12 +65,13 @@ type (
 		Format               string
 		Pattern              string
 		Description          string
-		Minimum              *int
+		Minimum, Maximum     *int
 		Enum                 []string
 		Items                *schema
 		Required             []string
 		Properties           map[string]schema
-		AdditionalProperties *bool `yaml:"additionalProperties"`
+		AdditionalProperties *bool    `yaml:"additionalProperties"`
+		OneOf                []schema `yaml:"oneOf"`
 	}
 )
 
@@ -106,8 +108,8 @@ func TestDocumentHasTheTypes(t *testing.T) {
 	}
 	describe(want, enums, reflect.TypeFor[Error]())
 	for _, r := range Routes() {
-		if r.Upgrade != "" {
-			describe(want, enums, reflect.TypeOf(r.Upgraded))
+		for _, sent := range r.Upgrades {
+			describe(want, enums, reflect.TypeOf(sent))
 		}
 	}
 
@@ -133,13 +135,16 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 	var want, got []route
 	for _, r := range Routes() {
 		method, path, _ := strings.Cut(r.Pattern, " ")
+		var upgraded []string
 		w := route{method, path, strings.Join(r.Query, " "), "", reflect.TypeOf(r.Response).Name(), "application/json", ""}
 		if r.Request != nil {
 			w.Request = reflect.TypeOf(r.Request).Name()
 		}
-		if r.Upgrade != "" {
-			w.Upgraded = reflect.TypeOf(r.Upgraded).Name()
+		for _, sent := range r.Upgrades {
+			upgraded = append(upgraded, reflect.TypeOf(sent).Name())
 		}
+		slices.Sort(upgraded)
+		w.Upgraded = strings.Join(upgraded, " ")
 		if r.Pattern == RouteEvents || r.Pattern == RouteStream {
 			w.MediaType = EventsType
 		}
@@ -159,6 +164,9 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 			if op.RequestBody != nil {
 				for mediaType, content := range op.RequestBody.Content {
 					g.Request = strings.TrimPrefix(content.Schema.Ref, schemaRef)
+					if body := doc.Components.Schemas[g.Request]; op.RequestBody.Required != (len(body.Required) > 0) {
+						t.Errorf("%s %s: a body is required: %v, and of it %q", method, path, op.RequestBody.Required, body.Required)
+					}
 					if want := map[bool]string{true: BundleType, false: "application/json"}[g.Request == "Bundle"]; mediaType != want {
 						t.Errorf("%s %s: body of type %q, want %q", method, path, mediaType, want)
 					}
@@ -170,7 +178,14 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 			others := 2
 			if upgraded, ok := op.Responses["101"]; ok {
 				others++
-				g.Upgraded = strings.TrimPrefix(upgraded.Content["application/json"].Schema.Ref, schemaRef)
+				s := upgraded.Content["application/json"].Schema
+				var refs []string
+				for _, s := range append(s.OneOf, s) {
+					if s.Ref != "" {
+						refs = append(refs, strings.TrimPrefix(s.Ref, schemaRef))
+					}
+				}
+				g.Upgraded = strings.Join(refs, " ")
 			}
 			if op.Responses["default"].Ref != "#/components/responses/Error" || len(op.Responses) != others {
 				t.Errorf("%s %s: responses are not 200 and default, and 101 where it changes the protocol", method, path)

@@ -28,8 +28,7 @@ type Route struct {
 	Request  any      // zero value of the body's type, nil where there is none; a Bundle is a form, all else JSON
 	Response any      // zero value of a successful answer's type
 
-	Upgrade  string // the protocol that the connection can change to; "" for none
-	Upgraded any    // zero value of what the daemon then sends
+	Upgrades map[string]any // protocols that the connection can change to, and the zero value of what the daemon then sends
 }
 
 // Routes lists every route there is. openapi.yaml has the same.
@@ -37,17 +36,18 @@ func Routes() []Route {
 	return []Route{
 		{Pattern: RouteList, Response: Collections{}},
 		{Pattern: RouteGet, Response: Collection{}},
-		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{}, Upgrade: UpgradeLease, Upgraded: LeaseGrant{}},
+		{Pattern: RouteLoad, Request: LoadRequest{}, Response: Collection{},
+			Upgrades: map[string]any{UpgradeLease: LeaseGrant{}, UpgradeTarget: Loaded{}}},
 		{Pattern: RouteUpgrade, Request: UpgradeRequest{}, Response: Collection{}},
 		{Pattern: RouteUnload, Request: UnloadRequest{}, Response: Collection{}},
 		{Pattern: RouteRollback, Request: RollbackRequest{}, Response: Collection{}},
 		{Pattern: RouteRecover, Request: RecoverRequest{}, Response: Collection{}},
-		{Pattern: RouteMap, Query: []string{"access"}, Response: Map{}, Upgrade: UpgradeFD, Upgraded: MapDescriptor{}},
+		{Pattern: RouteMap, Query: []string{"access"}, Response: Map{}, Upgrades: map[string]any{UpgradeFD: MapDescriptor{}}},
 		{Pattern: RouteEntries, Query: []string{"limit", "after", "key", "percpu"}, Response: Entries{}},
 		{Pattern: RouteWrite, Request: WriteRequest{}, Response: Changed{}},
 		{Pattern: RouteDelete, Request: DeleteRequest{}, Response: Changed{}},
 		{Pattern: RouteStream, Response: Sample{}},
-		{Pattern: RouteRun, Query: []string{"name", "lease"}, Request: Bundle{}, Response: Collection{}, Upgrade: UpgradeLease, Upgraded: LeaseGrant{}},
+		{Pattern: RouteRun, Query: []string{"name", "lease"}, Request: Bundle{}, Response: Collection{}, Upgrades: map[string]any{UpgradeLease: LeaseGrant{}}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},

@@ -36,7 +36,12 @@ func (ls Links) Close() error {
 // another one now (interface, cgroup, file) is refused. Attach sets in ts what
 // only shows then: the mode that the driver took in place of "auto", TypeID and
 // ReplacesID of a function of another program.
-func Attach(coll *ebpf.Collection, ts []Target) (_ Links, err error) {
+func Attach(coll *ebpf.Collection, ts []Target) (Links, error) { return AttachShown(coll, ts, nil) }
+
+// AttachShown is Attach where some of ts are what a caller shows. Without that, a
+// cgroup is found by its path and a process by its number, if they still are the same,
+// and a network namespace is not.
+func AttachShown(coll *ebpf.Collection, ts []Target, shown *Shown) (_ Links, err error) {
 	links := make(Links, len(ts))
 	defer func() {
 		if err != nil {
@@ -52,7 +57,7 @@ func Attach(coll *ebpf.Collection, ts []Target) (_ Links, err error) {
 		if prog == nil && !StructOps(t.Kind) {
 			return nil, fmt.Errorf("attach %s to %s: the collection has no such program", t.Program, t)
 		}
-		l, err := attach(coll, prog, t)
+		l, err := attach(coll, prog, t, shown)
 		if err != nil {
 			return nil, fmt.Errorf("attach %s: %w", strings.TrimPrefix(t.Program+" to "+t.String(), " to "), err)
 		}
@@ -61,18 +66,18 @@ func Attach(coll *ebpf.Collection, ts []Target) (_ Links, err error) {
 	return links, nil
 }
 
-func attach(coll *ebpf.Collection, prog *ebpf.Program, t *Target) (link.Link, error) {
+func attach(coll *ebpf.Collection, prog *ebpf.Program, t *Target, shown *Shown) (link.Link, error) {
 	switch t.Kind {
 	case kindXDP, kindTCX, kindNetns, kindNetfilter:
-		return attachInNetns(prog, t)
+		return attachInNetns(prog, t, shown)
 	case kindCgroup:
-		return attachCgroup(prog, *t)
+		return attachCgroup(prog, *t, shown)
 	case kindRawTracepoint:
 		return attachRawTracepoint(prog, *t)
 	case kindPerfEvent:
 		switch {
 		case t.Executable != "":
-			return attachUprobe(prog, *t)
+			return inProcess(*t, func() (link.Link, error) { return attachUprobe(prog, *t) })
 		case t.Function != "":
 			return attachKprobe(prog, *t)
 		}
@@ -89,15 +94,15 @@ func attach(coll *ebpf.Collection, prog *ebpf.Program, t *Target) (link.Link, er
 	case kindKprobeMulti:
 		return attachKprobes(prog, *t)
 	case kindUprobeMulti:
-		return attachUprobes(prog, *t)
+		return inProcess(*t, func() (link.Link, error) { return attachUprobes(prog, *t) })
 	case kindStructOps:
 		return attachStructOps(coll, *t)
 	}
 	return nil, fmt.Errorf("links of kind %q are not known", t.Kind)
 }
 
-func attachInNetns(prog *ebpf.Program, t *Target) (l link.Link, err error) {
-	ns, err := openNetns(t.Netns)
+func attachInNetns(prog *ebpf.Program, t *Target, shown *Shown) (l link.Link, err error) {
+	ns, err := shown.netnsOf(*t)
 	if err != nil {
 		return nil, err
 	}
@@ -254,8 +259,8 @@ func attachNetfilter(prog *ebpf.Program, t Target) (link.Link, error) {
 	return l, explain(err)
 }
 
-func attachCgroup(prog *ebpf.Program, t Target) (link.Link, error) {
-	f, err := openCgroup(t.Cgroup)
+func attachCgroup(prog *ebpf.Program, t Target, shown *Shown) (link.Link, error) {
+	f, err := shown.cgroupOf(t)
 	if err != nil {
 		return nil, err
 	}
@@ -272,6 +277,8 @@ func attachCgroup(prog *ebpf.Program, t Target) (link.Link, error) {
 	case errors.Is(err, unix.E2BIG):
 		err = remedy.With(fmt.Errorf("as many programs as the kernel takes are attached already: %w", errnoOf(err)),
 			"detach some (bpftool cgroup show)")
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV):
+		err = remedy.With(absent{fmt.Errorf("the cgroup is gone: %w", errnoOf(err))}, "make it, and load again")
 	}
 	return l, explain(err)
 }

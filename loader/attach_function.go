@@ -100,7 +100,7 @@ func attachUprobes(prog *ebpf.Program, t Target) (link.Link, error) {
 	if t.Returns {
 		attach = x.UretprobeMulti
 	}
-	l, err := attach(nil, prog, &link.UprobeMultiOptions{Addresses: t.Offsets})
+	l, err := attach(nil, prog, &link.UprobeMultiOptions{Addresses: t.Offsets, PID: uint32(t.PID)})
 	if err != nil {
 		return nil, explain(err)
 	}

@@ -391,7 +391,7 @@ func TestExplainFunction(t *testing.T) {
 // TestProbeDevice has files missing: no function is.
 func TestProbeDevice(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "kprobe")
-	_, err := attachProbe(nil, probeDevice(dir), "do_exit", 0, true)
+	_, err := attachProbe(nil, probeDevice(dir), "do_exit", 0, true, 0)
 	refused(t, err, "this kernel has no kprobes: open "+dir+"/type: no such file or directory", "use a kernel with CONFIG_KPROBE_EVENTS")
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Error("the reason is lost")
@@ -402,7 +402,7 @@ func TestProbeDevice(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "type"), []byte("6\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err = attachProbe(nil, probeDevice(dir), "do_exit", 0, true)
+	_, err = attachProbe(nil, probeDevice(dir), "do_exit", 0, true, 0)
 	refused(t, err, "kprobes of returns: open "+dir+"/format/retprobe: no such file or directory", "mount all of sysfs: the kernel has the file since 4.17")
 }
 

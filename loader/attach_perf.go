@@ -27,7 +27,7 @@ func attachTracepoint(prog *ebpf.Program, t Target) (link.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := openPerfEvent(&unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id})
+	fd, err := openPerfEvent(&unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id}, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func attachUprobe(prog *ebpf.Program, t Target) (_ link.Link, err error) {
 	if err := checkExecutable(t); err != nil {
 		return nil, err
 	}
-	l, err := attachProbe(prog, uprobes, t.Executable, t.Offset, t.AttachType == "uretprobe")
+	l, err := attachProbe(prog, uprobes, t.Executable, t.Offset, t.AttachType == "uretprobe", t.PID)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func attachUprobe(prog *ebpf.Program, t Target) (_ link.Link, err error) {
 }
 
 func attachKprobe(prog *ebpf.Program, t Target) (link.Link, error) {
-	return attachProbe(prog, kprobes, t.Function, t.Offset, t.AttachType == "kretprobe")
+	return attachProbe(prog, kprobes, t.Function, t.Offset, t.AttachType == "kretprobe", 0)
 }
 
 // explainKprobe says what the answer to opening a kprobe's event means.
@@ -71,8 +71,9 @@ func explainKprobe(function string, err error) error {
 	return err
 }
 
-// attachProbe puts a probe at an offset from what, a path or a function.
-func attachProbe(prog *ebpf.Program, device probeDevice, what string, offset uint64, returns bool) (link.Link, error) {
+// attachProbe puts a probe at an offset from what, a path or a function, for the
+// process pid, or for all where it is 0.
+func attachProbe(prog *ebpf.Program, device probeDevice, what string, offset uint64, returns bool, pid int) (link.Link, error) {
 	attr := &unix.PerfEventAttr{Ext2: offset}
 	var err error
 	if attr.Type, err = device.number(); err != nil {
@@ -92,7 +93,7 @@ func attachProbe(prog *ebpf.Program, device probeDevice, what string, offset uin
 	defer pin.Unpin()
 	pin.Pin(name)
 	attr.Ext1 = uint64(uintptr(unsafe.Pointer(name)))
-	fd, err := openPerfEvent(attr)
+	fd, err := openPerfEvent(attr, pid)
 	if err != nil && device.word() == "kprobe" {
 		err = explainKprobe(what, err)
 	}
@@ -116,12 +117,17 @@ func checkExecutable(t Target) error {
 	return nil
 }
 
-// openPerfEvent opens a perf event for all processes. It counts on one CPU only,
-// but a program hangs on what the event is about and runs on all.
-func openPerfEvent(attr *unix.PerfEventAttr) (fd int, err error) {
+// openPerfEvent opens a perf event for the process pid, or for all where it is 0.
+// That counts on one CPU only, but a program hangs on what the event is about and runs
+// on all.
+func openPerfEvent(attr *unix.PerfEventAttr, pid int) (fd int, err error) {
+	cpu := -1
+	if pid == 0 {
+		pid, cpu = -1, 0
+	}
 	attr.Size = uint32(unsafe.Sizeof(*attr))
 	attr.Sample_type, attr.Sample, attr.Wakeup = unix.PERF_SAMPLE_RAW, 1, 1
-	fd, err = unix.PerfEventOpen(attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	fd, err = unix.PerfEventOpen(attr, pid, cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM):
 		return 0, remedy.With(fmt.Errorf("perf event: %w", err),

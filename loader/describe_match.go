@@ -79,6 +79,9 @@ func (s LinkState) matchesInterface(t Target) error {
 	if s.Ifindex != t.Ifindex {
 		return fmt.Errorf("link %d is at interface number %d, not %d (%s)", s.ID, s.Ifindex, t.Ifindex, t.Interface)
 	}
+	if t.Caller {
+		return nil
+	}
 	ns, err := openNetns(t.Netns)
 	if err != nil {
 		return err
@@ -102,6 +105,9 @@ func (s LinkState) matchesInterface(t Target) error {
 // matchesNetns compares the namespace of a link with t's and with what t's path
 // is now.
 func (s LinkState) matchesNetns(t Target, inode uint64) error {
+	if t.Caller && inode == t.NetnsInode {
+		return nil
+	}
 	ns, err := openNetns(t.Netns)
 	if err != nil {
 		return err
@@ -120,6 +126,9 @@ func otherNetns(s LinkState, t Target, inode uint64, now netns) error {
 func (s LinkState) matchesCgroup(t Target) error {
 	if s.CgroupID == 0 {
 		return fmt.Errorf("link %d: cgroup %s is gone", s.ID, t.Cgroup)
+	}
+	if t.Caller && s.CgroupID == t.CgroupID {
+		return nil
 	}
 	f, err := openCgroup(t.Cgroup)
 	if err != nil {
@@ -156,6 +165,9 @@ func (s LinkState) matchesPerfEvent(t Target) error {
 }
 
 func (s LinkState) matchesExecutable(t Target) error {
+	if t.Caller {
+		return nil // the process has what it has
+	}
 	// The probe stays with the file that it was made for, though a package
 	// upgrade has put another one in its place.
 	if err := checkExecutable(t); err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"github.com/hornetd/hornetd/internal/pidfd"
 )
 
 // Target is one place in the kernel that one program is attached to: what an
@@ -58,6 +60,13 @@ type Target struct {
 	// is this one's. The link is named after the first.
 	Priorities []int32 `json:"priorities,omitempty"`
 
+	// Caller is that whoever had it loaded showed where: the cgroup of CgroupID, the
+	// network namespace of NetnsInode, or the process, which alone is probed. It was
+	// Owner's.
+	Caller bool   `json:"caller,omitempty"`
+	Owner  uint32 `json:"owner,omitempty"`
+	pidfd.Process
+
 	Gap bool `json:"gap,omitempty"` // an upgrade may leave a moment without a program
 
 	Map string `json:"map,omitempty"` // iter, sockmap, struct_ops: name of the map
@@ -66,8 +75,13 @@ type Target struct {
 // String says where t attaches, for people: "interface eth0".
 func (t Target) String() string {
 	s := t.place()
-	if t.Netns != "" {
+	switch {
+	case t.Netns != "":
 		s += " in " + t.Netns
+	case t.Caller && t.NetnsInode != 0:
+		s += fmt.Sprintf(" in the caller's network namespace %d", t.NetnsInode)
+	case t.PID != 0:
+		s += fmt.Sprintf(" in process %d", t.PID)
 	}
 	return s
 }

@@ -47,6 +47,9 @@ func notCgroup(path string) error {
 		"name a directory below a cgroup2 mount (findmnt -t cgroup2 shows them); programs do not attach to version 1")
 }
 
+// CgroupMount returns where the whole cgroup2 hierarchy is mounted.
+func CgroupMount() (string, error) { return cgroup2() }
+
 // cgroup2 returns where the whole cgroup2 hierarchy is mounted. On hosts with
 // both versions that is not /sys/fs/cgroup.
 func cgroup2() (string, error) {

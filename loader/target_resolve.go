@@ -23,17 +23,25 @@ import (
 //
 // cache is that of LoadPrograms, and may be nil.
 func Resolve(spec *ebpf.CollectionSpec, m manifest.Manifest, cache *btf.Cache) ([]Target, error) {
+	return ResolveShown(spec, m, cache, nil)
+}
+
+// ResolveShown is Resolve, and shown is where those attach whose target is the
+// caller's; where it is nil these are checked and have no target.
+func ResolveShown(spec *ebpf.CollectionSpec, m manifest.Manifest, cache *btf.Cache, shown *Shown) ([]Target, error) {
 	var all []Target
+	var requests []request
 	seen := map[string]int{}
 	if cache == nil {
 		cache = btf.NewCache()
 	}
 	for i, a := range m.Attach {
-		r := request{Attach: a, m: m, key: "attach[" + strconv.Itoa(i) + "]", spec: spec, types: cache}
+		r := request{Attach: a, m: m, key: "attach[" + strconv.Itoa(i) + "]", spec: spec, types: cache, shown: shown}
 		targets, err := r.resolve()
 		if err != nil {
 			return nil, err
 		}
+		requests = append(requests, r)
 		for _, t := range targets {
 			if first, ok := seen[t.Link]; ok {
 				return nil, r.refuse("", "remove one of the two", "attaches %s to %s, as attach[%d] does already", t.Program, t, first)
@@ -45,6 +53,9 @@ func Resolve(spec *ebpf.CollectionSpec, m manifest.Manifest, cache *btf.Cache) (
 			seen[t.Link] = i
 		}
 		all = append(all, targets...)
+	}
+	if err := shown.checkShown(requests); err != nil {
+		return nil, err
 	}
 	// What replaces a function is in place before the function runs.
 	slices.SortStableFunc(all, func(a, b Target) int { return cmp.Compare(rank(a), rank(b)) })
@@ -67,6 +78,7 @@ type request struct {
 	prog *ebpf.ProgramSpec
 	hook hook
 
+	shown *Shown
 	types *btf.Cache // of the kernel, for all requests
 }
 
@@ -91,7 +103,7 @@ func (r request) at(key string) string {
 	return r.key + "." + key
 }
 
-func (r request) resolve() ([]Target, error) {
+func (r *request) resolve() ([]Target, error) {
 	if r.Attach.StructOps() {
 		return r.structOps()
 	}
@@ -110,6 +122,9 @@ func (r request) resolve() ([]Target, error) {
 	}
 	if err := r.checkKeys(); err != nil {
 		return nil, err
+	}
+	if r.OfCaller() && r.shown == nil {
+		return nil, nil
 	}
 	targets, err := r.targets()
 	for i := range targets {
@@ -143,6 +158,10 @@ func (r request) checkKeys() error {
 		"replaces":   r.Replaces != "",
 		"map":        r.Map != "",
 	}
+	if r.OfCaller() && r.hook.shows() == "" {
+		return r.refuse("target", "remove it: a caller shows a cgroup, a network namespace or a process, for programs that attach to one",
+			"does not fit program %q, which is in section %q", r.Program, r.prog.SectionName)
+	}
 	thing, what := "the program", fmt.Sprintf("program %q, which is in section %q", r.Program, r.prog.SectionName)
 	if r.Attach.StructOps() {
 		thing, what = "a struct_ops map", fmt.Sprintf("map %q", r.Map)
@@ -159,7 +178,7 @@ func (r request) checkKeys() error {
 		}
 	}
 	for _, key := range all {
-		if !given[key] && slices.Contains(r.hook.needs, key) {
+		if !given[key] && slices.Contains(r.hook.needs, key) && !(key == "cgroup" && r.OfCaller()) {
 			return r.refuse(key, "write "+examples[key], "is missing: program %q in section %q needs it", r.Program, r.prog.SectionName)
 		}
 	}
@@ -220,6 +239,9 @@ func (r request) targets() ([]Target, error) {
 	case kindIter, kindSockmap:
 		t, err = r.iterOrSockmap(t)
 	}
+	if err == nil && r.OfCaller() && r.hook.shows() == showsProcess {
+		t, err = r.ofCaller(t)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -236,6 +258,9 @@ func (r request) interfaces(t Target) ([]Target, error) {
 		t.Mode = cmp.Or(r.Mode, "auto")
 	} else {
 		t.Position = cmp.Or(r.Position, "tail")
+	}
+	if r.OfCaller() {
+		return r.callersInterface(t)
 	}
 	ns, err := openNetns(r.Netns)
 	if err != nil {
@@ -256,6 +281,9 @@ func (r request) interfaces(t Target) ([]Target, error) {
 }
 
 func (r request) namespace(t Target) (Target, error) {
+	if r.OfCaller() {
+		return r.ofCaller(t)
+	}
 	ns, err := openNetns(r.Netns)
 	if err != nil {
 		return t, r.fail("netns", err)
@@ -286,6 +314,9 @@ func (r request) netfilter(t Target) (Target, error) {
 }
 
 func (r request) cgroup(t Target) (Target, error) {
+	if r.OfCaller() {
+		return r.ofCaller(t)
+	}
 	f, err := openCgroup(r.Cgroup)
 	if err != nil {
 		return t, r.fail("cgroup", err)

@@ -26,7 +26,7 @@ func Unhooked(s LinkState, t Target) (bool, error) {
 		return false, err
 	}
 	defer prog.Close()
-	l, err := attachInNetns(prog, &t)
+	l, err := attachInNetns(prog, &t, nil)
 	if errors.Is(err, unix.EBUSY) {
 		return false, nil
 	}

@@ -158,7 +158,12 @@ func readLinks(dump []byte) (map[int]netLink, error) {
 
 // Again returns t as it would be resolved now: the same names, and the numbers
 // of what they lead to. The error wraps ErrAbsent where a name leads nowhere.
+//
+// What a caller showed has no name that would lead there; Ended tells of it.
 func (v *View) Again(t Target) (Target, error) {
+	if t.Caller {
+		return t, nil
+	}
 	switch t.Kind {
 	case kindXDP, kindTCX:
 		return v.interfaceAgain(t)
@@ -256,13 +261,18 @@ func (x executable) placeOf(t Target) (p symbolPlace) {
 
 // NameOf returns what the interface number index is called in the network
 // namespace of t, "" where there is none.
-func (v *View) NameOf(t Target, index int) string { return v.net(t.Netns).links[index].name }
+func (v *View) NameOf(t Target, index int) string {
+	if t.Caller {
+		return ""
+	}
+	return v.net(t.Netns).links[index].name
+}
 
 // Elsewhere reports whether a link in state s is at another interface than t's,
 // though both have one number: numbers are counted in each network namespace, and
 // the link's was moved into another. It knows of XDP only.
 func (v *View) Elsewhere(s LinkState, t Target) bool {
-	if s.Kind != kindXDP || s.Ifindex == 0 || s.Ifindex != t.Ifindex {
+	if t.Caller || s.Kind != kindXDP || s.Ifindex == 0 || s.Ifindex != t.Ifindex {
 		return false
 	}
 	l, ok := v.net(t.Netns).links[t.Ifindex]
@@ -272,7 +282,7 @@ func (v *View) Elsewhere(s LinkState, t Target) bool {
 // Taken returns why nothing can be attached to t: an interface has one XDP program.
 // Of other kinds that shows only when it is tried.
 func (v *View) Taken(t Target) error {
-	if t.Kind != kindXDP {
+	if t.Kind != kindXDP || t.Caller {
 		return nil
 	}
 	l := v.net(t.Netns).links[t.Ifindex]
@@ -288,7 +298,7 @@ func IsPattern(name string) bool { return strings.ContainsAny(name, `*?[\`) }
 // From says whether t is a target that the attach a of a manifest was resolved
 // to, or would be if its interface were there.
 func (t Target) From(a manifest.Attach) bool {
-	if t.Kind != kindXDP && t.Kind != kindTCX || t.Program != a.Program || t.Netns != a.Netns ||
+	if t.Caller || t.Kind != kindXDP && t.Kind != kindTCX || t.Program != a.Program || t.Netns != a.Netns ||
 		a.Direction != "" && !strings.HasSuffix(t.AttachType, a.Direction) {
 		return false
 	}
@@ -340,6 +350,8 @@ func (v *View) Present(m manifest.Manifest) error {
 
 func (v *View) present(a manifest.Attach) error {
 	switch {
+	case a.OfCaller():
+		return nil
 	case a.Interface != "" && IsPattern(a.Interface):
 		found, err := v.Spread(Target{Kind: kindTCX, Netns: a.Netns}, a)
 		if err == nil && len(found) == 0 {

@@ -55,6 +55,7 @@ func (c checker) attach(key string, a Attach) {
 	c.choice(key+".family", a.Family, "ipv4", "ipv6")
 	c.choice(key+".upgrade", string(a.Upgrade), string(UpgradeGap))
 	c.priorities(key+".priorities", a)
+	c.choice(key+".target", a.Target, TargetCaller)
 	c.choice(key+".hook", a.Hook, "prerouting", "input", "forward", "output", "postrouting")
 	c.iface(key+".interface", a.Interface)
 	c.absolute(key+".netns", a.Netns)
@@ -74,6 +75,32 @@ func (c checker) attach(key string, a Attach) {
 	c.patterns(key+".symbols", a.Symbols, func(s string) bool { return len(s) <= LongestSymbol && !strings.ContainsFunc(s, notPrintable) })
 	if a.Map != "" && !mapName.MatchString(a.Map) {
 		c.Add(key+".map", "write the map's name as it stands in the C source", "%.80q is not the name of a map", a.Map)
+	}
+}
+
+// ofCaller checks what callers show the targets of: the manifest names none beside
+// it, and at boot there is no caller.
+func (c checker) ofCaller(m *Manifest, start string) {
+	if !m.OfCaller() {
+		return
+	}
+	if start == string(StartBoot) {
+		c.Add("start", `write start = "request", or remove it`, "is %q, and an [[attach]] has target = %q: at boot there is no caller", StartBoot, TargetCaller)
+	}
+	m.Start = StartRequest
+	for i, a := range m.Attach {
+		if !a.OfCaller() {
+			continue
+		}
+		key := fmt.Sprintf("attach[%d]", i)
+		for _, named := range []struct{ key, value string }{{".cgroup", a.Cgroup}, {".netns", a.Netns}} {
+			if named.value != "" {
+				c.Add(key+named.key, "remove one of the two", "stands beside target = %q: whoever loads it shows which", TargetCaller)
+			}
+		}
+		if strings.ContainsAny(a.Interface, `*?[\`) {
+			c.Add(key+".interface", "write the name of one interface", "%.80q is a pattern, and nobody looks for what comes under it in a caller's network namespace", a.Interface)
+		}
 	}
 }
 

@@ -203,6 +203,7 @@ var narrowing = []struct {
 	{"attach.defrag", attachOf("defrag = true\n", ""), "attach[0]"},
 	{"attach.priorities", attachOf(`priority = 1`, `priorities = [1, 2]`), "attach[0]"},
 	{"attach.upgrade", attachOf("defrag = true\n", "defrag = true\nupgrade = \"gap\"\n"), "attach[0]"},
+	{"attach.target", "start = \"request\"\n[[attach]]\nprogram = \"b\"\ntarget = \"caller\"", "attach[0]"},
 	{"attach.map", attachOf(`map = "m"`, `map = "k"`), "attach[0]"},
 
 	{"allow", `allow = []`, ""},

@@ -5,6 +5,7 @@
 package manifest
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/hornetd/hornetd/internal/tomlfile"
@@ -113,6 +114,7 @@ type Attach struct {
 	Priorities []int32  // netfilter, instead of Priority: two, which versions take in turns
 	Defrag     bool     // netfilter
 	Map        string   // iter/bpf_map_elem: the map to walk; a struct_ops map
+	Target     string   // TargetCaller: whoever loads it shows a descriptor of where
 	Upgrade    Upgrade  // what a new version may do where the old one has to leave first
 }
 
@@ -124,6 +126,16 @@ const (
 	UpgradeSeamless Upgrade = ""    // no moment without a program, or no upgrade (default)
 	UpgradeGap      Upgrade = "gap" // the old one is detached, then the new one attached
 )
+
+// TargetCaller is the Target of an attach whose cgroup, network namespace or process
+// whoever loads the collection owns, and shows a descriptor of.
+const TargetCaller = "caller"
+
+// OfCaller says whether whoever loads the collection shows what a is attached to.
+func (a Attach) OfCaller() bool { return a.Target == TargetCaller }
+
+// OfCaller says whether m has such an attach. It is then loaded on request only.
+func (m Manifest) OfCaller() bool { return slices.ContainsFunc(m.Attach, Attach.OfCaller) }
 
 // StructOps says whether a is of a map, which is attached as a whole, and not of a
 // program.

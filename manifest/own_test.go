@@ -37,14 +37,15 @@ func TestParseOwn(t *testing.T) {
 		t.Errorf("%+v, %v", m, err)
 	}
 	for text, want := range map[string]string{
-		"name = \"u1000-web\"\n" + ownText:                                                            "name",
-		"name = \"other\"\n" + ownText:                                                                "name",
-		"start = \"boot\"\n" + ownText:                                                                "start",
-		"fail = \"closed\"\n" + ownText:                                                               "fail",
-		"requires = [\"x\"]\n" + ownText:                                                              "requires",
-		"after = [\"x\"]\n" + ownText:                                                                 "after",
-		ownText + "[[allow]]\nuser = \"7\"\nmay = [\"status\"]\n":                                     "allow",
-		ownText + "[maps.m]\nclass = \"mutable\"\nshared = \"all\"\n":                                 "maps.m.shared",
+		"name = \"u1000-web\"\n" + ownText:                            "name",
+		"name = \"other\"\n" + ownText:                                "name",
+		"start = \"boot\"\n" + ownText:                                "start",
+		"fail = \"closed\"\n" + ownText:                               "fail",
+		"requires = [\"x\"]\n" + ownText:                              "requires",
+		"after = [\"x\"]\n" + ownText:                                 "after",
+		ownText + "[[allow]]\nuser = \"7\"\nmay = [\"status\"]\n":     "allow",
+		ownText + "[maps.m]\nclass = \"mutable\"\nshared = \"all\"\n": "maps.m.shared",
+		ownText + "[[attach]]\nprogram = \"a\"\n[[attach]]\nprogram = \"b\"\ntarget = \"caller\"\n":   "attach[2].target",
 		strings.Replace(ownText, "web.bpf.o", "/etc/shadow", 1):                                       "object.path",
 		strings.Replace(ownText, "web.bpf.o", "../u7-web/web.bpf.o", 1):                               "object.path",
 		strings.Replace(ownText, "web.bpf.o", "sub/web.bpf.o", 1):                                     "object.path",

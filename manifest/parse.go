@@ -71,6 +71,7 @@ func check(m Manifest) (Manifest, error) {
 	m.Limits = c.limits(raw.Limits)
 	m.Tests = c.tests(raw.Test)
 	m.Health = c.health(raw.Health)
+	c.ofCaller(&m, raw.Start)
 	if err := c.First(); err != nil {
 		return Manifest{}, err
 	}
@@ -163,6 +164,7 @@ type rawAttach struct {
 	Priorities []int32  `toml:"priorities"`
 	Defrag     bool     `toml:"defrag"`
 	Map        string   `toml:"map"`
+	Target     string   `toml:"target"`
 	Upgrade    Upgrade  `toml:"upgrade"`
 }
 

@@ -245,7 +245,11 @@ const (
 const cgroupRoot = "/sys/fs/cgroup"
 
 // targets returns what a attaches to, in the words of a rule. All must be allowed.
+// An interface or an executable beside what a caller shows is of that.
 func targets(a manifest.Attach) []string {
+	if a.OfCaller() {
+		return []string{targetCaller}
+	}
 	var all []string
 	if a.Interface != "" {
 		all = append(all, targetInterface+":"+a.Interface)

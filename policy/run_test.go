@@ -120,6 +120,8 @@ func TestRun(t *testing.T) {
 		{"an interface elsewhere", 1000, []Rule{ada}, Bundle{m(manifest.Attach{Program: "p0", Interface: "eth0", Netns: "/run/netns/x"}), spec(1, "xdp"), whole, 0}, `"netns:/run/netns/x" is not in its targets`, "", ErrDenied},
 		{"the second attachment", 1000, []Rule{ada}, Bundle{m(eth.Attach[0], manifest.Attach{Program: "p1", Cgroup: "/sys/fs/cgroup/b"}), spec(1, "xdp", "cgroup/connect4"), whole, 0}, `attach[1]: "cgroup:/sys/fs/cgroup/b" is not`, "", ErrDenied},
 		{"no target", 1000, []Rule{ada}, Bundle{m(manifest.Attach{Program: "p0"}), spec(1, "xdp"), whole, 0}, `attach[0]: "host" is not in its targets`, "", ErrDenied},
+		{"the caller's own", 1000, []Rule{ada}, Bundle{m(manifest.Attach{Program: "p0", Interface: "eth0", Target: manifest.TargetCaller}), spec(1, "xdp"), whole, 0}, `attach[0]: "caller" is not in its targets`, `add "caller" to targets`, ErrDenied},
+		{"the caller's own, allowed", 1000, with(func(r *Rule) { r.Targets = []string{"caller"} }), Bundle{m(manifest.Attach{Program: "p0", Interface: "wlan0", Target: manifest.TargetCaller}), spec(1, "xdp"), whole, 0}, "", "", nil},
 		{"no targets", 1000, with(func(r *Rule) { r.Targets = nil }), fits, `"interface:eth0" is not in its targets`, "", ErrDenied},
 
 		{"collections", 1000, []Rule{ada}, Bundle{eth, spec(1, "xdp"), whole, 1}, "", "", nil},

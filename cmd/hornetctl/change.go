@@ -10,37 +10,6 @@ import (
 	"github.com/hornetd/hornetd/api"
 )
 
-func (c *ctl) load() *cobra.Command {
-	var lease bool
-	cmd := &cobra.Command{
-		Use:   "load NAME | load --lease NAME [-- COMMAND...]",
-		Short: "Verify, load and attach a collection",
-		Long: `Verify, load and attach a collection. With --lease it runs for as long as the
-command that follows, or until Ctrl-C, and is unloaded however that ends.`,
-		ValidArgsFunction: c.completeNames,
-		RunE: func(cmd *cobra.Command, words []string) error {
-			name, command, err := leaseArgs(cmd, words, lease, "NAME")
-			if err != nil {
-				return err
-			}
-			if lease {
-				held, err := c.client().LoadLease(cmd.Context(), name)
-				if err != nil {
-					return err
-				}
-				return c.hold(cmd.Context(), held, command)
-			}
-			collection, err := c.client().Load(cmd.Context(), name)
-			if err != nil {
-				return err
-			}
-			return c.print(collection, func() { c.say("%s: running: %s", collection.Name, summary(collection)) })
-		},
-	}
-	cmd.Flags().BoolVar(&lease, "lease", false, "unload it when COMMAND or this program ends")
-	return cmd
-}
-
 func (c *ctl) upgrade() *cobra.Command {
 	return &cobra.Command{
 		Use:   "upgrade NAME",

@@ -316,8 +316,8 @@ func dialAs(t *testing.T, uid int, path string) net.Conn {
 	return conn
 }
 
-// onThreadOf runs f on a thread that is another user's.
-func onThreadOf(t *testing.T, uid int, f func()) {
+// onThreadOf runs f on a thread that is another user's, who is in more groups.
+func onThreadOf(t *testing.T, uid int, f func(), more ...int) {
 	t.Helper()
 	groups, err := unix.Getgroups()
 	if err != nil {
@@ -326,7 +326,7 @@ func onThreadOf(t *testing.T, uid int, f func()) {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		err := become(uid, nil)
+		err := become(uid, more)
 		if err == nil {
 			f()
 		}

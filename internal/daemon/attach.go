@@ -23,6 +23,7 @@ type attached struct {
 	bridged  []string // links that were attached after a gap
 	gaps     []string // what was without a program, and how long
 	kept     bool
+	shown    *loader.Shown
 
 	entry   *pinning.Entry            // of the old collection
 	gone    []string                  // its links that had to go
@@ -73,8 +74,8 @@ func exchange(entry *pinning.Entry, coll *ebpf.Collection, l link.Link, was pinn
 // programs. Others are attached beside what old has; old's own links go when its
 // directory is retired. Where there is no room beside, the old link goes first,
 // and that comes last: until then nothing is missing, and little can fail after it.
-func (d *Daemon) attach(stage *pinning.Stage, coll *ebpf.Collection, steps []step, old *collection) (_ *attached, err error) {
-	a := &attached{links: make(map[string]link.Link)}
+func (d *Daemon) attach(stage *pinning.Stage, coll *ebpf.Collection, steps []step, old *collection, shown *loader.Shown) (_ *attached, err error) {
+	a := &attached{links: make(map[string]link.Link), shown: shown}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())
@@ -131,7 +132,7 @@ func (a *attached) do(stage *pinning.Stage, coll *ebpf.Collection, s step) error
 // anew makes and pins a link to t, and settles its open choices.
 func (a *attached) anew(stage *pinning.Stage, coll *ebpf.Collection, t loader.Target) error {
 	targets := []loader.Target{t}
-	links, err := loader.Attach(coll, targets)
+	links, err := loader.AttachShown(coll, targets, a.shown)
 	if err != nil {
 		return err
 	}

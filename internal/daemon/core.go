@@ -30,6 +30,8 @@ type Core interface {
 	List(who Peer) []api.Collection
 	Get(who Peer, name string) (api.Collection, error)
 	Load(who Peer, name string) (api.Collection, error)
+	MayShow(who Peer, name string) error
+	LoadShown(who Peer, name string, fds []int) (api.Collection, error)
 	Lease(ctx context.Context, who Peer, name, resume string) (api.LeaseGrant, error)
 	RunLease(ctx context.Context, who Peer, name string, b api.Bundle) (api.LeaseGrant, error)
 	LeaseEnds(ctx context.Context, name, token string) *api.Error

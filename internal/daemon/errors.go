@@ -31,6 +31,8 @@ func kindOfError(err error) api.Kind {
 		return apiErr.Kind
 	case errors.As(err, &unrec), errors.Is(err, audit.ErrFull), errors.Is(err, errStopped):
 		return api.KindUnavailable
+	case errors.Is(err, loader.ErrNotShown):
+		return api.KindBadRequest
 	case errors.Is(err, policy.ErrDenied):
 		return api.KindDenied
 	case errors.Is(err, policy.ErrLimit):

@@ -62,6 +62,23 @@ func changesTo(r *http.Request, protocol string) bool {
 // itself: with what open gives, or with an error. Nothing is opened for a client
 // that did not wait.
 func handOver(core Core, r request, open func() (Descriptor, error)) error {
+	return takeOver(core, r, func(conn *peerConn) {
+		d, err := open()
+		if err != nil {
+			answer(conn, asAPIError(err))
+			return
+		}
+		err = conn.give(d) // an error means that the client left: what it was sent is closed with its socket
+		d.File.Close()
+		if err == nil {
+			conn.awaitTaken(stopping(r.Context()))
+		}
+	})
+}
+
+// takeOver takes the connection of a client that waits for its 101 from the HTTP
+// server, and closes it behind serve.
+func takeOver(core Core, r request, serve func(*peerConn)) error {
 	if r.ContentLength != 0 {
 		return early()
 	}
@@ -81,17 +98,8 @@ func handOver(core Core, r request, open func() (Descriptor, error)) error {
 		answer(conn, err)
 		return nil
 	}
-	d, err := open()
-	if err != nil {
-		answer(conn, asAPIError(err))
-		return nil
-	}
-	err = conn.give(d)
-	d.File.Close()
-	if err == nil {
-		conn.awaitTaken(stopping(r.Context()))
-	}
-	return nil // an error means that the client left: what it was sent is closed with its socket
+	serve(conn)
+	return nil
 }
 
 // awaitTaken hangs up and returns when the peer has taken all that it was sent, or
@@ -149,8 +157,7 @@ func (c *peerConn) waiting() bool {
 // give answers 101 and then sends the descriptor, with one line that says what
 // it is.
 func (c *peerConn) give(d Descriptor) error {
-	_, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", api.UpgradeFD)
-	if err != nil {
+	if err := c.switchTo(api.UpgradeFD); err != nil {
 		return err
 	}
 	line, err := json.Marshal(d.MapDescriptor)
@@ -158,6 +165,12 @@ func (c *peerConn) give(d Descriptor) error {
 		return err
 	}
 	_, _, err = c.WriteMsgUnix(append(line, '\n'), unix.UnixRights(int(d.File.Fd())), nil)
+	return err
+}
+
+// switchTo answers 101.
+func (c *peerConn) switchTo(protocol string) error {
+	_, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"strings"
@@ -54,8 +55,8 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	}
 	switch {
 	case old != nil && !as.replaces:
-		a.quiet = true
-		return old.unchanged(m)
+		a.quiet = as.shown == nil
+		return cmp.Or(as.runsElsewhere(m.Name), old.unchanged(m))
 	case old == nil && as.verb == asUpgrade.verb:
 		return notRunning(m.Name)
 	case old == nil:
@@ -105,7 +106,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err := d.permit(verified, m, plan.Spec()); err != nil {
 		return err
 	}
-	targets, err := loader.Resolve(spec, m, cache)
+	shown, err := d.showing(as, old)
+	if err != nil {
+		return err
+	}
+	targets, err := loader.ResolveShown(spec, m, cache, shown)
 	if err != nil {
 		return err
 	}
@@ -162,7 +167,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	}
 
 	// Live from here: every later failure must detach.
-	links, err := d.attach(stage, coll, steps, old)
+	links, err := d.attach(stage, coll, steps, old, shown)
 	if err != nil {
 		return err
 	}
@@ -358,8 +363,8 @@ func (d *Daemon) permit(v signing.Verified, m manifest.Manifest, spec *ebpf.Coll
 	return d.policy.Permit(v.Signer().Name, m, spec)
 }
 
-// resolveFunc is loader.Resolve with a cache.
-type resolveFunc func(*ebpf.CollectionSpec, manifest.Manifest) ([]loader.Target, error)
+// resolveFunc is loader.ResolveShown with a cache.
+type resolveFunc func(*ebpf.CollectionSpec, manifest.Manifest, *loader.Shown) ([]loader.Target, error)
 
 // examine does what a load does up to the first change, and says how the links
 // of old, nil where nothing runs, would change.
@@ -386,7 +391,13 @@ func (d *Daemon) examine(files reader, trust *signing.Trust, m manifest.Manifest
 	if err := d.permit(verified, m, plan.Spec()); err != nil {
 		return nil, err
 	}
-	targets, err := resolve(spec, m)
+	var shown *loader.Shown // by nobody: where nothing runs, what would be is only checked
+	if old != nil {
+		if shown, err = old.known(); err != nil {
+			return nil, err
+		}
+	}
+	targets, err := resolve(spec, m, shown)
 	if err != nil {
 		return nil, err
 	}

@@ -2,14 +2,13 @@ package daemon
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/names"
+	pidfds "github.com/hornetd/hornetd/internal/pidfd"
 	"github.com/hornetd/hornetd/policy"
 )
 
@@ -44,7 +43,7 @@ func withoutProcess(err error) error {
 // has a number that another process may get. They count only if the process lived
 // after they were read: until then the number was its own.
 func processFacts(pidfd int) (unit string, exe policy.File) {
-	pid, err := numberOf(pidfd)
+	pid, err := pidfds.Number(pidfd)
 	if err != nil {
 		return "", policy.File{}
 	}
@@ -57,39 +56,8 @@ func processFacts(pidfd int) (unit string, exe policy.File) {
 		exe, _ = names.File(dir + "/exe")
 		exe.Path = path
 	}
-	if !lives(pidfd) {
+	if !pidfds.Alive(pidfd) {
 		return "", policy.File{}
 	}
 	return unit, exe
-}
-
-// numberOf returns the number that a process has in /proc, which need not be the
-// one that it has for this process: they may be of different pid namespaces.
-func numberOf(pidfd int) (int, error) {
-	b, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(pidfd))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if s, ok := strings.CutPrefix(line, "Pid:"); ok {
-			pid, err := strconv.Atoi(strings.TrimSpace(s))
-			if err == nil && pid <= 0 { // it ended, or is not in that namespace
-				err = unix.ESRCH
-			}
-			return pid, err
-		}
-	}
-	return 0, fmt.Errorf("fdinfo of a pidfd without Pid")
-}
-
-// lives tells whether a process has not ended, be it waited for or not.
-func lives(pidfd int) bool {
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	for {
-		n, err := unix.Poll(fds, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		return err == nil && n == 0
-	}
 }

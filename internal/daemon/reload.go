@@ -293,15 +293,15 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 	return out
 }
 
-// resolver returns loader.Resolve for many at once: kernel BTF is megabytes, and
+// resolver returns loader.ResolveShown for many at once: kernel BTF is megabytes, and
 // its cache is for one at a time.
 func resolver() resolveFunc {
 	var mu sync.Mutex
 	cache := btf.NewCache()
-	return func(spec *ebpf.CollectionSpec, m manifest.Manifest) ([]loader.Target, error) {
+	return func(spec *ebpf.CollectionSpec, m manifest.Manifest, shown *loader.Shown) ([]loader.Target, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		return loader.Resolve(spec, m, cache)
+		return loader.ResolveShown(spec, m, cache, shown)
 	}
 }
 

@@ -108,6 +108,9 @@ func (d *Daemon) reconcile(name string, h heed) (mended, error) {
 		return mended{}, err
 	}
 	defer entry.Close()
+	if reason := s.ended(); reason != "" {
+		return mended{repaired: true}, d.end(name, reason)
+	}
 	again := func(failed map[spot]error) diagnosis {
 		maps.Copy(s.busy, failed)
 		return diagnose(c.record, s, revokedRecord(d.trusted(), c.record))

@@ -54,7 +54,7 @@ func (d *Daemon) bringBack(from *pinning.Entry, now *collection, note func(*pinn
 	}
 	defer coll.Close()
 	// Live from here.
-	links, err := d.attach(stage, coll, steps, now)
+	links, err := d.attach(stage, coll, steps, now, nil)
 	if err != nil {
 		return record, err
 	}

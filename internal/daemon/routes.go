@@ -54,9 +54,9 @@ func routes(core Core, lim *limiter) http.Handler {
 		if len(r.TransferEncoding) > 0 {
 			w.Header().Set("Connection", "close")
 		}
-		// The mux would answer a path that is not clean with a redirect, and one for
-		// all paths by itself.
-		if p := r.URL.EscapedPath(); path.Clean(p) != p || r.RequestURI == "*" {
+		// The mux would answer a path that is not clean with a redirect, * without a
+		// body, and HEAD as GET: with a descriptor, or a stream.
+		if p := r.URL.EscapedPath(); path.Clean(p) != p || !strings.HasPrefix(p, "/") || r.Method == http.MethodHead {
 			unknown.ServeHTTP(w, r)
 			return
 		}
@@ -127,6 +127,9 @@ func getCollection(core Core, r request) (any, error) {
 }
 
 func loadCollection(core Core, r request) (any, error) {
+	if changesTo(r.Request, api.UpgradeTarget) {
+		return nil, takeTargets(core, r, r.PathValue("name"))
+	}
 	var body api.LoadRequest
 	if err := decode(r, &body); err != nil {
 		return nil, err
@@ -201,16 +204,17 @@ func plan(core Core, r request) (any, error) {
 
 func entries(core Core, r request) (any, error) {
 	page := Page{Limit: defaultPage, After: r.query.Get("after")}
-	if s := r.query.Get("limit"); s != "" {
-		n, err := strconv.Atoi(s)
+	if r.query.Has("limit") {
+		s := r.query.Get("limit")
+		n, err := strconv.ParseUint(s, 10, 32)
 		if err != nil || n < 1 || n > maxPage {
 			return nil, api.Errorf(api.KindBadRequest, "limit %q: want a number from 1 to %d", s, maxPage)
 		}
-		page.Limit = n
+		page.Limit = int(n)
 	}
-	switch p := api.PerCPU(r.query.Get("percpu")); p {
-	case "", api.PerCPUList:
-	case api.PerCPUSum:
+	switch p := api.PerCPU(r.query.Get("percpu")); {
+	case !r.query.Has("percpu") || p == api.PerCPUList:
+	case p == api.PerCPUSum:
 		page.Sum = true
 	default:
 		return nil, api.Errorf(api.KindBadRequest, "percpu %.80q: want %s or %s", p, api.PerCPUList, api.PerCPUSum)
@@ -239,14 +243,16 @@ func deleteEntries(core Core, r request) (any, error) {
 
 // wanted reads which events are asked for.
 func wanted(query url.Values) (want api.EventsOptions, err error) {
-	if s := query.Get("since"); s != "" {
+	if query.Has("since") {
+		s := query.Get("since")
 		if want.Since, err = strconv.ParseUint(s, 10, 64); err != nil {
 			return want, api.Errorf(api.KindBadRequest, "since %q: want the seq of an event", s)
 		}
 	}
-	if s := query.Get("follow"); s != "" {
-		if want.Follow, err = strconv.ParseBool(s); err != nil {
-			return want, api.Errorf(api.KindBadRequest, "follow %q: want true or false", s)
+	if query.Has("follow") {
+		s := query.Get("follow")
+		if want.Follow = s == "true"; !want.Follow && s != "false" {
+			return want, api.Errorf(api.KindBadRequest, "follow %.80q: want true or false", s)
 		}
 	}
 	if s := query.Get("kind"); s != "" {

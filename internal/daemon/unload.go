@@ -12,8 +12,14 @@ import (
 )
 
 // unload takes a collection out of the kernel. It runs on the owner's thread.
-func (d *Daemon) unload(who Peer, name string, force bool) (err error) {
+func (d *Daemon) unload(who Peer, name string, force bool) error {
+	return d.unloadFor(who, name, force, "")
+}
+
+// unloadFor is unload, for a reason that nobody asked for.
+func (d *Daemon) unloadFor(who Peer, name string, force bool, reason string) (err error) {
 	a := d.begin(who, "unload", name, api.EventUnloaded)
+	a.rec.Reason = reason
 	defer func() { err = a.conclude(err) }()
 
 	if err := d.may(who, policy.Unload, name); err != nil {

@@ -4,6 +4,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
@@ -16,6 +17,8 @@ type loading struct {
 	replaces bool        // what runs under the name may be replaced
 	sent     *sent       // the files of a caller's own; nil: on disk
 	lease    string      // the hash of its token; "" where it is for nobody's time
+
+	shown *loader.Shown // what the caller shows of where to attach; nil: nothing
 }
 
 var (

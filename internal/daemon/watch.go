@@ -54,7 +54,7 @@ type watcher struct {
 type known struct {
 	of      *collection
 	targets []loader.Target
-	visits  bool // it is in other network namespaces, which give no hints
+	visits  bool // it is in other network namespaces or in processes, which give no hints
 	err     error
 	foreign []string            // what is not of hornetd's making in its directory
 	links   []*loader.LinkState // as they were when all was looked at last; nil: gone
@@ -235,6 +235,12 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	s.foreign = k.foreign
 	w.remember(c, k, s)
 	s.with(c.record, w.heed(name))
+	if s.ended() != "" {
+		k = w.known[name]
+		k.wrong = true
+		w.known[name] = k
+		return toRepair, false
+	}
 	g := diagnose(c.record, s, revokedRecord(w.d.trusted(), c.record))
 	k = w.known[name]
 	k.wrong = len(g.repairs) > 0
@@ -275,7 +281,7 @@ func (w *watcher) departs(c charge) {
 		for i, t := range w.known[name].targets {
 			id := running.record.Links[i].ID
 			here[id] = true
-			if t.Netns == "" && t.Ifindex != 0 && gone[t.Ifindex] {
+			if t.Netns == "" && !t.Caller && t.Ifindex != 0 && gone[t.Ifindex] {
 				w.idle[id] = true
 			}
 		}
@@ -357,7 +363,7 @@ func (w *watcher) learn(c charge) {
 			k.foreign = was.foreign
 		}
 		k.targets, k.err = targetsOf(running.record)
-		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" })
+		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" || t.PID != 0 })
 		w.known[name] = k
 		w.hints.aim(name, w.d.store.Pins(name))
 	}

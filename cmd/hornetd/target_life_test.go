@@ -1,0 +1,590 @@
+package main_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/testdaemon"
+	"github.com/hornetd/hornetd/internal/testenv"
+)
+
+// loadAt loads a collection at what is shown.
+func loadAt(t *testing.T, h *testdaemon.Host, uid int, name string, files ...*os.File) api.Collection {
+	t.Helper()
+	c, err := clientOf(t, h, uid).LoadTargets(t.Context(), name, files...)
+	if err != nil {
+		t.Fatalf("load %s: %v", name, err)
+	}
+	return c
+}
+
+// targetEnds waits until a collection is unloaded, and wants it told why.
+func targetEnds(t *testing.T, h *testdaemon.Host, name, why string) {
+	t.Helper()
+	took := eventually(t, name+" is unloaded", func() bool { return get(t, h, name).State != api.StateRunning })
+	noLinks(t, name)
+	said := false
+	for e, err := range h.Client().Events(context.Background(), api.EventsOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		said = said || e.Kind == api.EventUnloaded && e.Collection == name && strings.Contains(e.Message, why)
+	}
+	recorded := slices.ContainsFunc(auditRecords(t, h.State), func(r auditRecord) bool {
+		return r.Verb == "unload" && r.Phase == "outcome" && r.Collection == name && r.Error == "" && r.Caller.UID == 0
+	})
+	if !said || !recorded {
+		t.Errorf("%s: %q: event %t, record %t:\n%s", name, why, said, recorded, h.Log())
+	}
+	t.Logf("%s ended after %s", name, took)
+}
+
+// stays gives the daemon the time to do something to a collection that it must not.
+func stays(t *testing.T, h *testdaemon.Host, was api.Collection) {
+	t.Helper()
+	time.Sleep(700 * time.Millisecond) // more than the pulse
+	if now := get(t, h, was.Name); now.State != api.StateRunning || now.Programs[0].ID != was.Programs[0].ID || len(kernelLinks(t, was)) != 1 {
+		t.Fatalf("%s: %s, %s", was.Name, now.State, now.Reason)
+	}
+}
+
+// TestTargetEnds: what the caller showed is gone, and what has its name, path or number
+// then is not taken for it, whether hornetd was there to see it or not.
+func TestTargetEnds(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	parent := testenv.Cgroup(t)
+	for _, asleep := range []bool{false, true} {
+		meanwhile := func(what func()) {
+			if asleep {
+				h.Kill()
+			}
+			what()
+			if asleep {
+				h.Start()
+			}
+		}
+		dir := cgroupOf(t, parent, fmt.Sprintf("asleep-%t", asleep), owner)
+		f := opened(t, dir)
+		stays(t, h, loadAt(t, h, owner, "connect", f))
+		f.Close()
+		meanwhile(func() {
+			if err := os.Remove(dir); err != nil {
+				t.Fatal(err)
+			}
+			cgroupOf(t, parent, filepath.Base(dir), 0)
+		})
+		targetEnds(t, h, "connect", "is gone")
+
+		for _, name := range []string{"call", "calls"} {
+			cmd := sleeper(t, owner)
+			stays(t, h, loadAt(t, h, owner, name, pidfdOf(t, cmd.Process.Pid)))
+			meanwhile(func() {
+				end(cmd)
+				reused(t, cmd.Process.Pid)
+			})
+			targetEnds(t, h, name, "has ended")
+		}
+
+		for _, name := range []string{"xdp", "tcx", "lookup"} {
+			cmd, f := spaceOf(t, owner)
+			stays(t, h, loadAt(t, h, owner, name, f))
+			f.Close()
+			meanwhile(func() { end(cmd) })
+			targetEnds(t, h, name, "nobody shows a way there")
+		}
+	}
+}
+
+// TestTargetBecomesAnother: a process that executes what makes it more than its user
+// is that user's no more.
+func TestTargetBecomesAnother(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	privileged := filepath.Join(dir, "privileged")
+	if err := errors.Join(os.WriteFile(privileged, read(t, sleep), 0o755), os.Chmod(privileged, 0o755|os.ModeSetuid)); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Flags&unix.ST_NOSUID != 0 {
+		t.Skipf("%s is on a filesystem without setuid programs", dir)
+	}
+	for _, name := range []string{"call", "calls"} {
+		cmd := exec.Command("sh", "-c", "read go; exec "+privileged+" 600")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { end(cmd) })
+		pidfd := pidfdOf(t, cmd.Process.Pid)
+		stays(t, h, loadAt(t, h, owner, name, pidfd))
+		io.WriteString(in, "go\n")
+		targetEnds(t, h, name, "is not of uid 4301 alone any more")
+		if _, err := clientOf(t, h, owner).LoadTargets(t.Context(), name, pidfd); refusedAs(err) != api.KindDenied {
+			t.Errorf("%s: load again: %v", name, err)
+		}
+	}
+}
+
+func refusedAs(err error) api.Kind {
+	var e *api.Error
+	errors.As(err, &e)
+	if e == nil {
+		return ""
+	}
+	return e.Kind
+}
+
+// TestTargetMoreThanItsUser: a process of the same user that has more rights.
+func TestTargetMoreThanItsUser(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	uid := fmt.Sprint(owner)
+	for what, argv := range map[string][]string{
+		"a capability":         {"setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps=+net_raw", "--ambient-caps=+net_raw", "sleep", "600"},
+		"root's number saved":  {"setpriv", "--ruid", uid, "--euid", uid, "--regid", uid, "--clear-groups", "sleep", "600"},
+		"another real number":  {"setpriv", "--euid", uid, "--ruid", fmt.Sprint(neighbour), "--clear-groups", "sleep", "600"},
+		"not to be traced":     {"setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "/proc/self/exe", "-test.run=^TestNotToBeTraced$"},
+		"its own user's space": {"setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "unshare", "-Ur", "sleep", "600"},
+	} {
+		for i := range argv {
+			if argv[i] == "/proc/self/exe" {
+				argv[i] = untraced(t)
+			}
+		}
+		cmd := sleeper(t, 0, argv...)
+		eventually(t, what, func() bool {
+			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid))
+			status, err := os.Stat(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+			return string(comm) == "sleep\n" || string(comm) == "tests\n" && err == nil && status.Sys().(*syscall.Stat_t).Uid == 0
+		})
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+		if what == "root's number saved" && !strings.Contains(string(status), fmt.Sprintf("Uid:\t%s\t%s\t0", uid, uid)) {
+			continue // an execution makes the saved one the effective one
+		}
+		if _, err := clientOf(t, h, owner).LoadTargets(t.Context(), "call", pidfdOf(t, cmd.Process.Pid)); refusedAs(err) != api.KindDenied {
+			t.Errorf("%s: %v\n%s", what, err, status)
+		}
+		if links := shownLinks(t); len(links) != 0 {
+			t.Errorf("%s: %d links", what, len(links))
+		}
+	}
+}
+
+// untraced is a copy of this executable, which every user may execute.
+func untraced(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "tests")
+	for _, d := range []string{filepath.Dir(path), filepath.Dir(filepath.Dir(path))} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(path, read(t, "/proc/self/exe"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(isUntraced, "1")
+	return path
+}
+
+const isUntraced = "HORNET_TEST_UNTRACED"
+
+// TestNotToBeTraced is that process, called so from when nobody may trace it.
+func TestNotToBeTraced(t *testing.T) {
+	if os.Getenv(isUntraced) == "" {
+		return
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(10 * time.Minute)
+}
+
+// targeter is a shell that calls setlocale for each line it reads.
+func targeter(t *testing.T, uid uint32, libc string) (pid int, speak func()) {
+	t.Helper()
+	cmd := exec.Command("bash", "-c", "while read l; do LC_ALL=C; LC_ALL=POSIX; echo; done")
+	cmd.Dir, cmd.Env = "/", []string{"LD_LIBRARY_PATH=" + filepath.Dir(libc)}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}, Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(cmd) })
+	lines := bufio.NewReader(out)
+	speak = func() {
+		if _, err := io.WriteString(in, "x\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lines.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	speak() // it has begun
+	return cmd.Process.Pid, speak
+}
+
+// TestTargetProcessAlone: of two processes of one executable the one that was shown is
+// probed.
+func TestTargetProcessAlone(t *testing.T) {
+	testenv.NoLeaks(t)
+	libc := copyOfLibc(t)
+	for _, d := range []string{filepath.Dir(libc), filepath.Dir(filepath.Dir(libc))} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := newShown(t, libc)
+	shown, speak := targeter(t, owner, libc)
+	_, other := targeter(t, owner, libc)
+	for _, k := range []struct {
+		name  string
+		index int
+	}{{"call", 5}, {"calls", 0}} {
+		c := loadAt(t, h, owner, k.name, pidfdOf(t, shown))
+		for range 10 {
+			other()
+		}
+		if n := callsOf(t, c)[k.index]; n != 0 {
+			t.Errorf("%s: %d calls of the other process", k.name, n)
+		}
+		for range 10 {
+			speak()
+		}
+		if n := callsOf(t, c)[k.index]; n < 10 {
+			t.Errorf("%s: %d calls of the process that was shown", k.name, n)
+		}
+		// It stays that process's, whatever hornetd does.
+		h.Kill()
+		h.Start()
+		h.Manifest(k.name, shownBy(get(t, h, k.name).Links[0].Program, "\n"+strings.ReplaceAll(shownKeys(k.name), "LIBRARY", libc)))
+		if _, err := reload(t, h); err != nil {
+			t.Fatal(err)
+		}
+		now := get(t, h, k.name)
+		if now.State != api.StateRunning || now.Programs[0].ID == c.Programs[0].ID {
+			t.Fatalf("%s after a reload: %+v", k.name, now)
+		}
+		for range 10 {
+			other()
+			speak()
+		}
+		if n := callsOf(t, now)[k.index]; n < 20 || n >= 40 {
+			t.Errorf("%s: %d calls after the reload", k.name, n)
+		}
+		unload(t, h, k.name)
+		noLinks(t, k.name)
+	}
+}
+
+func shownKeys(name string) string {
+	for _, k := range shownKinds {
+		if k.name == name {
+			return k.keys
+		}
+	}
+	return ""
+}
+
+// TestTargetStays: neither restart nor reload, upgrade nor repair asks anybody again.
+func TestTargetStays(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	dir := cgroupOf(t, testenv.Cgroup(t), "stays", owner)
+	cmd, ns := spaceOf(t, owner)
+	files := map[string]*os.File{"connect": opened(t, dir), "tcx": ns, "xdp": ns, "lookup": ns}
+	for _, name := range []string{"connect", "tcx", "xdp", "lookup"} {
+		f := files[name]
+		first := loadAt(t, h, owner, name, f)
+		h.Kill()
+		h.Start()
+		if _, err := clientOf(t, h, owner).Load(t.Context(), name); err != nil {
+			t.Fatalf("%s: a load without descriptors: %v", name, err)
+		}
+		stays(t, h, first)
+		for _, version := range []string{"version = 2\n", "version = 3\n"} {
+			h.Manifest(name, version+shownBy(first.Links[0].Program, shownKeys(name)))
+			if version == "version = 2\n" {
+				if _, err := reload(t, h); err != nil {
+					t.Fatal(err)
+				}
+			} else if _, err := clientOf(t, h, owner).Upgrade(t.Context(), name); err != nil {
+				t.Fatalf("%s: upgrade: %v", name, err)
+			}
+			now := get(t, h, name)
+			links := shownLinks(t)
+			if now.Programs[0].ID == first.Programs[0].ID || len(links) != 1 || now.Links[0].Target != first.Links[0].Target {
+				t.Fatalf("%s, %s: %+v", name, version, now)
+			}
+			checkShown(t, name, links[0], name, f)
+		}
+		// Descriptors for what runs move it nowhere.
+		if _, err := clientOf(t, h, owner).LoadTargets(t.Context(), name, f); refusedAs(err) != api.KindConflict {
+			t.Errorf("%s: shown again: %v", name, err)
+		}
+		// Somebody detaches it: a cgroup is found again, a namespace is not.
+		now := get(t, h, name)
+		l, err := link.NewFromID(link.ID(now.Links[0].ID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(l.Detach(), l.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if name == "connect" {
+			eventually(t, "repaired", func() bool { return get(t, h, name).Links[0].ID != now.Links[0].ID && len(shownLinks(t)) == 1 })
+			checkShown(t, "repaired", shownLinks(t)[0], name, f)
+			unload(t, h, name)
+		} else {
+			targetEnds(t, h, name, "was detached from")
+		}
+		noLinks(t, name)
+	}
+	end(cmd)
+}
+
+// TestTargetByHand: hornetctl opens as the caller; one in a user namespace is who they
+// are outside.
+func TestTargetByHand(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	parent := testenv.Cgroup(t)
+	own, other := cgroupOf(t, parent, "own", owner), cgroupOf(t, parent, "other", neighbour)
+	process := sleeper(t, owner)
+	otherProcess := sleeper(t, neighbour)
+	space, _ := spaceOf(t, owner)
+	netns := fmt.Sprintf("/proc/%d/ns/net", space.Process.Pid)
+	ctl := testdaemon.Binary(t, "hornetctl")
+	for _, test := range []struct {
+		args string
+		exit int
+	}{
+		{"connect --target-cgroup " + own, 0},
+		{"connect --target-cgroup " + other, api.ExitDenied},
+		{"connect --target-cgroup " + parent, api.ExitDenied},
+		{"connect --target-cgroup " + testenv.CgroupRoot(t), api.ExitDenied},
+		{"connect --target-cgroup /", api.ExitFailure},
+		{"connect --target-cgroup /none", api.ExitUsage},
+		{"connect", api.ExitUsage},
+		{fmt.Sprintf("call --target-pid %d", process.Process.Pid), 0},
+		{fmt.Sprintf("call --target-pid %d", otherProcess.Process.Pid), api.ExitDenied},
+		{"call --target-pid 1", api.ExitDenied},
+		{"call --target-pid 4194305", api.ExitUsage},
+		{"lookup --target-netns " + netns, 0},
+		{"lookup --target-netns /proc/self/ns/net", api.ExitDenied},
+		{"lookup --target-netns /proc/self/ns/user", api.ExitFailure},
+		{fmt.Sprintf("lookup --target-netns %s --target-cgroup %s", netns, own), api.ExitUsage},
+		{fmt.Sprintf("exec --target-cgroup %s", own), api.ExitUsage},
+	} {
+		for _, wrap := range [][]string{nil, {"unshare", "-Ur"}} {
+			if wrap != nil && strings.Contains(test.args, "netns") {
+				continue // from in there nobody opens another's
+			}
+			argv := append(slices.Clone(wrap), append([]string{ctl, "load"}, strings.Fields(test.args)...)...)
+			_, stderr, exit := h.RunAs(owner, argv...)
+			if exit != test.exit || exit != 0 && !strings.Contains(stderr, "hint: ") {
+				t.Errorf("%v load %s: %d, want %d: %s", wrap, test.args, exit, test.exit, stderr)
+			}
+			name, _, _ := strings.Cut(test.args, " ")
+			want := 0
+			if exit == 0 {
+				want = 1
+			}
+			if got := len(shownLinks(t)); got != want {
+				t.Errorf("%v load %s: %d links", wrap, test.args, got)
+			}
+			if exit == 0 {
+				unload(t, h, name)
+				noLinks(t, test.args)
+			}
+		}
+	}
+}
+
+const showing = "POST /v1/collections/connect/load HTTP/1.1\r\nHost: h\r\nConnection: close, Upgrade\r\nUpgrade: hornet-target\r\n\r\n"
+
+// asksFor101 sends the request and reads the 101.
+func asksFor101(t *testing.T, h *testdaemon.Host) *net.UnixConn {
+	t.Helper()
+	conn := dialAs(t, owner, h.Socket).(*net.UnixConn)
+	conn.SetDeadline(time.Now().Add(15 * time.Second))
+	if _, err := io.WriteString(conn, showing); err != nil {
+		t.Fatal(err)
+	}
+	const want = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: hornet-target\r\n\r\n"
+	b := make([]byte, len(want))
+	if _, err := io.ReadFull(conn, b); err != nil || string(b) != want {
+		t.Fatalf("%q, %v", b, err)
+	}
+	return conn
+}
+
+// TestTargetsNotAsAgreed: whatever else comes behind the 101, or before it.
+func TestTargetsNotAsAgreed(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	cgroup := opened(t, cgroupOf(t, testenv.Cgroup(t), "own", owner))
+	own, null := int(cgroup.Fd()), int(opened(t, os.DevNull).Fd())
+	process := int(pidfdOf(t, sleeper(t, owner).Process.Pid).Fd())
+	memory, err := unix.MemfdCreate("x", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(memory)
+	path, err := unix.Open(filepath.Dir(h.Socket), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(path)
+	poll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(poll)
+	file := int(opened(t, filepath.Join(cgroup.Name(), "cgroup.procs")).Fd())
+	user := int(opened(t, "/proc/self/ns/user").Fd())
+	proc := int(opened(t, "/proc/self").Fd())
+	conns := dialAs(t, owner, h.Socket)
+	raw, err := conns.(*net.UnixConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	root := h.Client()
+	runs := func() bool {
+		c, err := root.Get(t.Context(), "connect")
+		return err == nil && c.State == api.StateRunning
+	}
+	runs()
+	before := openFDs(t, h.PID())
+
+	for name, sent := range map[string]struct {
+		text string
+		fds  []int
+	}{
+		"nothing with it":  {"\n", nil},
+		"no line's end":    {"x", []int{own}},
+		"two bytes":        {"\n\n", []int{own}},
+		"much":             {strings.Repeat("\n", 100_000), []int{own}},
+		"four":             {"\n", []int{own, own, own, own}},
+		"two of a kind":    {"\n", []int{own, own}},
+		"two and another":  {"\n", []int{own, process, own}},
+		"five":             {"\n", []int{own, own, own, own, own}},
+		"as many as can":   {"\n", slices.Repeat([]int{own}, 253)},
+		"a device":         {"\n", []int{null}},
+		"memory":           {"\n", []int{memory}},
+		"a path":           {"\n", []int{path}},
+		"an epoll":         {"\n", []int{poll}},
+		"a cgroup's file":  {"\n", []int{file}},
+		"a user namespace": {"\n", []int{user}},
+		"proc":             {"\n", []int{proc}},
+		"a connection":     {"\n", []int{int(raw.Fd())}},
+		"one that is good": {"\n", []int{own, null}},
+	} {
+		conn := asksFor101(t, h)
+		if _, _, err := conn.WriteMsgUnix([]byte(sent.text), unix.UnixRights(sent.fds...), nil); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		all, err := io.ReadAll(conn)
+		if errors.Is(err, syscall.ECONNRESET) && len(sent.text) > 1 {
+			err = nil // it hung up with something unread
+		}
+		if err != nil || !strings.Contains(string(all), `"kind":"protocol"`) || !strings.HasSuffix(string(all), "}\n") || !strings.Contains(string(all), `"hint":"`) {
+			t.Errorf("%s: %q, %v", name, all, err)
+		}
+		conn.Close()
+	}
+	for name, early := range map[string]struct {
+		text string
+		fds  []int
+	}{
+		"a descriptor":    {showing, []int{own}},
+		"a byte":          {showing + "\n", nil},
+		"both":            {showing + "\n", []int{own}},
+		"a body":          {strings.Replace(showing, "Host: h\r\n", "Host: h\r\nContent-Length: 2\r\n", 1) + "{}", nil},
+		"no upgrade":      {strings.Replace(showing, "Upgrade: hornet-target\r\n", "Content-Length: 2\r\n", 1) + "{}", []int{own}},
+		"another upgrade": {strings.Replace(showing, "hornet-target", "hornet-fd", 1), []int{own}},
+	} {
+		got := ask(t, dialAs(t, owner, h.Socket), early.text, early.fds...)
+		if got.status != http.StatusBadRequest || got.kind != api.KindProtocol {
+			t.Errorf("%s before the 101: %+v", name, got)
+		}
+	}
+	if links := shownLinks(t); len(links) != 0 {
+		t.Errorf("%d links", len(links))
+	}
+
+	// A peer dies at each step.
+	for i := range len(showing) + 1 {
+		conn := dialAs(t, owner, h.Socket)
+		io.WriteString(conn, showing[:i])
+		conn.Close()
+	}
+	asksFor101(t, h).Close()
+	conn := asksFor101(t, h)
+	conn.CloseWrite()
+	if all, err := io.ReadAll(conn); err != nil || len(all) > 0 {
+		t.Errorf("nobody shows anything: %q, %v", all, err)
+	}
+	for range 20 {
+		conn := asksFor101(t, h)
+		if _, _, err := conn.WriteMsgUnix([]byte("\n"), unix.UnixRights(own), nil); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		eventually(t, "loaded though nobody waits", runs)
+		if _, err := root.Unload(t.Context(), "connect", api.UnloadRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !testing.Short() {
+		conn := asksFor101(t, h)
+		all, err := io.ReadAll(conn)
+		if err != nil || !strings.Contains(string(all), "nothing came behind the 101 within 10s") {
+			t.Errorf("one that waits: %q, %v", all, err)
+		}
+	}
+	root.Close()
+	if after := settledFDs(t, h.PID(), before); after > before {
+		t.Errorf("%d descriptors are open, were %d", after, before)
+	}
+	waitForSlot(t, h)
+}

@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/api"
+)
+
+// takeTargets takes the connection from the HTTP server, and on it the descriptors
+// that the client shows, for a load. Whoever may not load hears so before a 101.
+func takeTargets(core Core, r request, name string) error {
+	return takeOver(core, r, func(conn *peerConn) {
+		if err := core.MayShow(r.who, name); err != nil {
+			answer(conn, asAPIError(err))
+			return
+		}
+		// The time began before: a client that is slow has what is left.
+		if err := conn.switchTo(api.UpgradeTarget); err != nil {
+			return
+		}
+		// They are closed before the connection is, which counts as the client's until
+		// then: the file of a filesystem of theirs may be slow to close.
+		fds, err := conn.receive()
+		defer closeAll(fds)
+		if err != nil {
+			if !errors.Is(err, errLeft) {
+				core.Refuse(r.who, "connect", err)
+				conn.conclude(api.Loaded{Error: asAPIError(err)})
+			}
+			return
+		}
+		c, err := core.LoadShown(r.who, name, fds)
+		loaded := api.Loaded{Collection: &c}
+		if err != nil {
+			loaded = api.Loaded{Error: asAPIError(err)}
+		}
+		conn.conclude(loaded)
+	})
+}
+
+// errLeft is that there is nobody any more to tell of anything.
+var errLeft = errors.New("connection: the client left")
+
+// receive takes the one message behind the 101: a line's end, and with it the
+// descriptors. Whatever comes is returned, to be closed.
+func (c *peerConn) receive() (fds []int, err error) {
+	b, oob := make([]byte, 2), make([]byte, unix.CmsgSpace(4*api.MostTargets))
+	n, oobn, flags, _, err := c.ReadMsgUnix(b, oob)
+	fds = rightsIn(oob[:max(oobn, 0)])
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fds, wrongTargets("nothing came behind the 101 within %s", eventTimeout)
+	case err != nil || n <= 0:
+		return fds, errLeft
+	case flags&unix.MSG_CTRUNC != 0 || len(fds) > api.MostTargets:
+		return fds, wrongTargets("more than %d descriptors came", api.MostTargets)
+	case len(fds) == 0:
+		return fds, wrongTargets("no descriptor came")
+	case n != 1 || b[0] != '\n' || c.waiting():
+		return fds, wrongTargets("more came than one line's end")
+	}
+	return fds, nil
+}
+
+func wrongTargets(format string, args ...any) *api.Error {
+	return api.Errorf(api.KindProtocol, "target: "+format, args...).
+		WithHint("send, behind the 101, one byte, a line's end, in one message with one to %d descriptors", api.MostTargets)
+}
+
+// rightsIn returns the descriptors of control messages. They are numbers and no
+// files: the runtime would ask the file for more than its number.
+func rightsIn(oob []byte) (all []int) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil
+	}
+	for _, m := range messages {
+		if fds, err := unix.ParseUnixRights(&m); err == nil {
+			all = append(all, fds...)
+		}
+	}
+	return all
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// conclude sends the last line. An error means that the client left.
+func (c *peerConn) conclude(l api.Loaded) {
+	c.SetDeadline(time.Now().Add(eventTimeout)) // a load may take its time
+	line, err := json.Marshal(l)
+	if err != nil {
+		return
+	}
+	c.Write(append(line, '\n'))
+}

@@ -1,0 +1,287 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/pidfd"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/safefile"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/policy"
+)
+
+// MayShow says whether the caller may load the collection with descriptors of what
+// it is attached to, before they are taken.
+func (d *Daemon) MayShow(who Peer, name string) error {
+	err := d.named(name)
+	if err == nil {
+		err = d.mayChange(who, policy.Load, name)
+	}
+	if err == nil {
+		err = d.asksFor(who, name)
+	}
+	if err != nil {
+		return d.refuse(who, asLoad.verb, name, err)
+	}
+	return nil
+}
+
+// asksFor refuses a collection that attaches to nothing of a caller's.
+func (d *Daemon) asksFor(who Peer, name string) error {
+	src, err := d.find(name)
+	if err != nil {
+		return d.private(who, policy.Load, name, err)
+	}
+	var files safefile.Reader
+	defer files.Close()
+	m, err := d.readManifest(&files, src)
+	if err != nil {
+		return d.private(who, policy.Load, name, err)
+	}
+	if !m.OfCaller() {
+		return api.Errorf(api.KindBadRequest, "collection %q: attaches to nothing that a caller shows", name).
+			WithHint("load it without descriptors; or have an administrator write target = \"caller\" in an [[attach]]")
+	}
+	return nil
+}
+
+// LoadShown is Load of a collection that attaches to what the caller shows
+// descriptors of. They stay the caller's.
+func (d *Daemon) LoadShown(who Peer, name string, fds []int) (api.Collection, error) {
+	shown, err := identify(who, fds)
+	defer closeShown(shown)
+	if err != nil {
+		return api.Collection{}, d.refuse(who, asLoad.verb, name, err)
+	}
+	as := asLoad
+	as.shown = &shown
+	err = d.change(who, as.verb, name, d.aheadOf(name), func() error {
+		src, err := d.find(name)
+		if err != nil {
+			return d.refuse(who, as.verb, name, d.private(who, policy.Load, name, err))
+		}
+		return d.load(who, src, as, btf.NewCache())
+	})
+	if err != nil {
+		return api.Collection{}, err
+	}
+	return d.view(name), nil
+}
+
+// identify finds out what fds are and whether they are the caller's, by what the
+// kernel says of the descriptors alone. What it returns is to be closed, with an error
+// too.
+func identify(who Peer, fds []int) (shown loader.Shown, err error) {
+	shown.Owner = who.UID
+	for _, fd := range fds {
+		kind, err := shownKind(fd)
+		if err != nil {
+			return shown, err
+		}
+		place, owned := &shown.Cgroup, ownsCgroup
+		switch kind {
+		case kindNetns:
+			place, owned = &shown.Netns, ownsNetns
+		case kindProcess:
+			place, owned = &shown.Process, ownsProcess
+		}
+		if *place != nil {
+			return shown, api.Errorf(api.KindProtocol, "target: two descriptors are of a %s", kind).WithHint("show one of each kind")
+		}
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return shown, fmt.Errorf("target: %w", err)
+		}
+		*place = os.NewFile(uintptr(own), kind)
+		if kind == kindProcess && !pidfd.Alive(fd) {
+			return shown, remedy.With(api.Errorf(api.KindConflict, "target: the process has ended"), "show one that lives")
+		}
+		if who.UID == 0 {
+			continue
+		}
+		if who.UID == overflowID { // so are owners that have no number here
+			return shown, notOwned(who, kind, "nobody knows who uid %d is", who.UID)
+		}
+		if err := owned(who, fd); err != nil {
+			return shown, err
+		}
+	}
+	return shown, nil
+}
+
+func closeShown(s loader.Shown) {
+	for _, f := range []*os.File{s.Cgroup, s.Netns, s.Process} {
+		f.Close() // of nil it is an error
+	}
+}
+
+// Kinds of descriptors that can be shown.
+const (
+	kindCgroup  = "cgroup"
+	kindNetns   = "network namespace"
+	kindProcess = "process"
+)
+
+// shownKind finds out what a descriptor is of. Only the kernel's own filesystems are
+// asked: of any other, which may be a program of the caller's that does not answer, no
+// more is asked than its number.
+func shownKind(fd int) (string, error) {
+	device, err := deviceOf(fd)
+	if err != nil {
+		return "", fmt.Errorf("target: %w", err)
+	}
+	for _, is := range []func(fd int, device uint64) (string, bool){isCgroup, isNetns, isProcess} {
+		if kind, ok := is(fd, device); ok {
+			return kind, nil
+		}
+	}
+	return "", api.Errorf(api.KindProtocol, "target: a descriptor is of no cgroup, network namespace or process").
+		WithHint("show a directory of cgroup2, a file such as /proc/PID/ns/net, or what pidfd_open returns")
+}
+
+// deviceOf returns the number of the filesystem that fd is in. No filesystem is
+// asked for news.
+func deviceOf(fd int) (uint64, error) {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st)
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), err
+}
+
+func isCgroup(fd int, device uint64) (string, bool) {
+	mount, err := loader.CgroupMount()
+	var root unix.Stat_t
+	if err != nil || unix.Stat(mount, &root) != nil || root.Dev != device {
+		return kindCgroup, false
+	}
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	err = errors.Join(unix.Fstatfs(fd, &fs), unix.Fstat(fd, &st))
+	return kindCgroup, err == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC && st.Mode&unix.S_IFMT == unix.S_IFDIR
+}
+
+func isNetns(fd int, device uint64) (string, bool) {
+	var own unix.Stat_t
+	if unix.Stat("/proc/thread-self/ns/net", &own) != nil || own.Dev != device {
+		return kindNetns, false
+	}
+	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
+	return kindNetns, err == nil && kind == unix.CLONE_NEWNET
+}
+
+// isProcess compares with a pidfd of this process. Before Linux 6.9 others have its
+// device number too, and only these tell of a Pid.
+func isProcess(fd int, device uint64) (string, bool) {
+	own, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return kindProcess, false
+	}
+	defer unix.Close(own)
+	if dev, err := deviceOf(own); err != nil || dev != device {
+		return kindProcess, false
+	}
+	_, err = pidfd.Number(fd)
+	return kindProcess, err == nil || errors.Is(err, unix.ESRCH)
+}
+
+// notOwned refuses what is not the caller's.
+func notOwned(who Peer, kind, format string, args ...any) error {
+	return remedy.With(fmt.Errorf("target: the %s is not uid %d's: %s: %w", kind, who.UID, fmt.Sprintf(format, args...), policy.ErrDenied),
+		"show one of your own; root may show any")
+}
+
+// ownsCgroup: the directory is the caller's, so that they manage what is in it.
+func ownsCgroup(who Peer, fd int) error {
+	const root = 1 // its inode number
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Uid != who.UID || st.Ino == root {
+		return notOwned(who, kindCgroup, "its directory is uid %d's", st.Uid)
+	}
+	return nil
+}
+
+// ownsNetns: the caller made the user namespace that has it, so that they have all
+// rights in there. The first user namespace is root's. Source: ioctl_nsfs(2).
+func ownsNetns(who Peer, fd int) error {
+	space, err := unix.IoctlRetInt(fd, unix.NS_GET_USERNS)
+	if err != nil { // EPERM: not this one's or one below
+		return notOwned(who, kindNetns, "its user namespace is not to be had: %v", err)
+	}
+	defer unix.Close(space)
+	owner, err := unix.IoctlGetUint32(space, unix.NS_GET_OWNER_UID)
+	if err != nil {
+		return err
+	}
+	if owner != who.UID {
+		return notOwned(who, kindNetns, "its user namespace is uid %d's", owner)
+	}
+	return nil
+}
+
+// ownsProcess: the caller could trace it, so that a program in it learns nothing that
+// they could not.
+func ownsProcess(who Peer, fd int) error {
+	owns, err := pidfd.Owned(fd, who.UID)
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return remedy.With(api.Errorf(api.KindConflict, "target: the process has ended"), "show one that lives")
+	case err != nil:
+		return fmt.Errorf("target: process: %w", err)
+	case !owns:
+		return notOwned(who, kindProcess, "it has another user's number too, or a capability, or what it executes is not to be traced")
+	}
+	return nil
+}
+
+// showing returns where a load attaches what is the caller's: where they show, or
+// where it is already.
+func (d *Daemon) showing(as loading, old *collection) (*loader.Shown, error) {
+	if as.shown != nil {
+		return as.shown, nil
+	}
+	if old == nil {
+		old = d.mending
+	}
+	return old.known()
+}
+
+// known are the targets of c, which those of a caller's keep.
+func (c *collection) known() (*loader.Shown, error) {
+	if c == nil {
+		return &loader.Shown{}, nil
+	}
+	targets, err := targetsOf(c.record)
+	return &loader.Shown{Known: targets}, err
+}
+
+// runsElsewhere refuses descriptors for what runs already.
+func (as loading) runsElsewhere(name string) error {
+	if as.shown == nil {
+		return nil
+	}
+	return remedy.With(fmt.Errorf("collection %q: %w: it runs already, at what was shown then", name, pinning.ErrExist), "hornetctl unload %s first", name)
+}
+
+// ended returns why a collection is at an end: what its caller showed is no more.
+func (s sight) ended() string {
+	for _, l := range s.links {
+		if err := l.target.Ended(l.state); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
+}
+
+// end unloads a collection whose caller's target is no more.
+func (d *Daemon) end(name, reason string) error {
+	return d.unloadFor(self(), name, true, reason)
+}

@@ -1,0 +1,237 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/pidfd"
+	"github.com/hornetd/hornetd/internal/remedy"
+)
+
+// Shown is what a caller shows descriptors of, for the [[attach]]es whose target is
+// the caller's. What they are and whose, somebody else has found out. They are
+// borrowed, and nil where they are not shown.
+type Shown struct {
+	Cgroup  *os.File // a directory of the cgroup2 hierarchy
+	Netns   *os.File
+	Process *os.File // a pidfd
+
+	Owner uint32 // the user whose they were found to be; 0 is root, to whom nothing need belong
+
+	// Known are the targets of what runs, where nothing is shown: those of the
+	// caller's stay.
+	Known []Target
+}
+
+// ErrNotShown is wrapped by errors about what a caller should have shown, or shows
+// in vain.
+var ErrNotShown = errors.New("what is shown and what the manifest asks for are not the same")
+
+// What an [[attach]] can ask a caller for.
+const (
+	showsCgroup  = "cgroup"
+	showsNetns   = "network namespace"
+	showsProcess = "process"
+)
+
+// shows returns what of the caller's h is about, "" where it is about nothing of
+// anybody's. A netfilter link keeps its network namespace there, for ever, so that a
+// caller could leave behind what only root can end.
+func (h hook) shows() string {
+	switch h.kind {
+	case kindXDP, kindTCX, kindNetns:
+		return showsNetns
+	case kindCgroup:
+		return showsCgroup
+	case kindUprobeMulti:
+		return showsProcess
+	case kindPerfEvent:
+		if h.name == "uprobe" || h.name == "uretprobe" {
+			return showsProcess
+		}
+	}
+	return ""
+}
+
+// checkShown tells of what is shown and nobody asks for.
+func (s *Shown) checkShown(rs []request) error {
+	if s == nil {
+		return nil
+	}
+	for what, f := range map[string]*os.File{showsCgroup: s.Cgroup, showsNetns: s.Netns, showsProcess: s.Process} {
+		wanted := slices.ContainsFunc(rs, func(r request) bool { return r.OfCaller() && r.hook.shows() == what })
+		if f != nil && !wanted {
+			return remedy.With(fmt.Errorf("a %s is shown, and no [[attach]] with target = \"caller\" is of one: %w", what, ErrNotShown), "do not show it")
+		}
+	}
+	return nil
+}
+
+// ofCaller fills in t what the caller shows, or what is known of it.
+func (r request) ofCaller(t Target) (Target, error) {
+	what := r.hook.shows()
+	t.Caller, t.Owner = true, r.shown.Owner
+	var err error
+	switch f := map[string]*os.File{showsCgroup: r.shown.Cgroup, showsNetns: r.shown.Netns, showsProcess: r.shown.Process}[what]; {
+	case f == nil:
+		i := slices.IndexFunc(r.shown.Known, func(k Target) bool {
+			return k.Caller && k.Program == t.Program && k.Kind == t.Kind && k.AttachType == t.AttachType && k.Interface == r.Interface
+		})
+		if i < 0 {
+			return t, r.notShown(what)
+		}
+		k := r.shown.Known[i]
+		t.Owner, t.Cgroup, t.CgroupID, t.NetnsInode, t.Process = k.Owner, k.Cgroup, k.CgroupID, k.NetnsInode, k.Process
+		t.Interface, t.Ifindex = k.Interface, k.Ifindex
+		return t, nil
+	case what == showsCgroup:
+		if t.CgroupID, err = inodeOf(f); err == nil {
+			t.Cgroup, err = nameOf(f)
+		}
+	case what == showsNetns:
+		t.NetnsInode, err = inodeOf(f)
+	case what == showsProcess:
+		if t.Process, err = pidfd.Identify(int(f.Fd())); errors.Is(err, unix.ESRCH) {
+			err = remedy.With(errors.New("the process has ended"), "load it with a process that lives")
+		}
+	}
+	return t, r.fail("target", err)
+}
+
+func (r request) notShown(what string) error {
+	option := map[string]string{showsCgroup: "--target-cgroup DIR", showsNetns: "--target-netns FILE", showsProcess: "--target-pid PID"}[what]
+	return remedy.With(r.m.Errorf(r.at("target"), "is the caller's, and no %s is shown: %w", what, ErrNotShown),
+		"hornetctl unload %s, where it runs, and hornetctl load %s %s", r.m.Name, r.m.Name, option)
+}
+
+// nameOf returns what an open directory is called here, for people: another mount
+// or namespace may call it otherwise, or not at all.
+func nameOf(f *os.File) (string, error) {
+	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+}
+
+// callersInterfaces is the target in the network namespace that the caller shows.
+func (r request) callersInterface(t Target) ([]Target, error) {
+	t, err := r.ofCaller(t)
+	if err != nil || t.Ifindex != 0 {
+		return []Target{t}, err
+	}
+	ns := callersNetns(r.shown.Netns, t.NetnsInode)
+	t.Interface = r.Interface
+	err = ns.do(func() error {
+		if t.Ifindex, err = ifindex(r.Interface); err != nil {
+			return remedy.With(fmt.Errorf("there is no interface %q%s", r.Interface, ns), "make it there first (ip link), or name one that is there")
+		}
+		return nil
+	})
+	return []Target{t}, r.fail("interface", err)
+}
+
+// callersNetns is the network namespace of a descriptor, which the caller keeps.
+func callersNetns(f *os.File, inode uint64) netns {
+	return netns{"the caller's network namespace", f, inode}
+}
+
+// netnsOf opens the network namespace of t.
+func (s *Shown) netnsOf(t Target) (netns, error) {
+	if !t.Caller {
+		return openNetns(t.Netns)
+	}
+	if s == nil || s.Netns == nil {
+		return netns{}, remedy.With(fmt.Errorf("network namespace %d is the caller's, who shows no descriptor of it now", t.NetnsInode),
+			"unload the collection, and load it with the descriptor again")
+	}
+	fd, err := unix.FcntlInt(s.Netns.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return netns{}, err
+	}
+	f := os.NewFile(uintptr(fd), "netns")
+	inode, err := inodeOf(f)
+	if err != nil {
+		f.Close()
+		return netns{}, err
+	}
+	return callersNetns(f, inode), nil
+}
+
+// cgroupOf opens the cgroup of t.
+func (s *Shown) cgroupOf(t Target) (*os.File, error) {
+	if !t.Caller || s == nil || s.Cgroup == nil {
+		return openCgroup(t.Cgroup)
+	}
+	fd, err := unix.FcntlInt(s.Cgroup.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), t.Cgroup), nil
+}
+
+// inProcess attaches by attach what is for the process of t alone, which is that of
+// its number if it lives before and after. For all other t it is attach.
+func inProcess[L interface{ Close() error }](t Target, attach func() (L, error)) (l L, err error) {
+	if t.PID == 0 {
+		return attach()
+	}
+	gone := func() error {
+		return remedy.With(fmt.Errorf("process %d has ended", t.PID), "load it with a process that lives")
+	}
+	fd, err := pidfd.Open(t.Process)
+	if err != nil {
+		return l, errors.Join(gone(), err)
+	}
+	defer unix.Close(fd)
+	if l, err = attach(); err != nil {
+		return l, err
+	}
+	if !pidfd.Alive(fd) {
+		l.Close()
+		var none L
+		return none, gone()
+	}
+	return l, nil
+}
+
+// Ended returns why what a caller showed is no more, nil while it is: there is
+// nothing that t could be attached to again, as what has the same name, path or number
+// by then is somebody else's. s is the state of the link at t, nil where the kernel has
+// none.
+func (t Target) Ended(s *LinkState) error {
+	alive := s != nil && s.Alive()
+	switch {
+	case !t.Caller:
+		return nil
+	case t.PID != 0:
+		return t.processEnded()
+	case alive:
+		return nil
+	case t.Kind == kindCgroup:
+		var st unix.Stat_t
+		if err := unix.Stat(t.Cgroup, &st); err != nil || st.Ino != t.CgroupID {
+			return fmt.Errorf("cgroup %s (%d) is gone", t.Cgroup, t.CgroupID)
+		}
+		return nil
+	}
+	return fmt.Errorf("%s is gone, or was detached from: nobody shows a way there any more", t)
+}
+
+// processEnded tells whether the process has ended, or has become somebody else's: it
+// may have executed a program that makes it so.
+func (t Target) processEnded() error {
+	fd, err := pidfd.Open(t.Process)
+	if errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("process %d has ended", t.PID)
+	}
+	if err != nil {
+		return nil // which says nothing of it
+	}
+	defer unix.Close(fd)
+	owns, err := pidfd.Owned(fd, t.Owner)
+	if err == nil && t.Owner != 0 && !owns {
+		return fmt.Errorf("process %d is not of uid %d alone any more", t.PID, t.Owner)
+	}
+	return nil
+}
