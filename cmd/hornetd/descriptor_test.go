@@ -485,3 +485,58 @@ func freezesByReading(t *testing.T) bool {
 	defer m.Close()
 	return m.Freeze() == nil
 }
+
+// TestDescriptorsNobodyTakes: what waits for a client counts as a connection of
+// its own until it has taken it, or is gone, whatever it does meanwhile.
+func TestDescriptorsNobodyTakes(t *testing.T) {
+	testenv.NoLeaks(t)
+	const most = 3
+	h := testdaemon.New(t, fmt.Sprintf("connections_per_user = %d\n", most))
+	h.Object("maps.bpf.o", read(t, "testdata/maps.bpf.o"))
+	h.Manifest("maps", mapsManifest(`"fd:counts"`))
+	h.Start()
+	load(t, h, "maps")
+	used := func() uint64 {
+		t.Helper()
+		s, err := h.Client().Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range s.Limits {
+			if l.Name == "api.connections_per_user" && l.UID != nil && *l.UID == stranger {
+				return *l.Used
+			}
+		}
+		return 0
+	}
+	settles := func(want uint64) {
+		t.Helper()
+		for range 200 {
+			if used() == want {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Errorf("%d connections are counted, want %d", used(), want)
+	}
+	var waiting []*net.UnixConn
+	for range most {
+		conn := dialAs(t, stranger, h.Socket).(*net.UnixConn)
+		if _, err := io.WriteString(conn, forDescriptor("maps/maps/counts")); err != nil {
+			t.Fatal(err)
+		}
+		must(t, conn.CloseWrite()) // nothing comes any more, but it still is there
+		waiting = append(waiting, conn)
+	}
+	time.Sleep(time.Second)
+	settles(most)
+	curl(t, h, stranger, "GET", "/v1/status").refusal(t, api.KindLimit)
+	if got := answerOn(t, waiting[0]); got.status != 101 || len(got.fds) != 1 || !got.closed {
+		t.Errorf("taken late: %+v", got)
+	}
+	settles(most - 1)
+	waiting[1].Close()
+	settles(most - 2)
+	waiting[2].Close()
+	settles(0)
+}

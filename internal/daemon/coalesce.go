@@ -14,9 +14,17 @@ import (
 // instead of written one by one.
 const coalesceFor = time.Minute
 
-// coalesceKeys bounds how many counts are kept; beyond it all callers share
-// one.
-const coalesceKeys = 4096
+// How many counts are kept of one user, and of all. What is beyond: refusals of a
+// user, or of all, share one count; whatever else is written each time.
+const (
+	coalesceKeys    = 512
+	coalesceKeysAll = 16384
+)
+
+// verbMany is of what shares a count; ofAll is that of all users.
+const verbMany = "many"
+
+var ofAll = refusalKey{uid: overflowID, verb: verbMany}
 
 // coalescer keeps a caller who is refused over and over from filling the
 // audit log: the first refusal is written at once, the rest of that minute as
@@ -26,12 +34,13 @@ type coalescer struct {
 
 	mu     sync.Mutex
 	counts map[refusalKey]*refusals
+	uids   map[uint32]int // how many of counts are whose
 }
 
 type refusalKey struct {
 	uid        uint32
 	verb, kind string
-	mapName    string // of a read
+	mapName    string // of a read or a write
 }
 
 type refusals struct {
@@ -42,7 +51,7 @@ type refusals struct {
 }
 
 func newCoalescer(d *Daemon) *coalescer {
-	return &coalescer{d: d, counts: make(map[refusalKey]*refusals)}
+	return &coalescer{d: d, counts: make(map[refusalKey]*refusals), uids: make(map[uint32]int)}
 }
 
 // first reports whether rec must be written now. Otherwise it is counted.
@@ -50,40 +59,77 @@ func (c *coalescer) first(rec audit.Record) bool {
 	if rec.Caller.UID == 0 {
 		return true // root is not held back from its own disk
 	}
-	return c.count(refusalKey{rec.Caller.UID, rec.Verb, rec.Kind, ""}, rec)
-}
-
-// firstRead is first for handing out the contents of a map and for writing it,
-// for root too.
-func (c *coalescer) firstRead(rec audit.Record, mapName string) bool {
-	return c.count(refusalKey{rec.Caller.UID, rec.Verb, rec.Collection, mapName}, rec)
-}
-
-// wrote adds how a write ended that firstRead has counted.
-func (c *coalescer) wrote(rec audit.Record, mapName string, entries int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, key := range []refusalKey{{rec.Caller.UID, rec.Verb, rec.Collection, mapName}, {verb: "many"}} {
-		if r, ok := c.counts[key]; ok {
+	uid := rec.Caller.UID
+	for _, key := range []refusalKey{{uid: uid, verb: rec.Verb, kind: rec.Kind}, {uid: uid, verb: verbMany}, ofAll} {
+		if r := c.counts[key]; r != nil {
 			r.last = rec
-			r.wrote += entries
-			return
+			r.more++
+			return false
+		}
+		if c.begin(key) {
+			return true
 		}
 	}
+	return true
 }
 
-func (c *coalescer) count(key refusalKey, rec audit.Record) bool {
+// firstRead is first for handing out the contents of a map, for root too.
+func (c *coalescer) firstRead(rec audit.Record, mapName string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.counts[key]; !ok && len(c.counts) >= coalesceKeys {
-		key = refusalKey{verb: "many"}
+	key := handOutKey(rec, mapName)
+	r := c.counts[key]
+	if r == nil {
+		c.begin(key)
+		return true
 	}
-	if r, ok := c.counts[key]; ok {
-		r.last = rec
-		r.more++
+	r.last = rec
+	r.more++
+	return false
+}
+
+// firstWrite is first for writing a map. Where it says no, wrote counts.
+func (c *coalescer) firstWrite(rec audit.Record, mapName string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := handOutKey(rec, mapName)
+	if c.counts[key] != nil {
+		return false
+	}
+	c.begin(key)
+	return true
+}
+
+// wrote counts a write that has ended, and reports whether it could: the minute
+// in which it began may be over.
+func (c *coalescer) wrote(rec audit.Record, mapName string, entries int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.counts[handOutKey(rec, mapName)]
+	if r == nil {
+		return false
+	}
+	r.last = rec
+	r.more++
+	r.wrote += entries
+	return true
+}
+
+func handOutKey(rec audit.Record, mapName string) refusalKey {
+	return refusalKey{rec.Caller.UID, rec.Verb, rec.Collection, mapName}
+}
+
+// begin begins a count where there is room for one more.
+func (c *coalescer) begin(key refusalKey) bool {
+	switch {
+	case key == ofAll:
+	case len(c.counts) >= coalesceKeysAll, key.verb != verbMany && c.uids[key.uid] >= coalesceKeys:
 		return false
 	}
 	c.counts[key] = &refusals{timer: time.AfterFunc(coalesceFor, func() { c.flush(key) })}
+	c.uids[key.uid]++
 	return true
 }
 
@@ -91,7 +137,12 @@ func (c *coalescer) count(key refusalKey, rec audit.Record) bool {
 func (c *coalescer) flush(key refusalKey) {
 	c.mu.Lock()
 	r, ok := c.counts[key]
-	delete(c.counts, key)
+	if ok {
+		delete(c.counts, key)
+		if c.uids[key.uid]--; c.uids[key.uid] == 0 {
+			delete(c.uids, key.uid)
+		}
+	}
 	c.mu.Unlock()
 	if !ok || r.more == 0 {
 		return
@@ -103,7 +154,11 @@ func (c *coalescer) flush(key refusalKey) {
 	if rec.Error == "" {
 		rec.Error = "none"
 	}
-	rec.Error = fmt.Sprintf("%d more of this kind within a minute; the error of the last: %s", r.more, rec.Error)
+	kind := "this kind"
+	if key.verb == verbMany {
+		kind = "several kinds"
+	}
+	rec.Error = fmt.Sprintf("%d more of %s within a minute; the error of the last: %s", r.more, kind, rec.Error)
 	if _, err := c.d.audit.Append(rec); err != nil {
 		c.d.log.Error("audit record", zap.Error(err))
 	}

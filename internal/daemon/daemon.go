@@ -41,8 +41,8 @@ type Daemon struct {
 	parser  *confine.Parser // nil where no signer needs one
 	events  *stream
 	refused *coalescer
-	readers readers    // of samples
-	writing sync.Mutex // one writer of entries at a time, so that if compares what is written over
+	readers readers // of samples
+	writers writers // of entries
 	started time.Time
 	floor   time.Time    // see clock
 	booting bool         // the start loads what it finds; written on the owner's thread only

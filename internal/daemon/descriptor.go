@@ -29,10 +29,7 @@ func (d *Daemon) OpenMap(who Peer, name, mapName string, access api.Access) (Des
 	if access == api.AccessReadWrite {
 		verb, right = "rw-fd", policy.RWFD(mapName)
 	}
-	if err := d.may(who, right, name); err != nil {
-		return Descriptor{}, d.refuse(who, verb, name, err)
-	}
-	entry, err := d.open(name)
+	entry, err := d.openFor(who, right, verb, name)
 	if err != nil {
 		return Descriptor{}, err
 	}

@@ -18,10 +18,7 @@ import (
 
 // Entries reads a page of a map, decoded by the map's own type information.
 func (d *Daemon) Entries(who Peer, name, mapName string, page Page) (api.Entries, error) {
-	if err := d.may(who, policy.Read(mapName), name); err != nil {
-		return api.Entries{}, d.refuse(who, "read", name, err)
-	}
-	entry, err := d.open(name)
+	entry, err := d.openFor(who, policy.Read(mapName), "read", name)
 	if err != nil {
 		return api.Entries{}, err
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -67,10 +68,11 @@ func handOver(core Core, r request, open func() (Descriptor, error)) error {
 			answer(conn, asAPIError(err))
 			return
 		}
-		defer d.File.Close()
-		// An error from here on means that the client left: its descriptor is closed
-		// with the message that nobody takes.
-		conn.give(d)
+		err = conn.give(d) // an error means that the client left: what it was sent is closed with its socket
+		d.File.Close()
+		if err == nil {
+			conn.awaitTaken(stopping(r.Context()))
+		}
 	})
 }
 
@@ -98,6 +100,30 @@ func takeOver(core Core, r request, serve func(*peerConn)) error {
 	}
 	serve(conn)
 	return nil
+}
+
+// awaitTaken hangs up and returns when the peer has taken all that it was sent, or
+// its socket is gone. Nothing that is done at this end takes back a descriptor
+// that waits at the other: so the connection stays counted, and who does not take
+// what they ask for spends their own.
+//
+// Source: unix(7), SIOCOUTQ; unix_release_sock in Linux.
+func (c *peerConn) awaitTaken(ctx context.Context) {
+	raw, err := c.SyscallConn()
+	if err != nil || c.CloseWrite() != nil {
+		return
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
+		waits := 0
+		if err := raw.Control(func(fd uintptr) { waits, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil || waits == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
 }
 
 // early is what a peer hears that sends something before the 101.

@@ -24,8 +24,10 @@ import (
 type limiter struct {
 	*net.UnixListener
 	limits  config.API
-	refused func(Peer, error) // told of each refusal
-	parting chan struct{}     // a place for each who is being told
+	refused func(Peer, error) // told of each refusal, by tell
+	telling chan refusal
+	untold  atomic.Int64  // refusals that there was no room for in telling
+	parting chan struct{} // a place for each who is being told
 
 	mu    sync.Mutex
 	total int
@@ -33,6 +35,15 @@ type limiter struct {
 
 	bundles map[uint32]int // that are read or run, of each user but root
 }
+
+// refusal is one that is to be told of.
+type refusal struct {
+	peer Peer
+	err  error
+}
+
+// tellings is how many refusals wait to be told of.
+const tellings = 256
 
 // Those who are refused are told why, a few at a time and for a moment: it must
 // cost less than to serve them.
@@ -42,7 +53,7 @@ const (
 )
 
 func newLimiter(l *net.UnixListener, limits config.API, refused func(Peer, error)) *limiter {
-	return &limiter{UnixListener: l, limits: limits, refused: refused,
+	return &limiter{UnixListener: l, limits: limits, refused: refused, telling: make(chan refusal, tellings),
 		parting: make(chan struct{}, partings), uids: make(map[uint32]int), bundles: make(map[uint32]int)}
 }
 
@@ -59,7 +70,11 @@ func (l *limiter) Accept() (net.Conn, error) {
 		peer, err := l.admit(conn)
 		if err != nil {
 			l.turnAway(conn, asAPIError(err))
-			l.refused(peer, err)
+			select {
+			case l.telling <- refusal{peer, err}:
+			default:
+				l.untold.Add(1)
+			}
 			continue
 		}
 		return &peerConn{UnixConn: conn, peer: peer, release: sync.OnceFunc(func() { l.give(peer.UID) })}, nil
@@ -83,6 +98,17 @@ func (l *limiter) admit(conn *net.UnixConn) (Peer, error) {
 		return nobody, api.Errorf(api.KindDenied, "connection: %w", err)
 	}
 	return peer, nil
+}
+
+// tell has refused told of each refusal, until telling is closed. It is not Accept
+// that does: a record waits for the disk, and nobody who connects may.
+func (l *limiter) tell() {
+	for r := range l.telling {
+		l.refused(r.peer, r.err)
+		if n := l.untold.Swap(0); n > 0 {
+			l.refused(Peer{UID: overflowID, GID: overflowID}, api.Errorf(api.KindLimit, "connection: %d were refused faster than it could be recorded", n))
+		}
+	}
 }
 
 // take counts a connection. Root's are not counted against the total: an

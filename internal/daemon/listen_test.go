@@ -5,10 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -182,5 +184,69 @@ func TestConnectionIsGivenBackOnce(t *testing.T) {
 	conn.Close()
 	if n := l.uids[uint32(os.Geteuid())]; n != 0 || l.total != 0 {
 		t.Errorf("after closing twice %s counts %d, in all %d", strconv.Itoa(os.Geteuid()), n, l.total)
+	}
+}
+
+// Whoever is refused while the record of a refusal waits for the disk keeps
+// nobody from being accepted.
+func TestAcceptDoesNotWaitForRecords(t *testing.T) {
+	path := filepath.Join(socketDir(t), "s")
+	ul, err := Listen(path, 0o666, "0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ul.Close()
+	disk, told := make(chan struct{}), 0
+	var lost string
+	none := config.API{} // no connections but root's
+	l := newLimiter(ul, none, func(p Peer, err error) {
+		<-disk
+		told++
+		if p.UID == overflowID {
+			lost = err.Error()
+		}
+	})
+	done := make(chan struct{})
+	go func() { defer close(done); l.tell() }()
+	dial := func() net.Conn {
+		t.Helper()
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- conn
+	}()
+	const refused = tellings + 50
+	runtime.LockOSThread() // only this thread is another user
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 4711, ^uintptr(0)); errno != 0 {
+		t.Fatal(errno)
+	}
+	for range refused {
+		dial().Close()
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0)); errno != 0 {
+		t.Fatal(errno)
+	}
+	runtime.UnlockOSThread()
+	defer dial().Close()
+	select {
+	case conn := <-accepted:
+		conn.Close()
+	case <-time.After(20 * time.Second):
+		t.Fatal("root is not accepted")
+	}
+	close(disk)
+	close(l.telling)
+	<-done
+	if told < tellings || told > refused || told < refused && !strings.Contains(lost, "were refused faster") {
+		t.Errorf("%d refusals are told of, and of the others %q", told, lost)
 	}
 }

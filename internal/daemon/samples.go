@@ -68,10 +68,7 @@ func (r *readers) give(id, uid uint32) {
 // ends. A slow fn misses samples and is told how many; nothing waits for it. It
 // returns an error only where it has not begun.
 func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn func([]api.Sample) error) error {
-	if err := d.may(who, policy.Read(mapName), name); err != nil {
-		return d.refuse(who, "stream", name, err)
-	}
-	entry, err := d.open(name)
+	entry, err := d.openFor(who, policy.Read(mapName), "stream", name)
 	if err != nil {
 		return err
 	}

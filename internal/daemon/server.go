@@ -23,6 +23,9 @@ const (
 // end what is dead.
 func Serve(ctx context.Context, core Core, l *net.UnixListener, limits config.API, log *zap.Logger) error {
 	lim := newLimiter(l, limits, func(who Peer, err error) { core.Refuse(who, "connect", err) })
+	told := make(chan struct{})
+	go func() { defer close(told); lim.tell() }()
+	defer func() { close(lim.telling); <-told }() // nobody accepts any more
 	server := &http.Server{
 		Handler:           routes(core, lim),
 		ConnContext:       withPeer,

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
+	"github.com/hornetd/hornetd/internal/bpfsys"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/policy"
 )
@@ -109,10 +110,7 @@ func fitting(what string, n, size int) error {
 // alter has prepare look at a map that who may write, and then does what it
 // returns, on record and with no other writer of ours beside it.
 func (d *Daemon) alter(who Peer, name, mapName string, prepare func(*ebpf.Map, loader.Codec) (func() (int, error), error)) (api.Changed, error) {
-	if err := d.may(who, policy.Write(mapName), name); err != nil {
-		return api.Changed{}, d.refuse(who, verbWrite, name, err)
-	}
-	entry, err := d.open(name)
+	entry, err := d.openFor(who, policy.Write(mapName), verbWrite, name)
 	if err != nil {
 		return api.Changed{}, err
 	}
@@ -134,8 +132,11 @@ func (d *Daemon) alter(who Peer, name, mapName string, prepare func(*ebpf.Map, l
 	if err != nil {
 		return api.Changed{}, where(err)
 	}
-	d.writing.Lock()
-	defer d.writing.Unlock()
+	info, err := bpfsys.MapInfo(m.FD())
+	if err != nil {
+		return api.Changed{}, where(err)
+	}
+	defer d.writers.lock(info.ID)()
 	n, err := d.recordWrite(who, name, mapName, do)
 	if err != nil {
 		err = where(err)
@@ -255,7 +256,7 @@ func updateError(err error) error {
 func (d *Daemon) recordWrite(who Peer, name, mapName string, do func() (int, error)) (int, error) {
 	a := d.begin(who, verbWrite, name, "")
 	a.rec.Phase, a.rec.Reason = audit.Outcome, fmt.Sprintf("map %q", mapName)
-	first := d.refused.firstRead(a.rec, mapName)
+	first := d.refused.firstWrite(a.rec, mapName)
 	if first {
 		if err := a.intend(); err != nil {
 			return 0, err
@@ -267,8 +268,7 @@ func (d *Daemon) recordWrite(who Peer, name, mapName string, do func() (int, err
 		told := asAPIError(err)
 		a.rec.Error, a.rec.Hint, a.rec.Kind = told.Message, told.Hint, string(told.Kind)
 	}
-	if !first {
-		d.refused.wrote(a.rec, mapName, n)
+	if !first && d.refused.wrote(a.rec, mapName, n) {
 		return n, err
 	}
 	a.rec.Reason = fmt.Sprintf("%s: %d entries", a.rec.Reason, n)

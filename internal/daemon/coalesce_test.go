@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"github.com/hornetd/hornetd/audit"
+)
+
+// newRecorder is as much of a daemon as writes records. all returns them.
+func newRecorder(t *testing.T) (d *Daemon, all func() []audit.Record) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "audit")
+	l, err := audit.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	d = &Daemon{audit: l, log: zap.NewNop()}
+	d.refused = newCoalescer(d)
+	t.Cleanup(d.refused.stop)
+	return d, func() (records []audit.Record) {
+		if err := l.Read(0, func(r audit.Record, _ []byte) error { records = append(records, r); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return records
+	}
+}
+
+func handOutBy(uid uint32, collection string) audit.Record {
+	return audit.Record{Verb: "fd", Collection: collection, Phase: audit.Outcome, Caller: audit.Caller{UID: uid}}
+}
+
+func refusalOf(uid uint32, kind string) audit.Record {
+	return audit.Record{Verb: "load", Kind: kind, Error: kind, Phase: audit.Refusal, Caller: audit.Caller{UID: uid}}
+}
+
+// A user who fills all counts that there are of them loses no record of a
+// hand-out, and changes nothing for others.
+func TestCountsOfEachUser(t *testing.T) {
+	d, all := newRecorder(t)
+	c := d.refused
+	fresh := func(i int) string { return fmt.Sprint("c", i) }
+	for i := range coalesceKeys {
+		if !c.firstRead(handOutBy(1, fresh(i)), "m") || c.firstRead(handOutBy(1, fresh(i)), "m") {
+			t.Fatalf("hand-out %d is not counted", i)
+		}
+	}
+	for range 3 {
+		if !c.firstRead(handOutBy(1, "other"), "m") || !c.firstWrite(handOutBy(1, "other"), "n") || c.wrote(handOutBy(1, "other"), "n", 1) {
+			t.Error("what has no count is not written")
+		}
+	}
+	for uid, kinds := range map[uint32][]string{1: {"x", "y", "z"}, 2: {"x"}} {
+		for i, kind := range kinds {
+			if first := c.first(refusalOf(uid, kind)); first != (i == 0) {
+				t.Errorf("uid %d, refusal %s: first is %v", uid, kind, first)
+			}
+		}
+	}
+	if !c.firstRead(handOutBy(2, "other"), "m") || c.firstRead(handOutBy(2, "other"), "m") {
+		t.Error("another user's hand-outs are not counted")
+	}
+	c.stop()
+	many := 0
+	for _, r := range all() {
+		if r.Verb == "load" {
+			many++
+			if r.Caller.UID != 1 || r.Kind != "z" || !strings.HasPrefix(r.Error, "2 more of several kinds") {
+				t.Errorf("record %+v", r)
+			}
+		}
+	}
+	if many != 1 || len(c.counts) > 0 || len(c.uids) > 0 {
+		t.Errorf("%d records of refusals, %d counts of %d users are left", many, len(c.counts), len(c.uids))
+	}
+}
+
+// However many users there are, what is kept of them is bounded.
+func TestCountsOfAll(t *testing.T) {
+	d, _ := newRecorder(t)
+	c := d.refused
+	for i := range uint32(coalesceKeysAll) {
+		if !c.first(refusalOf(100_000+i, "x")) {
+			t.Fatalf("user %d is refused and nobody writes it", i)
+		}
+	}
+	for i := range uint32(3) {
+		if !c.firstRead(handOutBy(1+i, "c"), "m") || c.first(refusalOf(1+i, "x")) != (i == 0) {
+			t.Errorf("user %d behind them", i)
+		}
+	}
+	if len(c.counts) > coalesceKeysAll+1 {
+		t.Errorf("%d counts", len(c.counts))
+	}
+	for _, r := range c.counts {
+		r.more = 0 // nothing to write
+	}
+}
+
+// A write that ends when its minute is over is on record nevertheless.
+func TestWriteBeyondItsMinute(t *testing.T) {
+	d, all := newRecorder(t)
+	write := func(n int, meanwhile func()) {
+		t.Helper()
+		got, err := d.recordWrite(Peer{UID: 7}, "c", "m", func() (int, error) { meanwhile(); return n, nil })
+		if got != n || err != nil {
+			t.Fatal(got, err)
+		}
+	}
+	write(1, func() {})
+	write(20, func() {})
+	write(300, func() { d.refused.flush(refusalKey{7, verbWrite, "c", "m"}) })
+	var told []string
+	for _, r := range all() {
+		told = append(told, string(r.Phase)+" "+r.Reason+" "+r.Error)
+	}
+	want := `intent map "m" |outcome map "m": 1 entries |outcome map "m": 20 entries 1 more of this kind within a minute; the error of the last: none|outcome map "m": 300 entries `
+	if got := strings.Join(told, "|"); got != want {
+		t.Errorf("records\n%s, want\n%s", got, want)
+	}
+}
