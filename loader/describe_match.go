@@ -130,7 +130,7 @@ func (s LinkState) matchesCgroup(t Target) error {
 	if t.Caller && s.CgroupID == t.CgroupID {
 		return nil
 	}
-	f, err := openCgroup(t.Cgroup)
+	f, err := (*Shown)(nil).cgroupOf(t)
 	if err != nil {
 		return err
 	}

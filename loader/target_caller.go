@@ -90,7 +90,7 @@ func (r request) ofCaller(t Target) (Target, error) {
 		return t, nil
 	case what == showsCgroup:
 		if t.CgroupID, err = inodeOf(f); err == nil {
-			t.Cgroup, err = nameOf(f)
+			t.Cgroup, err = pathOf(f)
 		}
 	case what == showsNetns:
 		t.NetnsInode, err = inodeOf(f)
@@ -106,12 +106,6 @@ func (r request) notShown(what string) error {
 	option := map[string]string{showsCgroup: "--target-cgroup DIR", showsNetns: "--target-netns FILE", showsProcess: "--target-pid PID"}[what]
 	return remedy.With(r.m.Errorf(r.at("target"), "is the caller's, and no %s is shown: %w", what, ErrNotShown),
 		"hornetctl unload %s, where it runs, and hornetctl load %s %s", r.m.Name, r.m.Name, option)
-}
-
-// nameOf returns what an open directory is called here, for people: another mount
-// or namespace may call it otherwise, or not at all.
-func nameOf(f *os.File) (string, error) {
-	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 }
 
 // callersInterfaces is the target in the network namespace that the caller shows.
@@ -160,8 +154,11 @@ func (s *Shown) netnsOf(t Target) (netns, error) {
 
 // cgroupOf opens the cgroup of t.
 func (s *Shown) cgroupOf(t Target) (*os.File, error) {
-	if !t.Caller || s == nil || s.Cgroup == nil {
+	if !t.Caller {
 		return openCgroup(t.Cgroup)
+	}
+	if s == nil || s.Cgroup == nil {
+		return t.callersCgroup()
 	}
 	fd, err := unix.FcntlInt(s.Cgroup.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -209,9 +206,12 @@ func (t Target) Ended(s *LinkState) error {
 	case alive:
 		return nil
 	case t.Kind == kindCgroup:
-		var st unix.Stat_t
-		if err := unix.Stat(t.Cgroup, &st); err != nil || st.Ino != t.CgroupID {
+		f, err := t.callersCgroup()
+		if errors.Is(err, ErrAbsent) {
 			return fmt.Errorf("cgroup %s (%d) is gone", t.Cgroup, t.CgroupID)
+		}
+		if err == nil {
+			f.Close()
 		}
 		return nil
 	}

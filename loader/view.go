@@ -384,14 +384,19 @@ func (v *View) present(a manifest.Attach) error {
 // that exists.
 func Places(ts []Target, as []manifest.Attach) []string {
 	files := map[string]bool{}
+	root, err := cgroup2()
 	for _, t := range ts {
-		files[t.Cgroup], files[t.Netns], files[t.Executable] = true, true, true
+		files[t.Netns], files[t.Executable] = true, true
+		// A caller's was found below there; an older hornetd's record may say otherwise.
+		if !t.Caller || err == nil && path.Clean(t.Cgroup) == t.Cgroup && strings.HasPrefix(t.Cgroup, root+"/") {
+			files[t.Cgroup] = true
+		}
 	}
 	for _, a := range as {
 		files[a.Netns], files[a.Executable] = true, true
 		if a.Cgroup == "" || path.IsAbs(a.Cgroup) {
 			files[a.Cgroup] = true
-		} else if root, err := cgroup2(); err == nil {
+		} else if err == nil {
 			files[path.Join(root, a.Cgroup)] = true
 		}
 	}

@@ -1,0 +1,83 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/testenv"
+)
+
+// TestTargetBound: a caller may have bound a cgroup to any path of mounts of their own,
+// and the kernel calls their descriptor so. For hornetd it is where the host has it.
+func TestTargetBound(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	parent := testenv.Cgroup(t)
+	place := t.TempDir()
+	elsewhere := filepath.Join(place, "elsewhere")
+	if err := os.Mkdir(elsewhere, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{place, filepath.Dir(place)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, over := range []string{elsewhere, cgroupOf(t, parent, "other", 0)} {
+		dir := cgroupOf(t, parent, fmt.Sprintf("own-%d", i), owner)
+		cmd := sleeper(t, owner, "unshare", "-Urm", "sh", "-c", `mount --bind "$0" "$1" && exec sleep 600`, dir, over)
+		eventually(t, "bound", func() bool {
+			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid))
+			return string(comm) == "sleep\n"
+		})
+		f := opened(t, fmt.Sprintf("/proc/%d/root%s", cmd.Process.Pid, over))
+		if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd())); err != nil || name != over {
+			t.Fatalf("the kernel calls it %s, not %s: %v", name, over, err)
+		}
+		c := loadAt(t, h, owner, "connect", f)
+		if got := c.Links[0].Target; got != "cgroup "+dir {
+			t.Errorf("bound to %s: %s, want %s", over, got, dir)
+		}
+		checkShown(t, over, shownLinks(t)[0], "connect", f)
+		h.Kill()
+		h.Start()
+		stays(t, h, c)
+		var st unix.Stat_t
+		if err := unix.Stat(place, &st); err != nil {
+			t.Fatal(err)
+		}
+		if seen := watchedBy(t, h.PID()); len(seen) == 0 || slices.Contains(seen, fmt.Sprintf("%x", st.Ino)) {
+			t.Errorf("hornetd watches %s, %s among them being %x", seen, place, st.Ino)
+		}
+		f.Close()
+		end(cmd)
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		targetEnds(t, h, "connect", dir)
+	}
+}
+
+// watchedBy are the inodes that a process watches by inotify, proc_pid_fdinfo(5).
+func watchedBy(t *testing.T, pid int) (all []string) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		for line := range strings.Lines(string(b)) {
+			if _, rest, ok := strings.Cut(line, " ino:"); ok && strings.HasPrefix(line, "inotify ") {
+				all = append(all, strings.Fields(rest)[0])
+			}
+		}
+	}
+	return all
+}
