@@ -62,9 +62,10 @@ type Target struct {
 
 	// Caller is that whoever had it loaded showed where: the cgroup of CgroupID, the
 	// network namespace of NetnsInode, or the process, which alone is probed. It was
-	// Owner's.
-	Caller bool   `json:"caller,omitempty"`
-	Owner  uint32 `json:"owner,omitempty"`
+	// that of Owner, whose group was OwnerGID.
+	Caller   bool   `json:"caller,omitempty"`
+	Owner    uint32 `json:"owner,omitempty"`
+	OwnerGID uint32 `json:"owner_gid,omitempty"`
 	pidfd.Process
 
 	Gap bool `json:"gap,omitempty"` // an upgrade may leave a moment without a program

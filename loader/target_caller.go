@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +21,7 @@ type Shown struct {
 	Netns   *os.File
 	Process *os.File // a pidfd
 
-	Owner uint32 // the user whose they were found to be; 0 is root, to whom nothing need belong
+	Owner, OwnerGID uint32 // the user whose they were found to be, and their group; user 0 is root, to whom nothing need belong
 
 	// Known are the targets of what runs, where nothing is shown: those of the
 	// caller's stay.
@@ -74,7 +75,7 @@ func (s *Shown) checkShown(rs []request) error {
 // ofCaller fills in t what the caller shows, or what is known of it.
 func (r request) ofCaller(t Target) (Target, error) {
 	what := r.hook.shows()
-	t.Caller, t.Owner = true, r.shown.Owner
+	t.Caller, t.Owner, t.OwnerGID = true, r.shown.Owner, r.shown.OwnerGID
 	var err error
 	switch f := map[string]*os.File{showsCgroup: r.shown.Cgroup, showsNetns: r.shown.Netns, showsProcess: r.shown.Process}[what]; {
 	case f == nil:
@@ -85,7 +86,7 @@ func (r request) ofCaller(t Target) (Target, error) {
 			return t, r.notShown(what)
 		}
 		k := r.shown.Known[i]
-		t.Owner, t.Cgroup, t.CgroupID, t.NetnsInode, t.Process = k.Owner, k.Cgroup, k.CgroupID, k.NetnsInode, k.Process
+		t.Owner, t.OwnerGID, t.Cgroup, t.CgroupID, t.NetnsInode, t.Process = k.Owner, k.OwnerGID, k.Cgroup, k.CgroupID, k.NetnsInode, k.Process
 		t.Interface, t.Ifindex = k.Interface, k.Ifindex
 		return t, nil
 	case what == showsCgroup:
@@ -168,28 +169,57 @@ func (s *Shown) cgroupOf(t Target) (*os.File, error) {
 }
 
 // inProcess attaches by attach what is for the process of t alone, which is that of
-// its number if it lives before and after. For all other t it is attach.
+// its number if it lives, and is its owner's, before and after. For all other t it is
+// attach.
 func inProcess[L interface{ Close() error }](t Target, attach func() (L, error)) (l L, err error) {
 	if t.PID == 0 {
 		return attach()
 	}
-	gone := func() error {
-		return remedy.With(fmt.Errorf("process %d has ended", t.PID), "load it with a process that lives")
-	}
 	fd, err := pidfd.Open(t.Process)
+	if errors.Is(err, unix.ESRCH) {
+		err = errors.Join(t.hasEnded(), err)
+	}
 	if err != nil {
-		return l, errors.Join(gone(), err)
+		return l, fmt.Errorf("process %d: %w", t.PID, err)
 	}
 	defer unix.Close(fd)
+	if err := cmp.Or(t.leaves(fd)); err != nil {
+		return l, err
+	}
 	if l, err = attach(); err != nil {
 		return l, err
 	}
-	if !pidfd.Alive(fd) {
+	if err := cmp.Or(t.leaves(fd)); err != nil {
 		l.Close()
 		var none L
-		return none, gone()
+		return none, err
 	}
 	return l, nil
+}
+
+func (t Target) hasEnded() error {
+	return remedy.With(fmt.Errorf("process %d has ended", t.PID), "load it with a process that lives")
+}
+
+// leaves returns why the process, of which fd is, is its owner's no more: it has ended,
+// or they could not trace it. err is that nobody can tell.
+func (t Target) leaves(fd int) (why, err error) {
+	if !pidfd.Alive(fd) {
+		return t.hasEnded(), nil
+	}
+	if t.Owner == 0 {
+		return nil, nil
+	}
+	owns, err := pidfd.Owned(fd, t.Owner, t.OwnerGID)
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return t.hasEnded(), nil
+	case err != nil:
+		return nil, fmt.Errorf("process %d: %w", t.PID, err)
+	case !owns:
+		return remedy.With(fmt.Errorf("process %d is not of uid %d alone any more", t.PID, t.Owner), "load it with a process of your own"), nil
+	}
+	return nil, nil
 }
 
 // Ended returns why what a caller showed is no more, nil while it is: there is
@@ -223,15 +253,12 @@ func (t Target) Ended(s *LinkState) error {
 func (t Target) processEnded() error {
 	fd, err := pidfd.Open(t.Process)
 	if errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("process %d has ended", t.PID)
+		return t.hasEnded()
 	}
 	if err != nil {
 		return nil // which says nothing of it
 	}
 	defer unix.Close(fd)
-	owns, err := pidfd.Owned(fd, t.Owner)
-	if err == nil && t.Owner != 0 && !owns {
-		return fmt.Errorf("process %d is not of uid %d alone any more", t.PID, t.Owner)
-	}
-	return nil
+	why, _ := t.leaves(fd)
+	return why
 }

@@ -167,6 +167,8 @@ func TestTargetMoreThanItsUser(t *testing.T) {
 		"a capability":         {"setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps=+net_raw", "--ambient-caps=+net_raw", "sleep", "600"},
 		"root's number saved":  {"setpriv", "--ruid", uid, "--euid", uid, "--regid", uid, "--clear-groups", "sleep", "600"},
 		"another real number":  {"setpriv", "--euid", uid, "--ruid", fmt.Sprint(neighbour), "--clear-groups", "sleep", "600"},
+		"another group":        {"setpriv", "--reuid", uid, "--regid", fmt.Sprint(neighbour), "--clear-groups", "sleep", "600"},
+		"another real group":   {"setpriv", "--reuid", uid, "--egid", uid, "--rgid", fmt.Sprint(neighbour), "--clear-groups", "sleep", "600"},
 		"not to be traced":     {"setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "/proc/self/exe", "-test.run=^TestNotToBeTraced$"},
 		"its own user's space": {"setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "unshare", "-Ur", "sleep", "600"},
 	} {

@@ -79,7 +79,7 @@ func (d *Daemon) LoadShown(who Peer, name string, fds []int) (api.Collection, er
 // kernel says of the descriptors alone. What it returns is to be closed, with an error
 // too.
 func identify(who Peer, fds []int) (shown loader.Shown, err error) {
-	shown.Owner = who.UID
+	shown.Owner, shown.OwnerGID = who.UID, who.GID
 	for _, fd := range fds {
 		kind, err := shownKind(fd)
 		if err != nil {
@@ -230,14 +230,14 @@ func ownsNetns(who Peer, fd int) error {
 // ownsProcess: the caller could trace it, so that a program in it learns nothing that
 // they could not.
 func ownsProcess(who Peer, fd int) error {
-	owns, err := pidfd.Owned(fd, who.UID)
+	owns, err := pidfd.Owned(fd, who.UID, who.GID)
 	switch {
 	case errors.Is(err, unix.ESRCH):
 		return remedy.With(api.Errorf(api.KindConflict, "target: the process has ended"), "show one that lives")
 	case err != nil:
 		return fmt.Errorf("target: process: %w", err)
 	case !owns:
-		return notOwned(who, kindProcess, "it has another user's number too, or a capability, or what it executes is not to be traced")
+		return notOwned(who, kindProcess, "it has another user's or group's number (than uid %d and gid %d) too, or a capability, or what it executes is not to be traced", who.UID, who.GID)
 	}
 	return nil
 }

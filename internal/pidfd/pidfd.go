@@ -121,14 +121,15 @@ func Alive(fd int) bool {
 	}
 }
 
-// Owned reports whether whoever runs as user uid could trace the process, because it
-// is that user and nobody more: all its user ids are uid, it has no capability, in no
-// user namespace, and executed nothing that the user may not read or that gave it
-// rights. The error is ESRCH where it has ended.
+// Owned reports whether whoever runs as user uid and group gid could trace the
+// process, because it is that user and nobody more: all its user ids are uid and its
+// group ids gid, it has no capability, in no user namespace, and executed nothing that
+// the user may not read or that gave it rights. Its other groups do not count. The error
+// is ESRCH where it has ended.
 //
 // Source: ptrace(2), "Ptrace access mode checking"; of a process that is not dumpable
 // the files in /proc are root's, proc_pid(5).
-func Owned(fd int, uid uint32) (bool, error) {
+func Owned(fd int, uid, gid uint32) (bool, error) {
 	pid, err := Number(fd)
 	if err != nil {
 		return false, err
@@ -150,17 +151,19 @@ func Owned(fd int, uid uint32) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return st.Uid == uid && isOf(string(b[:n]), pid, uid), nil
+	return st.Uid == uid && isOf(string(b[:n]), pid, uid, gid), nil
 }
 
 // isOf reads /proc/PID/status.
-func isOf(status string, pid int, uid uint32) bool {
-	number, user := strconv.Itoa(pid), strconv.FormatUint(uint64(uid), 10)
-	want := map[string]string{"Tgid:": number, "Pid:": number, "Uid:": strings.Repeat(user+" ", 4), "CapPrm:": strings.Repeat("0", 16)}
+func isOf(status string, pid int, uid, gid uint32) bool {
+	number, four := strconv.Itoa(pid), func(id uint32) string {
+		return strings.TrimSpace(strings.Repeat(strconv.FormatUint(uint64(id), 10)+" ", 4))
+	}
+	want := map[string]string{"Tgid:": number, "Pid:": number, "Uid:": four(uid), "Gid:": four(gid), "CapPrm:": strings.Repeat("0", 16)}
 	for line := range strings.Lines(status) {
 		key, value, _ := strings.Cut(line, "\t")
 		if w, ok := want[key]; ok {
-			if strings.Join(strings.Fields(value), " ") != strings.TrimSpace(w) {
+			if strings.Join(strings.Fields(value), " ") != w {
 				return false
 			}
 			delete(want, key)

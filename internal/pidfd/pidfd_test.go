@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -65,5 +66,34 @@ func TestStarted(t *testing.T) {
 	}
 	if _, err := started([]byte("1 (a) S " + strconv.Itoa(3))); err == nil {
 		t.Error("taken though it is short")
+	}
+}
+
+// Each of the four numbers counts, of users and of groups.
+func TestIsOf(t *testing.T) {
+	const status = "Name:\tx\nTgid:\t7\nPid:\t7\nUid:\t1\t1\t1\t1\nGid:\t2\t2\t2\t2\nCapPrm:\t0000000000000000\n"
+	if !isOf(status, 7, 1, 2) {
+		t.Error("not taken")
+	}
+	for _, other := range []string{
+		"Uid:\t0\t1\t1\t1", "Uid:\t1\t0\t1\t1", "Uid:\t1\t1\t0\t1", "Uid:\t1\t1\t1\t0",
+		"Gid:\t0\t2\t2\t2", "Gid:\t2\t0\t2\t2", "Gid:\t2\t2\t0\t2", "Gid:\t2\t2\t2\t0", "Gid:\t2\t2\t2",
+		"Tgid:\t8", "Pid:\t8", "CapPrm:\t0000000000000001", "Uid:", "Gid:", "CapPrm:",
+	} {
+		key, _, _ := strings.Cut(other, "\t")
+		lines := strings.Split(status, "\n")
+		for i, l := range lines {
+			if was, _, _ := strings.Cut(l, "\t"); was == key {
+				lines[i] = other
+			}
+		}
+		if now := strings.Join(lines, "\n"); now != status && isOf(now, 7, 1, 2) {
+			t.Errorf("%s: taken", other)
+		}
+	}
+	for _, key := range []string{"Tgid", "Pid", "Uid", "Gid", "CapPrm"} {
+		if isOf(strings.Replace(status, key, "X", 1), 7, 1, 2) {
+			t.Errorf("without %s: taken", key)
+		}
 	}
 }
