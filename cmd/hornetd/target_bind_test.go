@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testenv"
 )
 
@@ -80,4 +82,29 @@ func watchedBy(t *testing.T, pid int) (all []string) {
 		}
 	}
 	return all
+}
+
+// TestTargetRequired: what ends when its caller's target does is nothing to rely on.
+func TestTargetRequired(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	parent := testenv.Cgroup(t)
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	h.Manifest("wants", "requires = [\"connect\"]\n"+connCount(cgroupOf(t, parent, "wants", 0)))
+	h.Manifest("base", connCount(cgroupOf(t, parent, "base", 0)))
+	h.Manifest("above", "requires = [\"base\"]\n"+connCount(cgroupOf(t, parent, "above", 0)))
+	loadAt(t, h, owner, "connect", opened(t, cgroupOf(t, parent, "own", owner)))
+	root := h.Client()
+	var e *api.Error
+	if _, err := root.Load(t.Context(), "wants"); !errors.As(err, &e) || e.Kind != api.KindConflict || e.Hint == "" || !strings.Contains(e.Message, "ends with that") {
+		t.Errorf("a load of what requires it: %v", err)
+	}
+	if links := shownLinks(t); len(links) != 1 {
+		t.Errorf("%d links", len(links))
+	}
+	for _, name := range []string{"base", "above"} {
+		if _, err := root.Load(t.Context(), name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -124,7 +125,7 @@ func (d *Daemon) requirements(m manifest.Manifest) error {
 		if c == nil {
 			return missing(m, required)
 		}
-		if err := c.leased(); err != nil {
+		if err := cmp.Or(c.leased(), c.leaves()); err != nil {
 			return remedy.With(m.Errorf("requires", "%w", err), "%s", remedy.Of(err))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
@@ -279,6 +280,17 @@ func (s sight) ended() string {
 		}
 	}
 	return ""
+}
+
+// leaves refuses what wants c to run for longer than what its caller showed is there;
+// nil where nothing was shown.
+func (c *collection) leaves() error {
+	targets, err := targetsOf(c.record)
+	if err != nil || !slices.ContainsFunc(targets, func(t loader.Target) bool { return t.Caller }) {
+		return err
+	}
+	return remedy.With(api.Errorf(api.KindConflict, "collection %q: it runs at what a caller showed, and ends with that", c.record.Name),
+		"have an administrator write what it is attached to in the manifest, in place of target = \"caller\"")
 }
 
 // end unloads a collection whose caller's target is no more.
