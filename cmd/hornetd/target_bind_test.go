@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -107,4 +108,34 @@ func TestTargetRequired(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// TestTargetEndsAtOnce: that repairs fail, and so wait, keeps no probe in a process that
+// is somebody else's by now.
+func TestTargetEndsAtOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for what fails")
+	}
+	testenv.NoLeaks(t)
+	libc := copyOfLibc(t)
+	h := newShown(t, libc)
+	cmd := sleeper(t, owner)
+	loadAt(t, h, owner, "call", pidfdOf(t, cmd.Process.Pid))
+	// It cannot be mended: neither its pins are there nor what it came from.
+	for _, path := range []string{h.BPFFS + "/call/programs", h.BPFFS + "/call/links", h.Manifests + "/caller.bpf.o", libc} {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "repairs wait", func() bool { return strings.Count(h.Log(), `"msg":"repair failed"`) >= 8 })
+	// The next one is 6.4 s away.
+	end(cmd)
+	took := eventually(t, "unloaded", func() bool {
+		c, err := h.Client().Get(t.Context(), "call")
+		return err != nil || c.State != api.StateRunning
+	})
+	if took > 4*time.Second {
+		t.Errorf("unloaded after %s", took)
+	}
+	noLinks(t, "ended")
 }

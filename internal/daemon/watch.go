@@ -60,6 +60,7 @@ type known struct {
 	links   []*loader.LinkState // as they were when all was looked at last; nil: gone
 	looked  bool                // it was
 	wrong   bool                // and there was something to repair
+	ended   bool                // and an end was tried, as what its caller showed is no more
 }
 
 // allEvery is after how many rounds everything is looked at though there was no
@@ -182,6 +183,9 @@ func (w *watcher) survey(hinted bool) time.Duration {
 		switch wrong, taken := w.wrong(v, running); wrong {
 		case toRepair:
 			work = append(work, func() { w.try(name, taken, w.d.reconcile) })
+		case toEnd:
+			delete(w.tries, name) // what is somebody else's by now waits for no repair
+			work = append(work, func() { w.try(name, false, w.d.reconcile) })
 		case toTell: // which is no attempt
 			work = append(work, func() { w.tell(name) })
 		}
@@ -205,6 +209,7 @@ const (
 	nothing wrong = iota
 	toTell        // what is wrong with it has changed, and cannot be repaired now
 	toRepair
+	toEnd // what its caller showed is no more
 )
 
 // wrong reports what is to be done, and whether something was taken away.
@@ -237,9 +242,13 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	s.with(c.record, w.heed(name))
 	if s.ended() != "" {
 		k = w.known[name]
-		k.wrong = true
+		first := !k.ended
+		k.wrong, k.ended = true, true
 		w.known[name] = k
-		return toRepair, false
+		if first {
+			return toEnd, false
+		}
+		return toRepair, false // it failed
 	}
 	g := diagnose(c.record, s, revokedRecord(w.d.trusted(), c.record))
 	k = w.known[name]
@@ -360,7 +369,7 @@ func (w *watcher) learn(c charge) {
 		}
 		k := known{of: running}
 		if was := w.known[name]; was.of != nil && reflect.DeepEqual(was.of.record, running.record) {
-			k.foreign = was.foreign
+			k.foreign, k.ended = was.foreign, was.ended
 		}
 		k.targets, k.err = targetsOf(running.record)
 		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" || t.PID != 0 })
