@@ -70,6 +70,7 @@ type Record struct {
 	Hint       string    `json:"hint,omitempty"`   // what to do about it
 	Reason     string    `json:"reason,omitempty"` // what whoever asked gave as theirs; of a repair, what was wrong; of an upgrade, what had a gap
 	Trial      bool      `json:"trial,omitempty"`  // what was loaded may go back by itself
+	Shown      Shown     `json:"shown,omitzero"`   // what a caller showed of where it attaches
 	Intent     uint64    `json:"intent,omitempty"` // Seq of the intent an outcome belongs to
 	Cut        bool      `json:"cut,omitempty"`    // a text or list was longer than is kept
 
@@ -88,6 +89,19 @@ type Caller struct {
 	Unit  string `json:"unit,omitempty"`  // of the system's systemd
 	Exe   string `json:"exe,omitempty"`   // path, as its mount namespace has it
 	Label string `json:"label,omitempty"` // by a security module
+}
+
+// Shown is what identifies what a caller showed descriptors of, and whose it was found
+// to be, by the kernel's numbers at that time.
+type Shown struct {
+	UID uint32 `json:"uid"`
+	GID uint32 `json:"gid"`
+
+	CgroupID   uint64 `json:"cgroup_id,omitempty"`
+	NetnsInode uint64 `json:"netns_inode,omitempty"`
+	PID        int    `json:"pid,omitempty"`
+	Started    uint64 `json:"started,omitempty"`     // of the process, in clock ticks since the boot
+	PIDFDInode uint64 `json:"pidfd_inode,omitempty"` // of the process; 0 before Linux 6.9
 }
 
 // reserved reports whether a record may use the space that is kept.

@@ -56,6 +56,15 @@ func TestLineIsWhatItWas(t *testing.T) {
 	if diff := cmp.Diff(want, string(line)); diff != "" {
 		t.Error(diff)
 	}
+	_, line, err = Record{Seq: 4, Time: time.Unix(0, 0), Phase: Intent, Verb: "load", Shown: Shown{UID: 1, CgroupID: 2, NetnsInode: 3, PID: 4, Started: 5, PIDFDInode: 6}, Intent: 7}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = `{"seq":4,"time":"1970-01-01T00:00:00Z","phase":"intent","verb":"load","caller":{"uid":0,"gid":0},` +
+		`"shown":{"uid":1,"gid":0,"cgroup_id":2,"netns_inode":3,"pid":4,"started":5,"pidfd_inode":6},"intent":7}` + "\n"
+	if diff := cmp.Diff(want, string(line)); diff != "" {
+		t.Error(diff)
+	}
 	_, line, err = Record{Seq: 1, Time: time.Unix(0, 0).In(time.FixedZone("", 3600)), Phase: Note, Verb: "start"}.encode()
 	if err != nil {
 		t.Fatal(err)

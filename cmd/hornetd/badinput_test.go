@@ -374,17 +374,18 @@ func (p *place) checkNeighbour(t *testing.T) {
 
 // auditRecord is the part of an audit record that these tests look at.
 type auditRecord struct {
-	Seq        uint64 `json:"seq"`
-	Phase      string `json:"phase"`
-	Verb       string `json:"verb"`
-	Collection string `json:"collection"`
-	Version    uint64 `json:"version"`
-	Error      string `json:"error"`
-	Kind       string `json:"kind"`
-	Verdict    string `json:"verdict"`
-	Signer     string `json:"signer"`
-	SignerKey  string `json:"signer_key"`
-	Intent     uint64 `json:"intent"`
+	Seq        uint64            `json:"seq"`
+	Phase      string            `json:"phase"`
+	Verb       string            `json:"verb"`
+	Collection string            `json:"collection"`
+	Version    uint64            `json:"version"`
+	Error      string            `json:"error"`
+	Kind       string            `json:"kind"`
+	Verdict    string            `json:"verdict"`
+	Signer     string            `json:"signer"`
+	SignerKey  string            `json:"signer_key"`
+	Intent     uint64            `json:"intent"`
+	Shown      map[string]uint64 `json:"shown"`
 	Caller     struct {
 		UID uint32 `json:"uid"`
 	} `json:"caller"`

@@ -3,9 +3,11 @@ package main_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -138,4 +140,59 @@ func TestTargetEndsAtOnce(t *testing.T) {
 		t.Errorf("unloaded after %s", took)
 	}
 	noLinks(t, "ended")
+}
+
+// TestTargetRecorded: the log says what was shown, and whose it was, before anything is
+// attached there and when it ends.
+func TestTargetRecorded(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	process := sleeper(t, owner)
+	_, ns := spaceOf(t, owner)
+	inode := func(f *os.File) uint64 {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	pidfd := pidfdOf(t, process.Process.Pid)
+	cgroup := opened(t, cgroupOf(t, testenv.Cgroup(t), "own", owner))
+	stat := strings.Fields(string(read(t, fmt.Sprintf("/proc/%d/stat", process.Process.Pid))))
+	started, err := strconv.ParseUint(stat[21], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := map[string]uint64{"uid": owner, "gid": owner, "pid": uint64(process.Process.Pid), "started": started}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(pidfd.Fd()), &fs); err != nil {
+		t.Fatal(err)
+	}
+	if fs.Type == 0x50494446 { // PID_FS_MAGIC, since 6.9
+		of["pidfd_inode"] = inode(pidfd)
+	}
+	for _, test := range []struct {
+		name string
+		f    *os.File
+		want map[string]uint64
+	}{
+		{"connect", cgroup, map[string]uint64{"uid": owner, "gid": owner, "cgroup_id": inode(cgroup)}},
+		{"lookup", ns, map[string]uint64{"uid": owner, "gid": owner, "netns_inode": inode(ns)}},
+		{"call", pidfd, of},
+	} {
+		loadAt(t, h, owner, test.name, test.f)
+		unload(t, h, test.name)
+		n := 0
+		for _, r := range auditRecords(t, h.State) {
+			if r.Collection != test.name {
+				continue
+			}
+			if n++; !maps.Equal(r.Shown, test.want) {
+				t.Errorf("%s: %s of %s: %v, want %v", test.name, r.Phase, r.Verb, r.Shown, test.want)
+			}
+		}
+		if n != 4 {
+			t.Errorf("%s: %d records, not an intent and an outcome of load and unload", test.name, n)
+		}
+	}
 }

@@ -114,6 +114,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
+	a.rec.Shown = recordOf(targets)
 	steps, err := old.steps(m, targets, d.mending != nil)
 	if err != nil {
 		return err

@@ -182,7 +182,7 @@ func (c *collection) remedy() string {
 func (d *Daemon) repair(entry *pinning.Entry, c *collection, g diagnosis, again func(map[spot]error) diagnosis) (_ diagnosis, failed map[spot]error, err error) {
 	name := c.record.Name
 	a := d.begin(self(), audit.VerbRepair, name, api.EventRepaired)
-	a.rec.Manifest, a.rec.Object, a.rec.Signer = c.record.ManifestDigest, c.record.ObjectDigest, c.record.Signer.Name
+	a.of(c)
 	a.rec.Reason = strings.Join(g.repairs, "; ")
 	defer func() { err = a.conclude(err) }()
 	if err := a.intend(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/internal/pidfd"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/safefile"
@@ -280,6 +281,29 @@ func (s sight) ended() string {
 		}
 	}
 	return ""
+}
+
+// recordOf is what the log says of those of ts that are a caller's.
+func recordOf(ts []loader.Target) (s audit.Shown) {
+	for _, t := range ts {
+		if !t.Caller {
+			continue
+		}
+		s.UID, s.GID = t.Owner, t.OwnerGID
+		s.CgroupID, s.NetnsInode = max(s.CgroupID, t.CgroupID), max(s.NetnsInode, t.NetnsInode)
+		if t.PID != 0 {
+			s.PID, s.Started, s.PIDFDInode = t.PID, t.Started, t.Process.Inode
+		}
+	}
+	return s
+}
+
+// of notes which collection that runs it is about.
+func (a *act) of(c *collection) {
+	a.rec.Manifest, a.rec.Object, a.rec.Signer = c.record.ManifestDigest, c.record.ObjectDigest, c.record.Signer.Name
+	if targets, err := targetsOf(c.record); err == nil { // else what is done tells
+		a.rec.Shown = recordOf(targets)
+	}
 }
 
 // leaves refuses what wants c to run for longer than what its caller showed is there;

@@ -38,7 +38,7 @@ func (d *Daemon) unloadFor(who Peer, name string, force bool, reason string) (er
 // takeOut ends what runs, as a. why is for who holds a lease of it.
 func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 	name := c.record.Name
-	a.rec.Manifest, a.rec.Object, a.rec.Signer = c.record.ManifestDigest, c.record.ObjectDigest, c.record.Signer.Name
+	a.of(c)
 	n, err := pinning.ParseName(name)
 	if err != nil {
 		return err
