@@ -196,3 +196,34 @@ func TestTargetRecorded(t *testing.T) {
 		}
 	}
 }
+
+// TestTargetTrial: a version on trial ends no link that could not come back.
+func TestTargetTrial(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	tcx := shownBy("shown_tcx", shownKeys("tcx"))
+	lookup := fmt.Sprintf("[[attach]]\nprogram = \"%slookup\"\n%s", shownPrefix, ofCaller)
+	const health = "[health]\nseconds = 1\nmap = \"calls\"\nkey = 0\nat_least = 0\n"
+	h.Manifest("tcx", tcx+lookup)
+	_, ns := spaceOf(t, owner)
+	first := loadAt(t, h, owner, "tcx", ns)
+	upgrade := func(text string) error {
+		h.Manifest("tcx", text)
+		_, err := clientOf(t, h, owner).Upgrade(t.Context(), "tcx")
+		return err
+	}
+	var e *api.Error
+	if err := upgrade("version = 2\n" + tcx + health); !errors.As(err, &e) || !strings.Contains(e.Message, "could not come back") || !strings.Contains(e.Hint, "unload tcx") {
+		t.Errorf("an upgrade that drops a link: %v", err)
+	}
+	if now := get(t, h, "tcx"); now.Programs[0].ID != first.Programs[0].ID || len(shownLinks(t)) != 2 {
+		t.Errorf("refused, and %d links of %+v", len(shownLinks(t)), now.Programs)
+	}
+	if err := upgrade("version = 3\n" + tcx + lookup + health); err != nil || len(shownLinks(t)) != 2 {
+		t.Errorf("an upgrade that keeps both: %v", err)
+	}
+	if err := upgrade("version = 4\n" + tcx); err != nil {
+		t.Errorf("an upgrade without a trial: %v", err)
+	}
+	eventually(t, "one link", func() bool { return len(shownLinks(t)) == 1 })
+}

@@ -212,7 +212,29 @@ func (c *collection) steps(m manifest.Manifest, targets []loader.Target, mending
 		i := slices.IndexFunc(m.Attach, func(a manifest.Attach) bool { return a.Program == stuck.target.Program && a.Map == stuck.target.Map })
 		return nil, remedy.With(m.Errorf(fmt.Sprintf("attach[%d]", max(i, 0)), "%w", err), "%s", stuck.target.Room())
 	}
+	if err == nil && m.Health != nil && !mending {
+		err = mayGoBack(m, steps)
+	}
 	return steps, err
+}
+
+// mayGoBack refuses a trial that ends a link in a network namespace that a caller showed:
+// nobody would show it for going back.
+func mayGoBack(m manifest.Manifest, steps []step) error {
+	for _, s := range steps {
+		if s.action != api.LinkDetach {
+			continue
+		}
+		t, err := targetOf(s.was)
+		if err != nil {
+			return err
+		}
+		if t.Caller && t.NetnsInode != 0 {
+			return remedy.With(m.Errorf("health", "link %s would end, at %s, and could not come back if this version is not healthy", s.was.Name, t),
+				"hornetctl unload %s, and load it with the descriptor again", m.Name)
+		}
+	}
+	return nil
 }
 
 // detached is what an unload does to the links of c.
