@@ -68,6 +68,7 @@ soak:
 	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -run Soak ./signing
 	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -exec "$(CURDIR)/scripts/as-root" -run TestHostileObjects ./loader ./cmd/hornetd
 	HORNET_SOAK=1 go test -count=1 -v -timeout 2h -exec "$(CURDIR)/scripts/as-root" -run TestPeerRaces ./internal/daemon
+	HORNET_REQUESTS=30000 HORNET_OPERATIONS=10000 go test -count=1 -v -timeout 2h -exec "$(CURDIR)/scripts/as-root" -run "TestDocument$$|TestMixed$$" ./cmd/hornetd
 
 # Those that take long are asked last.
 mutate:

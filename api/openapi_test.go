@@ -71,7 +71,7 @@ type (
 		Required             []string
 		Properties           map[string]schema
 		AdditionalProperties *bool    `yaml:"additionalProperties"`
-		OneOf                []schema `yaml:"oneOf"`
+		AnyOf                []schema `yaml:"anyOf"`
 	}
 )
 
@@ -180,7 +180,7 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 				others++
 				s := upgraded.Content["application/json"].Schema
 				var refs []string
-				for _, s := range append(s.OneOf, s) {
+				for _, s := range append(s.AnyOf, s) {
 					if s.Ref != "" {
 						refs = append(refs, strings.TrimPrefix(s.Ref, schemaRef))
 					}

@@ -341,6 +341,18 @@ func (m *requestMaker) json(r *apiRequest) {
 	}
 }
 
+// whole makes a bundle in which nothing is wrong.
+func (m *requestMaker) whole(r *apiRequest) {
+	var b bytes.Buffer
+	w := multipart.NewWriter(&b)
+	for name, content := range m.bundle {
+		p, _ := w.CreateFormFile(name, name)
+		p.Write(content)
+	}
+	w.Close()
+	r.body, r.header = b.Bytes(), http.Header{"Content-Type": {w.FormDataContentType()}}
+}
+
 // form makes a bundle.
 func (m *requestMaker) form(r *apiRequest) {
 	var b bytes.Buffer
@@ -468,7 +480,7 @@ func (s *speaker) send(r *apiRequest) (*http.Response, []byte) {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		body, err = s.r.ReadBytes('\n')
 		s.hangUp()
-	case resp.StatusCode == http.StatusOK && strings.Contains(r.target, "follow="):
+	case resp.StatusCode == http.StatusOK && (strings.Contains(r.target, "follow=") || strings.Contains(r.target, "/stream")): // without an end
 		s.hangUp()
 	default:
 		body, err = io.ReadAll(resp.Body)
@@ -522,7 +534,7 @@ func (d *apiDocument) judge(t *testing.T, r *apiRequest, resp *http.Response, bo
 			return
 		}
 		d.holds(failed, response.Content.First().Value().Schema.Schema(), body)
-	case media == api.EventsType && r.op.OperationId == "events":
+	case media == api.EventsType && (r.op.OperationId == "events" || r.op.OperationId == "stream"):
 		for record := range bytes.SplitAfterSeq(body, []byte("\n")) {
 			if len(record) > 0 && record[0] != 0x1e {
 				failed("record %q", record)
@@ -647,15 +659,16 @@ func TestDocument(t *testing.T) {
 // atRest is what a daemon holds when nothing runs and nobody asks.
 type atRest struct{ files, threads, memory int }
 
-// afterAll unloads everything and returns what the daemon still holds.
-func afterAll(t *testing.T, h *testdaemon.Host) atRest {
+// afterAll unloads everything but what is kept and returns what the daemon still
+// holds.
+func afterAll(t *testing.T, h *testdaemon.Host, kept ...string) atRest {
 	t.Helper()
 	root := h.Client()
 	defer root.Close()
 	list, err := root.List(context.Background())
 	must(t, err)
 	for _, c := range list {
-		if c.State != api.StateAvailable {
+		if c.State != api.StateAvailable && !slices.Contains(kept, c.Name) {
 			_, err := root.Unload(context.Background(), c.Name, api.UnloadRequest{Force: true})
 			must(t, err)
 		}
@@ -663,10 +676,11 @@ func afterAll(t *testing.T, h *testdaemon.Host) atRest {
 	return atRest{openFDs(t, h.PID()), procStatus(t, h.PID(), "Threads"), procStatus(t, h.PID(), "VmRSS")}
 }
 
-// check unloads everything and holds what is left against what there was.
-func (b atRest) check(t *testing.T, h *testdaemon.Host) {
+// check unloads everything but what is kept and holds what is left against what
+// there was.
+func (b atRest) check(t *testing.T, h *testdaemon.Host, kept ...string) {
 	t.Helper()
-	now := afterAll(t, h)
+	now := afterAll(t, h, kept...)
 	now.files = settledFDs(t, h.PID(), b.files)
 	t.Logf("descriptors %d, threads %d, memory %d KiB; before %d, %d, %d", now.files, now.threads, now.memory, b.files, b.threads, b.memory)
 	if now.files > b.files {
@@ -675,8 +689,10 @@ func (b atRest) check(t *testing.T, h *testdaemon.Host) {
 	if most := memory(t, h.PID()); most > mostMemory {
 		t.Errorf("the daemon used %d KiB, at most %d", most, mostMemory)
 	}
-	if left := tree(t, h.BPFFS); len(left) > 0 {
-		t.Errorf("pinned: %v", left)
+	for _, path := range tree(t, h.BPFFS) {
+		if name, _, _ := strings.Cut(strings.TrimPrefix(path, h.BPFFS+"/"), "/"); !slices.Contains(kept, name) {
+			t.Errorf("pinned: %s", path)
+		}
 	}
 	if left := lies(t, h); left != "" {
 		t.Errorf("bundles: %s", left)

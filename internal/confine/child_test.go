@@ -34,6 +34,14 @@ var children = map[string]func() int{
 		})
 	},
 
+	// The first that a process starts is killed.
+	"test-killed": func() int {
+		if os.Mkdir(killedOnce(os.Getppid()), 0o700) == nil {
+			unix.Kill(unix.Getpid(), unix.SIGKILL)
+		}
+		return Serve(func([]byte) error { return nil })
+	},
+
 	"test-open":   serve(func() { os.Open(os.DevNull) }),
 	"test-stat":   serve(func() { os.Stat("/") }),
 	"test-chmod":  serve(func() { unix.Chmod("/proc/self", 0o755) }),
@@ -176,3 +184,6 @@ func parent() int {
 	time.Sleep(time.Hour)
 	return 0
 }
+
+// killedOnce is a directory that is there once a process's first child was killed.
+func killedOnce(pid int) string { return fmt.Sprintf("/tmp/hornet-test-killed-%d", pid) }

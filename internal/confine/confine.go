@@ -39,6 +39,7 @@ const (
 var (
 	errClosed = errors.New("it is closed")
 	errDied   = errors.New("it died before it got its object")
+	errKilled = errors.New("signal: killed") // for want of memory, or of time on a busy host
 )
 
 // Failure means that there was no answer: the process could not be started or
@@ -78,6 +79,9 @@ func (p *Parser) Close() {
 	<-p.done
 }
 
+// mostKilled is how often one that is killed before it is ready is started at once.
+const mostKilled = 3
+
 // keep makes a process, waits until it is taken or dies, and makes the next.
 func (p *Parser) keep() {
 	// The kernel kills the processes when the thread that started them ends. Any
@@ -87,6 +91,9 @@ func (p *Parser) keep() {
 	wait, said := pause, ""
 	for {
 		c, err := p.start()
+		for tries := 1; errors.Is(err, errKilled) && tries < mostKilled; tries++ {
+			c, err = p.start()
+		}
 		if err != nil {
 			if err.Error() != said {
 				p.tell(&Failure{err: err})
@@ -250,7 +257,11 @@ func (c *process) ready() error {
 	rest, _ := io.ReadAll(io.LimitReader(c.out, maxAnswer))
 	c.Kill()
 	<-c.ended
-	return fmt.Errorf("not confined: %s: %s", c.state, shown(string(said[:n])+string(rest), maxReason))
+	why := shown(string(said[:n])+string(rest), maxReason)
+	if status, ok := c.state.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGKILL {
+		return fmt.Errorf("not confined: %w: %s", errKilled, why)
+	}
+	return fmt.Errorf("not confined: %s: %s", c.state, why)
 }
 
 // ask hands the object over and returns the answer of a process that ended well.

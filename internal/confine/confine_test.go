@@ -287,6 +287,20 @@ func TestCannotBeConfined(t *testing.T) {
 	}
 }
 
+// One that is killed while it starts, which says nothing of the next, is replaced.
+func TestKilledAtTheStart(t *testing.T) {
+	dir := killedOnce(os.Getpid())
+	defer os.Remove(dir)
+	p := Start("test-killed", func(err error) { t.Errorf("told %v", err) })
+	defer p.Close()
+	if err := p.Parse(object("good")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Errorf("none was killed: %v", err)
+	}
+}
+
 // What keeps processes from starting is told when it changes, and they are tried
 // less and less unless somebody asks.
 func TestStartsLessAndLess(t *testing.T) {

@@ -67,13 +67,7 @@ func (l *limiter) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		peer, err := peerOf(conn)
-		if err != nil {
-			peer = Peer{UID: overflowID, GID: overflowID} // nobody, and never root
-			err = api.Errorf(api.KindDenied, "connection: %w", err)
-		} else {
-			err = l.take(peer.UID)
-		}
+		peer, err := l.admit(conn)
 		if err != nil {
 			l.turnAway(conn, asAPIError(err))
 			select {
@@ -96,6 +90,25 @@ func (l *limiter) tell() {
 			l.refused(Peer{UID: overflowID, GID: overflowID}, api.Errorf(api.KindLimit, "connection: %d were refused faster than it could be recorded", n))
 		}
 	}
+}
+
+// admit names the peer of a connection and counts it. Who has too many is not looked
+// at closely: all others wait behind them in the kernel's one queue meanwhile.
+func (l *limiter) admit(conn *net.UnixConn) (Peer, error) {
+	nobody := Peer{UID: overflowID, GID: overflowID} // and never root
+	cred, err := credentialsOf(conn)
+	if err != nil {
+		return nobody, api.Errorf(api.KindDenied, "connection: %w", err)
+	}
+	if err := l.take(cred.Uid); err != nil {
+		return Peer{UID: cred.Uid, GID: cred.Gid, PID: cred.Pid}, err
+	}
+	peer, err := peerOf(conn)
+	if err != nil {
+		l.give(cred.Uid)
+		return nobody, api.Errorf(api.KindDenied, "connection: %w", err)
+	}
+	return peer, nil
 }
 
 // take counts a connection. Root's are not counted against the total: an

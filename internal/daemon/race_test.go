@@ -75,8 +75,10 @@ func TestPeerRaces(t *testing.T) {
 	if got.Left > 0 {
 		t.Errorf("%d descriptors are left", got.Left)
 	}
-	if got.Races < 10 || hasPeerPIDFD(t) == (got.Known == 0) {
-		t.Error("too few")
+	// In an emulated guest there are few, and all may be over when they are looked at.
+	has := hasPeerPIDFD(t)
+	if got.Races < 10 || has && got.Known == 0 && got.Races > 1000 || !has && got.Known > 0 {
+		t.Error("too few, or too much is known")
 	}
 }
 
