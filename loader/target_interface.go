@@ -81,26 +81,35 @@ func ifindex(name string) (int, error) {
 
 // xdpProgram returns the id of the XDP program that runs at the interface
 // index of the calling thread's network namespace, 0 where there is none or the
-// kernel does not say.
+// kernel does not say. It asks for that interface alone: a caller's namespace may have
+// any number of them.
+//
+// Source: rtnetlink(7).
 func xdpProgram(index int) uint32 {
-	dump, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return 0
 	}
-	msgs, err := syscall.ParseNetlinkMessage(dump)
+	defer unix.Close(fd)
+	const size = unix.SizeofNlMsghdr + unix.SizeofIfInfomsg
+	ask := binary.NativeEndian.AppendUint32(nil, size)
+	ask = binary.NativeEndian.AppendUint16(ask, unix.RTM_GETLINK)
+	ask = binary.NativeEndian.AppendUint16(ask, unix.NLM_F_REQUEST)
+	ask = append(ask, make([]byte, size-len(ask))...)
+	binary.NativeEndian.PutUint32(ask[unix.SizeofNlMsghdr+4:], uint32(index))
+	if err := unix.Sendto(fd, ask, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return 0
+	}
+	answer := make([]byte, 64<<10)
+	n, _, err := unix.Recvfrom(fd, answer, unix.MSG_DONTWAIT) // the kernel has answered when the call returns
 	if err != nil {
 		return 0
 	}
-	for i := range msgs {
-		const info = unix.SizeofIfInfomsg
-		data := msgs[i].Data
-		if msgs[i].Header.Type != unix.RTM_NEWLINK || len(data) < info ||
-			int(binary.NativeEndian.Uint32(data[4:])) != index {
-			continue
-		}
-		return attrUint32(attr(data[info:], unix.IFLA_XDP), unix.IFLA_XDP_PROG_ID)
+	msgs, err := syscall.ParseNetlinkMessage(answer[:n])
+	if err != nil || len(msgs) == 0 || msgs[0].Header.Type != unix.RTM_NEWLINK || len(msgs[0].Data) < unix.SizeofIfInfomsg {
+		return 0
 	}
-	return 0
+	return attrUint32(attr(msgs[0].Data[unix.SizeofIfInfomsg:], unix.IFLA_XDP), unix.IFLA_XDP_PROG_ID)
 }
 
 // attr returns the payload of the netlink attribute of a type in b, nil where
