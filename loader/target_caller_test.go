@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/pidfd"
+	"github.com/hornetd/hornetd/internal/testenv"
 )
 
 // closed counts how often it is closed.
@@ -24,9 +25,7 @@ func (c *closed) Close() error { *c++; return nil }
 // TestInProcess: a process becomes somebody else's before what is attached to it is, or
 // while.
 func TestInProcess(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: it starts processes of others")
-	}
+	testenv.RequireRoot(t)
 	const uid, gid = 4301, 4302
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
