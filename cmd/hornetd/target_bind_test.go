@@ -67,6 +67,25 @@ func TestTargetBound(t *testing.T) {
 		}
 		targetEnds(t, h, "connect", dir)
 	}
+
+	// Without the capability for handles it is refused, and by the host's path not.
+	h.Stop()
+	if err := h.TryStart("setpriv", "--bounding-set=-dac_read_search"); err != nil {
+		t.Fatal(err)
+	}
+	dir := cgroupOf(t, parent, "own", owner)
+	cmd := sleeper(t, owner, "unshare", "-Urm", "sh", "-c", `mount --bind "$0" "$1" && exec sleep 600`, dir, elsewhere)
+	eventually(t, "bound", func() bool {
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid))
+		return string(comm) == "sleep\n"
+	})
+	var e *api.Error
+	_, err := clientOf(t, h, owner).LoadTargets(t.Context(), "connect", opened(t, fmt.Sprintf("/proc/%d/root%s", cmd.Process.Pid, elsewhere)))
+	if !errors.As(err, &e) || !strings.Contains(e.Message, "by its handle") || !strings.Contains(e.Hint, "CAP_DAC_READ_SEARCH") {
+		t.Errorf("without the capability: %#v", err)
+	}
+	loadAt(t, h, owner, "connect", opened(t, dir))
+	unload(t, h, "connect")
 }
 
 // watchedBy are the inodes that a process watches by inotify, proc_pid_fdinfo(5).
