@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -411,6 +412,37 @@ func TestTrialConfirmedLater(t *testing.T) {
 	}
 	if c := trialOver(t, h, "mixed"); c.Version != 2 || len(onBPFFS(t, h)) != 1 {
 		t.Errorf("version %d, on bpffs %v", c.Version, onBPFFS(t, h))
+	}
+}
+
+// TestTrialAndLease: a lease that ended with the version on trial does not come
+// back with the one before, whose record has it.
+func TestTrialAndLease(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", "start = \"request\"\n"+mixed(pair, cgroup, 1, turns))
+	h.Start()
+	l, err := h.Client().LoadLease(t.Context(), "mixed")
+	must(t, err)
+	defer l.Close()
+	if !bytes.Contains(recordOf(t, h, "mixed"), []byte(`"token_sha256"`)) {
+		t.Fatal("the record has no lease: this shows nothing")
+	}
+	h.Manifest("mixed", "start = \"boot\"\n"+mixed(pair, cgroup, 2, turns+fails))
+	upgrade(t, h, "mixed")
+	if err := l.Wait(); kindOf(err) != api.KindConflict {
+		t.Errorf("the holder is told %v", err)
+	}
+	if c := trialOver(t, h, "mixed"); c.Version != 1 || c.Lease != nil {
+		t.Errorf("version %d, lease %+v", c.Version, c.Lease)
+	}
+	if record := recordOf(t, h, "mixed"); bytes.Contains(record, []byte(`"token_sha256"`)) {
+		t.Errorf("its record has the lease: a start would end it: %s", record)
+	}
+	h.Kill()
+	h.Start()
+	if c := get(t, h, "mixed"); c.Version != 1 || c.Lease != nil {
+		t.Errorf("after a restart: version %d, lease %+v", c.Version, c.Lease)
 	}
 }
 

@@ -277,6 +277,7 @@ func (d *Daemon) giveBack(c *collection, why string) (err error) {
 	}
 	record, err := d.bringBack(from, c, func(r *pinning.Record) {
 		r.Trial = ""
+		r.Lease = c.record.Lease // as it is by now: it may have ended meanwhile
 		if now, err := d.committed(name); err == nil {
 			for program, run := range ran(now) { // besides their own, which go on
 				add(r, program, run)
