@@ -99,5 +99,7 @@ func newRun(ctx context.Context, query url.Values, b Bundle) (*http.Request, err
 	}
 	req.URL.RawQuery = query.Encode()
 	req.Header.Set("Content-Type", form.FormDataContentType())
+	// Who may not run is told before 8 MiB are on their way, instead of in the middle.
+	req.Header.Set("Expect", "100-continue")
 	return req, nil
 }

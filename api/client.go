@@ -21,6 +21,9 @@ import (
 // MaxResponseBytes bounds an answer that is not a stream.
 const MaxResponseBytes = 32 << 20
 
+// expectTimeout is how long a bundle waits to be asked for. hornetd always answers.
+const expectTimeout = 10 * time.Second
+
 // Client asks one hornetd. It may be used by several goroutines at once.
 type Client struct {
 	socket string
@@ -38,7 +41,7 @@ func New(socket string) *Client {
 func NewDialer(socket string, dial func(context.Context) (net.Conn, error)) *Client {
 	dialHTTP := func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
 	return &Client{socket, dial, &http.Client{
-		Transport: &http.Transport{DialContext: dialHTTP, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10},
+		Transport: &http.Transport{DialContext: dialHTTP, DisableCompression: true, ExpectContinueTimeout: expectTimeout, MaxResponseHeaderBytes: 64 << 10},
 		// A redirect would be somebody else's answer.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

@@ -474,18 +474,6 @@ func TestClientDiesBeforeItsDescriptor(t *testing.T) {
 	waitForSlot(t, h)
 }
 
-// freezesByReading reports whether this kernel freezes a map by a descriptor that
-// only reads. Older ones do, for who has CAP_BPF, which this test has and no client.
-func freezesByReading(t *testing.T) bool {
-	t.Helper()
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1, Flags: unix.BPF_F_RDONLY})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	return m.Freeze() == nil
-}
-
 // TestDescriptorsNobodyTakes: what waits for a client counts as a connection of
 // its own until it has taken it, or is gone, whatever it does meanwhile.
 func TestDescriptorsNobodyTakes(t *testing.T) {
@@ -539,4 +527,16 @@ func TestDescriptorsNobodyTakes(t *testing.T) {
 	settles(most - 2)
 	waiting[2].Close()
 	settles(0)
+}
+
+// freezesByReading reports whether this kernel freezes a map by a descriptor that
+// only reads. Older ones do, for who has CAP_BPF, which this test has and no client.
+func freezesByReading(t *testing.T) bool {
+	t.Helper()
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1, Flags: unix.BPF_F_RDONLY})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	return m.Freeze() == nil
 }

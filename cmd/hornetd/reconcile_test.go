@@ -166,6 +166,7 @@ func TestRepairs(t *testing.T) {
 				start()
 				before := whole(t, h, "xdp-drop", 1)
 				shoot(t, pair, 5)
+				eventually(t, "5 packets counted", func() bool { return packets(t, h) >= 5 })
 				counted := packets(t, h)
 				// At once, not a part of it before a repair and a part behind it.
 				h.Signal(syscall.SIGSTOP)
@@ -199,9 +200,7 @@ func TestRepairs(t *testing.T) {
 					t.Errorf("counted %d before, %d after", counted, now)
 				}
 				shoot(t, pair, 7)
-				if now := packets(t, h); now != counted+7 {
-					t.Errorf("7 packets were sent and %d counted", now-counted)
-				}
+				arrived(t, h, counted+7)
 				// More where a link was still on its way out when it was looked at.
 				if n := len(recordsOf(t, h, "repair")); n < 2 || n%2 != 0 {
 					t.Errorf("%d audit records, want an intent and an outcome", n)
@@ -247,6 +246,16 @@ func packets(t testing.TB, h *testdaemon.Host) (n int) {
 	t.Helper()
 	fmt.Sscanf(hits(t, h), `{"packets":%d`, &n)
 	return n
+}
+
+// arrived waits until the program of xdp-drop has counted n: the kernel brings packets
+// to the other end of a pair a moment after they were sent.
+func arrived(t testing.TB, h *testdaemon.Host, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d packets counted", n), func() bool { return packets(t, h) >= n })
+	if now := packets(t, h); now != n {
+		t.Errorf("%d counted, want %d", now, n)
+	}
 }
 
 // recordsOf returns the audit records of a verb.
@@ -295,9 +304,7 @@ func TestPending(t *testing.T) {
 	t.Logf("loaded after %s", eventually(t, "loaded", func() bool { return get(t, h, "xdp-drop").State == api.StateRunning }))
 	whole(t, h, "xdp-drop", 1)
 	shoot(t, pair, 5)
-	if n := packets(t, h); n != 5 {
-		t.Errorf("%d counted", n)
-	}
+	arrived(t, h, 5)
 }
 
 // TestPendingClosed: what must run keeps the daemon from becoming ready.
@@ -387,9 +394,7 @@ func TestPattern(t *testing.T) {
 	if out := testenv.IP(t, ns, "link", "show", "dev", "veth1"); !strings.Contains(out, fmt.Sprintf("prog/xdp id %d ", after.Programs[0].ID)) {
 		t.Error(out)
 	}
-	if n := packets(t, h); n != 5 {
-		t.Errorf("%d counted, 5 before", n)
-	}
+	arrived(t, h, 5)
 
 	testenv.IP(t, ns, "link", "set", "veth1", "name", "veth7")
 	eventually(t, "the name is on record", func() bool {
@@ -521,9 +526,7 @@ func TestCgroupAndNamespace(t *testing.T) {
 			t.Errorf("before %+v, after %+v", before, after)
 		}
 		shoot(t, pair, 5)
-		if n := packets(t, h); n != 5 {
-			t.Errorf("%d counted", n)
-		}
+		arrived(t, h, 5)
 	})
 }
 
@@ -544,9 +547,7 @@ func TestFlapping(t *testing.T) {
 	t.Logf("attached %s after the last", eventually(t, "attached", func() bool { return xdpOn(t, pair) && get(t, h, "xdp-drop").Reason == "" }))
 	whole(t, h, "xdp-drop", 1)
 	shoot(t, pair, 5)
-	if n := packets(t, h); n != 5 {
-		t.Errorf("%d counted", n)
-	}
+	arrived(t, h, 5)
 	n := len(eventsOf(t, h, api.EventRepaired, "xdp-drop"))
 	t.Logf("%d repairs of 101", n)
 	if n > 60 {
@@ -869,9 +870,7 @@ func TestKilledAtEverySystemCallOfARepair(t *testing.T) {
 			if c.Programs[0].ID != program || !c.Adopted || !xdpOn(t, pair) {
 				t.Errorf("program %d, was %d", c.Programs[0].ID, program)
 			}
-			if n := packets(t, h); n != 5 {
-				t.Errorf("%d counted", n)
-			}
+			arrived(t, h, 5)
 			if t.Failed() {
 				t.Fatalf("%s %d", call, n)
 			}

@@ -61,7 +61,7 @@ func shownBy(program, keys string) string {
 func newShown(t *testing.T, libc string) *testdaemon.Host {
 	t.Helper()
 	testenv.RequireEnum(t, "bpf_attach_type", "BPF_TRACE_UPROBE_MULTI")
-	h := testdaemon.New(t, "")
+	h := testdaemon.New(t, "connections_per_user = 200\n") // what is closed is forgotten in a moment only
 	h.Object("caller.bpf.o", bytes.ReplaceAll(read(t, "testdata/caller.bpf.o"), []byte("shown_"), []byte(shownPrefix)))
 	h.Object("calls.bpf.o", bytes.ReplaceAll(read(t, "testdata/calls.bpf.o"), []byte("shown_"), []byte(shownPrefix)))
 	for _, k := range shownKinds {

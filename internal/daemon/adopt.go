@@ -399,7 +399,7 @@ func (s *seen) addMap(e *pinning.Entry, r pinning.RecordMap) {
 		s.fail("map %q: %w", r.Name, err)
 		return
 	}
-	frozen, err := isFrozen(m.FD())
+	frozen, err := isFrozen(m.FD(), r.Frozen)
 	if err != nil {
 		s.fail("map %q: %w", r.Name, err)
 		return
@@ -412,11 +412,11 @@ func (s *seen) addMap(e *pinning.Entry, r pinning.RecordMap) {
 	s.maps = append(s.maps, v)
 }
 
-// isFrozen asks the cheap way, and the sure way where a type of map has no
-// answer to that.
-func isFrozen(fd int) (bool, error) {
-	if writable, err := bpfsys.Writable(fd); err == nil {
-		return !writable, nil
+// isFrozen asks the cheap way, which is a refusal that may have another reason, and
+// the sure way where the answer is not what is recorded, or there is none.
+func isFrozen(fd int, recorded bool) (bool, error) {
+	if writable, err := bpfsys.Writable(fd); err == nil && writable != recorded {
+		return recorded, nil
 	}
 	return bpfsys.Frozen(fd)
 }

@@ -81,6 +81,17 @@ func (l *limiter) Accept() (net.Conn, error) {
 	}
 }
 
+// tell has refused told of each refusal, until telling is closed. It is not Accept
+// that does: a record waits for the disk, and nobody who connects may.
+func (l *limiter) tell() {
+	for r := range l.telling {
+		l.refused(r.peer, r.err)
+		if n := l.untold.Swap(0); n > 0 {
+			l.refused(Peer{UID: overflowID, GID: overflowID}, api.Errorf(api.KindLimit, "connection: %d were refused faster than it could be recorded", n))
+		}
+	}
+}
+
 // admit names the peer of a connection and counts it. Who has too many is not looked
 // at closely: all others wait behind them in the kernel's one queue meanwhile.
 func (l *limiter) admit(conn *net.UnixConn) (Peer, error) {
@@ -98,17 +109,6 @@ func (l *limiter) admit(conn *net.UnixConn) (Peer, error) {
 		return nobody, api.Errorf(api.KindDenied, "connection: %w", err)
 	}
 	return peer, nil
-}
-
-// tell has refused told of each refusal, until telling is closed. It is not Accept
-// that does: a record waits for the disk, and nobody who connects may.
-func (l *limiter) tell() {
-	for r := range l.telling {
-		l.refused(r.peer, r.err)
-		if n := l.untold.Swap(0); n > 0 {
-			l.refused(Peer{UID: overflowID, GID: overflowID}, api.Errorf(api.KindLimit, "connection: %d were refused faster than it could be recorded", n))
-		}
-	}
 }
 
 // take counts a connection. Root's are not counted against the total: an
