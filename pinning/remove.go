@@ -85,17 +85,18 @@ func (s *Store) Restore(dir string) error {
 // those it removed. A stage that holds something this version does not know
 // (a newer hornetd may have been in the middle of an upgrade) is put into
 // quarantine instead. An error about one stage does not keep Sweep from the
-// next. Those that are named stay.
+// next. Those that are named stay, and so does every link that is in a committed
+// or a quarantined collection too.
 func (s *Store) Sweep(stay ...string) (swept []string, err error) {
 	c, err := s.scan()
 	if err != nil {
 		return nil, err
 	}
 	var errs []error
-	var links []link.ID
-	var keep spared
-	if len(c.stages) > 0 {
-		keep = s.linksOf(c.committed...)
+	var going []string
+	aside := make([]string, 0, len(c.quarantined))
+	for _, q := range c.quarantined {
+		aside = append(aside, q.Dir)
 	}
 	for _, stage := range c.stages {
 		if slices.Contains(stay, stage) {
@@ -109,8 +110,18 @@ func (s *Store) Sweep(stay ...string) (swept []string, err error) {
 		if !known {
 			dir := quarantinePrefix + strings.TrimPrefix(stage, stagePrefix)
 			errs = append(errs, s.dir.rename(stage, dir, unix.RENAME_NOREPLACE))
+			aside = append(aside, dir)
 			continue
 		}
+		going = append(going, stage)
+	}
+	var links []link.ID
+	var keep spared
+	if len(going) > 0 {
+		// What is in quarantine runs on too, and a stage may have been begun of it.
+		keep = s.linksOf(c.committed...).and(s.linksIn(aside...))
+	}
+	for _, stage := range going {
 		dropped, err := s.clearTwice(stage, keep)
 		links = append(links, dropped...)
 		if err != nil {

@@ -58,6 +58,10 @@ type spared struct {
 	unsure bool // they could not all be found out
 }
 
+func (k spared) and(other spared) spared {
+	return spared{slices.Concat(k.ids, other.ids), k.unsure || other.unsure}
+}
+
 // detach detaches the links in d at once where the kernel can, and returns the
 // ids of the others. Removing the last pin would do it too, but later (from a
 // work queue, after an RCU grace period before 6.18), and a hook that takes one
@@ -81,9 +85,18 @@ func detach(d dir, keep spared) (going []link.ID) {
 }
 
 // linksOf returns all links pinned in committed collections.
-func (s *Store) linksOf(names ...Name) (out spared) {
-	for _, n := range names {
-		d, err := s.dir.open(n.s)
+func (s *Store) linksOf(names ...Name) spared {
+	dirs := make([]string, len(names))
+	for i, n := range names {
+		dirs[i] = n.s
+	}
+	return s.linksIn(dirs...)
+}
+
+// linksIn returns all links pinned in directories of the root.
+func (s *Store) linksIn(dirs ...string) (out spared) {
+	for _, name := range dirs {
+		d, err := s.dir.open(name)
 		if err != nil {
 			out.unsure = out.unsure || !errors.Is(err, unix.ENOENT)
 			continue

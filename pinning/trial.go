@@ -87,7 +87,14 @@ func (s *Store) Confirm(r Record) error {
 	if err != nil {
 		return err
 	}
-	err = s.retire(r.Trial, s.linksOf(n))
+	d, err := s.openStage(r.Trial)
+	if errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		d.close()
+		err = s.retire(r.Trial, s.linksOf(n))
+	}
 	if err != nil {
 		return fmt.Errorf("collection %q: %w", n, err)
 	}

@@ -2,7 +2,9 @@ package pinning
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -165,6 +167,62 @@ func TestSharedLinkGoesOnRunning(t *testing.T) {
 	}
 	must(t, s.Remove(name(t, "a")))
 	mustPass(t, pair)
+}
+
+// TestSweepSparesQuarantine: a stage that was begun of what is in quarantine by
+// now, or of a stage that this sweep puts there, takes none of its links with it;
+// nor where they cannot be read.
+func TestSweepSparesQuarantine(t *testing.T) {
+	takeOver := func(st *Stage, e *Entry) error { return st.LinkExisting(e, "xdp", "xdp") }
+	for what, aside := range map[string]func(s *Store, root string) error{
+		"quarantined": func(*Store, string) error { return nil },
+		"unreadable": func(_ *Store, root string) error {
+			dirs, err := filepath.Glob(root + "/" + quarantinePrefix + "*")
+			if err != nil || len(dirs) != 1 {
+				return fmt.Errorf("%v, %w", dirs, err)
+			}
+			return pinValue(t, dirs[0]+"/links/a", "x", false) // no link
+		},
+		"unknown stage": func(s *Store, root string) error {
+			dirs, err := filepath.Glob(root + "/" + quarantinePrefix + "*")
+			if err != nil || len(dirs) != 1 {
+				return fmt.Errorf("%v, %w", dirs, err)
+			}
+			stage := stagePrefix + "zz" // behind the other one
+			return errors.Join(os.Mkdir(dirs[0]+"/struct_ops", 0o700), os.Rename(dirs[0], root+"/"+stage))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			root := bpffs(t)
+			pair := vethUp(t)
+			s := open(t, root)
+			commitXDP(t, s, "a", pair.B)
+			restage(t, s, "a", takeOver).dir.close() // as a kill would leave it
+			_, err := s.Quarantine(name(t, "a"))
+			must(t, err)
+			must(t, aside(s, root))
+			swept, err := s.Sweep()
+			must(t, err)
+			if len(swept) != 1 {
+				t.Errorf("swept %q", swept)
+			}
+			q, err := s.Quarantined()
+			must(t, err)
+			if len(q) != 1 {
+				t.Fatalf("in quarantine: %v", q)
+			}
+			l, err := link.LoadPinnedLink(root+"/"+q[0].Dir+"/links/xdp", nil)
+			must(t, err)
+			defer l.Close()
+			info, err := l.Info()
+			must(t, err)
+			if got := int(info.XDP().Ifindex); got != pair.B.Ifindex || pair.Ping(t, 1) != 0 {
+				t.Errorf("attached to interface %d, want %d", got, pair.B.Ifindex)
+			}
+			must(t, s.RemoveQuarantined(q[0].Dir))
+			mustPass(t, pair)
+		})
+	}
 }
 
 // TestDiscardSparesWhatRanBefore: a link whose pin was taken away, and which is

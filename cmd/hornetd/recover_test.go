@@ -318,6 +318,33 @@ func quarantined(t *testing.T, h *testdaemon.Host, name string) (dir, foreign st
 	return dir, filepath.Join(h.BPFFS, dir, "links/foreign")
 }
 
+// TestQuarantineBesideAStage: what a kill in the middle of an upgrade left is swept
+// by a start that puts the collection into quarantine, and takes no link from it.
+func TestQuarantineBesideAStage(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
+	h.Start()
+	before := get(t, h, "xdp-drop")
+	h.Kill()
+	pins, err := filepath.Glob(filepath.Join(h.BPFFS, "xdp-drop/links/*"))
+	if err != nil || len(pins) != 1 {
+		t.Fatalf("links %v, %v", pins, err)
+	}
+	stage := filepath.Join(h.BPFFS, "stage-0123456789abcdef")
+	must(t, os.MkdirAll(stage+"/links", 0o700))
+	must(t, os.Link(pins[0], stage+"/links/"+filepath.Base(pins[0])))
+	dir, _ := quarantined(t, h, "xdp-drop")
+	if left := onBPFFS(t, h); len(left) != 1 || !left[dir] {
+		t.Errorf("on bpffs: %v", left)
+	}
+	if show := testenv.IP(t, pair.B.Netns, "link", "show", "dev", pair.B.Name); !strings.Contains(show, "xdp") || len(kernelLinks(t, before)) != 1 {
+		t.Errorf("the program no longer runs: links %v, %s", kernelLinks(t, before), show)
+	}
+}
+
 // TestRecover: what is in order again gets its name back untouched, and what is
 // not is replaced without a gap.
 func TestRecover(t *testing.T) {

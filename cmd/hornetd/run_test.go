@@ -234,3 +234,31 @@ func TestRun(t *testing.T) {
 		}
 	})
 }
+
+// TestRunStaysTheirs: a user's collection is made anew as theirs, where its
+// directory was removed, and where it is loaded in place of one in quarantine.
+func TestRunStaysTheirs(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, mayRun)
+	dir := bundle(t, h, "mine", connCount(testenv.Cgroup(t)), example(t, "conn-count/conn_count.bpf.o"))
+	h.Start()
+	if _, stderr, exit := h.CtlAs(1000, "run", dir); exit != 0 {
+		t.Fatalf("run: %d, %s", exit, stderr)
+	}
+	theirs := func(when string, was api.Collection) api.Collection {
+		t.Helper()
+		c := get(t, h, "u1000-count")
+		if c.State != api.StateRunning || c.LoadedBy == nil || c.LoadedBy.UID != 1000 || c.LoadedBy.GID != was.LoadedBy.GID || c.Programs[0].ID == was.Programs[0].ID {
+			t.Errorf("%s: %s %q, program %d, was %d, of %+v", when, c.State, c.Reason, c.Programs[0].ID, was.Programs[0].ID, c.LoadedBy)
+		}
+		return c
+	}
+	was := get(t, h, "u1000-count")
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "u1000-count")))
+	eventually(t, "made anew", func() bool { return onBPFFS(t, h)["u1000-count"] && len(kernelLinks(t, get(t, h, "u1000-count"))) == 2 })
+	was = theirs("made anew", was)
+
+	held, _ := quarantined(t, h, "u1000-count")
+	ctl(t, h, "recover", held)
+	theirs("recovered", was)
+}

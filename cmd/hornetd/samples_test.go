@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
 	"github.com/hornetd/hornetd/internal/testenv"
@@ -179,5 +181,37 @@ func TestSamplesStalled(t *testing.T) {
 	t.Logf("%d came, then %d were lost, of %d", came, lost, rounds*each)
 	if most := memory(t, h.PID()); most > 80_000 {
 		t.Errorf("the daemon used %d KiB", most)
+	}
+}
+
+// TestSamplesDripped: a client that takes a little now and then keeps neither the
+// map nor its right for longer than it takes to find that out.
+func TestSamplesDripped(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, c := newMaps(t, `"read:events"`)
+	ring := stream(t, h, stranger, "events")
+	for range 40 { // 20,000: more than wait
+		emit(t, c, 500)
+		time.Sleep(2 * time.Millisecond)
+	}
+	var id ebpf.MapID
+	for _, m := range c.Maps {
+		if m.Name == "events" {
+			id = ebpf.MapID(m.ID)
+		}
+	}
+	unload(t, h, "maps")
+	for deadline := time.Now().Add(40 * time.Second); ; time.Sleep(500 * time.Millisecond) {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return // nobody holds it
+		}
+		m.Close()
+		if time.Now().After(deadline) {
+			t.Fatal("the map is held still")
+		}
+		if _, err := io.CopyN(io.Discard, ring.body, 16<<10); err != nil {
+			t.Fatalf("the client is not served, and the map is held: %v", err)
+		}
 	}
 }

@@ -1,13 +1,17 @@
 package main_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -335,4 +339,121 @@ func TestTrialThatCannotEnd(t *testing.T) {
 	h.Kill()
 	h.Start()
 	tells(t, h, "returned adopted replaced")
+}
+
+// TestTrialWithoutTheOther: what a version would have gone back to is gone, so it
+// has passed once its time is over.
+func TestTrialWithoutTheOther(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	h.Manifest("mixed", mixed(pair, cgroup, 2, turns+passes))
+	upgrade(t, h, "mixed")
+	must(t, os.RemoveAll(beside(t, h)))
+	c := trialOver(t, h, "mixed")
+	if c.Version != 2 || len(kernelLinks(t, c)) != 5 {
+		t.Errorf("version %d, links %v", c.Version, kernelLinks(t, c))
+	}
+	tells(t, h, "loaded replaced upgraded")
+	if all := recordsOf(t, h, "confirm"); len(all) != 2 {
+		t.Errorf("confirmed with %d records, want its intent and its outcome", len(all))
+	}
+}
+
+// TestTrialRebuilt: a version whose directory was removed goes on being on trial
+// when it is made anew, and has its way back.
+func TestTrialRebuilt(t *testing.T) {
+	for name, c := range map[string]struct {
+		health  string
+		version uint64
+	}{"passes": {passes, 2}, "fails": {fails, 1}} {
+		t.Run(name, func(t *testing.T) {
+			h, pair, cgroup := newMixed(t)
+			const turns = "priorities = [10, 11]\n"
+			h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+			h.Start()
+			h.Manifest("mixed", mixed(pair, cgroup, 2, turns+strings.Replace(c.health, "seconds = 1", "seconds = 6", 1)))
+			upgrade(t, h, "mixed")
+			other := beside(t, h)
+			must(t, os.RemoveAll(filepath.Join(h.BPFFS, "mixed")))
+			eventually(t, "made anew, and on trial", func() bool {
+				return onBPFFS(t, h)["mixed"] && !get(t, h, "mixed").TrialUntil.IsZero()
+			})
+			if _, err := os.Stat(other); err != nil {
+				t.Errorf("the other: %v", err)
+			}
+			now := trialOver(t, h, "mixed")
+			if now.Version != c.version || len(kernelLinks(t, now)) != 5 {
+				t.Errorf("version %d, want %d; links %v", now.Version, c.version, kernelLinks(t, now))
+			}
+			eventually(t, "nothing of the other", func() bool { return len(onBPFFS(t, h)) == 1 })
+		})
+	}
+}
+
+// TestTrialConfirmedLater: what cannot be confirmed is tried again, and not five
+// times a second.
+func TestTrialConfirmedLater(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	h.Manifest("mixed", mixed(pair, cgroup, 2, turns+passes))
+	upgrade(t, h, "mixed")
+	other := beside(t, h)
+	must(t, unix.Mount("tmpfs", other, "tmpfs", 0, "")) // it cannot be renamed
+	t.Cleanup(func() { unix.Unmount(other, unix.MNT_DETACH) })
+	time.Sleep(6 * time.Second)
+	tries := len(recordsOf(t, h, "confirm")) / 2
+	must(t, unix.Unmount(other, 0))
+	if tries < 2 || tries > 6 {
+		t.Errorf("tried to confirm %d times in 5 seconds", tries)
+	}
+	if c := trialOver(t, h, "mixed"); c.Version != 2 || len(onBPFFS(t, h)) != 1 {
+		t.Errorf("version %d, on bpffs %v", c.Version, onBPFFS(t, h))
+	}
+}
+
+// TestTrialAndLease: a lease that ended with the version on trial does not come
+// back with the one before, whose record has it.
+func TestTrialAndLease(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", "start = \"request\"\n"+mixed(pair, cgroup, 1, turns))
+	h.Start()
+	l, err := h.Client().LoadLease(t.Context(), "mixed")
+	must(t, err)
+	defer l.Close()
+	if !bytes.Contains(recordOf(t, h, "mixed"), []byte(`"token_sha256"`)) {
+		t.Fatal("the record has no lease: this shows nothing")
+	}
+	h.Manifest("mixed", "start = \"boot\"\n"+mixed(pair, cgroup, 2, turns+fails))
+	upgrade(t, h, "mixed")
+	if err := l.Wait(); kindOf(err) != api.KindConflict {
+		t.Errorf("the holder is told %v", err)
+	}
+	if c := trialOver(t, h, "mixed"); c.Version != 1 || c.Lease != nil {
+		t.Errorf("version %d, lease %+v", c.Version, c.Lease)
+	}
+	if record := recordOf(t, h, "mixed"); bytes.Contains(record, []byte(`"token_sha256"`)) {
+		t.Errorf("its record has the lease: a start would end it: %s", record)
+	}
+	h.Kill()
+	h.Start()
+	if c := get(t, h, "mixed"); c.Version != 1 || c.Lease != nil {
+		t.Errorf("after a restart: version %d, lease %+v", c.Version, c.Lease)
+	}
+}
+
+// beside is the directory of what a version on trial would go back to.
+func beside(t *testing.T, h *testdaemon.Host) string {
+	t.Helper()
+	for name := range onBPFFS(t, h) {
+		if strings.HasPrefix(name, "stage-") {
+			return filepath.Join(h.BPFFS, name)
+		}
+	}
+	t.Fatalf("nothing beside it: %v", onBPFFS(t, h))
+	return ""
 }

@@ -181,8 +181,8 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err != nil {
 		return err
 	}
-	if old != nil && who.UID == 0 {
-		record.Caller = old.record.Caller // it stays whose it was
+	if caller := d.callerOf(as, old); caller != nil && who.UID == 0 {
+		record.Caller = *caller // it stays whose it was
 	}
 	record.LoadedAt = d.clock().UTC() // with the certificate's end it says whether that had passed
 	record.Lease = d.leaseOf(who, as, m, old)
@@ -221,6 +221,18 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		go d.try(m.Name, trial)
 	}
 	return nil
+}
+
+// callerOf returns whose it was that a load takes the place of; nil where there is
+// none.
+func (d *Daemon) callerOf(as loading, old *collection) *pinning.Caller {
+	switch {
+	case old != nil:
+		return &old.record.Caller
+	case d.mending != nil: // its directory is gone
+		return &d.mending.record.Caller
+	}
+	return as.caller
 }
 
 // stage begins the directory that the load is built in.

@@ -69,7 +69,9 @@ func (d *Daemon) endInOrder(who Peer, dir string) (name string, err error) {
 	if err != nil {
 		return "", remedy.With(err, "its manifest is needed to load it anew; hornetctl unload --force %s ends its programs", dir)
 	}
-	if err := d.beside(dir, func() error { return d.load(who, src, asLoad, btf.NewCache()) }); err != nil {
+	as := asLoad
+	as.caller = d.heldCaller(dir)
+	if err := d.beside(dir, func() error { return d.load(who, src, as, btf.NewCache()) }); err != nil {
 		return "", remedy.With(err, "%s runs on as it is; where both cannot run at once: hornetctl unload --force %s && hornetctl load %s", dir, dir, n)
 	}
 	if err := d.settled(d.store.RemoveQuarantined(dir)); err != nil {
@@ -116,6 +118,17 @@ func (d *Daemon) whole(dir string) (*collection, error) {
 		return nil, err
 	}
 	return &collection{record: entry.Record, adopted: true, drift: seen.drift}, nil
+}
+
+// heldCaller returns whose a quarantined directory is; nil where its record cannot
+// be read.
+func (d *Daemon) heldCaller(dir string) *pinning.Caller {
+	entry, err := d.store.LoadQuarantined(dir)
+	if err != nil {
+		return nil
+	}
+	defer entry.Close()
+	return &entry.Record.Caller
 }
 
 // beside calls f while dir does not keep its collection's name from being

@@ -310,10 +310,11 @@ func samples(core Core, r request) (any, error) {
 			flush, err = beginStream(r)
 			return err
 		}
+		// For all of them: who takes one now and then would hold the map for ever.
+		if err := flush.SetWriteDeadline(time.Now().Add(eventTimeout)); err != nil {
+			return err
+		}
 		for _, s := range samples {
-			if err := flush.SetWriteDeadline(time.Now().Add(eventTimeout)); err != nil {
-				return err
-			}
 			if err := api.WriteSample(r.w, s); err != nil {
 				return err
 			}

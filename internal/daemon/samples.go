@@ -23,6 +23,7 @@ const (
 	streamsTotal  = 16
 	waitingBytes  = 1 << 20  // of samples that a client has not taken
 	waitingMost   = 1 << 14  // of them, however short
+	takenAtOnce   = 1 << 6   // of them; then it is looked whether there may be more
 	perfBuffer    = 64 << 10 // of each CPU
 )
 
@@ -65,7 +66,8 @@ func (r *readers) give(id, uid uint32) {
 
 // Samples calls fn with what programs put into a ring buffer or a perf event
 // array, from now on: first with nothing, once it reads, and at last with why it
-// ends. A slow fn misses samples and is told how many; nothing waits for it. It
+// ends, each time with some. A slow fn misses samples and is told how many; nothing
+// waits for it, and between two calls the collection or the right may end. It
 // returns an error only where it has not begun.
 func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn func([]api.Sample) error) error {
 	entry, err := d.openFor(who, policy.Read(mapName), "stream", name)
@@ -108,11 +110,13 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 		// An event tells when to look whether the map is still the collection's.
 		_, changed := d.events.after(math.MaxUint64)
 		end := d.streamEnds(who, name, mapName, uint32(id))
-		for end == "" {
-			samples, more := q.takeAll()
-			if len(samples) > 0 {
+		for end == "" && !closed(changed) {
+			if samples := q.take(takenAtOnce); len(samples) > 0 {
 				if fn(samples) != nil {
 					return nil
+				}
+				if ctx.Err() != nil {
+					end = daemonStops
 				}
 				continue
 			}
@@ -120,18 +124,27 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 				break
 			}
 			select {
-			case <-more:
-				continue
-			case <-ctx.Done():
-				end = "the daemon stops"
+			case <-q.more:
 			case <-changed:
+			case <-ctx.Done():
+				end = daemonStops
 			}
-			break
 		}
 		if end != "" {
 			fn(q.last(end))
 			return nil
 		}
+	}
+}
+
+const daemonStops = "the daemon stops"
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -183,10 +196,10 @@ type waiting struct {
 	mu      sync.Mutex
 	samples []api.Sample
 	bytes   int
-	seq     uint64 // of the last sample that came
-	lost    uint64 // since the last one in samples
-	err     error  // of reading; no more come
-	more    chan struct{}
+	seq     uint64        // of the last sample that came
+	lost    uint64        // since the last one in samples
+	err     error         // of reading; no more come
+	more    chan struct{} // tells of more
 }
 
 func newWaiting() *waiting { return &waiting{more: make(chan struct{}, 1)} }
@@ -226,13 +239,17 @@ func (q *waiting) add(s api.Sample, err error) {
 	}
 }
 
-// takeAll returns what waits, and a channel that tells of more.
-func (q *waiting) takeAll() ([]api.Sample, <-chan struct{}) {
+// take returns what waits, the oldest n of it.
+func (q *waiting) take(n int) []api.Sample {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	samples := q.samples
-	q.samples, q.bytes = nil, 0
-	return samples, q.more
+	n = min(n, len(q.samples))
+	samples := q.samples[:n:n]
+	q.samples = q.samples[n:]
+	for _, s := range samples {
+		q.bytes -= len(s.Data)
+	}
+	return samples
 }
 
 // failed says why no more come.
@@ -247,7 +264,7 @@ func (q *waiting) failed() string {
 
 // last returns what waits and the end behind it.
 func (q *waiting) last(end string) []api.Sample {
-	samples, _ := q.takeAll()
+	samples := q.take(waitingMost)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return append(samples, api.Sample{Seq: q.seq + 1, Lost: q.lost, End: end})

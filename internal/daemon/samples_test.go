@@ -52,20 +52,26 @@ func TestWaiting(t *testing.T) {
 	}
 	q.add(api.Sample{Lost: 3}, nil)
 	q.add(api.Sample{Data: make([]byte, 2*waitingBytes)}, nil)
-	samples, more := q.takeAll()
+	samples := q.take(waitingMost)
 	if len(samples) != 4 || samples[3].Seq != 4 || samples[3].Lost != 0 {
 		t.Errorf("%d samples, the last is %d", len(samples), samples[len(samples)-1].Seq)
 	}
 	select {
-	case <-more:
+	case <-q.more:
 	default:
 		t.Error("nothing told of them")
 	}
 	q.add(api.Sample{Data: []byte{1}}, nil)
 	q.add(api.Sample{Data: big}, nil)
-	samples, _ = q.takeAll()
+	if samples = q.take(0); len(samples) != 0 {
+		t.Errorf("%d samples, want none", len(samples))
+	}
+	samples = append(q.take(1), q.take(5)...)
 	if len(samples) != 2 || samples[0].Seq != 11 || samples[0].Lost != 6 || samples[1].Lost != 0 {
 		t.Errorf("behind what was lost: %+v", samples[0])
+	}
+	if q.bytes != 0 || len(q.samples) != 0 {
+		t.Errorf("nothing waits, of %d bytes", q.bytes)
 	}
 	for range waitingMost + 5 {
 		q.add(api.Sample{Data: []byte{1}}, nil)

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	eventTimeout = 10 * time.Second // for one event
+	eventTimeout = 10 * time.Second // for one event, or for some samples
 	maxHeader    = 16 << 10
 )
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,6 +20,10 @@ import (
 // trialPulse is how often a version on trial is looked at.
 const trialPulse = 200 * time.Millisecond
 
+// unansweredMost is for how long behind its end a trial waits to be told anything
+// of the version.
+const unansweredMost = 10 * time.Second
+
 // trial is what a new version has to pass. Until it has, maps, programs and the
 // record of the version before stay pinned, and the ratchet does not know of the
 // new one: what comes back must be loadable again.
@@ -32,6 +37,10 @@ type trial struct {
 	claim  signing.Claim
 	until  time.Time
 	began  uint64 // what the counter showed first
+
+	// Of confirming it, where that fails; for the owner's thread.
+	next  time.Time
+	pause time.Duration
 }
 
 // begins returns the trial of m with the new collection's maps, nil where there
@@ -56,11 +65,18 @@ func (d *Daemon) begins(old *collection, m manifest.Manifest, gauge *loader.Gaug
 // takes the place of beside it; one that comes while another is on trial leaves
 // what that one would have gone back to.
 func (d *Daemon) commit(stage *pinning.Stage, old *collection, t *trial, record *pinning.Record) (func() error, error) {
-	pending := old != nil && d.store.OnTrial(old.record)
+	before := old
+	if before == nil {
+		before = d.mending // whose directory is gone
+	}
+	pending := before != nil && d.store.OnTrial(before.record)
 	replace, over := stage.Replace, false
 	switch {
 	case old == nil:
 		replace = stage.Commit
+		if pending {
+			record.Trial = before.record.Trial
+		}
 	case pending && (t != nil || d.mending != nil):
 		record.Trial = old.record.Trial
 	case t != nil:
@@ -108,10 +124,14 @@ func (d *Daemon) judge(name string, t *trial) bool {
 	if c == nil || c.trial != t {
 		return true // unloaded, or another version has come
 	}
-	ends := !time.Now().Before(t.until)
+	now := time.Now()
+	if now.Before(t.next) {
+		return false
+	}
+	ends := !now.Before(t.until)
 	err := d.healthy(c, ends)
-	if pinning.Unanswered(err) {
-		return false // which says nothing of the version
+	if t.unanswered(err, now) {
+		return false
 	}
 	if err != nil {
 		if err := d.giveBack(c, err.Error()); err != nil {
@@ -119,7 +139,22 @@ func (d *Daemon) judge(name string, t *trial) bool {
 		}
 		return true
 	}
-	return ends && d.confirm(c) == nil
+	if !ends {
+		return false
+	}
+	if d.confirm(c) != nil {
+		t.pause = min(max(2*t.pause, trialPulse), longestWait)
+		t.next = now.Add(t.pause)
+		return false
+	}
+	return true
+}
+
+// unanswered reports whether err says nothing of the version, and it is to be
+// looked at again: the kernel did not answer, or somebody took away the pin, which
+// is mended. Not for ever: what cannot be said to hold has not passed.
+func (t *trial) unanswered(err error, now time.Time) bool {
+	return (pinning.Unanswered(err) || errors.Is(err, pinning.ErrNotExist)) && now.Before(t.until.Add(unansweredMost))
 }
 
 // healthy looks whether what must hold does. At the end of a trial, which ends
@@ -242,6 +277,7 @@ func (d *Daemon) giveBack(c *collection, why string) (err error) {
 	}
 	record, err := d.bringBack(from, c, func(r *pinning.Record) {
 		r.Trial = ""
+		r.Lease = c.record.Lease // as it is by now: it may have ended meanwhile
 		if now, err := d.committed(name); err == nil {
 			for program, run := range ran(now) { // besides their own, which go on
 				add(r, program, run)

@@ -6,6 +6,7 @@ import (
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/policy"
 	"github.com/hornetd/hornetd/signing"
 )
@@ -18,7 +19,8 @@ type loading struct {
 	sent     *sent       // the files of a caller's own; nil: on disk
 	lease    string      // the hash of its token; "" where it is for nobody's time
 
-	shown *loader.Shown // what the caller shows of where to attach; nil: nothing
+	caller *pinning.Caller // whose it was, in quarantine; nil: nobody's
+	shown  *loader.Shown   // what the caller shows of where to attach; nil: nothing
 }
 
 var (

@@ -3,6 +3,7 @@
 package names
 
 import (
+	"errors"
 	"os/user"
 	"strconv"
 	"sync"
@@ -66,13 +67,21 @@ func (k *known) id(file, name string, look func() (string, error)) (uint32, bool
 	if f, ok := k.ids[name]; ok {
 		return f.id, f.ok
 	}
-	var f found
-	if s, err := look(); err == nil {
-		n, err := strconv.ParseUint(s, 10, 32)
-		f = found{uint32(n), err == nil}
+	s, err := look()
+	if err != nil && !unknown(err) {
+		return 0, false // the file could not be read, which says nothing of the name
 	}
+	n, err := strconv.ParseUint(s, 10, 32)
+	f := found{uint32(n), err == nil}
 	k.ids[name] = f
 	return f.id, f.ok
+}
+
+// unknown reports whether err says that there is no such name.
+func unknown(err error) bool {
+	var noUser user.UnknownUserError
+	var noGroup user.UnknownGroupError
+	return errors.As(err, &noUser) || errors.As(err, &noGroup)
 }
 
 // File is the function of that name.

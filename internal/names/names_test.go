@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestHost(t *testing.T) {
@@ -75,5 +77,50 @@ func TestKnown(t *testing.T) {
 	}
 	if id, ok := ask(); ok {
 		t.Errorf("without the file: %d", id)
+	}
+}
+
+// That a file could not be read, as where descriptors have run out, is not
+// remembered for a name that nobody has.
+func TestKnownForgetsErrors(t *testing.T) {
+	const most = 64
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	few := was
+	few.Cur = most
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &was)
+	file := filepath.Join(t.TempDir(), "passwd")
+	if err := os.WriteFile(file, []byte("1000"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var k known
+	ask := func() (uint32, bool) {
+		return k.id(file, "ada", func() (string, error) {
+			b, err := os.ReadFile(file)
+			return string(b), err
+		})
+	}
+	var files []*os.File
+	for {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			break
+		}
+		files = append(files, f)
+	}
+	_, found := ask()
+	for _, f := range files {
+		f.Close()
+	}
+	if found {
+		t.Error("found without a descriptor: this shows nothing")
+	}
+	if id, ok := ask(); !ok || id != 1000 {
+		t.Errorf("%d, %t", id, ok)
 	}
 }
