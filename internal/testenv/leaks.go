@@ -75,7 +75,11 @@ func NoLeaks(t testing.TB) {
 			delete(fresh, o)
 		}
 		for o := range fresh.stay() {
-			t.Errorf("%s is still in the kernel", describe(o))
+			if what := describe(o); o.lost() {
+				t.Logf("%s is still in the kernel, which has lost count of it", what)
+			} else {
+				t.Errorf("%s is still in the kernel", what)
+			}
 		}
 	})
 }
@@ -120,6 +124,40 @@ func (s objects) stay() objects {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return s
+}
+
+// lost reports whether o is a map of programs that nothing can reach: no descriptor
+// of any process and no program has it, and what was pinned is unmounted by now.
+//
+// Linux keeps one for ever now and then, where its last descriptors are closed in
+// quick succession: prog_array_map_clear in kernel/bpf/arraymap.c takes a reference
+// for work that is on its way already (seen on 6.18).
+func (o object) lost() bool {
+	if o.kind != "map" {
+		return false
+	}
+	held := objects{}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fdinfo/*")
+	for _, fd := range fds {
+		if info, err := os.ReadFile(fd); err == nil {
+			addFdinfo(held, string(info))
+		}
+	}
+	all, err := kernelObjects()
+	for other := range all {
+		if other.kind == "prog" {
+			addUsed(held, other)
+		}
+	}
+	if err != nil || held[o] {
+		return false
+	}
+	m, err := ebpf.NewMapFromID(ebpf.MapID(o.id))
+	if err != nil {
+		return false
+	}
+	defer m.Close()
+	return m.Type() == ebpf.ProgramArray
 }
 
 // kernelObjects walks all ids. It needs CAP_SYS_ADMIN.
