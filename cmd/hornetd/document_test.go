@@ -642,6 +642,9 @@ func TestDocument(t *testing.T) {
 	}
 	t.Logf("seed %d: %d requests, of them %d wrong; answers by status: %v; done: %v; refused: %v", seed, requests, wrong, statuses, done, refused)
 	for _, op := range doc.operations {
+		if testing.Short() { // a few do not come to everything
+			break
+		}
 		if done[op.OperationId] == 0 && op.OperationId != "recover" { // nothing is in quarantine
 			t.Errorf("%s: never done", op.OperationId)
 		}
