@@ -47,13 +47,22 @@ func parserOf(t testing.TB, h *testdaemon.Host) int {
 	var all []int
 	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if all = children(t, h.PID()); len(all) == 1 {
-			if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", all[0])); bytes.Contains(b, []byte("\nSeccomp:\t2\n")) {
+			if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", all[0])); bytes.Contains(b, []byte("\nSeccomp:\t2\n")) && saidReady(all[0]) {
 				return all[0]
 			}
 		}
 	}
 	t.Fatalf("children of the daemon: %v, want one that is confined\n%s", all, h.Log())
 	return 0
+}
+
+// saidReady reports whether a confined process has told the daemon that it is one,
+// which is all that it has written but 1000 to its oom_score_adj.
+func saidReady(pid int) bool {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	var read, wrote int
+	_, err := fmt.Sscanf(string(b), "rchar: %d\nwchar: %d\n", &read, &wrote)
+	return err == nil && wrote >= len("1000")+len("ready\n")
 }
 
 // TestUntrustedParser: what a signer who is marked has signed goes through a
