@@ -57,7 +57,7 @@ var bugs = []bug{
 		"TestPoints", "upgrade KILL renameat2"},
 	{"the start does not sweep", "internal/daemon/adopt.go", "	swept, err := d.store.Sweep(trials...)\n", "	_ = trials\n	var swept []string\n",
 		"TestPoints", "load KILL renameat2"},
-	{"a sweep detaches what is pinned elsewhere", "pinning/remove.go", "		keep = s.linksOf(c.committed...)\n	}\n	for", "	}\n	for",
+	{"a sweep detaches what is pinned elsewhere", "pinning/remove.go", "		keep = s.linksOf(c.committed...).and(", "		keep = s.linksOf().and(",
 		"TestPoints", "upgrade KILL renameat2"},
 	{"a replacement detaches what it took over", "pinning/stage.go", "	if err := st.store.takeDown(st.id, st.store.linksOf(st.name)); err != nil {\n		return fmt.Errorf(\"collection %q: replaced", "	if err := st.store.takeDown(st.id, spared{}); err != nil {\n		return fmt.Errorf(\"collection %q: replaced",
 		"TestPoints", "upgrade ENOSPC renameat2"},
