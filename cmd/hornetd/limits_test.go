@@ -256,14 +256,8 @@ func TestChangesInTurn(t *testing.T) {
 	if diff := cmp.Diff([]string{"limit", "a", "roots", "b", "other"}, done); diff != "" {
 		t.Errorf("in this order: %s", diff)
 	}
-	told := 0
-	for _, r := range auditRecords(t, h.State) {
-		if r.Phase == "refusal" && r.Verb == "load" && r.Kind == "limit" && r.Caller.UID == stranger {
-			told++
-		}
-	}
-	if told != 1 {
-		t.Errorf("%d refusals on record", told)
+	if n := limitsOnRecord(t, h, "load"); n != 1 {
+		t.Errorf("%d refusals on record", n)
 	}
 }
 

@@ -536,15 +536,20 @@ func TestTooManyConnections(t *testing.T) {
 	held[0].Close()
 	waitForSlot(t, h)
 
-	refused := 0
+	if n := limitsOnRecord(t, h, "connect"); n != 1 {
+		t.Errorf("%d refused connections on record, want the first one of the minute", n)
+	}
+}
+
+// limitsOnRecord counts the records of what stranger was refused for a limit.
+func limitsOnRecord(t *testing.T, h *testdaemon.Host, verb string) (n int) {
+	t.Helper()
 	for _, r := range auditRecords(t, h.State) {
-		if r.Phase == "refusal" && r.Verb == "connect" && r.Kind == "limit" && r.Caller.UID == stranger {
-			refused++
+		if r.Phase == "refusal" && r.Verb == verb && r.Kind == "limit" && r.Caller.UID == stranger {
+			n++
 		}
 	}
-	if refused != 1 {
-		t.Errorf("%d refused connections on record, want the first one of the minute", refused)
-	}
+	return n
 }
 
 // TestEventsResume: over a broken stream, over a restart, and for one who sees

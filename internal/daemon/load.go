@@ -79,13 +79,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	}
 	a.signed(verified)
 	if (as.verb == asUpgrade.verb || as.sent != nil) && old.runs(m, verified) {
-		if as.verb == asRun.verb {
-			if err := old.leased(); err != nil {
-				return err
-			}
-		}
 		a.quiet = true
-		return nil
+		if as.sent == nil { // an upgrade goes on under the same lease
+			return nil
+		}
+		return old.leased()
 	}
 	spec, err := d.parse(m, verified)
 	if err != nil {
