@@ -586,3 +586,40 @@ func TestTargetsNotAsAgreed(t *testing.T) {
 	}
 	waitForSlot(t, h)
 }
+
+// TestTargetAttachedAnew: a version whose links would have to be attached anew where
+// nobody shows the way is refused before anything changes, with a gap too.
+func TestTargetAttachedAnew(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	_, ns := spaceOf(t, owner)
+	for name, keys := range map[string]string{
+		"xdp": "interface = \"lo\"\nmode = \"native\"\nupgrade = \"gap\"\n",
+		"tcx": "interface = \"lo\"\nposition = \"head\"\n",
+	} {
+		first := loadAt(t, h, owner, name, ns)
+		h.Manifest(name, "version = 2\n"+shownBy(first.Links[0].Program, ofCaller+keys))
+		const want = "nobody shows that now"
+		_, err := clientOf(t, h, owner).Upgrade(t.Context(), name)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(hintOf(err), "hornetctl unload "+name) {
+			t.Errorf("%s: upgrade: %v, %q", name, err, hintOf(err))
+		}
+		stays(t, h, first)
+		if plan, err := h.Client().Plan(t.Context()); !strings.Contains(fmt.Sprintf("%+v %v", plan, err), want) {
+			t.Errorf("%s: plan = %+v, %v", name, plan, err)
+		}
+		reload(t, h)
+		stays(t, h, first)
+		checkShown(t, name, shownLinks(t)[0], name, ns)
+		unload(t, h, name)
+		noLinks(t, name)
+	}
+}
+
+func hintOf(err error) string {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	return e.Hint
+}
