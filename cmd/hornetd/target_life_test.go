@@ -623,3 +623,37 @@ func hintOf(err error) string {
 	}
 	return e.Hint
 }
+
+// TestTargetWithoutDirectory: what has lost its directory ends like any other, and with
+// it what somebody else holds of it.
+func TestTargetWithoutDirectory(t *testing.T) {
+	testenv.NoLeaks(t)
+	libc := copyOfLibc(t)
+	h := newShown(t, libc)
+	_, ns := spaceOf(t, owner)
+	loadAt(t, h, owner, "xdp", ns)
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "xdp")))
+	targetEnds(t, h, "xdp", "nobody shows a way there")
+	loadAt(t, h, owner, "xdp", ns)
+	unload(t, h, "xdp")
+
+	h.Manifest("both", shownBy("shown_connect", ofCaller)+fmt.Sprintf("[[attach]]\nprogram = \"%scall\"\n%s", shownPrefix, strings.ReplaceAll(shownKeys("call"), "LIBRARY", libc)))
+	_, err := reload(t, h)
+	must(t, err)
+	dir, cmd := cgroupOf(t, testenv.Cgroup(t), "both", owner), sleeper(t, owner)
+	c := loadAt(t, h, owner, "both", opened(t, dir), pidfdOf(t, cmd.Process.Pid))
+	i := slices.IndexFunc(c.Links, func(l api.Link) bool { return strings.Contains(l.Target, dir) })
+	held, err := link.NewFromID(link.ID(c.Links[i].ID))
+	must(t, err)
+	defer held.Close()
+	h.Signal(unix.SIGSTOP) // it sees both at once
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "both")))
+	end(cmd)
+	h.Signal(unix.SIGCONT)
+	eventually(t, "unloaded", func() bool { return get(t, h, "both").State != api.StateRunning })
+	info, err := held.Info()
+	must(t, err)
+	if id := info.Cgroup().CgroupId; id != 0 {
+		t.Errorf("what somebody holds runs on at cgroup %d", id)
+	}
+}

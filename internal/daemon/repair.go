@@ -437,17 +437,17 @@ func (d *Daemon) rebuild(entry *pinning.Entry, c *collection) error {
 		d.mu.Unlock()
 	}
 	if err == nil && entry.Gone {
-		d.tell("what ran without a pin", c.leave(d.collection(name)))
+		d.tell("what ran without a pin", c.leave(d.collection(name).record))
 	}
 	return err
 }
 
-// leave detaches the links of c that run still: somebody holds them, and now runs
-// in their place.
-func (c *collection) leave(now *collection) error {
+// leave detaches the links of c that run still, as somebody holds them, and are not
+// in now, which runs in their place.
+func (c *collection) leave(now pinning.Record) error {
 	var errs []error
 	for _, r := range c.record.Links {
-		if slices.ContainsFunc(now.record.Links, func(l pinning.RecordLink) bool { return l.ID == r.ID }) {
+		if slices.ContainsFunc(now.Links, func(l pinning.RecordLink) bool { return l.ID == r.ID }) {
 			continue
 		}
 		l, err := link.NewFromID(link.ID(r.ID))
