@@ -657,3 +657,35 @@ func TestTargetWithoutDirectory(t *testing.T) {
 		t.Errorf("what somebody holds runs on at cgroup %d", id)
 	}
 }
+
+// TestTargetEndsWhateverElse: what keeps a repair from being made keeps no end.
+func TestTargetEndsWhateverElse(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	for name, wrong := range map[string]func(dir string){
+		"a foreign name": func(dir string) {
+			must(t, os.Mkdir(filepath.Join(dir, "note"), 0o700))
+			must(t, os.Remove(filepath.Join(dir, "record"))) // else it is seen within seconds only
+		},
+		"no directory": func(dir string) {
+			must(t, os.RemoveAll(dir))
+			must(t, os.Symlink("/", dir))
+			t.Cleanup(func() { os.Remove(dir) })
+		},
+	} {
+		cmd := sleeper(t, owner)
+		c := loadAt(t, h, owner, "calls", pidfdOf(t, cmd.Process.Pid))
+		held, err := link.NewFromID(link.ID(c.Links[0].ID)) // it does not go by itself
+		must(t, err)
+		dir := filepath.Join(h.BPFFS, "calls")
+		wrong(dir)
+		eventually(t, name+": it is seen", func() bool { return strings.Contains(problems(t, h), "drift: ") })
+		end(cmd)
+		eventually(t, name+": it ends", func() bool {
+			s, err := h.Client().Status(t.Context())
+			return err == nil && s.Collections.Running == 0
+		})
+		must(t, held.Close())
+		noLinks(t, name)
+	}
+}

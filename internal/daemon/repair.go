@@ -102,15 +102,17 @@ func (d *Daemon) reconcile(name string, h heed) (mended, error) {
 	if c == nil {
 		return mended{}, nil // unloaded meanwhile
 	}
+	if ts, err := targetsOf(c.record); err == nil { // else the inspection tells
+		if reason := ended(c.record, ts); reason != "" {
+			return mended{repaired: true}, d.end(name, reason)
+		}
+	}
 	entry, s, g, err := d.inspect(c, h)
 	if err != nil {
 		d.drifts(name, []string{err.Error()}, remedy.Of(err))
 		return mended{}, err
 	}
 	defer entry.Close()
-	if reason := s.ended(); reason != "" {
-		return mended{repaired: true}, d.end(name, reason)
-	}
 	again := func(failed map[spot]error) diagnosis {
 		maps.Copy(s.busy, failed)
 		return diagnose(c.record, s, revokedRecord(d.trusted(), c.record))
