@@ -11,6 +11,7 @@ import (
 
 	"github.com/hornetd/hornetd/internal/pidfd"
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
 )
 
 // Shown is what a caller shows descriptors of, for the [[attach]]es whose target is
@@ -105,8 +106,12 @@ func (r request) ofCaller(t Target) (Target, error) {
 
 func (r request) notShown(what string) error {
 	option := map[string]string{showsCgroup: "--target-cgroup DIR", showsNetns: "--target-netns FILE", showsProcess: "--target-pid PID"}[what]
+	again := "load " + r.m.Name
+	if _, isOwn := manifest.Owner(r.m.Name); isOwn {
+		again = "run DIR"
+	}
 	return remedy.With(r.m.Errorf(r.at("target"), "is the caller's, and no %s is shown: %w", what, ErrNotShown),
-		"hornetctl unload %s, where it runs, and hornetctl load %s %s", r.m.Name, r.m.Name, option)
+		"hornetctl unload %s, where it runs, and hornetctl %s %s", r.m.Name, again, option)
 }
 
 // callersInterfaces is the target in the network namespace that the caller shows.

@@ -39,6 +39,8 @@ type Core interface {
 	Upgrade(who Peer, name string) (api.Collection, error)
 	MayRun(who Peer) error
 	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
+	MayRunShown(who Peer, name string, b api.Bundle) error
+	RunShown(who Peer, name string, b api.Bundle, fds []int) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
