@@ -96,6 +96,11 @@ type rawLimits struct {
 	UserMemory       tomlfile.Size `toml:"user_memory"`
 	UserPrograms     int           `toml:"user_programs"`
 	UserCollections  int           `toml:"user_collections"`
+	UserStreams      int           `toml:"user_streams"`
+	TotalStreams     int           `toml:"total_streams"`
+	StreamMemory     tomlfile.Size `toml:"stream_memory"`
+	StreamBuffer     tomlfile.Size `toml:"stream_buffer"`
+	Events           int           `toml:"events"`
 }
 
 type rawManifests struct {
@@ -134,7 +139,8 @@ func rawOf(c Config) rawConfig {
 		Log:   rawLog{c.Log.Level.String(), string(c.Log.Format)},
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
 			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalPrograms, c.Limits.TotalCollections,
-			tomlfile.Size(c.Limits.UserMemory), c.Limits.UserPrograms, c.Limits.UserCollections},
+			tomlfile.Size(c.Limits.UserMemory), c.Limits.UserPrograms, c.Limits.UserCollections,
+			c.Limits.UserStreams, c.Limits.TotalStreams, tomlfile.Size(c.Limits.StreamMemory), tomlfile.Size(c.Limits.StreamBuffer), c.Limits.Events},
 		Manifests: rawManifests{string(c.Manifests.Removed), c.Manifests.Signed, c.Manifests.Signers},
 		Trust:     rawTrust{c.Trust.Roots, string(c.Trust.Revoked), string(c.Trust.Expiry), c.Trust.Development},
 	}

@@ -172,6 +172,7 @@ func TestLimitsInStatus(t *testing.T) {
 	own := []string{
 		"1234: api.connections_per_user 2 of 9", "1234: api.changes_per_user 0 of 4",
 		"1234: limits.user_memory " + one + " of 268435456bytes", "1234: limits.user_programs 2 of 50", "1234: limits.user_collections 1 of 5",
+		"1234: limits.user_streams 0 of 4",
 	}
 	if diff := cmp.Diff(own, limitsOf(t, h, stranger)); diff != "" {
 		t.Errorf("a user is told: %s", diff)

@@ -146,6 +146,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
 		parsing: make(chan struct{}, mostAhead),
+		readers: readers{perUser: cfg.Limits.UserStreams, total: cfg.Limits.TotalStreams},
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
@@ -178,7 +179,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)
-	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond))) // also where the clock went back
+	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond)), cfg.Limits.Events) // also where the clock went back
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}

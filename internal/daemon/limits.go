@@ -99,6 +99,7 @@ func (d *Daemon) change(who Peer, verb, name string, ahead func() parsed, do fun
 func (d *Daemon) usageLocked(who Peer) []api.Limit {
 	total, users := d.holdingsLocked("")
 	changes := d.owner.changes()
+	streams, allStreams := d.readers.used()
 	l := d.cfg.Limits
 	const perUser = "api.changes_per_user"
 	if who.UID != 0 {
@@ -110,6 +111,7 @@ func (d *Daemon) usageLocked(who Peer) []api.Limit {
 			memory,
 			userLimit("limits.user_programs", who.UID, h.programs, uint64(l.UserPrograms)),
 			userLimit("limits.user_collections", who.UID, h.collections, uint64(l.UserCollections)),
+			userLimit("limits.user_streams", who.UID, uint64(streams[who.UID]), uint64(l.UserStreams)),
 		}
 	}
 	all := userLimits(perUser, changes, uint64(d.cfg.API.ChangesPerUser))
@@ -130,5 +132,12 @@ func (d *Daemon) usageLocked(who Peer) []api.Limit {
 		all = append(all, x)
 	}
 	all = append(all, userLimits("limits.user_programs", programs, uint64(l.UserPrograms))...)
-	return append(all, userLimits("limits.user_collections", collections, uint64(l.UserCollections))...)
+	all = append(all, userLimits("limits.user_collections", collections, uint64(l.UserCollections))...)
+	all = append(all, userLimits("limits.user_streams", streams, uint64(l.UserStreams))...)
+	return append(all,
+		api.Limit{Name: "limits.total_streams", Used: new(uint64(allStreams)), Most: uint64(l.TotalStreams)},
+		api.Limit{Name: "limits.stream_memory", Most: l.StreamMemory, Unit: "bytes"},
+		api.Limit{Name: "limits.stream_buffer", Most: l.StreamBuffer, Unit: "bytes"},
+		api.Limit{Name: "limits.events", Used: new(uint64(d.events.has())), Most: uint64(l.Events)},
+	)
 }
