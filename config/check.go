@@ -69,9 +69,12 @@ func (c checker) api(raw rawAPI) API {
 	c.count("api.connections", raw.Connections, 4096)
 	c.count("api.connections_per_user", raw.ConnectionsPerUser, 4096)
 	c.count("api.changes_per_user", raw.ChangesPerUser, 4096)
+	c.count("api.recorded_per_minute", raw.RecordedPerMinute, 60_000)
+	c.count("api.recorded_burst", raw.RecordedBurst, 1_000_000)
 	return API{
 		Socket: raw.Socket, Mode: os.FileMode(raw.Mode), Group: raw.Group,
 		Connections: raw.Connections, ConnectionsPerUser: raw.ConnectionsPerUser, ChangesPerUser: raw.ChangesPerUser,
+		RecordedPerMinute: raw.RecordedPerMinute, RecordedBurst: raw.RecordedBurst,
 		HeaderTime:  c.time("api.header_time", raw.HeaderTime, time.Second, time.Minute),
 		RequestTime: c.time("api.request_time", raw.RequestTime, time.Duration(raw.HeaderTime), 10*time.Minute),
 		AnswerTime:  c.time("api.answer_time", raw.AnswerTime, time.Second, time.Hour),

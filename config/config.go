@@ -46,6 +46,8 @@ type API struct {
 	Connections        int // of all users but root
 	ConnectionsPerUser int
 	ChangesPerUser     int // that run or wait to, root's aside
+	RecordedPerMinute  int // of one user's doings that go on record, root's aside
+	RecordedBurst      int // the same, at once
 
 	HeaderTime  time.Duration // from the first wait for a request to the end of its header
 	RequestTime time.Duration // to the end of its body
@@ -146,7 +148,7 @@ func Default() Config {
 		},
 		API: API{
 			Socket: "/run/hornet/hornetd.sock", Mode: 0o660, Group: "hornet",
-			Connections: 256, ConnectionsPerUser: 16, ChangesPerUser: 2,
+			Connections: 256, ConnectionsPerUser: 16, ChangesPerUser: 2, RecordedPerMinute: 30, RecordedBurst: 1000,
 			HeaderTime: 5 * time.Second, RequestTime: 10 * time.Second, AnswerTime: 2 * time.Minute, IdleTime: 2 * time.Minute,
 			LeaseGrace: 30 * time.Second,
 		},

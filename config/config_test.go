@@ -85,6 +85,8 @@ group = "0"
 connections = 4096
 connections_per_user = 1
 changes_per_user = 3
+recorded_per_minute = 60000
+recorded_burst = 4
 header_time = "1s"
 request_time = "1500ms"
 answer_time = "1h"
@@ -149,7 +151,7 @@ development = true
 	want := Config{
 		Paths: Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", Bundles: "/u", MountBPFFS: true},
 		API: API{Socket: "/x.sock", Mode: 0o666, Group: "0",
-			Connections: 4096, ConnectionsPerUser: 1, ChangesPerUser: 3,
+			Connections: 4096, ConnectionsPerUser: 1, ChangesPerUser: 3, RecordedPerMinute: 60_000, RecordedBurst: 4,
 			HeaderTime: time.Second, RequestTime: 1500 * time.Millisecond, AnswerTime: time.Hour, IdleTime: time.Minute, LeaseGrace: 3 * time.Second},
 		Log: Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits: Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalPrograms: 5, TotalCollections: 10_000,
@@ -261,6 +263,8 @@ func TestParseRefuses(t *testing.T) {
 		{"[api]\nconnections = 0", "2: api.connections: is 0, must be 1 to 4096", "1 to 4096"},
 		{"[api]\nconnections_per_user = 4097", "2: api.connections_per_user: is 4097", ""},
 		{"[api]\nchanges_per_user = -1", "2: api.changes_per_user: is -1, must be 1 to 4096", ""},
+		{"[api]\nrecorded_per_minute = 0", "2: api.recorded_per_minute: is 0, must be 1 to 60000", ""},
+		{"[api]\nrecorded_burst = 0", "2: api.recorded_burst: is 0, must be 1 to 1000000", ""},
 		{"[api]\nheader_time = 5", "2: api.header_time: is not a string", `"5s"`},
 		{"[api]\nheader_time = 'soon'", `2: api.header_time: "soon" is not a time`, `"5s"`},
 		{"[api]\nheader_time = '0s'", "2: api.header_time: is 0s, must be 1s to 1m0s", "from \"1s\""},

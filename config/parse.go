@@ -73,6 +73,8 @@ type rawAPI struct {
 	Connections        int `toml:"connections"`
 	ConnectionsPerUser int `toml:"connections_per_user"`
 	ChangesPerUser     int `toml:"changes_per_user"`
+	RecordedPerMinute  int `toml:"recorded_per_minute"`
+	RecordedBurst      int `toml:"recorded_burst"`
 
 	HeaderTime  duration `toml:"header_time"`
 	RequestTime duration `toml:"request_time"`
@@ -150,6 +152,7 @@ func rawAPIOf(a API) rawAPI {
 	return rawAPI{
 		Socket: a.Socket, Mode: mode(a.Mode), Group: a.Group,
 		Connections: a.Connections, ConnectionsPerUser: a.ConnectionsPerUser, ChangesPerUser: a.ChangesPerUser,
+		RecordedPerMinute: a.RecordedPerMinute, RecordedBurst: a.RecordedBurst,
 		HeaderTime: duration(a.HeaderTime), RequestTime: duration(a.RequestTime),
 		AnswerTime: duration(a.AnswerTime), IdleTime: duration(a.IdleTime), LeaseGrace: duration(a.LeaseGrace),
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -101,13 +102,15 @@ func (d *Daemon) usageLocked(who Peer) []api.Limit {
 	changes := d.owner.changes()
 	streams, allStreams := d.readers.used()
 	l := d.cfg.Limits
-	const perUser = "api.changes_per_user"
+	const perUser, recorded = "api.changes_per_user", "api.recorded_burst"
+	records := d.allowed.used(time.Now())
 	if who.UID != 0 {
 		h := users[who.UID]
 		memory := userLimit("limits.user_memory", who.UID, h.memory, l.UserMemory)
 		memory.Unit = "bytes"
 		return []api.Limit{
 			userLimit(perUser, who.UID, uint64(changes[who.UID]), uint64(d.cfg.API.ChangesPerUser)),
+			userLimit(recorded, who.UID, uint64(records[who.UID]), uint64(d.cfg.API.RecordedBurst)),
 			memory,
 			userLimit("limits.user_programs", who.UID, h.programs, uint64(l.UserPrograms)),
 			userLimit("limits.user_collections", who.UID, h.collections, uint64(l.UserCollections)),
@@ -115,7 +118,9 @@ func (d *Daemon) usageLocked(who Peer) []api.Limit {
 		}
 	}
 	all := userLimits(perUser, changes, uint64(d.cfg.API.ChangesPerUser))
+	all = append(all, userLimits(recorded, records, uint64(d.cfg.API.RecordedBurst))...)
 	all = append(all,
+		api.Limit{Name: "api.recorded_per_minute", Most: uint64(d.cfg.API.RecordedPerMinute)},
 		api.Limit{Name: "limits.memory", Most: l.Memory, Unit: "bytes"},
 		api.Limit{Name: "limits.maps", Most: uint64(l.Maps)},
 		api.Limit{Name: "limits.programs", Most: uint64(l.Programs)},
