@@ -149,6 +149,54 @@ func TestTargetBecomesAnother(t *testing.T) {
 	}
 }
 
+// TestTargetChangesHands: what was the caller's when they showed it, and is not when their
+// load's turn comes or its programs are verified, is not attached to.
+func TestTargetChangesHands(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	parent := testenv.Cgroup(t)
+	h.Manifest("before", connCount(cgroupOf(t, parent, "before", 0)))
+	for _, waits := range []bool{true, false} {
+		dir := cgroupOf(t, parent, fmt.Sprintf("own-%t", waits), owner)
+		// Each bpf(2) takes 50 ms more: the thread is held for a second or two.
+		strace := tracer(t, h.PID(), "-o", os.DevNull, "-e", "trace=bpf", "-e", "inject=bpf:delay_enter=50000")
+		first := make(chan error, 1)
+		if waits {
+			go func() { _, err := h.Client().Load(t.Context(), "before"); first <- err }()
+			eventually(t, "the thread is held", func() bool {
+				return slices.ContainsFunc(auditRecords(t, h.State), func(r auditRecord) bool { return r.Collection == "before" && r.Phase == "intent" })
+			})
+		} else {
+			first <- nil
+		}
+		client, f := clientOf(t, h, owner), opened(t, dir)
+		loaded := make(chan error, 1)
+		go func() { _, err := client.LoadTargets(t.Context(), "connect", f); loaded <- err }()
+		eventually(t, "it was shown", func() bool {
+			return slices.Contains(limitsOf(t, h, 0), fmt.Sprintf("%d: api.changes_per_user 1 of 2", owner))
+		})
+		if !waits {
+			eventually(t, "it is verified", func() bool {
+				return slices.ContainsFunc(auditRecords(t, h.State), func(r auditRecord) bool { return r.Collection == "connect" && r.Phase == "intent" })
+			})
+		}
+		must(t, os.Chown(dir, neighbour, neighbour))
+		err := <-loaded
+		must(t, <-first)
+		detach(t, strace)
+		if refusedAs(err) != api.KindDenied || !strings.Contains(err.Error(), "its directory is uid 4302's") {
+			t.Errorf("waits %t: %v", waits, err)
+		}
+		if links := shownLinks(t); len(links) != 0 {
+			t.Errorf("waits %t: %d links", waits, len(links))
+		}
+		if waits {
+			unload(t, h, "before")
+		}
+	}
+}
+
 func refusedAs(err error) api.Kind {
 	var e *api.Error
 	errors.As(err, &e)

@@ -166,6 +166,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 
+	if err := as.stillOwned(who); err != nil {
+		return err
+	}
+
 	// Live from here: every later failure must detach.
 	links, err := d.attach(stage, coll, steps, old, shown)
 	if err != nil {

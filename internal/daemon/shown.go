@@ -124,13 +124,7 @@ func identify(who Peer, fds []int) (shown loader.Shown, err error) {
 		if err != nil {
 			return shown, err
 		}
-		place, owned := &shown.Cgroup, ownsCgroup
-		switch kind {
-		case kindNetns:
-			place, owned = &shown.Netns, ownsNetns
-		case kindProcess:
-			place, owned = &shown.Process, ownsProcess
-		}
+		place := map[string]**os.File{kindCgroup: &shown.Cgroup, kindNetns: &shown.Netns, kindProcess: &shown.Process}[kind]
 		if *place != nil {
 			return shown, api.Errorf(api.KindProtocol, "target: two descriptors are of a %s", kind).WithHint("show one of each kind")
 		}
@@ -142,17 +136,40 @@ func identify(who Peer, fds []int) (shown loader.Shown, err error) {
 		if kind == kindProcess && !pidfd.Alive(fd) {
 			return shown, remedy.With(api.Errorf(api.KindConflict, "target: the process has ended"), "show one that lives")
 		}
-		if who.UID == 0 {
+	}
+	return shown, owned(who, shown)
+}
+
+// owned refuses what of s is not who's, as the kernel says now.
+func owned(who Peer, s loader.Shown) error {
+	if who.UID == 0 {
+		return nil
+	}
+	for _, x := range []struct {
+		kind string
+		file *os.File
+		owns func(who Peer, fd int) error
+	}{{kindCgroup, s.Cgroup, ownsCgroup}, {kindNetns, s.Netns, ownsNetns}, {kindProcess, s.Process, ownsProcess}} {
+		if x.file == nil {
 			continue
 		}
 		if who.UID == overflowID { // so are owners that have no number here
-			return shown, notOwned(who, kind, "nobody knows who uid %d is", who.UID)
+			return notOwned(who, x.kind, "nobody knows who uid %d is", who.UID)
 		}
-		if err := owned(who, fd); err != nil {
-			return shown, err
+		if err := x.owns(who, int(x.file.Fd())); err != nil {
+			return err
 		}
 	}
-	return shown, nil
+	return nil
+}
+
+// stillOwned is owned of what a load is about to be attached to: it has waited and been
+// verified since it was shown.
+func (as loading) stillOwned(who Peer) error {
+	if as.shown == nil {
+		return nil
+	}
+	return owned(who, *as.shown)
 }
 
 func closeShown(s loader.Shown) {
