@@ -390,8 +390,10 @@ func TestTargetDecisions(t *testing.T) {
 				}
 				if err != nil {
 					var e *api.Error
-					if !errors.As(err, &e) || e.Hint == "" || !slices.Contains([]api.Kind{api.KindDenied, api.KindBadRequest, api.KindConflict, api.KindManifest, api.KindKernel}, e.Kind) {
+					if !errors.As(err, &e) || e.Hint == "" || !slices.Contains([]api.Kind{api.KindDenied, api.KindBadRequest, api.KindConflict}, e.Kind) {
 						t.Errorf("%s: %#v", what, err)
+					} else if s.loads && s.uid != nobodyUser && k.wants != "" && (target == "gone" || target == "re-used") && e.Kind != api.KindConflict {
+						t.Errorf("%s, which is no more: %s", what, e.Kind)
 					}
 					if len(links) != 0 {
 						t.Errorf("%s: refused, and the kernel has %d links", what, len(links))
