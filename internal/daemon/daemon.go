@@ -43,6 +43,7 @@ type Daemon struct {
 	refused *coalescer
 	readers readers // of samples
 	writers writers // of entries
+	allowed *allowance
 	started time.Time
 	floor   time.Time    // see clock
 	booting bool         // the start loads what it finds; written on the owner's thread only
@@ -146,6 +147,8 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
 		parsing: make(chan struct{}, mostAhead),
+		allowed: newAllowance(cfg.API.RecordedBurst, cfg.API.RecordedPerMinute),
+		readers: readers{perUser: cfg.Limits.UserStreams, total: cfg.Limits.TotalStreams},
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
@@ -178,7 +181,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)
-	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond))) // also where the clock went back
+	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond)), cfg.Limits.Events) // also where the clock went back
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}

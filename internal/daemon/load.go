@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"errors"
 	"io/fs"
 	"strings"
@@ -54,9 +53,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		}
 	}
 	switch {
+	case old != nil && as.shown != nil:
+		return runsElsewhere(m.Name)
 	case old != nil && !as.replaces:
-		a.quiet = as.shown == nil
-		return cmp.Or(as.runsElsewhere(m.Name), old.unchanged(m))
+		a.quiet = true
+		return old.unchanged(m)
 	case old == nil && as.verb == asUpgrade.verb:
 		return notRunning(m.Name)
 	case old == nil:
@@ -162,6 +163,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	if err := stage.PinPrograms(coll.Programs); err != nil {
+		return err
+	}
+
+	if err := as.stillOwned(who); err != nil {
 		return err
 	}
 

@@ -11,6 +11,8 @@ import (
 	"github.com/hornetd/hornetd/policy"
 )
 
+const verbUnload = "unload"
+
 // unload takes a collection out of the kernel. It runs on the owner's thread.
 func (d *Daemon) unload(who Peer, name string, force bool) error {
 	return d.unloadFor(who, name, force, "")
@@ -18,7 +20,7 @@ func (d *Daemon) unload(who Peer, name string, force bool) error {
 
 // unloadFor is unload, for a reason that nobody asked for.
 func (d *Daemon) unloadFor(who Peer, name string, force bool, reason string) (err error) {
-	a := d.begin(who, "unload", name, api.EventUnloaded)
+	a := d.begin(who, verbUnload, name, api.EventUnloaded)
 	a.rec.Reason = reason
 	defer func() { err = a.conclude(err) }()
 
