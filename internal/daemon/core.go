@@ -217,6 +217,9 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		if c := d.running[name]; c.failedBefore(d.declared[name].manifest) {
 			s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name, Message: c.returned(), Hint: c.again()})
 		}
+		if c := d.running[name]; c.unconfirmed != nil {
+			s.Problems = append(s.Problems, problem(name, c.unconfirmed))
+		}
 		if reason := revokedRecord(d.trust, d.running[name].record); reason != "" {
 			s.Problems = append(s.Problems, revokedProblem(name, d.running[name].record, reason))
 		} else if p, ok := d.proofProblem(name, d.running[name]); ok {

@@ -218,7 +218,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if a.rec.Trial = record.Trial != ""; !a.rec.Trial {
 		d.advance(claim)
 	}
-	d.put(m, &collection{record: record, proof: proven(verified), trial: trial})
+	c := &collection{record: record, proof: proven(verified), trial: trial}
+	if d.mending != nil {
+		c.unconfirmed = d.mending.unconfirmed
+	}
+	d.put(m, c)
 	d.countSigned(record)
 	if trial != nil && d.mending == nil {
 		go d.try(m.Name, trial)
