@@ -47,7 +47,8 @@ func TestMadeElsewhere(t *testing.T) {
 	for _, name := range []string{one, two} {
 		spec.Maps[name] = spec.Maps["table"].Copy()
 	}
-	plan, err := NewPlan(spec, parseManifest(t, goodEntries+"[maps."+one+"]\nclass = \"mutable\"\n[maps."+two+"]\nclass = \"mutable\"\n"))
+	spec.Maps["bloom"] = &ebpf.MapSpec{Name: "bloom", Type: ebpf.BloomFilter, ValueSize: 4, MaxEntries: 16, MapExtra: 3}
+	plan, err := NewPlan(spec, parseManifest(t, goodEntries+"[maps.bloom]\nclass = \"mutable\"\n[maps."+one+"]\nclass = \"mutable\"\n[maps."+two+"]\nclass = \"mutable\"\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +67,7 @@ func TestMadeElsewhere(t *testing.T) {
 		{"a larger value", honest(kernel, func(s *ebpf.MapSpec) { s.ValueSize += 8; s.Value = nil }), "ValueSize"},
 		{"other flags", honest(kernel, func(s *ebpf.MapSpec) { s.Flags ^= unix.BPF_F_MMAPABLE }), "Flags"},
 		{"another name", honest(kernel, func(s *ebpf.MapSpec) { s.Name = "other" }), `its name is "other"`},
+		{"other extra", honest("bloom", func(s *ebpf.MapSpec) { s.MapExtra = 5 }), "map_extra is 5, not 3"},
 		{"frozen", func(specs []*ebpf.MapSpec) ([]*ebpf.Map, error) {
 			made, err := honest(kernel, nothing)(specs)
 			return made, errors.Join(err, made[index(specs, kernel)].Freeze())

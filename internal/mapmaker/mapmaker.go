@@ -31,13 +31,14 @@ const patience = 14 * time.Second
 // Maker makes the maps of one collection. It can be asked more than once; each time
 // takes a process of its own.
 type Maker struct {
-	name string
-	join func(pid int) error
+	name     string
+	join     func(pid int) error
+	patience time.Duration
 }
 
 // New returns a Maker whose processes have the name, which main knows, and that
 // join puts where their maps are to be charged before they make any.
-func New(name string, join func(pid int) error) *Maker { return &Maker{name, join} }
+func New(name string, join func(pid int) error) *Maker { return &Maker{name, join, patience} }
 
 // Make makes maps, in order. With an error it returns those that were made before
 // it, so that their number says which one it is about; the caller closes them in any
@@ -78,6 +79,9 @@ type process struct {
 	job     *os.File
 	answers *os.File // a socket that keeps messages apart
 
+	patience time.Duration
+	deadline time.Time
+
 	ended chan struct{}    // closed once it is gone
 	state *os.ProcessState // then: how
 }
@@ -94,10 +98,9 @@ func (m *Maker) start() (_ *process, err error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	p := &process{job: job, answers: answers, ended: make(chan struct{})}
-	deadline := time.Now().Add(patience)
-	p.job.SetWriteDeadline(deadline)
-	p.answers.SetReadDeadline(deadline)
+	p := &process{job: job, answers: answers, patience: m.patience, deadline: time.Now().Add(m.patience), ended: make(chan struct{})}
+	p.job.SetWriteDeadline(p.deadline)
+	p.answers.SetReadDeadline(p.deadline)
 	// The program that runs, also where another one lies at its path by now. What
 	// the runtime says of its own end is an answer like others.
 	p.Process, err = os.StartProcess("/proc/self/exe", []string{m.name}, &os.ProcAttr{
@@ -157,7 +160,7 @@ func (p *process) next() (*ebpf.Map, error) {
 	text, fds, whole, err := p.receive()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, fmt.Errorf("process that makes maps: no answer within %s", patience)
+		return nil, fmt.Errorf("process that makes maps: no answer within %s", p.patience)
 	case err != nil:
 		return nil, fmt.Errorf("process that makes maps: %w", err)
 	case len(text) == 0:
@@ -220,8 +223,8 @@ func (p *process) killed() bool {
 func (p *process) finished() error {
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
-		return fmt.Errorf("process that makes maps: it did not end within %s", patience)
+	case <-time.After(time.Until(p.deadline)):
+		return fmt.Errorf("process that makes maps: it did not end within %s", p.patience)
 	}
 	switch {
 	case p.killed():

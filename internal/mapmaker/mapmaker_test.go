@@ -139,7 +139,11 @@ func request(t testing.TB, name string, specs ...*ebpf.MapSpec) ([]*ebpf.Map, er
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	pid := 0
-	maps, err := New(name, func(p int) error { pid = p; return nil }).Make(specs)
+	m := New(name, func(p int) error { pid = p; return nil })
+	if name == "test-hangs" || name == "test-lingers" {
+		m.patience = time.Second
+	}
+	maps, err := m.Make(specs)
 	t.Cleanup(func() {
 		for _, m := range maps {
 			m.Close()
@@ -307,7 +311,7 @@ func TestRefusedAsHere(t *testing.T) {
 }
 
 // Whatever has become of the process, what it says is held against what it may.
-func TestHostileAnswers(t *testing.T) {
+func TestWrongAnswers(t *testing.T) {
 	asRoot(t)
 	for _, tt := range []struct {
 		name, says string
@@ -325,6 +329,7 @@ func TestHostileAnswers(t *testing.T) {
 		{"test-both", "creating map: no", 0},
 		{"test-one", "exit status 0", 1},
 		{"test-status", "exit status 3", 1},
+		{"test-hangs", "no answer within 1s", 0},
 		{"test-open", "bad system call", 0},
 		{"test-exec", "bad system call", 0},
 		{"test-other", "bad system call", 0},
@@ -344,6 +349,15 @@ func TestHostileAnswers(t *testing.T) {
 				t.Errorf("%d maps, want %d", len(maps), tt.maps)
 			}
 		})
+	}
+}
+
+// One that has answered all, and may have kept descriptors, is waited for, and ended.
+func TestLingers(t *testing.T) {
+	asRoot(t)
+	maps, err := request(t, "test-lingers", array(1))
+	if len(maps) != 1 || err == nil || err.Error() != "process that makes maps: it did not end within 1s" {
+		t.Errorf("%d maps, %v", len(maps), err)
 	}
 }
 

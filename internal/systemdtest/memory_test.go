@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ var memorySteps = []step{
 	{"charged", 1, charged},
 	{"refused", 1, outOfMemory},
 	{"restarted", 1, restarted},
+	{"killed", 1, killed},
 }
 
 // sized is hornetd with a collection that runs, and others whose one map is of a
@@ -125,6 +127,15 @@ func charged(t *testing.T) {
 	if dirs := leaves(t); len(dirs) != 0 {
 		t.Errorf("after the unload: %v", dirs)
 	}
+	// A host is not left without its firewall because a cgroup cannot be made.
+	const most = unitCgroup + "maps/cgroup.max.descendants"
+	put(t, most, "0")
+	run(t, "hornetctl", "load", "large")
+	if got := chargeOf(t, "show", "large"); got.To != "hornetd" || !strings.Contains(got.Reason, "resource temporarily unavailable") {
+		t.Errorf("without room for a cgroup it is charged to %+v", got)
+	}
+	run(t, "hornetctl", "unload", "large")
+	put(t, most, "max")
 	soon(t, "memory given back", func() bool { return bytesIn(t, "memory.current") < before+32*mib })
 	if got := active(t, ""); got != pid {
 		t.Errorf("hornetd was process %s and is %s", pid, got)
@@ -176,7 +187,7 @@ func restarted(t *testing.T) {
 	for _, how := range []string{"restart", "kill"} {
 		pid := active(t, "")
 		if how == "kill" {
-			signal(t, pid, 9)
+			signal(t, pid, syscall.SIGKILL)
 		} else {
 			run(t, "systemctl", how, "hornetd")
 		}
@@ -216,4 +227,57 @@ func restarted(t *testing.T) {
 		t.Error("there are cgroups of maps")
 	}
 	run(t, "hornetctl", "unload", "large")
+}
+
+// Killed at any time of a load that has a process make the maps: neither that nor a
+// cgroup is left, and what is asked for again loads.
+func killed(t *testing.T) {
+	sized.reach(t)
+	dropIn(t, "RestartSec=100ms")
+	run(t, "systemctl", "restart", "hornetd")
+	found := 0
+	for round := range 12 {
+		pid := active(t, "")
+		done := make(chan struct{})
+		go func() { defer close(done); try("hornetctl", "load", "large") }()
+		var during []string
+		if round%2 == 0 { // in the life of the process
+			for deadline := time.Now().Add(10 * time.Second); len(during) == 0 && time.Now().Before(deadline); {
+				during = makers()
+			}
+			time.Sleep(time.Duration(round) * 10 * time.Millisecond)
+		} else {
+			time.Sleep(time.Duration(round) * 40 * time.Millisecond)
+		}
+		found += len(during)
+		signal(t, pid, syscall.SIGKILL)
+		<-done
+		now := active(t, pid)
+		if left := makers(); len(left) != 0 {
+			t.Errorf("round %d: processes %v are left", round, left)
+		}
+		running := collections(links(t))
+		if dirs := leaves(t); len(dirs) != 0 || !running["bystander"] {
+			t.Errorf("round %d: there are cgroups %v, and %v run", round, dirs, running)
+		}
+		if got := active(t, ""); got != now {
+			t.Errorf("round %d: hornetd was process %s and is %s", round, now, got)
+		}
+		run(t, "hornetctl", "load", "large")
+		run(t, "hornetctl", "unload", "large")
+	}
+	if found < 3 {
+		t.Errorf("only %d were killed while a process made maps", found)
+	}
+}
+
+// makers are the processes that make maps now.
+func makers() (pids []string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		if line, _ := os.ReadFile(f); strings.HasPrefix(string(line), "hornetd: maps") {
+			pids = append(pids, filepath.Base(filepath.Dir(f)))
+		}
+	}
+	return pids
 }
