@@ -20,6 +20,7 @@ import (
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/confine"
+	"github.com/hornetd/hornetd/internal/memcg"
 	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
@@ -39,6 +40,8 @@ type Daemon struct {
 	policy  policy.Policy
 	owner   *owner
 	parser  *confine.Parser // nil where no signer needs one
+	cgroups *memcg.Tree     // nil where maps have none of their own
+	nobody  error           // then why
 	events  *stream
 	refused *coalescer
 	readers readers // of samples
@@ -95,6 +98,7 @@ type collection struct {
 	drift       []string // what is not as recorded and stays so
 	hint        string   // what can be done about it; "" is the ordinary
 	revoked     string   // why it would be refused now; set where changes are decided only
+	shares      string   // why its maps are charged to hornetd; "" where they are not, or it was adopted
 }
 
 // proof is the result of verifying a running collection's object again, from
@@ -189,6 +193,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	d.openList()
 	d.refused = newCoalescer(d)
 	d.owner = newOwner(cfg.API.ChangesPerUser)
+	d.takeCgroup() // before there is another process in it
 	d.startParser()
 	return d, nil
 }
@@ -212,6 +217,7 @@ func (d *Daemon) start() error {
 		return err
 	}
 	d.sweepBundles()
+	d.sweepCgroups()
 	d.adoptRatchet(d.lost)
 	d.tellClock()
 	d.booting = true

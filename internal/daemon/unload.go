@@ -70,6 +70,7 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 		delete(d.declared, name) // it was there because it ran
 	}
 	d.mu.Unlock()
+	d.vacate(name)
 	d.dropBundle(name)
 	return nil
 }
@@ -107,8 +108,10 @@ func (d *Daemon) endQuarantine(a *act, dir string, force bool) error {
 		return err
 	}
 	d.mu.Lock()
+	name := d.held[dir].name
 	delete(d.held, dir)
 	d.mu.Unlock()
+	d.vacate(name)
 	return nil
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 // MatrixPackages have tests that a kernel decides.
-var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bpfsys", "./internal/daemon", "./internal/testenv", "./internal/safefile",
+var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bpfsys", "./internal/daemon", "./internal/mapmaker", "./internal/memcg", "./internal/testenv", "./internal/safefile",
 	"./systemd", "./systemd/units", "./examples", "./cmd/hornetd", "./cmd/hornetctl"}
 
 // matrixSkip are tests of these packages that no kernel decides, and that take
