@@ -15,7 +15,28 @@ type Status struct {
 	Problems    List[Problem] `json:"problems"`
 	Kernel      Kernel        `json:"kernel"`
 	Limits      List[Limit]   `json:"limits"`
+	Charged     *Charge       `json:"charged,omitempty"` // where large maps are charged; absent but for root
 }
+
+// Charge is where the kernel counts the memory of maps.
+type Charge struct {
+	To     ChargedTo `json:"to"`
+	Cgroup string    `json:"cgroup,omitempty"` // its path, where it is one of their own
+	Bytes  uint64    `json:"bytes,omitempty"`  // that are charged to it now
+	Most   uint64    `json:"most,omitempty"`   // that may be; absent: no limit of its own
+	Reason string    `json:"reason,omitempty"` // why there is none of their own
+	Hint   string    `json:"hint,omitempty"`   // what to do about Reason
+}
+
+// ChargedTo is a kind of place.
+type ChargedTo string
+
+// The places where maps can be charged.
+const (
+	ChargedToOwn     ChargedTo = "own"     // a cgroup of the collection's own
+	ChargedToHornetd ChargedTo = "hornetd" // the daemon's cgroup
+	ChargedToEarlier ChargedTo = "earlier" // the cgroup of a daemon before this one, or where that is gone the one above it
+)
 
 // Limit is a bound of hornetd.toml and how near it is. Root is told all, and of
 // those for each user one for each that comes near; others are told their own.

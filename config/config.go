@@ -46,6 +46,8 @@ type API struct {
 	Connections        int // of all users but root
 	ConnectionsPerUser int
 	ChangesPerUser     int // that run or wait to, root's aside
+	RecordedPerMinute  int // of one user's doings that go on record, root's aside
+	RecordedBurst      int // the same, at once
 
 	HeaderTime  time.Duration // from the first wait for a request to the end of its header
 	RequestTime time.Duration // to the end of its body
@@ -69,7 +71,8 @@ const (
 	FormatConsole Format = "console" // for people
 )
 
-// Limits bound what may be created, per manifest and in total. None is 0.
+// Limits bound what may be created and held, per manifest, per user and in total. None
+// is 0.
 type Limits struct {
 	Memory           uint64 // bytes of map keys and values, per manifest
 	Maps             int    // per manifest
@@ -80,6 +83,11 @@ type Limits struct {
 	UserMemory       uint64 // bytes of map keys and values of what one user, not root, had loaded
 	UserPrograms     int    // of the same
 	UserCollections  int    // the same
+	UserStreams      int    // of samples, that one user, not root, reads at the same time
+	TotalStreams     int    // that all users but root read
+	StreamMemory     uint64 // bytes of samples of one stream that wait for its client
+	StreamBuffer     uint64 // bytes of the buffer of each CPU, for a stream of a perf event array
+	Events           int    // the last ones, that clients can still fetch
 }
 
 // Policy returns the limits of one manifest.
@@ -140,7 +148,7 @@ func Default() Config {
 		},
 		API: API{
 			Socket: "/run/hornet/hornetd.sock", Mode: 0o660, Group: "hornet",
-			Connections: 256, ConnectionsPerUser: 16, ChangesPerUser: 2,
+			Connections: 256, ConnectionsPerUser: 16, ChangesPerUser: 2, RecordedPerMinute: 30, RecordedBurst: 1000,
 			HeaderTime: 5 * time.Second, RequestTime: 10 * time.Second, AnswerTime: 2 * time.Minute, IdleTime: 2 * time.Minute,
 			LeaseGrace: 30 * time.Second,
 		},
@@ -149,6 +157,7 @@ func Default() Config {
 			Memory: 64 << 20, Maps: 128, Programs: 128,
 			TotalMemory: 1 << 30, TotalPrograms: 16384, TotalCollections: 1024,
 			UserMemory: 256 << 20, UserPrograms: 1024, UserCollections: 64,
+			UserStreams: 4, TotalStreams: 16, StreamMemory: 1 << 20, StreamBuffer: 64 << 10, Events: 1024,
 		},
 		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}, Signers: map[string][]string{}},
 		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep, Expiry: ExpiryBoot},

@@ -44,6 +44,7 @@ func (c *ctl) statusTables(s api.Status) {
 	optional(t, "bpffs", s.Paths.BPFFS)
 	optional(t, "State", s.Paths.State)
 	optional(t, "Socket", s.Paths.Socket)
+	chargeRows(t, s.Charged)
 	t.print()
 	c.signerTable(s.Signers)
 	c.limitTable(s.Limits)

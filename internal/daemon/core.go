@@ -39,6 +39,8 @@ type Core interface {
 	Upgrade(who Peer, name string) (api.Collection, error)
 	MayRun(who Peer) error
 	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
+	MayRunShown(who Peer, name string, b api.Bundle) error
+	RunShown(who Peer, name string, b api.Bundle, fds []int) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
@@ -129,12 +131,12 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 // quarantined.
 func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, error) {
 	if err := d.named(name); err != nil {
-		return api.Collection{}, d.refuse(who, "unload", name, err)
+		return api.Collection{}, d.refuse(who, verbUnload, name, err)
 	}
 	last := d.view(name)
-	err := d.change(who, "unload", name, nil, func() error {
+	err := d.change(who, verbUnload, name, nil, func() error {
 		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
-			return d.refuse(who, "unload", name, err)
+			return d.refuse(who, verbUnload, name, err)
 		}
 		return d.unload(who, name, force)
 	})
@@ -196,6 +198,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
 	s.Revocations = viewList(d.trust.Revocations())
+	s.Charged = d.viewCharge()
 	s.Problems = append(s.Problems, d.troublesLocked()...)
 	for _, err := range []error{d.store.Reachable(), d.trust.Unlisted(), d.copied} {
 		if err != nil {

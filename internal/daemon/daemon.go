@@ -20,6 +20,7 @@ import (
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/confine"
+	"github.com/hornetd/hornetd/internal/memcg"
 	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
@@ -39,10 +40,13 @@ type Daemon struct {
 	policy  policy.Policy
 	owner   *owner
 	parser  *confine.Parser // nil where no signer needs one
+	cgroups *memcg.Tree     // nil where maps have none of their own
+	nobody  error           // then why
 	events  *stream
 	refused *coalescer
 	readers readers // of samples
 	writers writers // of entries
+	allowed *allowance
 	started time.Time
 	floor   time.Time    // see clock
 	booting bool         // the start loads what it finds; written on the owner's thread only
@@ -94,6 +98,7 @@ type collection struct {
 	drift       []string // what is not as recorded and stays so
 	hint        string   // what can be done about it; "" is the ordinary
 	revoked     string   // why it would be refused now; set where changes are decided only
+	shares      string   // why its maps are charged to hornetd; "" where they are not, or it was adopted
 }
 
 // proof is the result of verifying a running collection's object again, from
@@ -147,6 +152,8 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
 		parsing: make(chan struct{}, mostAhead),
+		allowed: newAllowance(cfg.API.RecordedBurst, cfg.API.RecordedPerMinute),
+		readers: readers{perUser: cfg.Limits.UserStreams, total: cfg.Limits.TotalStreams},
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
@@ -179,13 +186,14 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)
-	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond))) // also where the clock went back
+	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond)), cfg.Limits.Events) // also where the clock went back
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
 	d.openList()
 	d.refused = newCoalescer(d)
 	d.owner = newOwner(cfg.API.ChangesPerUser)
+	d.takeCgroup() // before there is another process in it
 	d.startParser()
 	return d, nil
 }
@@ -209,6 +217,7 @@ func (d *Daemon) start() error {
 		return err
 	}
 	d.sweepBundles()
+	d.sweepCgroups()
 	d.adoptRatchet(d.lost)
 	d.tellClock()
 	d.booting = true

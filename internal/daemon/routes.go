@@ -128,7 +128,7 @@ func getCollection(core Core, r request) (any, error) {
 
 func loadCollection(core Core, r request) (any, error) {
 	if changesTo(r.Request, api.UpgradeTarget) {
-		return nil, takeTargets(core, r, r.PathValue("name"))
+		return nil, loadShown(core, r, r.PathValue("name"))
 	}
 	var body api.LoadRequest
 	if err := decode(r, &body); err != nil {

@@ -202,6 +202,7 @@ func (d *Daemon) observeNow(name string) (api.Collection, error) {
 	}
 	out.Maps, out.Programs, out.Links = s.maps, s.programs, s.links
 	total(entry, out.Programs)
+	out.Charged = d.chargeOf(name)
 	if all := append(s.differs, s.drift...); len(all) > 0 && out.Reason == "" {
 		out.Reason = strings.Join(all, "; ")
 		out.Hint = "it is mended in a moment, or its state says why not"

@@ -371,7 +371,7 @@ func (w *watcher) learn(c charge) {
 			k.foreign, k.ended = was.foreign, was.ended
 		}
 		k.targets, k.err = targetsOf(running.record)
-		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" || t.PID != 0 })
+		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" || t.PID != 0 || t.NetnsID != nil })
 		w.known[name] = k
 		w.hints.aim(name, w.d.store.Pins(name))
 	}
