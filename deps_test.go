@@ -47,7 +47,9 @@ var ours = map[string]struct {
 	"loader":         {leaf("manifest", "signing", "internal/bpfsys", "internal/pidfd"), "touches the kernel with what was verified; who may ask is decided before"},
 	"config":         {leaf("policy", "signing", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
 
-	"internal/daemon": {leaf("api", "audit", "config", "loader", "manifest", "pinning", "policy", "signing",
+	"lsm-module":     {leaf(), "gets a directory and data: who uses it decides what they mean"},
+
+	"internal/daemon": {leaf("api", "audit", "config", "loader", "lsm-module", "manifest", "pinning", "policy", "signing",
 		"internal/bpfsys", "internal/confine", "internal/names", "internal/pidfd", "internal/safefile"), "composes the rest; nothing composes it but the command"},
 	"cmd/hornetd": {leaf("config", "systemd", "internal/daemon", "internal/safefile"), "flags, configuration, values, run"},
 	"cmd/hornetctl": {leaf("api", "config", "loader", "manifest", "policy", "signing", "internal/names", "internal/safefile"),
@@ -76,7 +78,7 @@ var others = []struct {
 	why  string
 }{
 	{"github.com/BurntSushi/toml", []string{"internal/tomlfile"}, "40 KB of TOML can cost it 15 GB: all TOML goes through the bounds"},
-	{"github.com/cilium/ebpf", []string{"api/bpfmap", "internal/daemon", "internal/testenv", "internal/bench", "loader", "pinning", "policy", "examples/toctou"},
+	{"github.com/cilium/ebpf", []string{"api/bpfmap", "internal/daemon", "internal/testenv", "internal/bench", "loader", "lsm-module", "pinning", "policy", "examples/toctou"},
 		"what touches the kernel, and policy, which measures what an object asks for; of what clients import only the package that is for it"},
 	{"github.com/c2sp/wycheproof", nil, "test vectors: 100 MB, for tests"},
 	{"github.com/coreos/go-systemd/v22", []string{"systemd"}, "runs the same without systemd"},
@@ -90,7 +92,7 @@ var others = []struct {
 	{"net/http", []string{"api", "internal/daemon"}, "one server, one client"},
 	{"os/exec", []string{"internal/testenv", "internal/testdaemon", "internal/bench", "examples/toctou", "scripts/mutate", "scripts/testsum", "internal/vmtest", "internal/vmtest/cmd/vm", "cmd/hornetctl"},
 		"hornetd runs no other program, and hornetctl only the one it is told to sign with"},
-	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "cmd/hornetctl", "api/bpfmap", "audit", "systemd", "loader", "pinning", "examples/toctou",
+	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "cmd/hornetctl", "api/bpfmap", "audit", "systemd", "loader", "lsm-module", "pinning", "examples/toctou",
 		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/names", "internal/pidfd", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
 		"api, manifest, policy, config and signing decide on data, without system calls"},
 	{"unsafe", []string{"internal/bpfsys", "internal/confine", "internal/daemon", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
