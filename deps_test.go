@@ -28,6 +28,7 @@ var ours = map[string]struct {
 	"internal/remedy":   {nil, "carries a sentence; everything else may lean on it"},
 	"internal/cms":      {nil, "whoever reviews the verifier reads this package and the standard library, no more"},
 	"internal/bpfsys":   {nil, "is deleted when cilium/ebpf can do the same"},
+	"internal/bpfname":  {nil, "is lists"},
 	"internal/safefile": {leaf(), "a file is safe or not whatever it holds"},
 	"internal/tomlfile": {leaf(), "bounds what manifests and the configuration share, knows neither"},
 	"internal/confine":  {leaf(), "knows neither objects nor signers: a process, bytes, yes or no"},
@@ -45,9 +46,9 @@ var ours = map[string]struct {
 	"policy":         {leaf("manifest", "signing"), "decides on data alone: no files, no kernel"},
 	"internal/names": {leaf("policy"), "what a name in a rule stands for, the same for who decides and who explains"},
 	"loader":         {leaf("manifest", "signing", "internal/bpfsys", "internal/pidfd"), "touches the kernel with what was verified; who may ask is decided before"},
-	"config":         {leaf("policy", "signing", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
+	"config":         {leaf("policy", "signing", "internal/bpfname", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
 
-	"lsm-module":     {leaf(), "gets a directory and data: who uses it decides what they mean"},
+	"lsm-module": {leaf("internal/bpfname"), "gets a directory and data: who uses it decides what they mean"},
 
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "lsm-module", "manifest", "pinning", "policy", "signing",
 		"internal/bpfsys", "internal/confine", "internal/names", "internal/pidfd", "internal/safefile"), "composes the rest; nothing composes it but the command"},
