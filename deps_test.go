@@ -47,7 +47,7 @@ var ours = map[string]struct {
 	"loader":         {leaf("manifest", "signing", "internal/bpfsys", "internal/pidfd"), "touches the kernel with what was verified; who may ask is decided before"},
 	"config":         {leaf("policy", "signing", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
 
-	"lsm-module":     {leaf(), "gets a directory and data: who uses it decides what they mean"},
+	"lsm-module": {leaf(), "gets a directory and data: who uses it decides what they mean"},
 
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "lsm-module", "manifest", "pinning", "policy", "signing",
 		"internal/bpfsys", "internal/confine", "internal/names", "internal/pidfd", "internal/safefile"), "composes the rest; nothing composes it but the command"},
