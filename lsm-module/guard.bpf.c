@@ -260,7 +260,7 @@ static __noinline int fill(struct event *e, struct what *what)
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
 	__builtin_memset(e->name, 0, sizeof(e->name));
 	if (what->name)
-		bpf_probe_read_kernel(e->name, sizeof(e->name), what->name);
+		bpf_probe_read_kernel_str(e->name, sizeof(e->name), what->name);
 	return 0;
 }
 
@@ -362,7 +362,7 @@ static __noinline int object_of(__u32 fd, struct object *o)
 	} else if (same(name, "bpf-prog", 9)) {
 		o->kind = KIND_PROGRAM;
 		o->id = BPF_CORE_READ((struct bpf_prog *)object, aux, id);
-	} else if (same(name, "bpf_link", 9)) {
+	} else if (same(name, "bpf_link", 9) || same(name, "bpf-link", 9)) {
 		o->kind = KIND_LINK;
 		o->id = BPF_CORE_READ((struct bpf_link *)object, id);
 	}
@@ -516,6 +516,54 @@ int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 	return what.reason ? refuse(&what) : 0;
 }
 
+/* Programs attached by other system calls; their descriptors have to be had first. */
+
+SEC("lsm/socket_setsockopt")
+int BPF_PROG(guard_setsockopt, struct socket *sock, int level, int name)
+{
+	struct what what = { .deed = DEED_SOCKET, .detail = name };
+
+	if (level != SOL_SOCKET || (name != SO_ATTACH_BPF && name != SO_ATTACH_REUSEPORT_EBPF) || hornetd())
+		return 0;
+	/* Who may load such programs may attach them. */
+	what.reason = listed(BPF_PROG_LOAD, name == SO_ATTACH_BPF ? BPF_PROG_TYPE_SOCKET_FILTER : BPF_PROG_TYPE_SK_REUSEPORT, 0);
+	return what.reason ? refuse(&what) : 0;
+}
+
+static __always_inline int ioctl(unsigned int cmd)
+{
+	struct what what = { .deed = DEED_PERF, .detail = BPF_LINK_CREATE, .attach = BPF_PERF_EVENT };
+
+	if (cmd != PERF_EVENT_IOC_SET_BPF || hornetd())
+		return 0;
+	what.reason = listed(BPF_LINK_CREATE, 0, BPF_PERF_EVENT);
+	return what.reason ? refuse(&what) : 0;
+}
+
+SEC("lsm/file_ioctl")
+int BPF_PROG(guard_ioctl, struct file *file, unsigned int cmd)
+{
+	return ioctl(cmd);
+}
+
+SEC("lsm/file_ioctl_compat")
+int BPF_PROG(guard_ioctl_compat, struct file *file, unsigned int cmd)
+{
+	return ioctl(cmd);
+}
+
+/* The command itself was judged by guard_bpf. Whoever may make tokens may use them. */
+SEC("lsm/bpf_token_cmd")
+int BPF_PROG(guard_token, const struct bpf_token *token, int cmd)
+{
+	struct what what = { .deed = DEED_TOKEN, .detail = cmd };
+
+	if (hornetd())
+		return 0;
+	what.reason = listed(BPF_TOKEN_CREATE, 0, 0);
+	return what.reason ? refuse(&what) : 0;
+}
+
 /* Descriptors of what is owned */
 
 /* Is the current thread of hornetd in this command? */
@@ -551,7 +599,227 @@ int BPF_PROG(guard_prog, struct bpf_prog *prog)
 	return refuse(&what);
 }
 
+/* Pins */
+
+static __always_inline _Bool guarded_device(__u32 device)
+{
+	for (int i = 0; i < ROOTS; i++)
+		if (device && state.roots[i].device == device)
+			return 1;
+	return 0;
+}
+
+static __always_inline _Bool guarded_root(struct inode *inode, __u32 device)
+{
+	__u64 number = BPF_CORE_READ(inode, i_ino);
+
+	for (int i = 0; i < ROOTS; i++)
+		if (inode && state.roots[i].device == device && state.roots[i].inode == number)
+			return 1;
+	return 0;
+}
+
+/* Is it a guarded directory, or in one? */
+static __noinline int guarded(struct dentry *dentry)
+{
+	__u32 device = BPF_CORE_READ(dentry, d_sb, s_dev);
+
+	if (!guarded_device(device))
+		return 0;
+	for (int i = 0; i < DEPTH && dentry; i++) {
+		if (guarded_root(BPF_CORE_READ(dentry, d_inode), device))
+			return 1;
+		dentry = BPF_CORE_READ(dentry, d_parent);
+	}
+	return 0;
+}
+
+static __always_inline int pin(struct dentry *dentry, __u32 detail)
+{
+	struct what what = { .deed = DEED_PIN, .detail = detail, .reason = REASON_OWNED };
+
+	if (!guarded(dentry) || hornetd())
+		return 0;
+	what.name = (const char *)BPF_CORE_READ(dentry, d_name.name);
+	return refuse(&what);
+}
+
+SEC("lsm/inode_unlink")
+int BPF_PROG(guard_unlink, struct inode *dir, struct dentry *dentry)
+{
+	return pin(dentry, PIN_UNLINK);
+}
+
+SEC("lsm/inode_rmdir")
+int BPF_PROG(guard_rmdir, struct inode *dir, struct dentry *dentry)
+{
+	return pin(dentry, PIN_RMDIR);
+}
+
+SEC("lsm/inode_rename")
+int BPF_PROG(guard_rename, struct inode *old_dir, struct dentry *old, struct inode *new_dir, struct dentry *new)
+{
+	return pin(guarded(old) ? old : new, PIN_RENAME);
+}
+
+SEC("lsm/inode_link")
+int BPF_PROG(guard_link, struct dentry *old, struct inode *dir, struct dentry *new)
+{
+	return pin(guarded(old) ? old : new, PIN_LINK);
+}
+
+/* A new pin; opening one that is not there */
+SEC("lsm/inode_create")
+int BPF_PROG(guard_create, struct inode *dir, struct dentry *dentry)
+{
+	return pin(dentry, PIN_CREATE);
+}
+
+SEC("lsm/inode_mkdir")
+int BPF_PROG(guard_mkdir, struct inode *dir, struct dentry *dentry)
+{
+	return pin(dentry, PIN_MKDIR);
+}
+
+SEC("lsm/inode_symlink")
+int BPF_PROG(guard_symlink, struct inode *dir, struct dentry *dentry)
+{
+	return pin(dentry, PIN_SYMLINK);
+}
+
+static __always_inline int binary(struct inode *inode)
+{
+	struct what what = { .deed = DEED_BINARY, .reason = REASON_OWNED };
+	struct exe exe = {};
+
+	identify(inode, &exe);
+	return bpf_map_lookup_elem(&executables, &exe) && !hornetd() ? refuse(&what) : 0;
+}
+
+static __always_inline int setattr(struct dentry *dentry, struct iattr *attr)
+{
+	int verdict = pin(dentry, PIN_SETATTR);
+
+	return verdict || !(attr->ia_valid & ATTR_SIZE) ? verdict : binary(BPF_CORE_READ(dentry, d_inode));
+}
+
+SEC("lsm/inode_setattr")
+int BPF_PROG(guard_setattr, struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
+{
+	return setattr(dentry, attr);
+}
+
+/* Before 6.3 */
+SEC("lsm/inode_setattr")
+int BPF_PROG(guard_setattr_old, struct dentry *dentry, struct iattr *attr)
+{
+	return setattr(dentry, attr);
+}
+
+static __always_inline int mount(__u32 detail)
+{
+	struct what what = { .deed = DEED_MOUNT, .detail = detail, .reason = REASON_OWNED };
+
+	return hornetd() ? 0 : refuse(&what);
+}
+
+/* Would a mount there hide pins? */
+static __always_inline _Bool hides(struct dentry *dentry)
+{
+	struct super_block *sb = BPF_CORE_READ(dentry, d_sb);
+
+	return guarded(dentry) || (guarded_device(BPF_CORE_READ(sb, s_dev)) && BPF_CORE_READ(sb, s_root) == dentry);
+}
+
+SEC("lsm/sb_umount")
+int BPF_PROG(guard_umount, struct vfsmount *mnt, int flags)
+{
+	return guarded_device(BPF_CORE_READ(mnt, mnt_sb, s_dev)) ? mount(MOUNT_UMOUNT) : 0;
+}
+
+SEC("lsm/sb_mount")
+int BPF_PROG(guard_mount, const char *dev_name, const struct path *path)
+{
+	return hides(path->dentry) ? mount(MOUNT_OVER) : 0;
+}
+
+SEC("lsm/move_mount")
+int BPF_PROG(guard_move, const struct path *from, const struct path *to)
+{
+	if (guarded_device(BPF_CORE_READ(from, mnt, mnt_sb, s_dev)))
+		return mount(MOUNT_MOVE);
+	return hides(to->dentry) ? mount(MOUNT_OVER) : 0;
+}
+
+SEC("lsm/sb_remount")
+int BPF_PROG(guard_remount, struct super_block *sb)
+{
+	return guarded_device(sb->s_dev) ? mount(MOUNT_REMOUNT) : 0;
+}
+
 /* hornetd itself */
+
+/* The first process, and who is listed, may end it. */
+static __always_inline _Bool may_signal(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct place place = {};
+	struct exe exe = {};
+	struct may *may;
+
+	if (task->tgid == 1 || task->flags & PF_KTHREAD)
+		return 1;
+	current_exe(&exe);
+	may = bpf_map_lookup_elem(&executables, &exe);
+	if (may && may->signals)
+		return 1;
+	current_place(&place);
+	may = bpf_map_lookup_elem(&places, &place);
+	return may && may->signals;
+}
+
+static __always_inline int signal(struct task_struct *task, __u32 sig)
+{
+	struct what what = { .deed = DEED_SIGNAL, .detail = sig, .reason = REASON_OWNED };
+
+	switch (sig) {
+	case 0: /* only asks */
+	case SIGHUP: /* reload */
+	case SIGCHLD:
+	case SIGCONT:
+	case SIGURG:
+	case SIGWINCH:
+		return 0;
+	}
+	return !marked(task) || hornetd() || may_signal() ? 0 : refuse(&what);
+}
+
+SEC("lsm/task_kill")
+int BPF_PROG(guard_kill, struct task_struct *task, struct kernel_siginfo *info, int sig)
+{
+	return signal(task, sig);
+}
+
+/* F_SETOWN and F_SETSIG; 0 is SIGIO */
+SEC("lsm/file_send_sigiotask")
+int BPF_PROG(guard_sigio, struct task_struct *task, struct fown_struct *fown, int sig)
+{
+	return signal(task, sig ? sig : SIGIO);
+}
+
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)
+{
+	struct what what = { .deed = DEED_TRACE, .detail = mode, .reason = REASON_OWNED };
+
+	return mode & PTRACE_MODE_ATTACH && marked(child) && !hornetd() ? refuse(&what) : 0;
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(guard_open, struct file *file)
+{
+	return file->f_mode & FMODE_WRITE ? binary(file->f_inode) : 0;
+}
 
 static __always_inline _Bool starts_hornetd(struct linux_binprm *bprm)
 {

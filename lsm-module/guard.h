@@ -224,13 +224,18 @@ enum {
 	PTRACE_MODE_ATTACH = 2,
 	LSM_UNSAFE_SHARE = 1,
 	LSM_UNSAFE_PTRACE = 2,
-	PF_KTHREAD = 0x00200000,
-	MS_MOVE = 8192,
+	PF_KTHREAD = 1 << 21,
+
+	ATTR_SIZE = 1 << 3,
+	BPF_PERF_EVENT = 41,
+	BPF_PROG_TYPE_SOCKET_FILTER = 1,
+	BPF_PROG_TYPE_SK_REUSEPORT = 21,
 
 	SIGHUP = 1,
 	SIGCHLD = 17,
 	SIGCONT = 18,
 	SIGURG = 23,
+	SIGIO = 29,
 	SIGWINCH = 28,
 
 	SOL_SOCKET = 1,
@@ -262,7 +267,6 @@ struct attr {
 };
 
 union bpf_attr;
-struct iattr;
 struct fown_struct;
 struct mnt_idmap;
 struct kernel_siginfo;
@@ -353,6 +357,10 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct files_struct *files;
 	struct css_set *cgroups;
+} KERNEL;
+
+struct iattr {
+	unsigned int ia_valid;
 } KERNEL;
 
 struct linux_binprm {

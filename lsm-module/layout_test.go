@@ -31,8 +31,13 @@ func header(t *testing.T) map[string]uint32 {
 			if name = strings.TrimSpace(name); name == "" {
 				continue
 			}
-			if value = strings.TrimSpace(value); value == "1 << 16" {
-				next = 1 << 16
+			value = strings.TrimSpace(value)
+			if strings.HasPrefix(value, "1 <<") {
+				shift, err := strconv.Atoi(strings.TrimPrefix(value, "1 << "))
+				if err != nil {
+					t.Fatalf("guard.h: %s: %v", name, err)
+				}
+				next = 1 << shift
 			} else if set {
 				if next, err = strconv.ParseUint(value, 0, 32); err != nil {
 					t.Fatalf("guard.h: %s: %v", name, err)

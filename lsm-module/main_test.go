@@ -13,7 +13,8 @@ import (
 // children are what the test binary does when a test starts it again as a process
 // of its own: name -> function of the arguments.
 var children = map[string]func(args []string) error{
-	"create": childCreates,
+	"attacks": childAttacks,
+	"create":  childCreates,
 }
 
 const childEnv = "LSM_TEST_CHILD"

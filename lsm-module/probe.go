@@ -148,7 +148,7 @@ func choose(kernel *btf.Spec) plan {
 		switch {
 		case err == nil && (h.Args == 0 || h.Args == args):
 			p.hooks = append(p.hooks, h)
-		case err == nil: // the other program of this hook takes them
+		case err == nil: // another program of this hook takes them
 		case h.For == "":
 			p.missing = append(p.missing, Missing{"hook " + h.Name, "the kernel's types have no bpf_lsm_" + h.Name, "boot a kernel from 6.1 on with CONFIG_BPF_LSM=y"})
 		default:
