@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -28,7 +29,7 @@ func guarded(t *testing.T, mode string) (*testdaemon.Host, api.Collection) {
 	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
 	h.Start()
 	t.Cleanup(func() {
-		h.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardOff, Reason: "the test ends"})
+		h.Client().Guard(context.Background(), api.GuardRequest{Mode: api.GuardOff, Reason: "the test ends"}) // its own context has ended
 	})
 	return h, get(t, h, "xdp-drop")
 }

@@ -357,7 +357,7 @@ func (d *Daemon) foreign(e lsm.Event) {
 	if e.Suppressed > 0 {
 		rec.Reason += fmt.Sprintf(" (%d more of this caller were not told)", e.Suppressed)
 	}
-	if !d.refused.firstRead(rec, fmt.Sprint(e.Deed, e.Detail, e.Executable)) {
+	if !d.refused.firstRead(rec, fmt.Sprint(e.Deed, e.Detail, e.Refused, e.Executable)) {
 		return
 	}
 	if _, err := d.audit.Append(rec); err != nil {
