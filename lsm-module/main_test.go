@@ -15,6 +15,10 @@ import (
 var children = map[string]func(args []string) error{
 	"attacks": childAttacks,
 	"create":  childCreates,
+	"daemon":  childDaemon,
+	"look":    childLook,
+	"loop":    childLoop,
+	"who":     childWho,
 }
 
 const childEnv = "LSM_TEST_CHILD"
