@@ -548,11 +548,10 @@ func parseField(args []string) (*field, error) {
 // scene is a field with what hornetd holds of it.
 type scene struct {
 	field
-	m     *ebpf.Map
-	prog  *ebpf.Program
-	link  link.Link
-	copy  string
-	thief []*os.File
+	m    *ebpf.Map
+	prog *ebpf.Program
+	link link.Link
+	copy string
 }
 
 func newScene(t *testing.T) *scene {

@@ -377,7 +377,7 @@ enum class {
 	OF_FD,		/* not on what is owned, by the descriptor fd */
 	OF_BATCH,	/* likewise, batches */
 	OF_PIN,		/* likewise, the second word */
-	OF_LINK_ID,	/* not of owned links */
+	OF_LINK_ID,	/* not of owned links, but for who is listed for looking */
 	GATED_OF_FD,	/* both */
 };
 
@@ -427,7 +427,7 @@ static __always_inline enum class class(__u32 command)
 	}
 }
 
-/* Something of hornetd's, whoever asks. */
+/* Something of hornetd's. */
 static __always_inline int touches(enum class class, struct attr *a, struct what *what)
 {
 	struct object o = {};
@@ -509,7 +509,7 @@ int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 		return 0;
 	describe(command, &a, &what);
 	if (touches(c, &a, &what))
-		return refuse(&what);
+		return c == OF_LINK_ID && !listed(command, 0, 0) ? 0 : refuse(&what);
 	if (c != GATED && c != GATED_OF_FD)
 		return 0;
 	what.reason = listed(command, what.type, what.attach);

@@ -40,6 +40,12 @@ func start(t *testing.T, flags uintptr, cgroup, exe, name string, args ...string
 	return startBehind(t, flags, ":", cgroup, exe, name, args...)
 }
 
+// startProgram starts one that is none of ours.
+func startProgram(t *testing.T, name string, args ...string) (*os.Process, io.ReadCloser) {
+	t.Helper()
+	return start(t, 0, testenv.CgroupRoot(t), name, "", args...)
+}
+
 func startBehind(t *testing.T, flags uintptr, first, cgroup, exe, name string, args ...string) (*os.Process, io.ReadCloser) {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -452,7 +458,13 @@ func TestKilledDuringUpgrades(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		wait := time.Duration(rand.Int64N(int64(8 * time.Second)))
+		if round%2 == 1 { // the old one is in force no more, or just going
+			if line, err := lines.ReadString('\n'); err != nil {
+				t.Fatalf("round %d: %s, %v", round, line, err)
+			}
+			upgrades++
+		}
+		wait := time.Duration(rand.Int64N(int64(10 * time.Second)))
 		time.Sleep(wait)
 		if err := p.Kill(); err != nil {
 			t.Fatalf("round %d: %v", round, err)

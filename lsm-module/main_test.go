@@ -16,8 +16,10 @@ var children = map[string]func(args []string) error{
 	"attacks": childAttacks,
 	"create":  childCreates,
 	"daemon":  childDaemon,
+	"flood":   childFlood,
 	"look":    childLook,
 	"loop":    childLoop,
+	"tries":   childTries,
 	"who":     childWho,
 }
 
