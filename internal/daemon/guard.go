@@ -187,6 +187,9 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 	if err != nil {
 		return lsm.Config{}, nil, err
 	}
+	if d.cgroups != nil { // systemd starts it in the unit's
+		own = filepath.Dir(own)
+	}
 	c := lsm.Config{Mode: mode, Cgroup: filepath.Join(mount, own), Guarded: []string{d.cfg.Paths.BPFFS}, Owned: d.objects(),
 		Sealed: map[[32]byte]uint32{d.settings(): sealSettings}}
 	if mode == lsm.Enforce {

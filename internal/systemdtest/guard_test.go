@@ -2,6 +2,7 @@ package systemdtest
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ func TestGuard(t *testing.T) {
 		{"audit", 1, guardAudits},
 		{"enforce", 1, func(t *testing.T) { enforcing.reach(t) }},
 		{"systemd", 1, guardLetsSystemd},
+		{"maker", 1, guardMaker},
 		{"signals", 1, guardSignals},
 		{"restarts", 1, guardRestarts},
 		{"upgrade", 1, guardUpgrade},
@@ -122,6 +124,23 @@ func guardLetsSystemd(t *testing.T) {
 	if refused := run(t, "hornetctl", "events", "--kind", "foreign"); strings.Contains(refused, "by /usr/lib/systemd/systemd: refused") {
 		t.Errorf("systemd was refused something:\n%s", refused)
 	}
+}
+
+// The process that makes a large map for hornetd, in a cgroup that it is charged to,
+// may; the map is hornetd's then.
+func guardMaker(t *testing.T) {
+	enforcing.reach(t)
+	put(t, "/etc/hornet.d/heavy.toml", fmt.Sprintf("start = \"request\"\n[object]\npath = \"hooks.bpf.o\"\n[maps.calls]\nclass = \"mutable\"\nmax_entries = %d\n%s",
+		8*mib/8, attach("lookup")))
+	run(t, "hornetctl", "load", "heavy")
+	if got := chargeOf(t, "show", "heavy"); got.To != "own" {
+		t.Errorf("it is charged to %+v", got)
+	}
+	out, err := try("bpftool", "map", "update", "pinned", pins+"heavy/maps/calls", "key", "0", "0", "0", "0", "value", "1", "0", "0", "0", "0", "0", "0", "0")
+	if err == nil || !strings.Contains(out, "not permitted") {
+		t.Errorf("root writes the map: %v: %s", err, out)
+	}
+	run(t, "hornetctl", "unload", "heavy")
 }
 
 // Nobody but systemd ends or stops the daemon.
