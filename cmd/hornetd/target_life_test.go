@@ -789,3 +789,36 @@ func TestTargetEndsWhateverElse(t *testing.T) {
 		noLinks(t, name)
 	}
 }
+
+// TestTargetKeepsNoReload: what runs where nobody shows the way now refuses its own new
+// version only, whoever has it run.
+func TestTargetKeepsNoReload(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	_, ns := spaceOf(t, owner)
+	first := loadAt(t, h, owner, "tcx", ns)
+	dir := testenv.Cgroup(t)
+	for i, keys := range []string{
+		"interface = \"other\"\n",
+		"interface = \"lo\"\nposition = \"head\"\n",
+	} {
+		h.Manifest("tcx", fmt.Sprintf("version = %d\n", i+2)+shownBy("shown_tcx", ofCaller+keys))
+		boot := fmt.Sprintf("boot-%d", i)
+		h.Manifest(boot, strings.Replace(shownBy("shown_connect", fmt.Sprintf("cgroup = %q\n", dir)), "start = \"request\"\n", "", 1))
+		plan, err := reload(t, h)
+		j := slices.IndexFunc(plan.Changes, func(c api.Change) bool { return c.Collection == "tcx" })
+		if err != nil || j < 0 || plan.Changes[j].Action != api.ActionRefuse || plan.Changes[j].Error == nil || !strings.Contains(plan.Changes[j].Error.Hint, "hornetctl unload tcx") {
+			t.Fatalf("%s: %+v, %v", keys, plan, err)
+		}
+		if c := get(t, h, boot); c.State != api.StateRunning {
+			t.Errorf("what else is new: %s, %s", c.State, c.Reason)
+		}
+		if c := get(t, h, "tcx"); c.State != api.StateRunning || c.Programs[0].ID != first.Programs[0].ID || !strings.Contains(problems(t, h), plan.Changes[j].Error.Message) {
+			t.Errorf("%+v, problems %s", c, problems(t, h))
+		}
+		unload(t, h, boot)
+	}
+	unload(t, h, "tcx")
+	loadAt(t, h, owner, "tcx", ns)
+	unload(t, h, "tcx")
+}
