@@ -110,43 +110,143 @@ func TestTargetEnds(t *testing.T) {
 func TestTargetBecomesAnother(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := newShown(t, copyOfLibc(t))
-	dir := t.TempDir()
-	for _, d := range []string{dir, filepath.Dir(dir)} {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	sleep, err := exec.LookPath("sleep")
-	if err != nil {
-		t.Fatal(err)
-	}
-	privileged := filepath.Join(dir, "privileged")
-	if err := errors.Join(os.WriteFile(privileged, read(t, sleep), 0o755), os.Chmod(privileged, 0o755|os.ModeSetuid)); err != nil {
-		t.Fatal(err)
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil || st.Flags&unix.ST_NOSUID != 0 {
-		t.Skipf("%s is on a filesystem without setuid programs", dir)
-	}
 	for _, name := range []string{"call", "calls"} {
-		cmd := exec.Command("sh", "-c", "read go; exec "+privileged+" 600")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { end(cmd) })
+		cmd, become := becomes(t)
 		pidfd := pidfdOf(t, cmd.Process.Pid)
 		stays(t, h, loadAt(t, h, owner, name, pidfd))
-		io.WriteString(in, "go\n")
+		become()
 		targetEnds(t, h, name, "is not of uid 4301 alone any more")
 		if _, err := clientOf(t, h, owner).LoadTargets(t.Context(), name, pidfd); refusedAs(err) != api.KindDenied {
 			t.Errorf("%s: load again: %v", name, err)
 		}
 	}
+}
+
+// TestTargetChangesHands: what was the caller's when they showed it, and is not when their
+// load's turn comes or its programs are verified, is not attached to.
+func TestTargetChangesHands(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	parent := testenv.Cgroup(t)
+	h.Manifest("before", connCount(cgroupOf(t, parent, "before", 0)))
+	for _, waits := range []bool{true, false} {
+		dir := cgroupOf(t, parent, fmt.Sprintf("own-%t", waits), owner)
+		// Each bpf(2) takes 50 ms more: the thread is held for a second or two.
+		strace := tracer(t, h.PID(), "-o", os.DevNull, "-e", "trace=bpf", "-e", "inject=bpf:delay_enter=50000")
+		first := make(chan error, 1)
+		if waits {
+			go func() { _, err := h.Client().Load(t.Context(), "before"); first <- err }()
+			eventually(t, "the thread is held", func() bool {
+				return slices.ContainsFunc(auditRecords(t, h.State), func(r auditRecord) bool { return r.Collection == "before" && r.Phase == "intent" })
+			})
+		} else {
+			first <- nil
+		}
+		client, f := clientOf(t, h, owner), opened(t, dir)
+		loaded := make(chan error, 1)
+		go func() { _, err := client.LoadTargets(t.Context(), "connect", f); loaded <- err }()
+		eventually(t, "it was shown", func() bool {
+			return slices.Contains(limitsOf(t, h, 0), fmt.Sprintf("%d: api.changes_per_user 1 of 2", owner))
+		})
+		if !waits {
+			eventually(t, "it is verified", func() bool {
+				return slices.ContainsFunc(auditRecords(t, h.State), func(r auditRecord) bool { return r.Collection == "connect" && r.Phase == "intent" })
+			})
+		}
+		must(t, os.Chown(dir, neighbour, neighbour))
+		err := <-loaded
+		must(t, <-first)
+		detach(t, strace)
+		if refusedAs(err) != api.KindDenied || !strings.Contains(err.Error(), "its directory is uid 4302's") {
+			t.Errorf("waits %t: %v", waits, err)
+		}
+		if links := shownLinks(t); len(links) != 0 {
+			t.Errorf("waits %t: %d links", waits, len(links))
+		}
+		if waits {
+			unload(t, h, "before")
+		}
+	}
+}
+
+// TestTargetGoesMeanwhile: the kind says the same, whenever what was shown has ended or
+// become another's: here, while its programs are verified.
+func TestTargetGoesMeanwhile(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	parent := testenv.Cgroup(t)
+	for _, name := range []string{"connect", "call", "calls", "another's"} {
+		var f *os.File
+		var goes func()
+		kind, collection := api.KindConflict, name
+		switch name {
+		case "connect":
+			dir := cgroupOf(t, parent, "own", owner)
+			f, goes = opened(t, dir), func() { must(t, os.Remove(dir)) }
+		case "another's":
+			// A process that becomes another's: the sh executes a setuid program.
+			kind, collection = api.KindDenied, "call"
+			cmd, become := becomes(t)
+			f, goes = pidfdOf(t, cmd.Process.Pid), become
+		default:
+			cmd := sleeper(t, owner)
+			f, goes = pidfdOf(t, cmd.Process.Pid), func() { end(cmd) }
+		}
+		strace := tracer(t, h.PID(), "-o", os.DevNull, "-e", "trace=bpf", "-e", "inject=bpf:delay_enter=50000")
+		loaded, client := make(chan error, 1), clientOf(t, h, owner)
+		seen := len(intents(t, h, collection))
+		go func() { _, err := client.LoadTargets(t.Context(), collection, f); loaded <- err }()
+		eventually(t, "it is verified", func() bool { return len(intents(t, h, collection)) > seen })
+		goes()
+		err := <-loaded
+		detach(t, strace)
+		if e := asError(err); e.Kind != kind || e.Hint == "" {
+			t.Errorf("%s: %s, want %s: %v; %s", name, e.Kind, kind, err, e.Hint)
+		}
+		noLinks(t, name)
+	}
+}
+
+func intents(t *testing.T, h *testdaemon.Host, collection string) (all []auditRecord) {
+	t.Helper()
+	for _, r := range auditRecords(t, h.State) {
+		if r.Collection == collection && r.Phase == "intent" {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+func asError(err error) api.Error {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return api.Error{}
+	}
+	return *e
+}
+
+// becomes is a process of owner's that becomes more than its user when it is told to.
+func becomes(t *testing.T) (*exec.Cmd, func()) {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	sleep, err := exec.LookPath("sleep")
+	must(t, err)
+	privileged := filepath.Join(dir, "privileged")
+	must(t, errors.Join(os.WriteFile(privileged, read(t, sleep), 0o755), os.Chmod(privileged, 0o755|os.ModeSetuid)))
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Flags&unix.ST_NOSUID != 0 {
+		t.Skipf("%s is on a filesystem without setuid programs", dir)
+	}
+	cmd := exec.Command("sh", "-c", "read go; exec "+privileged+" 600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { end(cmd) })
+	return cmd, func() { io.WriteString(in, "go\n") }
 }
 
 func refusedAs(err error) api.Kind {
@@ -585,4 +685,107 @@ func TestTargetsNotAsAgreed(t *testing.T) {
 		t.Errorf("%d descriptors are open, were %d", after, before)
 	}
 	waitForSlot(t, h)
+}
+
+// TestTargetAttachedAnew: a version whose links would have to be attached anew where
+// nobody shows the way is refused before anything changes, with a gap too.
+func TestTargetAttachedAnew(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	_, ns := spaceOf(t, owner)
+	for name, keys := range map[string]string{
+		"xdp": "interface = \"lo\"\nmode = \"native\"\nupgrade = \"gap\"\n",
+		"tcx": "interface = \"lo\"\nposition = \"head\"\n",
+	} {
+		first := loadAt(t, h, owner, name, ns)
+		h.Manifest(name, "version = 2\n"+shownBy(first.Links[0].Program, ofCaller+keys))
+		const want = "nobody shows that now"
+		_, err := clientOf(t, h, owner).Upgrade(t.Context(), name)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(hintOf(err), "hornetctl unload "+name) {
+			t.Errorf("%s: upgrade: %v, %q", name, err, hintOf(err))
+		}
+		stays(t, h, first)
+		if plan, err := h.Client().Plan(t.Context()); !strings.Contains(fmt.Sprintf("%+v %v", plan, err), want) {
+			t.Errorf("%s: plan = %+v, %v", name, plan, err)
+		}
+		reload(t, h)
+		stays(t, h, first)
+		checkShown(t, name, shownLinks(t)[0], name, ns)
+		unload(t, h, name)
+		noLinks(t, name)
+	}
+}
+
+func hintOf(err error) string {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	return e.Hint
+}
+
+// TestTargetWithoutDirectory: what has lost its directory ends like any other, and with
+// it what somebody else holds of it.
+func TestTargetWithoutDirectory(t *testing.T) {
+	testenv.NoLeaks(t)
+	libc := copyOfLibc(t)
+	h := newShown(t, libc)
+	_, ns := spaceOf(t, owner)
+	loadAt(t, h, owner, "xdp", ns)
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "xdp")))
+	targetEnds(t, h, "xdp", "nobody shows a way there")
+	loadAt(t, h, owner, "xdp", ns)
+	unload(t, h, "xdp")
+
+	h.Manifest("both", shownBy("shown_connect", ofCaller)+fmt.Sprintf("[[attach]]\nprogram = \"%scall\"\n%s", shownPrefix, strings.ReplaceAll(shownKeys("call"), "LIBRARY", libc)))
+	_, err := reload(t, h)
+	must(t, err)
+	dir, cmd := cgroupOf(t, testenv.Cgroup(t), "both", owner), sleeper(t, owner)
+	c := loadAt(t, h, owner, "both", opened(t, dir), pidfdOf(t, cmd.Process.Pid))
+	i := slices.IndexFunc(c.Links, func(l api.Link) bool { return strings.Contains(l.Target, dir) })
+	held, err := link.NewFromID(link.ID(c.Links[i].ID))
+	must(t, err)
+	defer held.Close()
+	h.Signal(unix.SIGSTOP) // it sees both at once
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "both")))
+	end(cmd)
+	h.Signal(unix.SIGCONT)
+	eventually(t, "unloaded", func() bool { return get(t, h, "both").State != api.StateRunning })
+	info, err := held.Info()
+	must(t, err)
+	if id := info.Cgroup().CgroupId; id != 0 {
+		t.Errorf("what somebody holds runs on at cgroup %d", id)
+	}
+}
+
+// TestTargetEndsWhateverElse: what keeps a repair from being made keeps no end.
+func TestTargetEndsWhateverElse(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	for name, wrong := range map[string]func(dir string){
+		"a foreign name": func(dir string) {
+			must(t, os.Mkdir(filepath.Join(dir, "note"), 0o700))
+			must(t, os.Remove(filepath.Join(dir, "record"))) // else it is seen within seconds only
+		},
+		"no directory": func(dir string) {
+			must(t, os.RemoveAll(dir))
+			must(t, os.Symlink("/", dir))
+			t.Cleanup(func() { os.Remove(dir) })
+		},
+	} {
+		cmd := sleeper(t, owner)
+		c := loadAt(t, h, owner, "calls", pidfdOf(t, cmd.Process.Pid))
+		held, err := link.NewFromID(link.ID(c.Links[0].ID)) // it does not go by itself
+		must(t, err)
+		dir := filepath.Join(h.BPFFS, "calls")
+		wrong(dir)
+		eventually(t, name+": it is seen", func() bool { return strings.Contains(problems(t, h), "drift: ") })
+		end(cmd)
+		eventually(t, name+": it ends", func() bool {
+			s, err := h.Client().Status(t.Context())
+			return err == nil && s.Collections.Running == 0
+		})
+		must(t, held.Close())
+		noLinks(t, name)
+	}
 }

@@ -46,6 +46,7 @@ type Daemon struct {
 	refused *coalescer
 	readers readers // of samples
 	writers writers // of entries
+	allowed *allowance
 	started time.Time
 	floor   time.Time    // see clock
 	booting bool         // the start loads what it finds; written on the owner's thread only
@@ -53,6 +54,7 @@ type Daemon struct {
 	mending *collection  // a load puts it back as it was; written on the owner's thread only
 	ratchet ratchet      // read and written on the owner's thread only
 	lost    error        // what became of the ratchet, for the start to tell
+	guard   guardian     // on the owner's thread only
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
 
 	watcher     atomic.Pointer[watcher] // nil until Start is done
@@ -78,6 +80,7 @@ type Daemon struct {
 	leases   map[string]*lease      // of what runs for as long as somebody only
 	strays   []api.Problem          // drop-ins without a manifest, by the last scan
 	state    []trouble              // with the daemon's own state
+	unarmed  error                  // why the guard is not what hornetd.toml says; nil where it is
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -89,14 +92,15 @@ type declared struct {
 
 // collection is what runs under a name.
 type collection struct {
-	record  pinning.Record
-	adopted bool     // it ran before this daemon started
-	trial   *trial   // it may still go back to what ran before
-	proof   proof    // what the object on disk says now
-	drift   []string // what is not as recorded and stays so
-	hint    string   // what can be done about it; "" is the ordinary
-	shares  string   // why its maps are charged to hornetd; "" where they are not, or it was adopted
-	revoked string   // why it would be refused now; set where changes are decided only
+	record      pinning.Record
+	adopted     bool     // it ran before this daemon started
+	trial       *trial   // it may still go back to what ran before
+	unconfirmed error    // why it runs though it was not confirmed, and nobody watches it; nil otherwise
+	proof       proof    // what the object on disk says now
+	drift       []string // what is not as recorded and stays so
+	hint        string   // what can be done about it; "" is the ordinary
+	revoked     string   // why it would be refused now; set where changes are decided only
+	shares      string   // why its maps are charged to hornetd; "" where they are not, or it was adopted
 }
 
 // proof is the result of verifying a running collection's object again, from
@@ -150,6 +154,8 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
 		parsing: make(chan struct{}, mostAhead),
+		allowed: newAllowance(cfg.API.RecordedBurst, cfg.API.RecordedPerMinute),
+		readers: readers{perUser: cfg.Limits.UserStreams, total: cfg.Limits.TotalStreams},
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
@@ -182,7 +188,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)
-	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond))) // also where the clock went back
+	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond)), cfg.Limits.Events) // also where the clock went back
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
@@ -210,6 +216,9 @@ func (d *Daemon) Start() error {
 
 func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
+		return err
+	}
+	if err := d.startGuard(); err != nil {
 		return err
 	}
 	d.sweepBundles()
@@ -296,6 +305,7 @@ func (d *Daemon) Close() error {
 	d.stopLeases()
 	d.stopParser()
 	looks := d.watcher.Load().wait(stopWait)
+	d.guard.close()
 	d.refused.stop()
 	if d.ratchet.ahead {
 		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"errors"
 	"io/fs"
 	"strings"
@@ -54,9 +53,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		}
 	}
 	switch {
+	case old != nil && as.shown != nil:
+		return runsElsewhere(m.Name)
 	case old != nil && !as.replaces:
-		a.quiet = as.shown == nil
-		return cmp.Or(as.runsElsewhere(m.Name), old.unchanged(m))
+		a.quiet = true
+		return old.unchanged(m)
 	case old == nil && as.verb == asUpgrade.verb:
 		return notRunning(m.Name)
 	case old == nil:
@@ -174,6 +175,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 
+	if err := as.stillOwned(who); err != nil {
+		return err
+	}
+
 	// Live from here: every later failure must detach.
 	links, err := d.attach(stage, coll, steps, old, shown)
 	if err != nil {
@@ -222,7 +227,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if a.rec.Trial = record.Trial != ""; !a.rec.Trial {
 		d.advance(claim)
 	}
-	d.put(m, &collection{record: record, proof: proven(verified), trial: trial, shares: home.why})
+	c := &collection{record: record, proof: proven(verified), trial: trial, shares: home.why}
+	if d.mending != nil {
+		c.unconfirmed = d.mending.unconfirmed
+	}
+	d.put(m, c)
 	d.countSigned(record)
 	if trial != nil && d.mending == nil {
 		go d.try(m.Name, trial)

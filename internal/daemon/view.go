@@ -73,6 +73,10 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 		reasons = append(reasons, c.returned())
 		out.Hint = c.again()
 	}
+	if c.unconfirmed != nil {
+		reasons = append(reasons, c.unconfirmed.Error())
+		out.Hint = remedy.Of(c.unconfirmed)
+	}
 	out.Reason = strings.Join(reasons, "; ")
 	if len(c.drift) > 0 {
 		out.Hint = c.remedy()
