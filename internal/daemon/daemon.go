@@ -54,6 +54,7 @@ type Daemon struct {
 	mending *collection  // a load puts it back as it was; written on the owner's thread only
 	ratchet ratchet      // read and written on the owner's thread only
 	lost    error        // what became of the ratchet, for the start to tell
+	guard   guardian     // on the owner's thread only
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
 
 	watcher     atomic.Pointer[watcher] // nil until Start is done
@@ -79,6 +80,7 @@ type Daemon struct {
 	leases   map[string]*lease      // of what runs for as long as somebody only
 	strays   []api.Problem          // drop-ins without a manifest, by the last scan
 	state    []trouble              // with the daemon's own state
+	unarmed  error                  // why the guard is not what hornetd.toml says; nil where it is
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -216,6 +218,9 @@ func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
 		return err
 	}
+	if err := d.startGuard(); err != nil {
+		return err
+	}
 	d.sweepBundles()
 	d.sweepCgroups()
 	d.adoptRatchet(d.lost)
@@ -300,6 +305,7 @@ func (d *Daemon) Close() error {
 	d.stopLeases()
 	d.stopParser()
 	looks := d.watcher.Load().wait(stopWait)
+	d.guard.close()
 	d.refused.stop()
 	if d.ratchet.ahead {
 		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))
