@@ -33,14 +33,23 @@ const heavy = 1 << 20
 
 // takeCgroup makes cgroups for maps possible, where they are.
 func (d *Daemon) takeCgroup() {
-	mount, err := loader.CgroupMount()
+	var mount string
+	own, err := memcg.Own()
 	if err == nil {
-		d.cgroups, err = memcg.Take(mount)
+		d.cgroup = own // where the next one is started, too: it is left now
+		mount, err = loader.CgroupMount()
+	}
+	if err == nil {
+		d.cgroups, err = memcg.Take(mount, own)
 	}
 	if d.nobody = err; err != nil {
 		d.log.Info("maps are charged to hornetd", zap.Error(err), zap.String("hint", remedy.Of(err)))
 	}
 }
+
+// errGuarded is why maps are made by hornetd itself while a guard is in force, in
+// whatever mode: what others make is not owned by hornetd.
+var errGuarded = errors.New("a guard is in force, which takes no other process for hornetd")
 
 // home is where the maps of a collection that is being loaded are charged.
 type home struct {
@@ -55,8 +64,12 @@ type home struct {
 // made keeps nothing from being loaded: a host must not be without its firewall for it.
 func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, error) {
 	h := &home{name: m.Name}
-	if d.cgroups == nil {
+	switch {
+	case d.cgroups == nil:
 		h.why = d.nobody.Error()
+		return h, nil
+	case d.guard.force != nil:
+		h.why = errGuarded.Error()
 		return h, nil
 	}
 	need, err := policy.Memory(m, spec)
@@ -151,9 +164,13 @@ func (d *Daemon) sweepCgroups() {
 }
 
 // viewCharge is where large maps are charged.
-func (d *Daemon) viewCharge() *api.Charge {
-	if d.cgroups == nil {
-		return &api.Charge{To: api.ChargedToHornetd, Reason: d.nobody.Error(), Hint: remedy.Of(d.nobody)}
+func (d *Daemon) viewCharge(guard *api.Guard) *api.Charge {
+	why := d.nobody
+	if why == nil && guard.Mode != api.GuardOff {
+		why = errGuarded
+	}
+	if why != nil {
+		return &api.Charge{To: api.ChargedToHornetd, Reason: why.Error(), Hint: remedy.Of(why)}
 	}
 	u := d.cgroups.All()
 	return &api.Charge{To: api.ChargedToOwn, Cgroup: u.Cgroup, Bytes: u.Bytes, Most: u.Most}
