@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"sync"
 
@@ -108,7 +107,7 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 	}
 	for {
 		// An event tells when to look whether the map is still the collection's.
-		_, changed := d.events.after(math.MaxUint64)
+		changed := d.events.changed()
 		end := d.streamEnds(who, name, mapName, uint32(id))
 		for end == "" && !closed(changed) {
 			if samples := q.take(takenAtOnce); len(samples) > 0 {
