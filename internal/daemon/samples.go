@@ -115,7 +115,7 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 					return nil
 				}
 				if ctx.Err() != nil {
-					end = daemonStops
+					end = whyOver(ctx)
 				}
 				continue
 			}
@@ -126,7 +126,7 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 			case <-q.more:
 			case <-changed:
 			case <-ctx.Done():
-				end = daemonStops
+				end = whyOver(ctx)
 			}
 		}
 		if end != "" {
@@ -136,7 +136,13 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 	}
 }
 
-const daemonStops = "the daemon stops"
+// whyOver says why the context of a request has ended.
+func whyOver(ctx context.Context) string {
+	if stopping(ctx).Err() == nil {
+		return "the client closed its side"
+	}
+	return "the daemon stops"
+}
 
 func closed(c <-chan struct{}) bool {
 	select {
