@@ -36,9 +36,10 @@ type ProgramState struct {
 // as it was.
 //
 // cache amortises kernel BTF over a batch of loads and may be nil; it is not
-// touched for programs that need none. The error is a *VerifierError where the verifier
+// touched for programs that need none. step, if it is not nil, is called behind each
+// program: the verifier can take seconds for one, and an object has many. The error is a *VerifierError where the verifier
 // gave a reason.
-func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache) (_ *ebpf.Collection, err error) {
+func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache, step func()) (_ *ebpf.Collection, err error) {
 	coll := &ebpf.Collection{
 		Programs: make(map[string]*ebpf.Program),
 		Maps:     make(map[string]*ebpf.Map),
@@ -61,6 +62,9 @@ func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache) (_ *ebpf.Collection, err 
 			return nil, fmt.Errorf("program %q: %w", name, err)
 		}
 		coll.Programs[name] = prog
+		if step != nil {
+			step()
+		}
 	}
 	for _, name := range p.structOps() {
 		if err := p.loadStructOps(name, ms, coll, cache); err != nil {
