@@ -24,6 +24,7 @@ type Config struct {
 	Trust     Trust
 	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
 	Rules     []policy.Rule                // which callers may run bundles of their own
+	Guard     Guard
 }
 
 // Paths are where things lie, all absolute.
@@ -120,6 +121,41 @@ const (
 	ExpiryStrict Expiry = "strict"
 )
 
+// Guard says whether others may load and change eBPF on this host.
+type Guard struct {
+	Mode    GuardMode
+	Confirm time.Duration // after which enforce falls back to audit where nobody confirms; 0 is never
+	Disarm  Disarm
+	Allow   []Allowed
+}
+
+// GuardMode says what the guard does about others.
+type GuardMode string
+
+const (
+	GuardOff     GuardMode = "off"     // nothing: there is none
+	GuardAudit   GuardMode = "audit"   // it tells
+	GuardEnforce GuardMode = "enforce" // it refuses
+)
+
+// Disarm says what ends a guard.
+type Disarm string
+
+const (
+	DisarmRoot   Disarm = "root"   // root's word, through the socket
+	DisarmReboot Disarm = "reboot" // nothing else
+)
+
+// Allowed is somebody else who may do something: by an executable, or a cgroup.
+type Allowed struct {
+	Executable  string // absolute path
+	Cgroup      string // path from the root of the hierarchy, such as /system.slice/docker.service
+	Commands    []uint32
+	Programs    []uint32
+	Attachments []uint32
+	Signals     bool
+}
+
 // Manifests says how to treat them.
 type Manifests struct {
 	Removed Removed
@@ -161,5 +197,6 @@ func Default() Config {
 		},
 		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}, Signers: map[string][]string{}},
 		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep, Expiry: ExpiryBoot},
+		Guard:     Guard{Mode: GuardAudit, Disarm: DisarmRoot},
 	}
 }

@@ -139,6 +139,19 @@ may = ["run"]
 signers = ["dev"]
 attach = ["xdp"]
 targets = ["host"]
+[guard]
+mode = "enforce"
+confirm = "5m"
+disarm = "reboot"
+[[guard.allow]]
+executable = "/usr/sbin/tcpdump"
+commands = ["prog_load", "map_create"]
+programs = ["socket_filter"]
+[[guard.allow]]
+cgroup = "/system.slice/docker.service"
+commands = ["prog_attach"]
+attach = ["cgroup_device"]
+signals = true
 [trust]
 roots = ["r"]
 revoked = "unload"
@@ -162,6 +175,10 @@ development = true
 			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
 			"*":   {Attach: []string{}}, "free": {Untrusted: true},
 		},
+		Guard: Guard{Mode: GuardEnforce, Confirm: 5 * time.Minute, Disarm: DisarmReboot, Allow: []Allowed{
+			{Executable: "/usr/sbin/tcpdump", Commands: []uint32{5, 0}, Programs: []uint32{1}},
+			{Cgroup: "/system.slice/docker.service", Commands: []uint32{8}, Attachments: []uint32{6}, Signals: true},
+		}},
 		Rules: []policy.Rule{
 			{Who: policy.Who{User: "ada", Exe: "/usr/bin/tool"}, Signers: []string{"dev", "*"}, Attach: []string{"xdp", "cgroup/*"},
 				Targets:  []string{"interface:veth*", "netns:/run/netns/*", "cgroup:/sys/fs/cgroup/a/**", "caller", "host"},
@@ -233,6 +250,20 @@ func TestParseRefuses(t *testing.T) {
 		{rule("limits.maps = 5000"), `8: rule[0].limits.maps: is 5000`, ""},
 		{rule("collections = 1"), `8: rule[0].collections: unknown key`, ""},
 		{"rule = [" + strings.Repeat("{},", 257) + "]", "1: rule: has 257 rules, more than 256", "group"},
+
+		{"[guard]\nmode = 'on'", `2: guard.mode: `, ""},
+		{"[guard]\ndisarm = 'signed'", `2: guard.disarm: `, ""},
+		{"[guard]\nconfirm = '5s'", `2: guard.confirm: is 5s`, "10s"},
+		{"[guard]\nconfirm = '25h'", `2: guard.confirm: is 25h0m0s`, "24h"},
+		{"[guard]\nallow = [" + strings.Repeat("{},", 65) + "]", "2: guard.allow: has 65 entries, more than 64", "a cgroup"},
+		{"[[guard.allow]]\ncommands = ['prog_load']", `1: guard.allow[0]: must have an executable or a cgroup`, "one entry for each"},
+		{"[[guard.allow]]\nexecutable = '/a'\ncgroup = '/b'\nsignals = true", `1: guard.allow[0]: must have an executable or a cgroup`, ""},
+		{"[[guard.allow]]\nexecutable = 'a'\nsignals = true", `2: guard.allow[0].executable: "a" is not an absolute path`, ""},
+		{"[[guard.allow]]\ncgroup = 'a.slice'\nsignals = true", `2: guard.allow[0].cgroup: "a.slice" is not an absolute path`, ""},
+		{"[[guard.allow]]\ncgroup = '/a'", `1: guard.allow[0]: allows nothing`, "prog_load"},
+		{"[[guard.allow]]\ncgroup = '/a'\ncommands = ['BPF_PROG_LOAD']", `3: guard.allow[0].commands[0]: "BPF_PROG_LOAD" is not known`, "lower case"},
+		{"[[guard.allow]]\ncgroup = '/a'\nsignals = true\nprograms = ['x']", `4: guard.allow[0].programs[0]: "x" is not known`, ""},
+		{"[[guard.allow]]\ncgroup = '/a'\nsignals = true\nattach = ['tc']", `4: guard.allow[0].attach[0]: "tc" is not known`, "tcx_ingress"},
 
 		{"[path]", "1: path: unknown key", `did you mean "paths"?`},
 		{"[paths]\nmanifest = []", "2: paths.manifest: unknown key", `did you mean "manifests"?`},

@@ -36,6 +36,7 @@ func Parse(file string, b []byte) (Config, error) {
 		Signers:   c.signers(raw.Signers),
 		Trust:     c.trust(raw.Trust),
 		Rules:     c.rules(raw.Rules),
+		Guard:     c.guard(raw.Guard),
 	}
 	if err := c.First(); err != nil {
 		return Config{}, err
@@ -53,6 +54,7 @@ type rawConfig struct {
 	Signers   map[string]rawSigner `toml:"signers"`
 	Trust     rawTrust             `toml:"trust"`
 	Rules     []rawRule            `toml:"rule"`
+	Guard     rawGuard             `toml:"guard"`
 }
 
 type rawPaths struct {
@@ -145,6 +147,7 @@ func rawOf(c Config) rawConfig {
 			c.Limits.UserStreams, c.Limits.TotalStreams, tomlfile.Size(c.Limits.StreamMemory), tomlfile.Size(c.Limits.StreamBuffer), c.Limits.Events},
 		Manifests: rawManifests{string(c.Manifests.Removed), c.Manifests.Signed, c.Manifests.Signers},
 		Trust:     rawTrust{c.Trust.Roots, string(c.Trust.Revoked), string(c.Trust.Expiry), c.Trust.Development},
+		Guard:     rawGuard{Mode: string(c.Guard.Mode), Confirm: duration(c.Guard.Confirm), Disarm: string(c.Guard.Disarm)},
 	}
 }
 

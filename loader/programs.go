@@ -37,8 +37,9 @@ type ProgramState struct {
 //
 // cache amortises kernel BTF over a batch of loads and may be nil; it is not
 // touched for programs that need none. step, if it is not nil, is called behind each
-// program, or each struct_ops map with its programs: the verifier can take seconds for one, and an object has many. The error is a *VerifierError where the verifier
-// gave a reason.
+// program, or each struct_ops map with its programs: the verifier can take seconds for
+// one, and an object has many. The error is a *VerifierError where the verifier gave a
+// reason.
 func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache, step func()) (_ *ebpf.Collection, err error) {
 	coll := &ebpf.Collection{
 		Programs: make(map[string]*ebpf.Program),

@@ -102,7 +102,7 @@ func (r request) ofCaller(t Target) (Target, error) {
 		}
 		k := r.shown.Known[i]
 		t.Owner, t.OwnerGID, t.Cgroup, t.CgroupID, t.NetnsInode, t.Process = k.Owner, k.OwnerGID, k.Cgroup, k.CgroupID, k.NetnsInode, k.Process
-		t.Interface, t.Ifindex = k.Interface, k.Ifindex
+		t.Interface, t.Ifindex, t.NetnsID = k.Interface, k.Ifindex, k.NetnsID
 		return t, nil
 	case what == showsCgroup:
 		if t.CgroupID, err = inodeOf(f); err == nil {
@@ -253,7 +253,7 @@ func (t Target) Ended(s *LinkState) error {
 	case t.PID != 0:
 		return t.processEnded()
 	case alive:
-		return nil
+		return t.left(*s)
 	case t.Kind == kindCgroup:
 		f, err := t.callersCgroup()
 		if errors.Is(err, ErrAbsent) {

@@ -44,8 +44,11 @@ func (s *Store) RemoveQuarantined(dir string) error {
 // retire makes a directory a stage and takes it down.
 func (s *Store) retire(dir string, keep spared) error {
 	d, err := s.dir.open(dir)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		err = fmt.Errorf("%w: what has its name is no directory, and not ours", ErrNotExist)
+	}
 	if err != nil {
-		return fmt.Errorf("remove: %w", err) // not there, or not a directory: not ours
+		return fmt.Errorf("remove: %w", err)
 	}
 	d.close()
 	id := stagePrefix + newID()

@@ -684,3 +684,139 @@ func TestTargetsNotAsAgreed(t *testing.T) {
 	}
 	waitForSlot(t, h)
 }
+
+// TestTargetAttachedAnew: a version whose links would have to be attached anew where
+// nobody shows the way is refused before anything changes, with a gap too.
+func TestTargetAttachedAnew(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	_, ns := spaceOf(t, owner)
+	for name, keys := range map[string]string{
+		"xdp": "interface = \"lo\"\nmode = \"native\"\nupgrade = \"gap\"\n",
+		"tcx": "interface = \"lo\"\nposition = \"head\"\n",
+	} {
+		first := loadAt(t, h, owner, name, ns)
+		h.Manifest(name, "version = 2\n"+shownBy(first.Links[0].Program, ofCaller+keys))
+		const want = "nobody shows that now"
+		_, err := clientOf(t, h, owner).Upgrade(t.Context(), name)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(hintOf(err), "hornetctl unload "+name) {
+			t.Errorf("%s: upgrade: %v, %q", name, err, hintOf(err))
+		}
+		stays(t, h, first)
+		if plan, err := h.Client().Plan(t.Context()); !strings.Contains(fmt.Sprintf("%+v %v", plan, err), want) {
+			t.Errorf("%s: plan = %+v, %v", name, plan, err)
+		}
+		reload(t, h)
+		stays(t, h, first)
+		checkShown(t, name, shownLinks(t)[0], name, ns)
+		unload(t, h, name)
+		noLinks(t, name)
+	}
+}
+
+func hintOf(err error) string {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	return e.Hint
+}
+
+// TestTargetWithoutDirectory: what has lost its directory ends like any other, and with
+// it what somebody else holds of it.
+func TestTargetWithoutDirectory(t *testing.T) {
+	testenv.NoLeaks(t)
+	libc := copyOfLibc(t)
+	h := newShown(t, libc)
+	_, ns := spaceOf(t, owner)
+	loadAt(t, h, owner, "xdp", ns)
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "xdp")))
+	targetEnds(t, h, "xdp", "nobody shows a way there")
+	loadAt(t, h, owner, "xdp", ns)
+	unload(t, h, "xdp")
+
+	h.Manifest("both", shownBy("shown_connect", ofCaller)+fmt.Sprintf("[[attach]]\nprogram = \"%scall\"\n%s", shownPrefix, strings.ReplaceAll(shownKeys("call"), "LIBRARY", libc)))
+	_, err := reload(t, h)
+	must(t, err)
+	dir, cmd := cgroupOf(t, testenv.Cgroup(t), "both", owner), sleeper(t, owner)
+	c := loadAt(t, h, owner, "both", opened(t, dir), pidfdOf(t, cmd.Process.Pid))
+	i := slices.IndexFunc(c.Links, func(l api.Link) bool { return strings.Contains(l.Target, dir) })
+	held, err := link.NewFromID(link.ID(c.Links[i].ID))
+	must(t, err)
+	defer held.Close()
+	h.Signal(unix.SIGSTOP) // it sees both at once
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "both")))
+	end(cmd)
+	h.Signal(unix.SIGCONT)
+	eventually(t, "unloaded", func() bool { return get(t, h, "both").State != api.StateRunning })
+	info, err := held.Info()
+	must(t, err)
+	if id := info.Cgroup().CgroupId; id != 0 {
+		t.Errorf("what somebody holds runs on at cgroup %d", id)
+	}
+}
+
+// TestTargetEndsWhateverElse: what keeps a repair from being made keeps no end.
+func TestTargetEndsWhateverElse(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	for name, wrong := range map[string]func(dir string){
+		"a foreign name": func(dir string) {
+			must(t, os.Mkdir(filepath.Join(dir, "note"), 0o700))
+			must(t, os.Remove(filepath.Join(dir, "record"))) // else it is seen within seconds only
+		},
+		"no directory": func(dir string) {
+			must(t, os.RemoveAll(dir))
+			must(t, os.Symlink("/", dir))
+			t.Cleanup(func() { os.Remove(dir) })
+		},
+	} {
+		cmd := sleeper(t, owner)
+		c := loadAt(t, h, owner, "calls", pidfdOf(t, cmd.Process.Pid))
+		held, err := link.NewFromID(link.ID(c.Links[0].ID)) // it does not go by itself
+		must(t, err)
+		dir := filepath.Join(h.BPFFS, "calls")
+		wrong(dir)
+		eventually(t, name+": it is seen", func() bool { return strings.Contains(problems(t, h), "drift: ") })
+		end(cmd)
+		eventually(t, name+": it ends", func() bool {
+			s, err := h.Client().Status(t.Context())
+			return err == nil && s.Collections.Running == 0
+		})
+		must(t, held.Close())
+		noLinks(t, name)
+	}
+}
+
+// TestTargetKeepsNoReload: what runs where nobody shows the way now refuses its own new
+// version only, whoever has it run.
+func TestTargetKeepsNoReload(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	_, ns := spaceOf(t, owner)
+	first := loadAt(t, h, owner, "tcx", ns)
+	dir := testenv.Cgroup(t)
+	for i, keys := range []string{
+		"interface = \"other\"\n",
+		"interface = \"lo\"\nposition = \"head\"\n",
+	} {
+		h.Manifest("tcx", fmt.Sprintf("version = %d\n", i+2)+shownBy("shown_tcx", ofCaller+keys))
+		boot := fmt.Sprintf("boot-%d", i)
+		h.Manifest(boot, strings.Replace(shownBy("shown_connect", fmt.Sprintf("cgroup = %q\n", dir)), "start = \"request\"\n", "", 1))
+		plan, err := reload(t, h)
+		j := slices.IndexFunc(plan.Changes, func(c api.Change) bool { return c.Collection == "tcx" })
+		if err != nil || j < 0 || plan.Changes[j].Action != api.ActionRefuse || plan.Changes[j].Error == nil || !strings.Contains(plan.Changes[j].Error.Hint, "hornetctl unload tcx") {
+			t.Fatalf("%s: %+v, %v", keys, plan, err)
+		}
+		if c := get(t, h, boot); c.State != api.StateRunning {
+			t.Errorf("what else is new: %s, %s", c.State, c.Reason)
+		}
+		if c := get(t, h, "tcx"); c.State != api.StateRunning || c.Programs[0].ID != first.Programs[0].ID || !strings.Contains(problems(t, h), plan.Changes[j].Error.Message) {
+			t.Errorf("%+v, problems %s", c, problems(t, h))
+		}
+		unload(t, h, boot)
+	}
+	unload(t, h, "tcx")
+	loadAt(t, h, owner, "tcx", ns)
+	unload(t, h, "tcx")
+}

@@ -41,6 +41,8 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteWrite:    writeEntries,
 		api.RouteDelete:   deleteEntries,
 		api.RouteEvents:   events,
+		api.RouteGuard:    guard,
+		api.RouteEnroll:   enroll,
 	}
 	mux := http.NewServeMux()
 	for _, route := range api.Routes() {
@@ -192,6 +194,22 @@ func reload(core Core, r request) (any, error) {
 		err = e
 	}
 	return plan, err
+}
+
+func guard(core Core, r request) (any, error) {
+	var body api.GuardRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Guard(r.who, body)
+}
+
+func enroll(core Core, r request) (any, error) {
+	var body api.EnrollRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Enroll(r.who, body.File)
 }
 
 func plan(core Core, r request) (any, error) {

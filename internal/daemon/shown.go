@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 
@@ -324,10 +325,22 @@ func runsElsewhere(name string) error {
 	return remedy.With(fmt.Errorf("collection %q: %w: it runs already, at what was shown then", name, pinning.ErrExist), "hornetctl unload %s first", name)
 }
 
-// ended returns why a collection is at an end: what its caller showed is no more.
-func (s sight) ended() string {
-	for _, l := range s.links {
-		if err := l.target.Ended(l.state); err != nil {
+// ended returns why what r is of, which is at ts, is at an end: what its caller showed
+// is no more. It asks for nothing else, as nothing else that is wrong may keep it.
+func ended(r pinning.Record, ts []loader.Target) string {
+	for i, t := range ts {
+		if !t.Caller {
+			continue
+		}
+		state, err := loader.StateByID(r.Links[i].ID)
+		s := &state
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			s = nil
+		case err != nil && t.PID == 0:
+			continue // which says nothing of it
+		}
+		if err := t.Ended(s); err != nil {
 			return err.Error()
 		}
 	}

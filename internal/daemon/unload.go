@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -51,7 +52,11 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 	// The point of no return: the first thing Remove does is to take the name
 	// away; whatever it leaves undone the next start sweeps.
 	pending := d.store.OnTrial(c.record)
-	if err := d.settled(d.store.Remove(n)); err != nil {
+	switch err := d.settled(d.store.Remove(n)); {
+	case errors.Is(err, pinning.ErrNotExist):
+		// Somebody took its directory away. What has no pin any more can run still.
+		d.tell("what ran without a pin", c.leave(pinning.Record{}))
+	case err != nil:
 		return err
 	}
 	if pending {
@@ -65,6 +70,7 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 		delete(d.declared, name) // it was there because it ran
 	}
 	d.mu.Unlock()
+	d.vacate(name)
 	d.dropBundle(name)
 	return nil
 }
@@ -102,8 +108,10 @@ func (d *Daemon) endQuarantine(a *act, dir string, force bool) error {
 		return err
 	}
 	d.mu.Lock()
+	name := d.held[dir].name
 	delete(d.held, dir)
 	d.mu.Unlock()
+	d.vacate(name)
 	return nil
 }
 

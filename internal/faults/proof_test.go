@@ -55,7 +55,7 @@ var bugs = []bug{
 		"TestPoints", "upgrade KILL renameat2"},
 	{"the start sweeps before it switches back", "internal/daemon/adopt.go", "	if err := d.switchBack(); err != nil {\n		return err\n	}\n	trials, err", "	d.store.Sweep()\n	if err := d.switchBack(); err != nil {\n		return err\n	}\n	trials, err",
 		"TestPoints", "upgrade KILL renameat2"},
-	{"the start does not sweep", "internal/daemon/adopt.go", "	swept, err := d.store.Sweep(trials...)\n", "	_ = trials\n	var swept []string\n",
+	{"the start does not sweep", "internal/daemon/adopt.go", "	swept, err := d.store.Sweep(sortedKeys(trials)...)\n", "	_ = trials\n	var swept []string\n",
 		"TestPoints", "load KILL renameat2"},
 	{"a sweep detaches what is pinned elsewhere", "pinning/remove.go", "		keep = s.linksOf(c.committed...).and(", "		keep = s.linksOf().and(",
 		"TestPoints", "upgrade KILL renameat2"},
