@@ -80,7 +80,7 @@ func TestStreamAfterAnotherDaemons(t *testing.T) {
 // Whoever only waits for the next event copies none of those that are kept, under a lock
 // for which who publishes waits.
 func TestStreamChanged(t *testing.T) {
-	s := newStream(time.UnixMilli(5), 1024)
+	s := newStream(time.UnixMilli(5), eventsKept)
 	for range eventsKept {
 		s.publish(api.Event{Kind: api.EventLoaded})
 	}
