@@ -423,7 +423,7 @@ func TestKilledDuringUpgrades(t *testing.T) {
 	dir := filepath.Join(testenv.BPFFS(t), "guard")
 	home := testenv.Cgroup(t)
 	exe := self(t)
-	rounds := 5
+	rounds := 3
 	if s := os.Getenv("HORNET_UPGRADES"); s != "" {
 		rounds, _ = strconv.Atoi(s)
 	}
