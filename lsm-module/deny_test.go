@@ -426,25 +426,31 @@ var attackPins = []act{
 		}
 		return os.Remove(filepath.Join(f.Foreign, "d"))
 	}},
-	// In a mount namespace of their own, where they harm nobody if they go through.
-	{"umount", alone(func(f *field) error { return unix.Unmount(f.Guarded, unix.MNT_DETACH) })},
-	{"umount of a tree that it is in", below("shared", func(f *field, top string) error { return unix.Unmount(top, unix.MNT_DETACH) })},
-	{"the same of a copy, as a container's end is", below("slave", func(f *field, top string) error { return unix.Unmount(top, unix.MNT_DETACH) })},
-	{"mount over", alone(func(f *field) error { return unix.Mount("tmpfs", f.Guarded, "tmpfs", 0, "") })},
-	{"mount over a directory in it", alone(func(f *field) error { return unix.Mount("tmpfs", filepath.Join(f.Guarded, "unit"), "tmpfs", 0, "") })},
-	{"make it private", alone(func(f *field) error { return unix.Mount("", f.Guarded, "", unix.MS_PRIVATE, "") })},
+	// In a mount namespace of their own, where they harm nobody if they go through;
+	// what is shared there goes on to another mount.
+	{"umount", below("shared", func(_ *field, top string) error { return unix.Unmount(top+"/bpf", unix.MNT_DETACH) })},
+	{"umount of a tree that it is in", below("shared", func(_ *field, top string) error { return unix.Unmount(top, unix.MNT_DETACH) })},
+	{"mount over", below("shared", func(_ *field, top string) error { return unix.Mount("tmpfs", top+"/bpf", "tmpfs", 0, "") })},
+	{"mount over a directory in it", below("shared", func(_ *field, top string) error { return unix.Mount("tmpfs", top+"/bpf/unit", "tmpfs", 0, "") })},
+	{"make it private", below("shared", func(_ *field, top string) error { return unix.Mount("", top+"/bpf", "", unix.MS_PRIVATE, "") })},
 	{"remount", alone(func(f *field) error { return unix.Mount("", f.Guarded, "", unix.MS_REMOUNT, "") })},
-	{"move_mount", alone(func(f *field) error {
-		return unix.MoveMount(unix.AT_FDCWD, f.Guarded, unix.AT_FDCWD, f.Foreign, 0)
+	{"move_mount", below("shared", func(f *field, top string) error {
+		return unix.MoveMount(unix.AT_FDCWD, top+"/bpf", unix.AT_FDCWD, f.Foreign, 0)
 	})},
-	{"move_mount over it", alone(func(f *field) error {
-		return unix.MoveMount(unix.AT_FDCWD, f.Foreign, unix.AT_FDCWD, f.Guarded, 0)
+	{"move_mount over it", below("shared", func(f *field, top string) error {
+		return unix.MoveMount(unix.AT_FDCWD, f.Foreign, unix.AT_FDCWD, top+"/bpf", 0)
+	})},
+	// What services and containers do with their copies.
+	{"own copy: umount", alone(func(f *field) error { return unix.Unmount(f.Guarded, unix.MNT_DETACH) })},
+	{"own copy: umount of the tree that it is in", below("private", func(_ *field, top string) error { return unix.Unmount(top, unix.MNT_DETACH) })},
+	{"own copy: mount over", alone(func(f *field) error { return unix.Mount("tmpfs", f.Guarded, "tmpfs", 0, "") })},
+	{"own copy: read-only", alone(func(f *field) error {
+		return unix.Mount("", f.Guarded, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
 	})},
 }
 
 // below runs do in a mount namespace of its own about a tree of mounts with one of
-// the guarded file system in it, which is shared with a second tree or gets only
-// what happens elsewhere.
+// the guarded file system in it, shared with a second tree or with none.
 func below(how string, do func(f *field, top string) error) func(f *field) error {
 	return alone(func(f *field) error {
 		top := filepath.Join(os.TempDir(), "hornet-tree-"+strconv.Itoa(os.Getpid()))

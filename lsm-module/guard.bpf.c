@@ -832,26 +832,42 @@ static __always_inline int mount(__u32 detail)
 	return hornetd() ? 0 : refuse(&what);
 }
 
-/* Would a mount there hide pins? */
-static __always_inline _Bool hides(struct dentry *dentry)
-{
-	struct super_block *sb = BPF_CORE_READ(dentry, d_sb);
+/* Mounts of a service's or a container's own namespace are theirs to change, as long
+ * as nothing of it goes on to others. */
 
-	return guarded(dentry) || (guarded_device(BPF_CORE_READ(sb, s_dev)) && BPF_CORE_READ(sb, s_root) == dentry);
+static __always_inline struct mount *real_mount(struct vfsmount *mnt)
+{
+	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
 }
 
-/* A mount of a guarded file system that must stay: where it is looked for, or where
- * an unmount would go on to such a place. */
-static __always_inline _Bool must_stay(struct mount *m)
+static __always_inline _Bool at_home(struct mount *m)
 {
-	struct mount *parent = BPF_CORE_READ(m, mnt_parent);
 	__u32 namespace = BPF_CORE_READ(m, mnt_ns, ns.inum);
 
-	if (!guarded_device(BPF_CORE_READ(m, mnt.mnt_sb, s_dev)))
+	return namespace == state.namespaces[0] || namespace == state.namespaces[1];
+}
+
+static __always_inline _Bool has_peers(struct mount *m)
+{
+	return BPF_CORE_READ(m, mnt_share.next) != (void *)m + bpf_core_field_offset(struct mount, mnt_share);
+}
+
+/* Would its unmount take pins away? */
+static __always_inline _Bool must_stay(struct mount *m)
+{
+	return guarded_device(BPF_CORE_READ(m, mnt.mnt_sb, s_dev)) && (at_home(m) || has_peers(BPF_CORE_READ(m, mnt_parent)));
+}
+
+/* Would a mount there hide pins? */
+static __always_inline _Bool hides(const struct path *path)
+{
+	struct mount *m = real_mount(path->mnt);
+	struct dentry *dentry = path->dentry;
+	struct super_block *sb = BPF_CORE_READ(dentry, d_sb);
+
+	if (!guarded_device(BPF_CORE_READ(sb, s_dev)) || !(BPF_CORE_READ(sb, s_root) == dentry || guarded(dentry)))
 		return 0;
-	if (namespace == state.namespaces[0] || namespace == state.namespaces[1])
-		return 1;
-	return BPF_CORE_READ(parent, mnt_share.next) != (void *)parent + bpf_core_field_offset(struct mount, mnt_share);
+	return at_home(m) || has_peers(m);
 }
 
 struct walk {
@@ -888,7 +904,7 @@ static __always_inline _Bool takes_along(struct vfsmount *mnt)
 {
 	struct walk w = {};
 
-	w.top = w.at = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+	w.top = w.at = real_mount(mnt);
 	bpf_loop(MOUNTS, step, &w, 0);
 	return w.found || !w.ended;
 }
@@ -896,23 +912,21 @@ static __always_inline _Bool takes_along(struct vfsmount *mnt)
 SEC("lsm/sb_umount")
 int BPF_PROG(guard_umount, struct vfsmount *mnt, int flags)
 {
-	if (guarded_device(BPF_CORE_READ(mnt, mnt_sb, s_dev)))
-		return mount(MOUNT_UMOUNT);
-	return flags & MNT_DETACH && takes_along(mnt) ? mount(MOUNT_UMOUNT) : 0;
+	return must_stay(real_mount(mnt)) || (flags & MNT_DETACH && takes_along(mnt)) ? mount(MOUNT_UMOUNT) : 0;
 }
 
 SEC("lsm/sb_mount")
 int BPF_PROG(guard_mount, const char *dev_name, const struct path *path)
 {
-	return hides(path->dentry) ? mount(MOUNT_OVER) : 0;
+	return hides(path) ? mount(MOUNT_OVER) : 0;
 }
 
 SEC("lsm/move_mount")
 int BPF_PROG(guard_move, const struct path *from, const struct path *to)
 {
-	if (guarded_device(BPF_CORE_READ(from, mnt, mnt_sb, s_dev)))
+	if (must_stay(real_mount(from->mnt)))
 		return mount(MOUNT_MOVE);
-	return hides(to->dentry) ? mount(MOUNT_OVER) : 0;
+	return hides(to) ? mount(MOUNT_OVER) : 0;
 }
 
 SEC("lsm/sb_remount")
