@@ -33,9 +33,14 @@ const heavy = 1 << 20
 
 // takeCgroup makes cgroups for maps possible, where they are.
 func (d *Daemon) takeCgroup() {
-	mount, err := loader.CgroupMount()
+	var mount string
+	own, err := memcg.Own()
 	if err == nil {
-		d.cgroups, err = memcg.Take(mount)
+		d.cgroup = own // where the next one is started, too: it is left now
+		mount, err = loader.CgroupMount()
+	}
+	if err == nil {
+		d.cgroups, err = memcg.Take(mount, own)
 	}
 	if d.nobody = err; err != nil {
 		d.log.Info("maps are charged to hornetd", zap.Error(err), zap.String("hint", remedy.Of(err)))

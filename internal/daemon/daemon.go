@@ -40,6 +40,7 @@ type Daemon struct {
 	policy  policy.Policy
 	owner   *owner
 	parser  *confine.Parser // nil where no signer needs one
+	cgroup  string          // that it was started in, from the hierarchy's root; "" where that is of version 1
 	cgroups *memcg.Tree     // nil where maps have none of their own
 	nobody  error           // then why
 	events  *stream

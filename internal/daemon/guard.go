@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -183,14 +182,10 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 	if err != nil {
 		return lsm.Config{}, nil, fmt.Errorf("guard: %w", err)
 	}
-	own, err := ownCgroup()
-	if err != nil {
-		return lsm.Config{}, nil, err
+	if d.cgroup == "" {
+		return lsm.Config{}, nil, errors.New("guard: this process is in no cgroup of version 2")
 	}
-	if d.cgroups != nil { // systemd starts it in the unit's
-		own = filepath.Dir(own)
-	}
-	c := lsm.Config{Mode: mode, Cgroup: filepath.Join(mount, own), Guarded: []string{d.cfg.Paths.BPFFS}, Owned: d.objects(),
+	c := lsm.Config{Mode: mode, Cgroup: filepath.Join(mount, d.cgroup), Guarded: []string{d.cfg.Paths.BPFFS}, Owned: d.objects(),
 		Sealed: map[[32]byte]uint32{d.settings(): sealSettings}}
 	if mode == lsm.Enforce {
 		c.ConfirmWithin = within
@@ -216,20 +211,6 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 		c.Allow = append(c.Allow, id)
 	}
 	return c, done, nil
-}
-
-// ownCgroup returns the path of this process's cgroup, from the hierarchy's root.
-func ownCgroup() (string, error) {
-	b, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return "", fmt.Errorf("guard: %w", err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
-			return path, nil
-		}
-	}
-	return "", errors.New("guard: this process is in no cgroup of version 2")
 }
 
 // settings is the digest of what decides what a guard lets through, beside its mode.

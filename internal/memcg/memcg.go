@@ -48,13 +48,10 @@ type Tree struct {
 }
 
 // Take moves this process into a leaf of its cgroup and makes room beside it. mount is
-// where cgroup2 is. The error says why maps have no cgroup of their own here.
-func Take(mount string) (*Tree, error) {
-	self, err := own()
-	if err != nil {
-		return nil, err
-	}
-	t := &Tree{filepath.Join(mount, self)}
+// where cgroup2 is, and own what Own returns. The error says why maps have no cgroup of
+// their own here.
+func Take(mount, own string) (*Tree, error) {
+	t := &Tree{filepath.Join(mount, own)}
 	if err := t.delegated(); err != nil {
 		return nil, err
 	}
@@ -79,8 +76,8 @@ func Take(mount string) (*Tree, error) {
 	return t, nil
 }
 
-// own returns the cgroup of this process, from the root of the hierarchy.
-func own() (string, error) {
+// Own returns the cgroup of this process, from the root of the hierarchy.
+func Own() (string, error) {
 	b, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return "", err

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 }
 
 var children = map[string]func(mount string) error{
-	"test-take": func(mount string) error { _, err := Take(mount); return err },
+	"test-take": func(mount string) error { _, err := take(mount); return err },
 	"test-life": life,
 }
 
@@ -125,13 +125,21 @@ func TestLife(t *testing.T) {
 	}
 }
 
+func take(mount string) (*Tree, error) {
+	own, err := Own()
+	if err != nil {
+		return nil, err
+	}
+	return Take(mount, own)
+}
+
 // life is what hornetd does with cgroups, in one.
 func life(mount string) error {
-	t, err := Take(mount)
+	t, err := take(mount)
 	if err != nil {
 		return err
 	}
-	if self, err := own(); err != nil || filepath.Join(mount, self) != filepath.Join(t.unit, daemonLeaf) {
+	if self, err := Own(); err != nil || filepath.Join(mount, self) != filepath.Join(t.unit, daemonLeaf) {
 		return fmt.Errorf("it is in %s, %v", self, err)
 	}
 	const size = 32 << 20
@@ -230,7 +238,7 @@ func charge(t *Tree, r *Room, size uint32) (*ebpf.Map, error) {
 
 // The cgroup of this process is found as the kernel's own tools find it.
 func TestOwn(t *testing.T) {
-	got, err := own()
+	got, err := Own()
 	if err != nil {
 		t.Fatal(err)
 	}

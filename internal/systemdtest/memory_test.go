@@ -35,7 +35,7 @@ var memorySteps = []step{
 // sized is hornetd with a collection that runs, and others whose one map is of a
 // size.
 var sized = &stage{f: func(t *testing.T) {
-	put(t, "/etc/hornet/hornetd.toml", "[limits]\nmemory = \"1GiB\"\n")
+	put(t, "/etc/hornet/hornetd.toml", "[limits]\nmemory = \"1GiB\"\n[guard]\nmode = \"off\"\n")
 	enabled.reach(t)
 	run(t, "hornetctl", "keygen", "--out", "/root", "dev")
 	run(t, "cp", "/root/dev.pem", "/etc/hornet/trust.d/")
