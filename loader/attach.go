@@ -59,6 +59,9 @@ func AttachShown(coll *ebpf.Collection, ts []Target, shown *Shown) (_ Links, err
 			return nil, fmt.Errorf("attach %s to %s: the collection has no such program", t.Program, t)
 		}
 		l, err := attach(coll, prog, t, shown)
+		if t.Caller && errors.Is(err, ErrAbsent) {
+			err = changedHands{err, ErrEnded}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("attach %s: %w", strings.TrimPrefix(t.Program+" to "+t.String(), " to "), err)
 		}

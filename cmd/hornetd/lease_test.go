@@ -662,7 +662,7 @@ func TestThousandLeases(t *testing.T) {
 func afterLeases(t *testing.T, n int) (files, goroutines int) {
 	t.Helper()
 	ctx := context.Background()
-	h := newStudio(t, "", "one")
+	h := newStudio(t, "recorded_burst = 10000\n", "one")
 	client, root := apiAs(t, h, stranger), h.Client()
 	var slowest time.Duration
 	for i := range n {

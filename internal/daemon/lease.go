@@ -235,7 +235,7 @@ func (d *Daemon) endLease(name string, l *lease, why string) (err error) {
 	if d.collection(name) == nil {
 		return nil
 	}
-	a := d.begin(self(), "unload", name, api.EventUnloaded)
+	a := d.begin(self(), verbUnload, name, api.EventUnloaded)
 	a.rec.Reason = fmt.Sprintf("the lease of uid %d ended: %s", l.of.Holder.UID, why)
 	defer func() { err = a.conclude(err) }()
 	if err := d.takeOut(a, d.collection(name), a.rec.Reason); err != nil {

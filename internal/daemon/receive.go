@@ -11,11 +11,22 @@ import (
 	"github.com/hornetd/hornetd/api"
 )
 
-// takeTargets takes the connection from the HTTP server, and on it the descriptors
-// that the client shows, for a load. Whoever may not load hears so before a 101.
-func takeTargets(core Core, r request, name string) error {
+// loadShown has a collection loaded at what the client shows. Whoever may not load it
+// hears so before a 101.
+func loadShown(core Core, r request, name string) error {
+	if r.ContentLength != 0 {
+		return early()
+	}
+	return takeTargets(core, r, func() error { return core.MayShow(r.who, name) }, func(fds []int) (api.Collection, error) {
+		return core.LoadShown(r.who, name, fds)
+	})
+}
+
+// takeTargets takes the connection from the HTTP server, and on it, if may says that
+// the client may show them, descriptors for load.
+func takeTargets(core Core, r request, may func() error, load func(fds []int) (api.Collection, error)) error {
 	return takeOver(core, r, func(conn *peerConn) {
-		if err := core.MayShow(r.who, name); err != nil {
+		if err := may(); err != nil {
 			answer(conn, asAPIError(err))
 			return
 		}
@@ -34,7 +45,7 @@ func takeTargets(core Core, r request, name string) error {
 			}
 			return
 		}
-		c, err := core.LoadShown(r.who, name, fds)
+		c, err := load(fds)
 		loaded := api.Loaded{Collection: &c}
 		if err != nil {
 			loaded = api.Loaded{Error: asAPIError(err)}

@@ -171,7 +171,7 @@ func (w *watcher) survey(hinted bool) time.Duration {
 	if all {
 		w.aim(c)
 		w.rounds = 0
-		w.do(func() error { w.d.save(); return nil })
+		w.do(func() error { w.d.save(); w.d.guard.forget(time.Now()); return nil })
 	}
 	var work []func()
 	v := loader.NewViewWith(&w.symbols)
@@ -219,6 +219,15 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	if k.err != nil {
 		return toRepair, false // which tells
 	}
+	if ended(c.record, k.targets) != "" {
+		first := !k.ended
+		k.wrong, k.ended = true, true
+		w.known[name] = k
+		if first {
+			return toEnd, false
+		}
+		return toRepair, false // it failed
+	}
 	s, err := w.d.glance(v, c.record, k.targets, w.d.manifestOf(c.record))
 	if err != nil {
 		if slices.Equal(c.drift, []string{err.Error()}) {
@@ -240,16 +249,6 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	s.foreign = k.foreign
 	w.remember(c, k, s)
 	s.with(c.record, w.heed(name))
-	if s.ended() != "" {
-		k = w.known[name]
-		first := !k.ended
-		k.wrong, k.ended = true, true
-		w.known[name] = k
-		if first {
-			return toEnd, false
-		}
-		return toRepair, false // it failed
-	}
 	g := diagnose(c.record, s, revokedRecord(w.d.trusted(), c.record))
 	k = w.known[name]
 	k.wrong = len(g.repairs) > 0

@@ -1,0 +1,46 @@
+package lsm
+
+// hook is a program of guard.bpf.c and what of the kernel it needs.
+type hook struct {
+	Program string
+	Name    string // of the LSM hook: bpf_lsm_NAME takes arguments
+	Args    int    // how many of them there must be; 0 is any number
+	Since   string // kernels that have it; "" is all from 6.1 on
+	For     string // what is open without it; "" is required
+}
+
+// hooks are all of them, in the order in which they are attached: first what
+// makes hornetd known, so that nothing of its own is refused.
+var hooks = []hook{
+	{Program: "guard_exec", Name: "bprm_committed_creds"},
+	{Program: "guard_bpf", Name: "bpf"},
+	{Program: "guard_map", Name: "bpf_map"},
+	{Program: "guard_prog", Name: "bpf_prog"},
+
+	{Program: "guard_setsockopt", Name: "socket_setsockopt"},
+	{Program: "guard_ioctl", Name: "file_ioctl"},
+	{Program: "guard_ioctl_compat", Name: "file_ioctl_compat", Since: "6.8", For: "32-bit programs attach a program that they have to a perf event"},
+	{Program: "guard_netlink", Name: "netlink_send"},
+	{Program: "guard_token", Name: "bpf_token_cmd", Since: "6.9", For: "there are no BPF tokens"},
+
+	{Program: "guard_unlink", Name: "inode_unlink"},
+	{Program: "guard_rmdir", Name: "inode_rmdir"},
+	{Program: "guard_rename", Name: "inode_rename"},
+	{Program: "guard_link", Name: "inode_link"},
+	{Program: "guard_create", Name: "inode_create"},
+	{Program: "guard_mkdir", Name: "inode_mkdir"},
+	{Program: "guard_symlink", Name: "inode_symlink"},
+	{Program: "guard_setattr", Name: "inode_setattr", Args: 3},
+	{Program: "guard_setattr_old", Name: "inode_setattr", Args: 2},
+	{Program: "guard_umount", Name: "sb_umount"},
+	{Program: "guard_mount", Name: "sb_mount"},
+	{Program: "guard_move", Name: "move_mount"},
+	{Program: "guard_remount", Name: "sb_remount"},
+
+	{Program: "guard_kill", Name: "task_kill"},
+	{Program: "guard_sigio", Name: "file_send_sigiotask"},
+	{Program: "guard_ptrace", Name: "ptrace_access_check"},
+	{Program: "guard_open", Name: "file_open"},
+}
+
+const controlProgram = "guard_control"

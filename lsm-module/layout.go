@@ -1,0 +1,183 @@
+package lsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+//go:embed guard.bpf.o
+var object []byte
+
+// objectSum tells one guard.bpf.o from another.
+var objectSum = func() uint64 {
+	sum := sha256.Sum256(object)
+	return binary.LittleEndian.Uint64(sum[:])
+}()
+
+// What guard.h has. TestLayout compares.
+
+// Mode says what the guard does with what it would refuse.
+type Mode uint32
+
+// The modes: Off lets it through, Audit tells of it, Enforce refuses it.
+const (
+	Off Mode = iota
+	Audit
+	Enforce
+)
+
+func (m Mode) String() string {
+	return name([]string{"off", "audit", "enforce"}, uint32(m))
+}
+
+// Deed is a kind of thing that was done.
+type Deed uint32
+
+const (
+	DeedBPF     Deed = iota + 1 // Detail is the command of bpf(2)
+	DeedMap                     // a writable descriptor of an owned map
+	DeedProgram                 // a descriptor of an owned program
+	DeedPin                     // Detail is a Pin
+	DeedMount                   // Detail is a Mount
+	DeedTrace                   // Detail has the kernel's PTRACE_MODE bits
+	DeedSignal                  // Detail is the signal
+	DeedBinary                  // an enrolled executable, opened for writing
+	DeedSocket                  // Detail is the socket option
+	DeedIoctl                   // Detail is the ioctl
+	DeedToken                   // Detail is the command of bpf(2)
+	DeedNetlink                 // Detail is the type of the message
+)
+
+func (d Deed) String() string {
+	return name([]string{"", "bpf", "map", "program", "pin", "mount", "trace", "signal", "binary", "socket", "ioctl", "token", "netlink"}, uint32(d))
+}
+
+// Reason says why a deed is not for its caller.
+type Reason uint32
+
+const (
+	ReasonCaller Reason = iota + 1 // not hornetd, and nothing allows it
+	ReasonType                     // the command is allowed, the type of program or attachment is not
+	ReasonOwned                    // it is hornetd's
+)
+
+func (r Reason) String() string {
+	return name([]string{"", "caller", "type", "owned"}, uint32(r))
+}
+
+// markHornetd is the mark of hornetd itself.
+const markHornetd = 1
+
+// Kind is that of an object.
+type Kind uint32
+
+const (
+	Program Kind = iota + 1
+	Map
+	Link
+)
+
+func (k Kind) String() string {
+	return name([]string{"", "program", "map", "link"}, uint32(k))
+}
+
+func name(names []string, n uint32) string {
+	if n < uint32(len(names)) {
+		return names[n]
+	}
+	return fmt.Sprint(n)
+}
+
+// Object is one of the kernel's, by its id.
+type Object struct {
+	Kind Kind
+	ID   uint32
+}
+
+// Executable is a file as the kernel has it open.
+type Executable struct {
+	Inode      uint64
+	Device     uint32 // the kernel's own number of the file system: 12 bits major, 20 minor
+	Generation uint32
+}
+
+const (
+	opWhoAmI = iota + 1
+	opMode
+	opEnroll
+	opRetire
+	opOwn
+	opDisown
+)
+
+const (
+	ownedYes    = 1
+	ownedShared = 2
+)
+
+const (
+	roots    = 4
+	nameSize = 64
+)
+
+type root struct {
+	Inode  uint64
+	Device uint32
+	_      uint32
+}
+
+type place struct {
+	Parent uint64
+	Name   [nameSize]byte
+}
+
+type may struct {
+	Commands    uint64
+	Programs    uint64
+	Attachments uint64
+	Hornetd     uint32
+	Signals     uint32
+}
+
+type state struct {
+	Deadline   uint64
+	Calls      uint64
+	Refused    uint64
+	Lost       uint64
+	Suppressed uint64
+	Object     uint64
+	Mode       Mode
+	Hooks      uint32
+	Last       Executable
+	Namespaces [2]uint32
+	Roots      [roots]root
+	Home       place
+}
+
+// stateMap is the compiler's map of variables; it has the state alone.
+const stateMap = ".bss"
+
+func (s *state) bytes() []byte {
+	var b bytes.Buffer
+	_ = binary.Write(&b, binary.NativeEndian, s) // to memory, of fixed sizes
+	return b.Bytes()
+}
+
+// readState reads the state out of the map that holds it.
+func readState(m *ebpf.Map) (*state, error) {
+	b, err := m.LookupBytes(uint32(0))
+	if err != nil {
+		return nil, err
+	}
+	s := new(state)
+	return s, binary.Read(bytes.NewReader(b), binary.NativeEndian, s)
+}
+
+// kernelDevice turns the number of a device that stat(2) tells into the kernel's.
+func kernelDevice(dev uint64) uint32 { return unix.Major(dev)<<20 | unix.Minor(dev) }

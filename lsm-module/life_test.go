@@ -1,0 +1,573 @@
+package lsm
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/testenv"
+)
+
+// fromInit starts a child of the first process, as a service is one: a sibling of
+// the test, which is one too. It starts in a cgroup. Nobody can wait for it; its
+// output ends with it.
+func fromInit(t *testing.T, cgroup, exe, name string, args ...string) (*os.Process, io.ReadCloser) {
+	t.Helper()
+	if os.Getppid() != 1 {
+		t.Fatal("the test is no child of the first process")
+	}
+	return start(t, unix.CLONE_PARENT, cgroup, exe, name, args...)
+}
+
+// start starts a child through a shell, which moves into the cgroup first.
+func start(t *testing.T, flags uintptr, cgroup, exe, name string, args ...string) (*os.Process, io.ReadCloser) {
+	t.Helper()
+	return startBehind(t, flags, ":", cgroup, exe, name, args...)
+}
+
+// startProgram starts one that is none of ours.
+func startProgram(t *testing.T, name string, args ...string) (*os.Process, io.ReadCloser) {
+	t.Helper()
+	return start(t, 0, testenv.CgroupRoot(t), name, "", args...)
+}
+
+func startBehind(t *testing.T, flags uintptr, first, cgroup, exe, name string, args ...string) (*os.Process, io.ReadCloser) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	t.Cleanup(func() { r.Close() })
+	script := `echo $$ >` + cgroup + `/cgroup.procs; ` + first + `; exec "$0" "$@"`
+	p, err := os.StartProcess("/bin/sh", append([]string{"sh", "-c", script, exe}, args...), &os.ProcAttr{
+		Env: append(os.Environ(), childEnv+"="+name), Files: []*os.File{nil, w, w},
+		Sys: &syscall.SysProcAttr{Cloneflags: flags},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, r
+}
+
+// said returns all that a child printed.
+func said(t *testing.T, out io.Reader) string {
+	t.Helper()
+	b, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func self(t *testing.T) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exe
+}
+
+// childWho says whether the guard takes it for hornetd: whether every thread may
+// make a map.
+func childWho(args []string) error {
+	if len(args) > 0 { // it is another program first
+		return unix.Exec(args[0], args[:1], os.Environ())
+	}
+	var wait sync.WaitGroup
+	answers := make(chan string, 24)
+	for range cap(answers) {
+		wait.Go(func() {
+			runtime.LockOSThread()
+			answers <- answer(childCreates(nil))
+		})
+	}
+	wait.Wait()
+	close(answers)
+	first := <-answers
+	for a := range answers {
+		if a != first {
+			return fmt.Errorf("%s and %s", first, a)
+		}
+	}
+	fmt.Println(first)
+	return nil
+}
+
+func TestWhoIsHornetd(t *testing.T) {
+	guestOnly(t)
+	home, elsewhere := testenv.Cgroup(t), testenv.Cgroup(t)
+	exe := self(t)
+	copied := filepath.Join(t.TempDir(), "copy")
+	b, err := os.ReadFile(exe)
+	if err == nil {
+		err = os.WriteFile(copied, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrolled, err := os.Open(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer enrolled.Close()
+	g := arm(t, func(c *Config) {
+		c.Cgroup = home
+		c.Executables = []*os.File{enrolled}
+	})
+	for _, tt := range []struct {
+		what   string
+		flags  uintptr
+		cgroup string
+		exe    string
+		args   []string
+		want   string
+	}{
+		{"a service of the enrolled executable", unix.CLONE_PARENT, home, exe, nil, "ok"},
+		{"a child of hornetd", 0, home, exe, nil, "EPERM"},
+		{"in another cgroup", unix.CLONE_PARENT, elsewhere, exe, nil, "EPERM"},
+		{"a copy", unix.CLONE_PARENT, home, copied, nil, "EPERM"},
+		{"with a root directory that the test can move", unix.CLONE_PARENT | unix.CLONE_FS, home, exe, nil, "EPERM"},
+		{"hornetd that executes another program", unix.CLONE_PARENT, home, exe, []string{copied}, "EPERM"},
+		{"another program that executes hornetd", unix.CLONE_PARENT, home, copied, []string{exe}, "ok"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			_, out := start(t, tt.flags, tt.cgroup, tt.exe, "who", tt.args...)
+			if got := said(t, out); got != tt.want {
+				t.Errorf("a map: %s, want %s", got, tt.want)
+			}
+		})
+	}
+
+	t.Run("traced", func(t *testing.T) {
+		// The tracer is there before the program is executed.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		p, r := startBehind(t, unix.CLONE_PARENT, "sleep 1", home, exe, "who")
+		if err := unix.PtraceSeize(p.Pid); err != nil {
+			t.Fatal(err)
+		}
+		trace(t, p.Pid)
+		if got := said(t, r); got != "EPERM" {
+			t.Errorf("a map: %s, want EPERM", got)
+		}
+	})
+
+	t.Run("retired", func(t *testing.T) {
+		list, err := g.Enrolled()
+		if err != nil || len(list) != 1 {
+			t.Fatalf("enrolled: %v, %v", list, err)
+		}
+		if err := g.Retire(list[0]); err != nil {
+			t.Fatal(err)
+		}
+		_, out := fromInit(t, home, exe, "who")
+		if got := said(t, out); got != "EPERM" {
+			t.Errorf("a map: %s, want EPERM", got)
+		}
+	})
+
+	t.Run("enrolled while it is written", func(t *testing.T) {
+		f, err := os.OpenFile(copied, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := g.Enroll(f); !errors.Is(err, unix.ETXTBSY) || remedy.Of(err) == "" {
+			t.Errorf("Enroll = %v, want ETXTBSY and a remedy", err)
+		}
+		if list, err := g.Enrolled(); err != nil || len(list) != 0 {
+			t.Errorf("enrolled all the same: %v, %v", list, err)
+		}
+	})
+}
+
+// trace lets a traced process go on until it ends.
+func trace(t *testing.T, pid int) {
+	t.Helper()
+	for {
+		var ws unix.WaitStatus
+		_, err := unix.Wait4(pid, &ws, unix.WALL, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || ws.Exited() || ws.Signaled() {
+			return
+		}
+		sig := 0
+		if s := ws.StopSignal(); s != unix.SIGTRAP && s != unix.SIGSTOP {
+			sig = int(s)
+		}
+		if err := unix.PtraceCont(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Who is not hornetd may look, and nothing more, whatever the mode.
+func TestOthersOnlyLook(t *testing.T) {
+	g := arm(t, func(c *Config) { c.Mode, c.ConfirmWithin = Audit, 0 })
+	for _, m := range []Mode{Audit, Enforce} {
+		if err := g.SetMode(m, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		out, err := child("look", nil, g.dir).CombinedOutput()
+		if want := m.String() + " not hornetd"; err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("in mode %s another process says %s (%v), want %q", m, out, err, want)
+		}
+	}
+}
+
+// childLook looks at a guard and tries to adopt it.
+func childLook(args []string) error {
+	s, err := Look(args[0])
+	if err != nil {
+		return err
+	}
+	fmt.Print(s.Mode, " ")
+	g, err := Adopt(args[0])
+	if err == nil {
+		return errors.Join(errors.New("adopted"), g.Disarm())
+	}
+	if !errors.Is(err, ErrNotHornetd) || remedy.Of(err) == "" {
+		return err
+	}
+	fmt.Println("not hornetd")
+	return nil
+}
+
+func TestDeadMan(t *testing.T) {
+	const within = 3 * time.Second
+	g := arm(t, nil)
+	creates := func() string {
+		out, err := child("create", nil).CombinedOutput()
+		if err == nil {
+			return "ok"
+		}
+		return string(out)
+	}
+	if err := g.SetMode(Enforce, within); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now()
+	if got := creates(); got == "ok" && time.Since(before) < within {
+		t.Error("a map was made while the guard enforces")
+	}
+	time.Sleep(within)
+	if got := creates(); got != "ok" {
+		t.Errorf("not confirmed, and no map can be made: %s", got)
+	}
+	if s, err := g.Status(); err != nil || s.Enforces || s.Mode != Enforce || s.Confirm != 0 {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	if err := g.Confirm(); err == nil || remedy.Of(err) == "" {
+		t.Errorf("confirmed too late: %v", err)
+	}
+	if err := g.SetMode(Enforce, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Confirm(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := g.Status(); err != nil || !s.Enforces || s.Confirm != 0 {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	if got := creates(); got == "ok" {
+		t.Error("a map was made while the guard enforces")
+	}
+}
+
+// A guard that has lost something is not taken for a whole one.
+func TestPartial(t *testing.T) {
+	g := arm(t, nil)
+	for _, lost := range []string{"links/guard_unlink", "programs/guard_unlink", "maps/owned"} {
+		name := filepath.Join(g.path(), lost)
+		kept := filepath.Join(g.dir, "kept")
+		if err := os.Rename(name, kept); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Adopt(g.dir)
+		if !errors.Is(err, ErrPartial) {
+			t.Errorf("without %s: %v, %v", lost, got, err)
+		}
+		if err := os.Rename(kept, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := Adopt(g.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := Arm(g.dir, Config{Mode: Audit}); !errors.Is(err, ErrArmed) || remedy.Of(err) == "" {
+		t.Errorf("armed twice: %v", err)
+	}
+}
+
+// hornetd dies between the new guard's first and the old one's last moment: both are
+// in force, and the next one knows which to keep. What was half armed goes too.
+func TestInterruptedUpgrade(t *testing.T) {
+	g := arm(t, nil)
+	c := Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: testenv.CgroupRoot(t)}
+	m := newMap(t)
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	second, err := build(g.dir, 2, c, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := &Guard{dir: g.dir, number: 3}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	use := choose(kernel).hooks
+	if err := half.load(use); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(half.mark(), half.pinObjects(), half.attach("guard_unlink")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(half.Close(), second.Close(), g.Close()); err != nil {
+		t.Fatal(err)
+	}
+	next, err := Adopt(g.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	*g = *next
+	if dirs, err := names(g.dir); err != nil || len(dirs) != 1 || dirs[0] != "set-2" {
+		t.Errorf("there are %v, %v", dirs, err)
+	}
+	if s, err := g.Status(); err != nil || !s.Enforces || !s.Current || len(s.Hooks) != len(use) {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	// What was owned is owned, and hornetd is known.
+	if owned, err := g.Owned(); err != nil || !slices.Contains(owned, Object{Map, uint32(id)}) {
+		t.Errorf("owned %v, %v", owned, err)
+	}
+	newMap(t)
+	if out, err := child("create", nil).CombinedOutput(); err == nil {
+		t.Errorf("a map was made: %s", out)
+	}
+}
+
+// What is not hornetd's is listed, and the guard is hornetd's.
+func TestInventory(t *testing.T) {
+	guestOnly(t)
+	p, err := ebpf.NewProgram(cgroupProgram("before"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	g := arm(t, nil)
+	ours, err := ebpf.NewProgram(cgroupProgram("ours"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	list, err := g.Inventory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, f := range list {
+		found = found || f.Name == "before" && f.Type == ebpf.CGroupSKB && f.UID == 0 && f.Loaded > 0 && f.Tag != ""
+		if f.Name == "ours" || strings.HasPrefix(f.Name, "guard_") {
+			t.Errorf("%+v is hornetd's", f)
+		}
+	}
+	if !found {
+		t.Errorf("inventory %+v", list)
+	}
+}
+
+// Frozen: nobody writes what the guard decides by, hornetd neither.
+func TestMapsAreFrozen(t *testing.T) {
+	g := arm(t, func(c *Config) { c.Sealed = map[[32]byte]uint32{{1, 2, 3}: 7} })
+	for name, m := range g.maps {
+		if name == eventsMap {
+			continue
+		}
+		key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+		if name == "marks" || name == "commands" {
+			fd, err := unix.PidfdOpen(os.Getpid(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			err = m.Put(int32(fd), value)
+			if !errors.Is(err, unix.EPERM) {
+				t.Errorf("map %s: a write: %v, want EPERM", name, err)
+			}
+			continue
+		}
+		if err := m.Put(key, value); !errors.Is(err, unix.EPERM) {
+			t.Errorf("map %s: a write: %v, want EPERM", name, err)
+		}
+		if _, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+			t.Errorf("map %s can be mapped to write", name)
+		}
+	}
+	sealed, err := g.Sealed()
+	if err != nil || len(sealed) != 1 || sealed[[32]byte{1, 2, 3}] != 7 {
+		t.Errorf("sealed %v, %v", sealed, err)
+	}
+	next, err := g.Upgrade(Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: testenv.CgroupRoot(t), Sealed: sealed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	*g = *next
+	if again, err := g.Sealed(); err != nil || len(again) != 1 {
+		t.Errorf("sealed after an upgrade %v, %v", again, err)
+	}
+	if dirs, err := names(g.dir); err != nil || len(dirs) != 1 || dirs[0] != "set-2" {
+		t.Errorf("after an upgrade there are %v, %v", dirs, err)
+	}
+}
+
+// childDaemon is hornetd: it adopts or arms, and upgrades until it is killed.
+func childDaemon(args []string) error {
+	dir, home := args[0], args[1]
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer exe.Close()
+	c := Config{
+		Mode: Enforce, ConfirmWithin: 8 * time.Minute, Cgroup: home, Executables: []*os.File{exe},
+		Allow: []Identity{{Cgroup: filepath.Dir(home), Signals: true}}, // the test, which kills it
+	}
+	g, err := Adopt(dir)
+	if errors.Is(err, ErrNotArmed) {
+		g, err = Arm(dir, c)
+	}
+	if err != nil {
+		return err
+	}
+	if len(args) > 2 {
+		fmt.Println(args[2])
+		return g.Disarm()
+	}
+	fmt.Println("ready", g.number)
+	for {
+		if g, err = g.Upgrade(c); err != nil {
+			return err
+		}
+		fmt.Println("upgraded", g.number)
+	}
+}
+
+// childLoop is an attacker who never rests: it loads, and removes what is pinned.
+func childLoop(args []string) error {
+	tries, hits := 0, 0
+	for end := time.Now(); ; tries++ {
+		if p, err := socketFilter(); err == nil {
+			hits++
+			p.Close()
+		}
+		if os.RemoveAll(args[0]) == nil {
+			hits++
+		}
+		if time.Since(end) > time.Second {
+			end = time.Now()
+			fmt.Println(tries, hits)
+		}
+	}
+}
+
+// hornetd is killed at any point of upgrade after upgrade; whatever it left, the
+// guard is in force all the time, and the next one takes it up.
+func TestKilledDuringUpgrades(t *testing.T) {
+	guestOnly(t)
+	dir := filepath.Join(testenv.BPFFS(t), "guard")
+	home := testenv.Cgroup(t)
+	exe := self(t)
+	rounds := 3
+	if s := os.Getenv("HORNET_UPGRADES"); s != "" {
+		rounds, _ = strconv.Atoi(s)
+	}
+	upgrades := 0
+	defer func() {
+		_, out := fromInit(t, home, exe, "daemon", dir, home, "disarms")
+		if got := said(t, out); got != "disarms" {
+			t.Errorf("at the end: %s", got)
+		}
+		if out, err := child("create", nil).CombinedOutput(); err != nil {
+			t.Errorf("after it is disarmed: %v: %s", err, out)
+		}
+	}()
+	var attacker *exec.Cmd
+	var report *bufio.Reader
+	for round := range rounds {
+		p, out := fromInit(t, home, exe, "daemon", dir, home)
+		lines := bufio.NewReader(out)
+		first, err := lines.ReadString('\n')
+		if err != nil || !strings.HasPrefix(first, "ready") {
+			rest, _ := io.ReadAll(lines)
+			t.Fatalf("round %d: hornetd says %s%s, %v", round, first, rest, err)
+		}
+		if attacker == nil {
+			attacker = child("loop", nil, dir)
+			pipe, err := attacker.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			report = bufio.NewReader(pipe)
+			if err := attacker.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if round%2 == 1 { // the old one is in force no more, or just going
+			if line, err := lines.ReadString('\n'); err != nil {
+				t.Fatalf("round %d: %s, %v", round, line, err)
+			}
+			upgrades++
+		}
+		wait := time.Duration(rand.Int64N(int64(10 * time.Second)))
+		time.Sleep(wait)
+		if err := p.Kill(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		rest := said(t, lines)
+		upgrades += strings.Count(rest, "upgraded")
+		t.Logf("round %d: killed after %v: %s", round, wait, strings.ReplaceAll(rest, "\n", ", "))
+	}
+	time.Sleep(1500 * time.Millisecond) // it still runs, and hornetd does not
+	if err := attacker.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Fields(said(t, report))
+	if err := attacker.Wait(); err == nil {
+		t.Error("the attacker ended by itself")
+	}
+	if len(all) < 2 || all[len(all)-1] != "0" {
+		t.Errorf("the attacker tried and succeeded: %v", all)
+		return
+	}
+	t.Logf("%d kills, %d whole upgrades; the attacker tried %s times", rounds, upgrades, all[len(all)-2])
+}

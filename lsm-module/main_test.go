@@ -1,0 +1,58 @@
+package lsm
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/hornetd/hornetd/internal/testenv"
+	"github.com/hornetd/hornetd/internal/vmtest"
+)
+
+// children are what the test binary does when a test starts it again as a process
+// of its own: name -> function of the arguments.
+var children = map[string]func(args []string) error{
+	"attacks": childAttacks,
+	"create":  childCreates,
+	"daemon":  childDaemon,
+	"flood":   childFlood,
+	"look":    childLook,
+	"loop":    childLoop,
+	"tries":   childTries,
+	"who":     childWho,
+}
+
+const childEnv = "LSM_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	name := os.Getenv(childEnv)
+	if name == "" {
+		os.Exit(m.Run())
+	}
+	if err := children[name](os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// child returns a command that runs the child called name. wrap, if any, is the
+// command to run it under.
+func child(name string, wrap []string, args ...string) *exec.Cmd {
+	argv := append(append(append([]string{}, wrap...), "/proc/self/exe"), args...)
+	if wrap != nil {
+		argv[len(wrap)] = os.Args[0]
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), childEnv+"="+name)
+	return cmd
+}
+
+// guestOnly keeps a test from arming the machine that it was started on.
+func guestOnly(t testing.TB) {
+	t.Helper()
+	if !vmtest.InGuest() {
+		t.Skip("arms the guard: only in guests")
+	}
+	testenv.RequireRoot(t)
+}
