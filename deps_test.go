@@ -28,9 +28,11 @@ var ours = map[string]struct {
 	"internal/remedy":   {nil, "carries a sentence; everything else may lean on it"},
 	"internal/cms":      {nil, "whoever reviews the verifier reads this package and the standard library, no more"},
 	"internal/bpfsys":   {nil, "is deleted when cilium/ebpf can do the same"},
+	"internal/bpfname":  {nil, "is lists"},
 	"internal/safefile": {leaf(), "a file is safe or not whatever it holds"},
 	"internal/tomlfile": {leaf(), "bounds what manifests and the configuration share, knows neither"},
 	"internal/confine":  {leaf(), "knows neither objects nor signers: a process, bytes, yes or no"},
+	"internal/memcg":    {leaf(), "directories and numbers: what is charged there is for others"},
 	"internal/pidfd":    {nil, "asks the kernel which process a descriptor is of, and no more"},
 	"internal/testenv":  {nil, "tests of every package use it, so it can use none of them"},
 
@@ -42,15 +44,16 @@ var ours = map[string]struct {
 	"manifest":   {leaf("internal/safefile", "internal/tomlfile"), "a claim: it must not know what is decided about it"},
 	"pinning":    {leaf("internal/bpfsys"), "writes bpffs and records; what they mean is for others"},
 
-	"policy":         {leaf("manifest", "signing"), "decides on data alone: no files, no kernel"},
-	"internal/names": {leaf("policy"), "what a name in a rule stands for, the same for who decides and who explains"},
-	"loader":         {leaf("manifest", "signing", "internal/bpfsys", "internal/pidfd"), "touches the kernel with what was verified; who may ask is decided before"},
-	"config":         {leaf("policy", "signing", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
+	"policy":            {leaf("manifest", "signing"), "decides on data alone: no files, no kernel"},
+	"internal/names":    {leaf("policy"), "what a name in a rule stands for, the same for who decides and who explains"},
+	"loader":            {leaf("manifest", "signing", "internal/bpfsys", "internal/pidfd"), "touches the kernel with what was verified; who may ask is decided before"},
+	"internal/mapmaker": {leaf("internal/confine"), "makes maps of plain data; what they are for, and whether they are what was asked for, is for others"},
+	"config":            {leaf("policy", "signing", "internal/bpfname", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
 
-	"lsm-module": {leaf(), "gets a directory and data: who uses it decides what they mean"},
+	"lsm-module": {leaf("internal/bpfname"), "gets a directory and data: who uses it decides what they mean"},
 
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "lsm-module", "manifest", "pinning", "policy", "signing",
-		"internal/bpfsys", "internal/confine", "internal/names", "internal/pidfd", "internal/safefile"), "composes the rest; nothing composes it but the command"},
+		"internal/bpfsys", "internal/confine", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/safefile"), "composes the rest; nothing composes it but the command"},
 	"cmd/hornetd": {leaf("config", "systemd", "internal/daemon", "internal/safefile"), "flags, configuration, values, run"},
 	"cmd/hornetctl": {leaf("api", "config", "loader", "manifest", "policy", "signing", "internal/names", "internal/safefile"),
 		"a client: what it does without the daemon is reading, judging and signing files"},
@@ -78,7 +81,7 @@ var others = []struct {
 	why  string
 }{
 	{"github.com/BurntSushi/toml", []string{"internal/tomlfile"}, "40 KB of TOML can cost it 15 GB: all TOML goes through the bounds"},
-	{"github.com/cilium/ebpf", []string{"api/bpfmap", "internal/daemon", "internal/testenv", "internal/bench", "loader", "lsm-module", "pinning", "policy", "examples/toctou"},
+	{"github.com/cilium/ebpf", []string{"api/bpfmap", "internal/daemon", "internal/mapmaker", "internal/testenv", "internal/bench", "loader", "lsm-module", "pinning", "policy", "examples/toctou"},
 		"what touches the kernel, and policy, which measures what an object asks for; of what clients import only the package that is for it"},
 	{"github.com/c2sp/wycheproof", nil, "test vectors: 100 MB, for tests"},
 	{"github.com/coreos/go-systemd/v22", []string{"systemd"}, "runs the same without systemd"},
@@ -92,8 +95,9 @@ var others = []struct {
 	{"net/http", []string{"api", "internal/daemon"}, "one server, one client"},
 	{"os/exec", []string{"internal/testenv", "internal/testdaemon", "internal/bench", "examples/toctou", "scripts/mutate", "scripts/testsum", "internal/vmtest", "internal/vmtest/cmd/vm", "cmd/hornetctl"},
 		"hornetd runs no other program, and hornetctl only the one it is told to sign with"},
+	{"os/user", []string{"cmd/hornetctl", "internal/daemon"}, "with cgo it asks the C library, slow or not; a rule's names are looked up in the files (internal/names)"},
 	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "cmd/hornetctl", "api/bpfmap", "audit", "systemd", "loader", "lsm-module", "pinning", "examples/toctou",
-		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/names", "internal/pidfd", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
+		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
 		"api, manifest, policy, config and signing decide on data, without system calls"},
 	{"unsafe", []string{"internal/bpfsys", "internal/confine", "internal/daemon", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
 	{"C", nil, "static binaries"},
@@ -219,7 +223,7 @@ var calls = []struct {
 	may      []string
 	why      string
 }{
-	{"unix.SYS_BPF", []string{"internal/bpfsys", "internal/testenv"}, "bpf(2) goes through cilium/ebpf or internal/bpfsys"},
+	{"unix.SYS_BPF", []string{"internal/bpfsys", "internal/testenv", "internal/confine"}, "bpf(2) goes through cilium/ebpf or internal/bpfsys; internal/confine has its number in a filter"},
 	{"os.Exit", []string{"cmd/hornetd", "cmd/hornetctl", "internal/bench", "internal/testdaemon", "internal/vmtest/cmd/vm", "internal/vmtest/init", "examples/toctou", "scripts/mutate", "scripts/testsum"},
 		"a deferred function must run; only main ends the process"},
 }

@@ -120,6 +120,20 @@ func (c *Client) Rollback(ctx context.Context, name string, req RollbackRequest)
 	return out, err
 }
 
+// Guard has the guard do something else, and returns how it then is.
+func (c *Client) Guard(ctx context.Context, req GuardRequest) (Guard, error) {
+	var out Guard
+	err := c.call(ctx, RouteGuard, nil, nil, req, &out)
+	return out, err
+}
+
+// Enroll makes an executable one that the guard takes for hornetd.
+func (c *Client) Enroll(ctx context.Context, file string) (Guard, error) {
+	var out Guard
+	err := c.call(ctx, RouteEnroll, nil, nil, EnrollRequest{File: file}, &out)
+	return out, err
+}
+
 // Status returns the daemon's own state.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var out Status

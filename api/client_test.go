@@ -119,6 +119,11 @@ func TestClientRequests(t *testing.T) {
 		RouteStatus: func() error { _, err := c.Status(ctx); return err },
 		RouteReload: func() error { _, err := c.Reload(ctx); return err },
 		RoutePlan:   func() error { _, err := c.Plan(ctx); return err },
+		RouteGuard: func() error {
+			_, err := c.Guard(ctx, GuardRequest{Mode: GuardEnforce, ConfirmWithin: "10m"})
+			return err
+		},
+		RouteEnroll: func() error { _, err := c.Enroll(ctx, "/a"); return err },
 		RouteEvents: func() error {
 			for _, err := range c.Events(ctx, EventsOptions{Since: 7, Follow: true}) {
 				return err
@@ -143,6 +148,8 @@ func TestClientRequests(t *testing.T) {
 		RouteStatus:   "GET /v1/status  ",
 		RouteReload:   "POST /v1/reload application/json {}",
 		RoutePlan:     "POST /v1/plan application/json {}",
+		RouteGuard:    `POST /v1/guard application/json {"mode":"enforce","confirm_within":"10m"}`,
+		RouteEnroll:   `POST /v1/guard/enroll application/json {"file":"/a"}`,
 		RouteEvents:   "GET /v1/events?follow=true&since=7  ",
 	}
 	for _, r := range Routes() {

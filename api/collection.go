@@ -33,6 +33,7 @@ type Collection struct {
 	LoadedBy    *Caller       `json:"loaded_by,omitempty"`
 	Lease       *Lessee       `json:"lease,omitempty"`      // who it runs for; absent: until somebody unloads it
 	Adopted     bool          `json:"adopted"`              // was running when this daemon started
+	Charged     *Charge       `json:"charged,omitempty"`    // where its maps are charged; only of one that runs and is asked for by name
 	TrialUntil  time.Time     `json:"trial_until,omitzero"` // until then it may go back to the version before
 }
 

@@ -30,6 +30,8 @@ const (
 	EventRolledBack  EventKind = "rolled-back" // an older version may load again
 	EventReloaded    EventKind = "reloaded"    // the manifests were read again
 	EventTrust       EventKind = "trust"       // whose signatures count, or what is revoked, is another than before
+	EventForeign     EventKind = "foreign"     // somebody else loads or changes eBPF, or tried to: the guard tells
+	EventGuard       EventKind = "guard"       // the guard does something else than before
 	EventLost        EventKind = "lost"        // events before this one are no longer there
 )
 
@@ -37,7 +39,7 @@ const (
 func EventKinds() []EventKind {
 	return []EventKind{
 		EventStarted, EventStopping, EventLoaded, EventAdopted, EventReplaced, EventUpgraded, EventReturned, EventRepaired,
-		EventDrift, EventUnloaded, EventQuarantined, EventRefused, EventFailed, EventRolledBack, EventReloaded, EventTrust, EventLost,
+		EventDrift, EventUnloaded, EventQuarantined, EventRefused, EventFailed, EventRolledBack, EventReloaded, EventTrust, EventForeign, EventGuard, EventLost,
 	}
 }
 

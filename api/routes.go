@@ -19,6 +19,8 @@ const (
 	RouteReload   = "POST /v1/reload"
 	RoutePlan     = "POST /v1/plan"
 	RouteEvents   = "GET /v1/events"
+	RouteGuard    = "POST /v1/guard"
+	RouteEnroll   = "POST /v1/guard/enroll"
 )
 
 // Route is one thing that can be asked.
@@ -47,11 +49,14 @@ func Routes() []Route {
 		{Pattern: RouteWrite, Request: WriteRequest{}, Response: Changed{}},
 		{Pattern: RouteDelete, Request: DeleteRequest{}, Response: Changed{}},
 		{Pattern: RouteStream, Response: Sample{}},
-		{Pattern: RouteRun, Query: []string{"name", "lease"}, Request: Bundle{}, Response: Collection{}, Upgrades: map[string]any{UpgradeLease: LeaseGrant{}}},
+		{Pattern: RouteRun, Query: []string{"name", "lease"}, Request: Bundle{}, Response: Collection{},
+			Upgrades: map[string]any{UpgradeLease: LeaseGrant{}, UpgradeTarget: Loaded{}}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
 		{Pattern: RoutePlan, Request: PlanRequest{}, Response: Plan{}},
 		{Pattern: RouteEvents, Query: []string{"since", "follow", "kind", "collection"}, Response: Event{}},
+		{Pattern: RouteGuard, Request: GuardRequest{}, Response: Guard{}},
+		{Pattern: RouteEnroll, Request: EnrollRequest{}, Response: Guard{}},
 	}
 }
 
@@ -93,3 +98,19 @@ type ReloadRequest struct{}
 
 // PlanRequest asks what a reload would do.
 type PlanRequest struct{}
+
+// GuardRequest asks that the guard do something else from now on.
+type GuardRequest struct {
+	Mode GuardMode `json:"mode,omitempty"` // absent: as it is
+	// ConfirmWithin, with Mode enforce, has it fall back to audit unless it is
+	// confirmed in that time, such as "10m".
+	ConfirmWithin string `json:"confirm_within,omitempty"`
+	Confirm       bool   `json:"confirm,omitempty"` // it stays as it is
+	Reason        string `json:"reason,omitempty"`  // for the audit log; must be there with Mode off
+}
+
+// EnrollRequest asks that an executable be hornetd in the guard's eyes when systemd
+// starts it as hornetd's service.
+type EnrollRequest struct {
+	File string `json:"file"` // absolute path
+}

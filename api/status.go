@@ -15,7 +15,52 @@ type Status struct {
 	Problems    List[Problem] `json:"problems"`
 	Kernel      Kernel        `json:"kernel"`
 	Limits      List[Limit]   `json:"limits"`
+	Charged     *Charge       `json:"charged,omitempty"` // where large maps are charged; absent but for root
+	Guard       *Guard        `json:"guard,omitempty"`   // for root
 }
+
+// Charge is where the kernel counts the memory of maps.
+type Charge struct {
+	To     ChargedTo `json:"to"`
+	Cgroup string    `json:"cgroup,omitempty"` // its path, where it is one of their own
+	Bytes  uint64    `json:"bytes,omitempty"`  // that are charged to it now
+	Most   uint64    `json:"most,omitempty"`   // that may be; absent: no limit of its own
+	Reason string    `json:"reason,omitempty"` // why there is none of their own
+	Hint   string    `json:"hint,omitempty"`   // what to do about Reason
+}
+
+// ChargedTo is a kind of place.
+type ChargedTo string
+
+// The places where maps can be charged.
+const (
+	ChargedToOwn     ChargedTo = "own"     // a cgroup of the collection's own
+	ChargedToHornetd ChargedTo = "hornetd" // the daemon's cgroup
+	ChargedToEarlier ChargedTo = "earlier" // the cgroup of a daemon before this one, or where that is gone the one above it
+)
+
+// Guard is what keeps others from loading and changing eBPF on this host.
+type Guard struct {
+	Mode    GuardMode    `json:"mode"`             // of what is in force; off where there is none
+	Wanted  GuardMode    `json:"wanted"`           // by hornetd.toml
+	Reason  string       `json:"reason,omitempty"` // why the two differ, or what is wrong with it
+	Hint    string       `json:"hint,omitempty"`
+	Confirm string       `json:"confirm,omitempty"` // how long until it falls back to audit, as "9m30s"
+	Disarm  string       `json:"disarm,omitempty"`  // what ends it: root or reboot
+	Hooks   List[string] `json:"hooks"`             // LSM hooks of the kernel that it uses
+	Open    List[string] `json:"open"`              // what it cannot see on this kernel
+	Refused uint64       `json:"refused"`
+	Lost    uint64       `json:"lost"` // of what it saw, untold
+}
+
+// GuardMode is what the guard does about others.
+type GuardMode string
+
+const (
+	GuardOff     GuardMode = "off"     // nothing
+	GuardAudit   GuardMode = "audit"   // it tells
+	GuardEnforce GuardMode = "enforce" // it refuses, and tells
+)
 
 // Limit is a bound of hornetd.toml and how near it is. Root is told all, and of
 // those for each user one for each that comes near; others are told their own.

@@ -1,13 +1,13 @@
 package api
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime"
 	"syscall"
@@ -22,10 +22,10 @@ import (
 // Loaded, and hangs up. Descriptors that come before the 101 are closed.
 const UpgradeTarget = "hornet-target"
 
-// MostTargets is how many descriptors a client may show for one load.
+// MostTargets is how many descriptors a client may show for one load or run.
 const MostTargets = 3
 
-// Loaded is what came of a load with descriptors: one of the two.
+// Loaded is what came of a load or run with descriptors: one of the two.
 type Loaded struct {
 	Collection *Collection `json:"collection,omitempty"`
 	Error      *Error      `json:"error,omitempty"`
@@ -36,49 +36,63 @@ type Loaded struct {
 // nobody's else, or a network namespace of a user namespace that the user made. The
 // files stay the caller's, and may be closed when it returns.
 func (c *Client) LoadTargets(ctx context.Context, name string, files ...*os.File) (Collection, error) {
-	conn, err := c.dial(ctx)
-	if err != nil {
-		return Collection{}, c.unreachable(ctx, err)
-	}
-	defer conn.Close()
-	// A deadline in the past ends whatever waits.
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-
 	req, err := newRequest(ctx, RouteLoad, []string{name}, nil, nil)
 	if err != nil {
 		return Collection{}, err
 	}
+	return c.show(req, RouteLoad, files)
+}
+
+// RunTargets is Run of what does not run, attached to what files are as LoadTargets
+// has it.
+func (c *Client) RunTargets(ctx context.Context, name string, b Bundle, files ...*os.File) (Collection, error) {
+	req, err := newRun(ctx, url.Values{"name": {name}}, b)
+	if err != nil {
+		return Collection{}, err
+	}
+	return c.show(req, RouteRun, files)
+}
+
+// show sends a request, and behind the 101 the files.
+func (c *Client) show(req *http.Request, route string, files []*os.File) (Collection, error) {
+	ctx := req.Context()
+	var conn *net.UnixConn
+	transport := c.http.Transport.(*http.Transport).Clone()
+	dial := transport.DialContext
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		any, err := dial(ctx, network, addr)
+		conn, _ = any.(*net.UnixConn)
+		return any, err
+	}
+	defer transport.CloseIdleConnections()
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", UpgradeTarget)
-	if err := req.Write(conn); err != nil {
-		return Collection{}, c.unreachable(ctx, err)
-	}
-	r := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(r, req)
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return Collection{}, c.unreachable(ctx, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != UpgradeTarget {
-		if resp.StatusCode/100 != 2 && resp.StatusCode >= 200 {
+		if resp.StatusCode/100 == 4 || resp.StatusCode/100 == 5 {
 			return Collection{}, c.refusal(ctx, resp)
 		}
-		return Collection{}, c.stranger("answer to %s: status %d, not a change to %s", RouteLoad, resp.StatusCode, UpgradeTarget)
+		return Collection{}, c.stranger("answer to %s: status %d, not a change to %s", route, resp.StatusCode, UpgradeTarget)
 	}
-	uc, ok := conn.(*net.UnixConn)
-	if !ok {
-		return Collection{}, Errorf(KindInternal, "client: connects to a %T, which takes no descriptors", conn)
+	if conn == nil {
+		return Collection{}, Errorf(KindInternal, "client: connects to something that takes no descriptors")
 	}
+	// A deadline in the past ends whatever waits.
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	fds := make([]int, len(files))
 	for i, f := range files {
 		fds[i] = int(f.Fd())
 	}
-	_, _, err = uc.WriteMsgUnix([]byte{'\n'}, syscall.UnixRights(fds...), nil)
+	_, _, err = conn.WriteMsgUnix([]byte{'\n'}, syscall.UnixRights(fds...), nil)
 	runtime.KeepAlive(files)
 	if err != nil {
 		return Collection{}, c.broken(ctx, err)
 	}
-	line, err := io.ReadAll(io.LimitReader(r, MaxResponseBytes))
+	line, err := io.ReadAll(io.LimitReader(resp.Body, MaxResponseBytes))
 	if err != nil {
 		return Collection{}, c.broken(ctx, err)
 	}
@@ -91,7 +105,7 @@ func (c *Client) LoadTargets(ctx context.Context, name string, files ...*os.File
 		err = errors.New("not one of collection and error")
 	}
 	if err != nil {
-		return Collection{}, c.stranger("answer to %s: %w", RouteLoad, err)
+		return Collection{}, c.stranger("answer to %s: %w", route, err)
 	}
 	if loaded.Error != nil {
 		return Collection{}, loaded.Error

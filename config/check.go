@@ -69,9 +69,12 @@ func (c checker) api(raw rawAPI) API {
 	c.count("api.connections", raw.Connections, 4096)
 	c.count("api.connections_per_user", raw.ConnectionsPerUser, 4096)
 	c.count("api.changes_per_user", raw.ChangesPerUser, 4096)
+	c.count("api.recorded_per_minute", raw.RecordedPerMinute, 60_000)
+	c.count("api.recorded_burst", raw.RecordedBurst, 1_000_000)
 	return API{
 		Socket: raw.Socket, Mode: os.FileMode(raw.Mode), Group: raw.Group,
 		Connections: raw.Connections, ConnectionsPerUser: raw.ConnectionsPerUser, ChangesPerUser: raw.ChangesPerUser,
+		RecordedPerMinute: raw.RecordedPerMinute, RecordedBurst: raw.RecordedBurst,
 		HeaderTime:  c.time("api.header_time", raw.HeaderTime, time.Second, time.Minute),
 		RequestTime: c.time("api.request_time", raw.RequestTime, time.Duration(raw.HeaderTime), 10*time.Minute),
 		AnswerTime:  c.time("api.answer_time", raw.AnswerTime, time.Second, time.Hour),
@@ -95,6 +98,11 @@ func (c checker) limits(raw rawLimits) Limits {
 	c.count("limits.total_collections", raw.TotalCollections, 10_000)
 	c.count("limits.user_programs", raw.UserPrograms, 1_000_000)
 	c.count("limits.user_collections", raw.UserCollections, 10_000)
+	c.count("limits.user_streams", raw.UserStreams, 4096)
+	c.count("limits.total_streams", raw.TotalStreams, 4096)
+	c.size("limits.stream_memory", raw.StreamMemory, 64<<10, 64<<20)
+	c.size("limits.stream_buffer", raw.StreamBuffer, 4<<10, 16<<20)
+	c.count("limits.events", raw.Events, 16384)
 	if raw.TotalMemory < raw.Memory {
 		c.Add("limits.total_memory", "raise it, or lower limits.memory",
 			"is %d, less than the %d of a single manifest", raw.TotalMemory, raw.Memory)
@@ -103,6 +111,7 @@ func (c checker) limits(raw rawLimits) Limits {
 		Memory: uint64(raw.Memory), Maps: raw.Maps, Programs: raw.Programs,
 		TotalMemory: uint64(raw.TotalMemory), TotalPrograms: raw.TotalPrograms, TotalCollections: raw.TotalCollections,
 		UserMemory: uint64(raw.UserMemory), UserPrograms: raw.UserPrograms, UserCollections: raw.UserCollections,
+		UserStreams: raw.UserStreams, TotalStreams: raw.TotalStreams, StreamMemory: uint64(raw.StreamMemory), StreamBuffer: uint64(raw.StreamBuffer), Events: raw.Events,
 	}
 }
 
@@ -111,6 +120,12 @@ func (c checker) time(key string, d duration, least, most time.Duration) time.Du
 		c.Add(key, fmt.Sprintf("write a time from %q to %q", least, most), "is %s, must be %s to %s", t, least, most)
 	}
 	return time.Duration(d)
+}
+
+func (c checker) size(key string, n tomlfile.Size, least, most tomlfile.Size) {
+	if n < least || n > most {
+		c.Add(key, fmt.Sprintf("write a size from %dKiB to %dKiB", least>>10, most>>10), "is %d, must be %d to %d", n, least, most)
+	}
 }
 
 func (c checker) count(key string, n, most int) {

@@ -24,6 +24,7 @@ type Config struct {
 	Trust     Trust
 	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
 	Rules     []policy.Rule                // which callers may run bundles of their own
+	Guard     Guard
 }
 
 // Paths are where things lie, all absolute.
@@ -46,6 +47,8 @@ type API struct {
 	Connections        int // of all users but root
 	ConnectionsPerUser int
 	ChangesPerUser     int // that run or wait to, root's aside
+	RecordedPerMinute  int // of one user's doings that go on record, root's aside
+	RecordedBurst      int // the same, at once
 
 	HeaderTime  time.Duration // from the first wait for a request to the end of its header
 	RequestTime time.Duration // to the end of its body
@@ -69,7 +72,8 @@ const (
 	FormatConsole Format = "console" // for people
 )
 
-// Limits bound what may be created, per manifest and in total. None is 0.
+// Limits bound what may be created and held, per manifest, per user and in total. None
+// is 0.
 type Limits struct {
 	Memory           uint64 // bytes of map keys and values, per manifest
 	Maps             int    // per manifest
@@ -80,6 +84,11 @@ type Limits struct {
 	UserMemory       uint64 // bytes of map keys and values of what one user, not root, had loaded
 	UserPrograms     int    // of the same
 	UserCollections  int    // the same
+	UserStreams      int    // of samples, that one user, not root, reads at the same time
+	TotalStreams     int    // that all users but root read
+	StreamMemory     uint64 // bytes of samples of one stream that wait for its client
+	StreamBuffer     uint64 // bytes of the buffer of each CPU, for a stream of a perf event array
+	Events           int    // the last ones, that clients can still fetch
 }
 
 // Policy returns the limits of one manifest.
@@ -112,6 +121,41 @@ const (
 	ExpiryStrict Expiry = "strict"
 )
 
+// Guard says whether others may load and change eBPF on this host.
+type Guard struct {
+	Mode    GuardMode
+	Confirm time.Duration // after which enforce falls back to audit where nobody confirms; 0 is never
+	Disarm  Disarm
+	Allow   []Allowed
+}
+
+// GuardMode says what the guard does about others.
+type GuardMode string
+
+const (
+	GuardOff     GuardMode = "off"     // nothing: there is none
+	GuardAudit   GuardMode = "audit"   // it tells
+	GuardEnforce GuardMode = "enforce" // it refuses
+)
+
+// Disarm says what ends a guard.
+type Disarm string
+
+const (
+	DisarmRoot   Disarm = "root"   // root's word, through the socket
+	DisarmReboot Disarm = "reboot" // nothing else
+)
+
+// Allowed is somebody else who may do something: by an executable, or a cgroup.
+type Allowed struct {
+	Executable  string // absolute path
+	Cgroup      string // path from the root of the hierarchy, such as /system.slice/docker.service
+	Commands    []uint32
+	Programs    []uint32
+	Attachments []uint32
+	Signals     bool
+}
+
 // Manifests says how to treat them.
 type Manifests struct {
 	Removed Removed
@@ -140,7 +184,7 @@ func Default() Config {
 		},
 		API: API{
 			Socket: "/run/hornet/hornetd.sock", Mode: 0o660, Group: "hornet",
-			Connections: 256, ConnectionsPerUser: 16, ChangesPerUser: 2,
+			Connections: 256, ConnectionsPerUser: 16, ChangesPerUser: 2, RecordedPerMinute: 30, RecordedBurst: 1000,
 			HeaderTime: 5 * time.Second, RequestTime: 10 * time.Second, AnswerTime: 2 * time.Minute, IdleTime: 2 * time.Minute,
 			LeaseGrace: 30 * time.Second,
 		},
@@ -149,8 +193,10 @@ func Default() Config {
 			Memory: 64 << 20, Maps: 128, Programs: 128,
 			TotalMemory: 1 << 30, TotalPrograms: 16384, TotalCollections: 1024,
 			UserMemory: 256 << 20, UserPrograms: 1024, UserCollections: 64,
+			UserStreams: 4, TotalStreams: 16, StreamMemory: 1 << 20, StreamBuffer: 64 << 10, Events: 1024,
 		},
 		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}, Signers: map[string][]string{}},
 		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep, Expiry: ExpiryBoot},
+		Guard:     Guard{Mode: GuardAudit, Disarm: DisarmRoot},
 	}
 }

@@ -85,6 +85,8 @@ group = "0"
 connections = 4096
 connections_per_user = 1
 changes_per_user = 3
+recorded_per_minute = 60000
+recorded_burst = 4
 header_time = "1s"
 request_time = "1500ms"
 answer_time = "1h"
@@ -103,6 +105,11 @@ total_collections = 10000
 user_memory = "1KiB"
 user_programs = 6
 user_collections = 7
+user_streams = 8
+total_streams = 9
+stream_memory = "64KiB"
+stream_buffer = 4096
+events = 16384
 [manifests]
 removed = "keep"
 signed = ["/m"]
@@ -132,6 +139,19 @@ may = ["run"]
 signers = ["dev"]
 attach = ["xdp"]
 targets = ["host"]
+[guard]
+mode = "enforce"
+confirm = "5m"
+disarm = "reboot"
+[[guard.allow]]
+executable = "/usr/sbin/tcpdump"
+commands = ["prog_load", "map_create"]
+programs = ["socket_filter"]
+[[guard.allow]]
+cgroup = "/system.slice/docker.service"
+commands = ["prog_attach"]
+attach = ["cgroup_device"]
+signals = true
 [trust]
 roots = ["r"]
 revoked = "unload"
@@ -144,16 +164,21 @@ development = true
 	want := Config{
 		Paths: Paths{Manifests: []string{"/m"}, Trust: "/t", Revoked: "/r", BPFFS: "/b", State: "/s", Bundles: "/u", MountBPFFS: true},
 		API: API{Socket: "/x.sock", Mode: 0o666, Group: "0",
-			Connections: 4096, ConnectionsPerUser: 1, ChangesPerUser: 3,
+			Connections: 4096, ConnectionsPerUser: 1, ChangesPerUser: 3, RecordedPerMinute: 60_000, RecordedBurst: 4,
 			HeaderTime: time.Second, RequestTime: 1500 * time.Millisecond, AnswerTime: time.Hour, IdleTime: time.Minute, LeaseGrace: 3 * time.Second},
 		Log: Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits: Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalPrograms: 5, TotalCollections: 10_000,
-			UserMemory: 1 << 10, UserPrograms: 6, UserCollections: 7},
+			UserMemory: 1 << 10, UserPrograms: 6, UserCollections: 7,
+			UserStreams: 8, TotalStreams: 9, StreamMemory: 64 << 10, StreamBuffer: 4 << 10, Events: 16384},
 		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}, Signers: map[string][]string{"/m": {"dev", "x"}}},
 		Signers: map[string]policy.SignerRule{
 			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
 			"*":   {Attach: []string{}}, "free": {Untrusted: true},
 		},
+		Guard: Guard{Mode: GuardEnforce, Confirm: 5 * time.Minute, Disarm: DisarmReboot, Allow: []Allowed{
+			{Executable: "/usr/sbin/tcpdump", Commands: []uint32{5, 0}, Programs: []uint32{1}},
+			{Cgroup: "/system.slice/docker.service", Commands: []uint32{8}, Attachments: []uint32{6}, Signals: true},
+		}},
 		Rules: []policy.Rule{
 			{Who: policy.Who{User: "ada", Exe: "/usr/bin/tool"}, Signers: []string{"dev", "*"}, Attach: []string{"xdp", "cgroup/*"},
 				Targets:  []string{"interface:veth*", "netns:/run/netns/*", "cgroup:/sys/fs/cgroup/a/**", "caller", "host"},
@@ -226,6 +251,20 @@ func TestParseRefuses(t *testing.T) {
 		{rule("collections = 1"), `8: rule[0].collections: unknown key`, ""},
 		{"rule = [" + strings.Repeat("{},", 257) + "]", "1: rule: has 257 rules, more than 256", "group"},
 
+		{"[guard]\nmode = 'on'", `2: guard.mode: `, ""},
+		{"[guard]\ndisarm = 'signed'", `2: guard.disarm: `, ""},
+		{"[guard]\nconfirm = '5s'", `2: guard.confirm: is 5s`, "10s"},
+		{"[guard]\nconfirm = '25h'", `2: guard.confirm: is 25h0m0s`, "24h"},
+		{"[guard]\nallow = [" + strings.Repeat("{},", 65) + "]", "2: guard.allow: has 65 entries, more than 64", "a cgroup"},
+		{"[[guard.allow]]\ncommands = ['prog_load']", `1: guard.allow[0]: must have an executable or a cgroup`, "one entry for each"},
+		{"[[guard.allow]]\nexecutable = '/a'\ncgroup = '/b'\nsignals = true", `1: guard.allow[0]: must have an executable or a cgroup`, ""},
+		{"[[guard.allow]]\nexecutable = 'a'\nsignals = true", `2: guard.allow[0].executable: "a" is not an absolute path`, ""},
+		{"[[guard.allow]]\ncgroup = 'a.slice'\nsignals = true", `2: guard.allow[0].cgroup: "a.slice" is not an absolute path`, ""},
+		{"[[guard.allow]]\ncgroup = '/a'", `1: guard.allow[0]: allows nothing`, "prog_load"},
+		{"[[guard.allow]]\ncgroup = '/a'\ncommands = ['BPF_PROG_LOAD']", `3: guard.allow[0].commands[0]: "BPF_PROG_LOAD" is not known`, "lower case"},
+		{"[[guard.allow]]\ncgroup = '/a'\nsignals = true\nprograms = ['x']", `4: guard.allow[0].programs[0]: "x" is not known`, ""},
+		{"[[guard.allow]]\ncgroup = '/a'\nsignals = true\nattach = ['tc']", `4: guard.allow[0].attach[0]: "tc" is not known`, "tcx_ingress"},
+
 		{"[path]", "1: path: unknown key", `did you mean "paths"?`},
 		{"[paths]\nmanifest = []", "2: paths.manifest: unknown key", `did you mean "manifests"?`},
 		{"[api]\nSocket = '/x'", "2: api.Socket: unknown key", `did you mean "socket"?`},
@@ -255,6 +294,8 @@ func TestParseRefuses(t *testing.T) {
 		{"[api]\nconnections = 0", "2: api.connections: is 0, must be 1 to 4096", "1 to 4096"},
 		{"[api]\nconnections_per_user = 4097", "2: api.connections_per_user: is 4097", ""},
 		{"[api]\nchanges_per_user = -1", "2: api.changes_per_user: is -1, must be 1 to 4096", ""},
+		{"[api]\nrecorded_per_minute = 0", "2: api.recorded_per_minute: is 0, must be 1 to 60000", ""},
+		{"[api]\nrecorded_burst = 0", "2: api.recorded_burst: is 0, must be 1 to 1000000", ""},
 		{"[api]\nheader_time = 5", "2: api.header_time: is not a string", `"5s"`},
 		{"[api]\nheader_time = 'soon'", `2: api.header_time: "soon" is not a time`, `"5s"`},
 		{"[api]\nheader_time = '0s'", "2: api.header_time: is 0s, must be 1s to 1m0s", "from \"1s\""},
@@ -266,6 +307,11 @@ func TestParseRefuses(t *testing.T) {
 		{"[limits]\nuser_memory = 0", "2: limits.user_memory: is not more than 0", ""},
 		{"[limits]\nuser_programs = 0", "2: limits.user_programs: is 0", ""},
 		{"[limits]\nuser_collections = 0", "2: limits.user_collections: is 0", ""},
+		{"[limits]\nuser_streams = 0", "2: limits.user_streams: is 0, must be 1 to 4096", ""},
+		{"[limits]\ntotal_streams = 5000", "2: limits.total_streams: is 5000, must be 1 to 4096", ""},
+		{"[limits]\nstream_memory = 65535", "2: limits.stream_memory: is 65535, must be 65536 to 67108864", "from 64KiB to 65536KiB"},
+		{"[limits]\nstream_buffer = '17MiB'", "2: limits.stream_buffer: is 17825792, must be 4096 to 16777216", ""},
+		{"[limits]\nevents = 16385", "2: limits.events: is 16385, must be 1 to 16384", ""},
 		{"[log]\nlevel = 'warning'", `2: log.level: "warning" is none of debug, info, warn, error`, "info"},
 		{"[log]\nlevel = 'fatal'", `2: log.level: "fatal" is none`, ""},
 		{"[log]\nformat = 'jsno'", `2: log.format: "jsno" is none of auto, json, console`, `did you mean "json"?`},

@@ -36,6 +36,7 @@ func Parse(file string, b []byte) (Config, error) {
 		Signers:   c.signers(raw.Signers),
 		Trust:     c.trust(raw.Trust),
 		Rules:     c.rules(raw.Rules),
+		Guard:     c.guard(raw.Guard),
 	}
 	if err := c.First(); err != nil {
 		return Config{}, err
@@ -53,6 +54,7 @@ type rawConfig struct {
 	Signers   map[string]rawSigner `toml:"signers"`
 	Trust     rawTrust             `toml:"trust"`
 	Rules     []rawRule            `toml:"rule"`
+	Guard     rawGuard             `toml:"guard"`
 }
 
 type rawPaths struct {
@@ -73,6 +75,8 @@ type rawAPI struct {
 	Connections        int `toml:"connections"`
 	ConnectionsPerUser int `toml:"connections_per_user"`
 	ChangesPerUser     int `toml:"changes_per_user"`
+	RecordedPerMinute  int `toml:"recorded_per_minute"`
+	RecordedBurst      int `toml:"recorded_burst"`
 
 	HeaderTime  duration `toml:"header_time"`
 	RequestTime duration `toml:"request_time"`
@@ -96,6 +100,11 @@ type rawLimits struct {
 	UserMemory       tomlfile.Size `toml:"user_memory"`
 	UserPrograms     int           `toml:"user_programs"`
 	UserCollections  int           `toml:"user_collections"`
+	UserStreams      int           `toml:"user_streams"`
+	TotalStreams     int           `toml:"total_streams"`
+	StreamMemory     tomlfile.Size `toml:"stream_memory"`
+	StreamBuffer     tomlfile.Size `toml:"stream_buffer"`
+	Events           int           `toml:"events"`
 }
 
 type rawManifests struct {
@@ -134,9 +143,11 @@ func rawOf(c Config) rawConfig {
 		Log:   rawLog{c.Log.Level.String(), string(c.Log.Format)},
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
 			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalPrograms, c.Limits.TotalCollections,
-			tomlfile.Size(c.Limits.UserMemory), c.Limits.UserPrograms, c.Limits.UserCollections},
+			tomlfile.Size(c.Limits.UserMemory), c.Limits.UserPrograms, c.Limits.UserCollections,
+			c.Limits.UserStreams, c.Limits.TotalStreams, tomlfile.Size(c.Limits.StreamMemory), tomlfile.Size(c.Limits.StreamBuffer), c.Limits.Events},
 		Manifests: rawManifests{string(c.Manifests.Removed), c.Manifests.Signed, c.Manifests.Signers},
 		Trust:     rawTrust{c.Trust.Roots, string(c.Trust.Revoked), string(c.Trust.Expiry), c.Trust.Development},
+		Guard:     rawGuard{Mode: string(c.Guard.Mode), Confirm: duration(c.Guard.Confirm), Disarm: string(c.Guard.Disarm)},
 	}
 }
 
@@ -144,6 +155,7 @@ func rawAPIOf(a API) rawAPI {
 	return rawAPI{
 		Socket: a.Socket, Mode: mode(a.Mode), Group: a.Group,
 		Connections: a.Connections, ConnectionsPerUser: a.ConnectionsPerUser, ChangesPerUser: a.ChangesPerUser,
+		RecordedPerMinute: a.RecordedPerMinute, RecordedBurst: a.RecordedBurst,
 		HeaderTime: duration(a.HeaderTime), RequestTime: duration(a.RequestTime),
 		AnswerTime: duration(a.AnswerTime), IdleTime: duration(a.IdleTime), LeaseGrace: duration(a.LeaseGrace),
 	}

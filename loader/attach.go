@@ -35,7 +35,8 @@ func (ls Links) Close() error {
 // What was looked up by Resolve is looked up once more, and anything that is
 // another one now (interface, cgroup, file) is refused. Attach sets in ts what
 // only shows then: the mode that the driver took in place of "auto", TypeID and
-// ReplacesID of a function of another program.
+// ReplacesID of a function of another program, and the number of a caller's network
+// namespace.
 func Attach(coll *ebpf.Collection, ts []Target) (Links, error) { return AttachShown(coll, ts, nil) }
 
 // AttachShown is Attach where some of ts are what a caller shows. Without that, a
@@ -58,6 +59,9 @@ func AttachShown(coll *ebpf.Collection, ts []Target, shown *Shown) (_ Links, err
 			return nil, fmt.Errorf("attach %s to %s: the collection has no such program", t.Program, t)
 		}
 		l, err := attach(coll, prog, t, shown)
+		if t.Caller && errors.Is(err, ErrAbsent) {
+			err = changedHands{err, ErrEnded}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("attach %s: %w", strings.TrimPrefix(t.Program+" to "+t.String(), " to "), err)
 		}
@@ -109,6 +113,11 @@ func attachInNetns(prog *ebpf.Program, t *Target, shown *Shown) (l link.Link, er
 	defer ns.close()
 	if ns.inode != t.NetnsInode {
 		return nil, changed("the network namespace")
+	}
+	if t.Caller && t.Ifindex != 0 {
+		if err := t.findsAgain(ns); err != nil {
+			return nil, err
+		}
 	}
 	err = ns.do(func() (err error) {
 		switch t.Kind {

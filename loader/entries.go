@@ -10,7 +10,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/bpfsys"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -84,13 +83,14 @@ var ErrCursor = errors.New("not a cursor of this map")
 // Page after page, however the map changes meanwhile, an entry that is there
 // from the first to the last is given exactly once: the kernel's own iteration,
 // which begins again where the key it stopped at was deleted, is not used. A
-// hash is read by bucket, and a page can have a few entries more than Limit
-// where the kernel keeps them in one. Maps that are neither hash nor array are
-// read by the order of their keys' bytes, at the price of a walk over all of
-// their keys for each page.
+// hash is read by bucket, and a page can have a few entries more than Limit, not
+// 16 times as many, where the kernel keeps them in one. Where it keeps more, the rest
+// of the map is read like maps that are neither hash nor array:
+// by the order of their keys' bytes, at the price of a walk over all keys for each
+// page.
 func DumpEntries(m *ebpf.Map, o Dump, fn func(Entry) error) (next []byte, err error) {
-	if o.After != nil && len(o.After) != cursorSize(m) {
-		return nil, fmt.Errorf("%w: %d bytes, not %d", ErrCursor, len(o.After), cursorSize(m))
+	if n := len(o.After); o.After != nil && n != cursorSize(m) && !(isHash(m.Type()) && n == bucketCursor+int(m.KeySize())) {
+		return nil, fmt.Errorf("%w: %d bytes, not %d", ErrCursor, n, cursorSize(m))
 	}
 	page := Dump.sorted
 	switch {
@@ -118,35 +118,14 @@ func isHash(t ebpf.MapType) bool {
 	return false
 }
 
+// bucketCursor is the size of the number of a bucket, in bytes.
+const bucketCursor = 4
+
 func cursorSize(m *ebpf.Map) int {
 	if isHash(m.Type()) {
-		return 4
+		return bucketCursor
 	}
 	return int(m.KeySize())
-}
-
-// buckets reads a hash.
-func (o Dump) buckets(m *ebpf.Map, fn func(Entry) error) ([]byte, error) {
-	keySize, valueSize, next := int(m.KeySize()), lookupSize(m), make([]byte, 4)
-	for count := o.Limit; ; count *= 2 {
-		keys, values := make([]byte, count*keySize), make([]byte, count*valueSize)
-		n, end, err := bpfsys.LookupBatch(m.FD(), o.After, next, keys, values, count, uint64(lockFlag(o.Value)))
-		if errors.Is(err, unix.ENOSPC) && count <= int(m.MaxEntries()) {
-			continue // one bucket has more
-		}
-		if err != nil {
-			return nil, unlistable(m, err)
-		}
-		for i := range n {
-			if err := o.give(m, keys[i*keySize:][:keySize], values[i*valueSize:][:valueSize], fn); err != nil {
-				return nil, err
-			}
-		}
-		if end {
-			return nil, nil
-		}
-		return next, nil
-	}
 }
 
 // indexes reads an array, which has one key for every index. Where most of them
@@ -190,14 +169,7 @@ func (o Dump) sorted(m *ebpf.Map, fn func(Entry) error) ([]byte, error) {
 		return nil, err
 	}
 	for _, key := range keys {
-		value, err := lookup(m, o.Value, key)
-		if err != nil {
-			return nil, unlistable(m, err)
-		}
-		if value == nil {
-			continue // gone since
-		}
-		if err := o.give(m, key, value, fn); err != nil {
+		if err := o.lookUp(m, key, fn); err != nil {
 			return nil, err
 		}
 	}
@@ -207,23 +179,43 @@ func (o Dump) sorted(m *ebpf.Map, fn func(Entry) error) ([]byte, error) {
 	return keys[len(keys)-1], nil
 }
 
+// lookUp gives fn the entry at key, if it is there still.
+func (o Dump) lookUp(m *ebpf.Map, key []byte, fn func(Entry) error) error {
+	value, err := lookup(m, o.Value, key)
+	if err != nil {
+		return unlistable(m, err)
+	}
+	if value == nil {
+		return nil // gone since
+	}
+	return o.give(m, key, value, fn)
+}
+
 // keysAfter walks all keys and returns the first behind o.After by the order of
 // their bytes, at most o.Limit. The walk begins again where the kernel's does,
 // and what it sees twice counts once.
 func (o Dump) keysAfter(m *ebpf.Map) ([][]byte, error) {
-	var first [][]byte
-	err := o.eachKey(m, func(key []byte) bool {
-		if o.After != nil && bytes.Compare(key, o.After) <= 0 ||
-			len(first) == o.Limit && bytes.Compare(key, first[len(first)-1]) >= 0 {
-			return true
-		}
-		if i, seen := slices.BinarySearchFunc(first, key, bytes.Compare); !seen {
-			first = slices.Insert(first, i, key)
-			first = first[:min(len(first), o.Limit)]
-		}
-		return true
-	})
-	return first, err
+	first := smallest{after: o.After, limit: o.Limit}
+	err := o.eachKey(m, func(key []byte) bool { first.add(key); return true })
+	return first.keys, err
+}
+
+// smallest are the first keys behind after, at most limit, by the order of their bytes.
+type smallest struct {
+	after []byte // none where it is empty
+	limit int
+	keys  [][]byte
+}
+
+func (s *smallest) add(key []byte) {
+	if len(s.after) > 0 && bytes.Compare(key, s.after) <= 0 ||
+		len(s.keys) == s.limit && bytes.Compare(key, s.keys[len(s.keys)-1]) >= 0 {
+		return
+	}
+	if i, seen := slices.BinarySearchFunc(s.keys, key, bytes.Compare); !seen {
+		s.keys = slices.Insert(s.keys, i, key)
+		s.keys = s.keys[:min(len(s.keys), s.limit)]
+	}
 }
 
 // eachKey calls fn with each key, some more than once in a map that changes,

@@ -51,13 +51,19 @@ type MapState struct {
 // keep = true or shared is taken over as it is, with its
 // contents and without writing anything to it, if its definition is the same;
 // else the error says what differs. CreateMaps does not close kept.
-func (p *Plan) CreateMaps(kept map[string]*ebpf.Map) (_ *Maps, err error) {
+func (p *Plan) CreateMaps(kept map[string]*ebpf.Map) (*Maps, error) {
+	return p.CreateMapsBy(makerHere{}, kept)
+}
+
+// CreateMapsBy is CreateMaps with maps that maker makes.
+func (p *Plan) CreateMapsBy(maker MapMaker, kept map[string]*ebpf.Map) (_ *Maps, err error) {
 	ms := &Maps{plan: p, byName: make(map[string]*ebpf.Map, len(p.order)), states: make(map[string]MapState)}
 	defer func() {
 		if err != nil {
 			ms.Close()
 		}
 	}()
+	var names []string
 	for _, name := range p.order {
 		if p.spec.Maps[name].Type == ebpf.StructOpsMap {
 			continue // made of programs: LoadPrograms creates it
@@ -68,11 +74,12 @@ func (p *Plan) CreateMaps(kept map[string]*ebpf.Map) (_ *Maps, err error) {
 			}
 			continue
 		}
-		m, err := p.createMap(name)
-		if err != nil {
-			return nil, fmt.Errorf("map %q: %w", name, err)
-		}
-		ms.byName[name] = m
+		names = append(names, name)
+	}
+	if err := ms.create(maker, names); err != nil {
+		return nil, err
+	}
+	for _, name := range names {
 		if p.spec.Maps[name].Type == ebpf.ProgramArray {
 			continue // there are no programs yet: LoadPrograms fills it
 		}
@@ -90,25 +97,6 @@ func (ms *Maps) Close() {
 		m.Close()
 		delete(ms.byName, name)
 	}
-}
-
-func (p *Plan) createMap(name string) (*ebpf.Map, error) {
-	spec := *p.spec.Maps[name]
-	spec.Name = kernelName(p.m.Name, name)
-	m, err := ebpf.NewMap(&spec)
-	switch {
-	case errors.Is(err, unix.EPERM):
-		return nil, explainEPERM(fmt.Sprintf("create a %s", spec.Type), mapCapabilities(spec.Type), err)
-	case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.E2BIG):
-		return nil, remedy.With(fmt.Errorf("create: %w: %d entries of %d bytes", unwrapAll(err), spec.MaxEntries, spec.KeySize+spec.ValueSize),
-			"lower max_entries below [maps.%s]", name)
-	case err != nil:
-		if inner := errors.Unwrap(err); inner != nil {
-			err = inner // without "creating map: "
-		}
-		return nil, remedy.With(err, "compare its definition in the object with what a %s takes on this kernel", spec.Type)
-	}
-	return m, nil
 }
 
 // takeOver returns a second descriptor of a map that the replaced collection

@@ -66,6 +66,7 @@ type Target struct {
 	Caller   bool   `json:"caller,omitempty"`
 	Owner    uint32 `json:"owner,omitempty"`
 	OwnerGID uint32 `json:"owner_gid,omitempty"`
+	NetnsID  *int32 `json:"netns_id,omitempty"` // the namespace's number in hornetd's, where it has Ifindex; Attach sets it
 	pidfd.Process
 
 	Gap bool `json:"gap,omitempty"` // an upgrade may leave a moment without a program

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hornetd/hornetd/internal/pidfd"
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/manifest"
 )
 
 // Shown is what a caller shows descriptors of, for the [[attach]]es whose target is
@@ -31,6 +32,20 @@ type Shown struct {
 // ErrNotShown is wrapped by errors about what a caller should have shown, or shows
 // in vain.
 var ErrNotShown = errors.New("what is shown and what the manifest asks for are not the same")
+
+// ErrEnded is wrapped by errors about what a caller showed and is no more, ErrNotOwned
+// by those about what is another's by now.
+var (
+	ErrEnded    = errors.New("what was shown is no more")
+	ErrNotOwned = errors.New("what was shown is another's")
+)
+
+// changedHands makes err one of what, in the same words.
+type changedHands struct{ err, what error }
+
+func (c changedHands) Error() string        { return c.err.Error() }
+func (c changedHands) Unwrap() error        { return c.err }
+func (c changedHands) Is(target error) bool { return target == c.what }
 
 // What an [[attach]] can ask a caller for.
 const (
@@ -87,7 +102,7 @@ func (r request) ofCaller(t Target) (Target, error) {
 		}
 		k := r.shown.Known[i]
 		t.Owner, t.OwnerGID, t.Cgroup, t.CgroupID, t.NetnsInode, t.Process = k.Owner, k.OwnerGID, k.Cgroup, k.CgroupID, k.NetnsInode, k.Process
-		t.Interface, t.Ifindex = k.Interface, k.Ifindex
+		t.Interface, t.Ifindex, t.NetnsID = k.Interface, k.Ifindex, k.NetnsID
 		return t, nil
 	case what == showsCgroup:
 		if t.CgroupID, err = inodeOf(f); err == nil {
@@ -97,7 +112,7 @@ func (r request) ofCaller(t Target) (Target, error) {
 		t.NetnsInode, err = inodeOf(f)
 	case what == showsProcess:
 		if t.Process, err = pidfd.Identify(int(f.Fd())); errors.Is(err, unix.ESRCH) {
-			err = remedy.With(errors.New("the process has ended"), "load it with a process that lives")
+			err = remedy.With(changedHands{errors.New("the process has ended"), ErrEnded}, "load it with a process that lives")
 		}
 	}
 	return t, r.fail("target", err)
@@ -105,8 +120,12 @@ func (r request) ofCaller(t Target) (Target, error) {
 
 func (r request) notShown(what string) error {
 	option := map[string]string{showsCgroup: "--target-cgroup DIR", showsNetns: "--target-netns FILE", showsProcess: "--target-pid PID"}[what]
+	again := "load " + r.m.Name
+	if _, isOwn := manifest.Owner(r.m.Name); isOwn {
+		again = "run DIR"
+	}
 	return remedy.With(r.m.Errorf(r.at("target"), "is the caller's, and no %s is shown: %w", what, ErrNotShown),
-		"hornetctl unload %s, where it runs, and hornetctl load %s %s", r.m.Name, r.m.Name, option)
+		"hornetctl unload %s, where it runs, and hornetctl %s %s", r.m.Name, again, option)
 }
 
 // callersInterfaces is the target in the network namespace that the caller shows.
@@ -198,7 +217,7 @@ func inProcess[L interface{ Close() error }](t Target, attach func() (L, error))
 }
 
 func (t Target) hasEnded() error {
-	return remedy.With(fmt.Errorf("process %d has ended", t.PID), "load it with a process that lives")
+	return remedy.With(changedHands{fmt.Errorf("process %d has ended", t.PID), ErrEnded}, "load it with a process that lives")
 }
 
 // leaves returns why the process, of which fd is, is its owner's no more: it has ended,
@@ -217,7 +236,7 @@ func (t Target) leaves(fd int) (why, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("process %d: %w", t.PID, err)
 	case !owns:
-		return remedy.With(fmt.Errorf("process %d is not of uid %d alone any more", t.PID, t.Owner), "load it with a process of your own"), nil
+		return remedy.With(changedHands{fmt.Errorf("process %d is not of uid %d alone any more", t.PID, t.Owner), ErrNotOwned}, "load it with a process of your own"), nil
 	}
 	return nil, nil
 }
@@ -234,7 +253,7 @@ func (t Target) Ended(s *LinkState) error {
 	case t.PID != 0:
 		return t.processEnded()
 	case alive:
-		return nil
+		return t.left(*s)
 	case t.Kind == kindCgroup:
 		f, err := t.callersCgroup()
 		if errors.Is(err, ErrAbsent) {

@@ -38,7 +38,7 @@ func pathOf(f *os.File) (string, error) {
 	}
 	fd, err := unix.OpenByHandleAt(root, handle, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if errors.Is(err, unix.ESTALE) {
-		return "", remedy.With(errors.New("the cgroup is gone"), "show one that is there")
+		return "", remedy.With(changedHands{errors.New("the cgroup is gone"), ErrEnded}, "show one that is there")
 	}
 	if err != nil {
 		return "", remedy.With(fmt.Errorf("the cgroup is not to be found below %s by its handle: %w", mount, err),

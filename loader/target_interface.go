@@ -2,6 +2,7 @@ package loader
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"path"
@@ -86,30 +87,66 @@ func ifindex(name string) (int, error) {
 //
 // Source: rtnetlink(7).
 func xdpProgram(index int) uint32 {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
+	answer, err := askRoute(unix.RTM_GETLINK, 0, ifinfo(index))
+	if err != nil || answer.Header.Type != unix.RTM_NEWLINK || len(answer.Data) < unix.SizeofIfInfomsg {
 		return 0
 	}
+	return attrUint32(attr(answer.Data[unix.SizeofIfInfomsg:], unix.IFLA_XDP), unix.IFLA_XDP_PROG_ID)
+}
+
+// ifinfo is the struct ifinfomsg of an interface.
+func ifinfo(index int) []byte {
+	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	return b
+}
+
+// routeAttr is a netlink attribute: its type and 4 bytes of payload.
+type routeAttr struct {
+	kind  uint16
+	value []byte
+}
+
+// askRoute asks the kernel one question, in the calling thread's network namespace,
+// and returns the one message that answers it. The error is the kernel's word for it.
+//
+// Source: netlink(7), rtnetlink(7).
+func askRoute(kind, flags uint16, body []byte, attrs ...routeAttr) (syscall.NetlinkMessage, error) {
+	var none syscall.NetlinkMessage
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return none, err
+	}
 	defer unix.Close(fd)
-	const size = unix.SizeofNlMsghdr + unix.SizeofIfInfomsg
-	ask := binary.NativeEndian.AppendUint32(nil, size)
-	ask = binary.NativeEndian.AppendUint16(ask, unix.RTM_GETLINK)
-	ask = binary.NativeEndian.AppendUint16(ask, unix.NLM_F_REQUEST)
-	ask = append(ask, make([]byte, size-len(ask))...)
-	binary.NativeEndian.PutUint32(ask[unix.SizeofNlMsghdr+4:], uint32(index))
+	ask := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+len(body)+8*len(attrs)+unix.NLMSG_ALIGNTO)
+	ask = append(ask, body...)
+	for _, a := range attrs {
+		ask = append(ask, make([]byte, -len(ask)&(unix.NLMSG_ALIGNTO-1))...)
+		ask = binary.NativeEndian.AppendUint16(ask, uint16(unix.SizeofRtAttr+len(a.value)))
+		ask = binary.NativeEndian.AppendUint16(ask, a.kind)
+		ask = append(ask, a.value...)
+	}
+	binary.NativeEndian.PutUint32(ask, uint32(len(ask)))
+	binary.NativeEndian.PutUint16(ask[4:], kind)
+	binary.NativeEndian.PutUint16(ask[6:], unix.NLM_F_REQUEST|flags)
 	if err := unix.Sendto(fd, ask, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0
+		return none, err
 	}
 	answer := make([]byte, 64<<10)
 	n, _, err := unix.Recvfrom(fd, answer, unix.MSG_DONTWAIT) // the kernel has answered when the call returns
 	if err != nil {
-		return 0
+		return none, err
 	}
 	msgs, err := syscall.ParseNetlinkMessage(answer[:n])
-	if err != nil || len(msgs) == 0 || msgs[0].Header.Type != unix.RTM_NEWLINK || len(msgs[0].Data) < unix.SizeofIfInfomsg {
-		return 0
+	if err != nil || len(msgs) == 0 {
+		return none, errors.New("netlink: no answer")
 	}
-	return attrUint32(attr(msgs[0].Data[unix.SizeofIfInfomsg:], unix.IFLA_XDP), unix.IFLA_XDP_PROG_ID)
+	if m := msgs[0]; m.Header.Type == unix.NLMSG_ERROR && len(m.Data) >= 4 {
+		if errno := -int32(binary.NativeEndian.Uint32(m.Data)); errno != 0 {
+			return m, unix.Errno(errno)
+		}
+	}
+	return msgs[0], nil
 }
 
 // attr returns the payload of the netlink attribute of a type in b, nil where

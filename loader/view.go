@@ -139,21 +139,27 @@ func readLinks(dump []byte) (map[int]netLink, error) {
 	}
 	links := make(map[int]netLink, len(msgs))
 	for i := range msgs {
-		data := msgs[i].Data
-		if msgs[i].Header.Type != unix.RTM_NEWLINK || len(data) < unix.SizeofIfInfomsg {
-			continue
+		if index, l, ok := readLink(msgs[i]); ok {
+			links[index] = l
 		}
-		attrs := data[unix.SizeofIfInfomsg:]
-		l := netLink{name: unix.ByteSliceToString(attr(attrs, unix.IFLA_IFNAME))}
-		xdp := attr(attrs, unix.IFLA_XDP)
-		for _, kind := range []uint16{unix.IFLA_XDP_PROG_ID, unix.IFLA_XDP_DRV_PROG_ID, unix.IFLA_XDP_SKB_PROG_ID, unix.IFLA_XDP_HW_PROG_ID} {
-			if id := attrUint32(xdp, kind); id != 0 {
-				l.xdp = append(l.xdp, id)
-			}
-		}
-		links[int(binary.NativeEndian.Uint32(data[4:]))] = l
 	}
 	return links, nil
+}
+
+// readLink reads one of them.
+func readLink(m syscall.NetlinkMessage) (index int, l netLink, ok bool) {
+	if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
+		return 0, netLink{}, false
+	}
+	attrs := m.Data[unix.SizeofIfInfomsg:]
+	l.name = unix.ByteSliceToString(attr(attrs, unix.IFLA_IFNAME))
+	xdp := attr(attrs, unix.IFLA_XDP)
+	for _, kind := range []uint16{unix.IFLA_XDP_PROG_ID, unix.IFLA_XDP_DRV_PROG_ID, unix.IFLA_XDP_SKB_PROG_ID, unix.IFLA_XDP_HW_PROG_ID} {
+		if id := attrUint32(xdp, kind); id != 0 {
+			l.xdp = append(l.xdp, id)
+		}
+	}
+	return int(binary.NativeEndian.Uint32(m.Data[4:])), l, true
 }
 
 // Again returns t as it would be resolved now: the same names, and the numbers

@@ -6,7 +6,8 @@
  *
  * Who may
  *   bprm_committed_creds  the mark of hornetd: cleared by every exec, set where
- *                         PID 1 started an enrolled executable in its cgroup
+ *                         PID 1 started an enrolled executable in its cgroup;
+ *                         another where hornetd did, which may make maps
  *
  * Ways in
  *   bpf                   every command of bpf(2): loads, attachments, what is
@@ -139,16 +140,29 @@ struct what {
 
 /* Who */
 
-static __always_inline _Bool marked(struct task_struct *task)
+static __always_inline __u32 mark_of(struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
+	__u32 *mark = leader ? bpf_task_storage_get(&marks, leader, 0, 0) : 0;
 
-	return leader && bpf_task_storage_get(&marks, leader, 0, 0);
+	return mark ? *mark : 0;
 }
 
 static __always_inline _Bool hornetd(void)
 {
-	return marked(bpf_get_current_task_btf());
+	return mark_of(bpf_get_current_task_btf()) == MARK_HORNETD;
+}
+
+/* A process that makes maps for hornetd, in a cgroup that they are charged to, and
+ * hands them over. It may do nothing else. (Libraries try for a token first.) */
+static __always_inline _Bool maker(void)
+{
+	return mark_of(bpf_get_current_task_btf()) == MARK_MAKER;
+}
+
+static __always_inline _Bool makes_maps(__u32 command)
+{
+	return maker() && (command == BPF_MAP_CREATE || command == BPF_BTF_LOAD || command == BPF_TOKEN_CREATE);
 }
 
 static __always_inline void identify(struct inode *inode, struct exe *exe)
@@ -516,7 +530,7 @@ int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 
 	__sync_fetch_and_add(&state.calls, 1);
 	bpf_probe_read_kernel(&a, sizeof(a), attr);
-	if (hornetd())
+	if (hornetd() || makes_maps(command))
 		return note(command, &a);
 	if (c == FREE)
 		return 0;
@@ -688,8 +702,10 @@ int BPF_PROG(guard_map, struct bpf_map *map, unsigned int fmode)
 {
 	struct what what = { .deed = DEED_MAP, .reason = REASON_OWNED, .kind = KIND_MAP, .id = map->id, .type = map->map_type, .name = map->name };
 
+	if ((hornetd() || maker()) && within(BPF_MAP_CREATE))
+		return own(KIND_MAP, map->id, OWNED_YES);
 	if (hornetd())
-		return within(BPF_MAP_CREATE) ? own(KIND_MAP, map->id, OWNED_YES) : 0;
+		return 0;
 	return fmode & FMODE_WRITE && is_owned(KIND_MAP, map->id) ? refuse(&what) : 0;
 }
 
@@ -969,7 +985,8 @@ static __always_inline int signal(struct task_struct *task, __u32 sig)
 	case SIGWINCH:
 		return 0;
 	}
-	return !marked(task) || hornetd() || may_signal() ? 0 : refuse(&what);
+	/* What makes maps for hornetd, too: Go has its threads change themselves by signals. */
+	return !mark_of(task) || mark_of(bpf_get_current_task_btf()) || may_signal() ? 0 : refuse(&what);
 }
 
 SEC("lsm/task_kill")
@@ -990,7 +1007,7 @@ int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)
 {
 	struct what what = { .deed = DEED_TRACE, .detail = mode, .reason = REASON_OWNED };
 
-	return mode & PTRACE_MODE_ATTACH && marked(child) && !hornetd() ? refuse(&what) : 0;
+	return mode & PTRACE_MODE_ATTACH && mark_of(child) && !hornetd() ? refuse(&what) : 0;
 }
 
 SEC("lsm/file_open")
@@ -999,20 +1016,22 @@ int BPF_PROG(guard_open, struct file *file)
 	return file->f_mode & FMODE_WRITE ? binary(file->f_inode) : 0;
 }
 
-static __always_inline _Bool starts_hornetd(struct linux_binprm *bprm)
+/* An enrolled executable, not traced, and not with a root directory that another
+ * process can move. */
+static __always_inline _Bool enrolled(struct linux_binprm *bprm)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct place place = {};
 	struct exe exe = {};
 	struct may *may;
 
 	identify(BPF_CORE_READ(bprm, file, f_inode), &exe);
 	may = bpf_map_lookup_elem(&executables, &exe);
-	if (!may || !may->hornetd)
-		return 0;
-	/* Traced, or with a root directory that another process can move. */
-	if (bprm->unsafe & (LSM_UNSAFE_PTRACE | LSM_UNSAFE_SHARE))
-		return 0;
+	return may && may->hornetd && !(bprm->unsafe & (LSM_UNSAFE_PTRACE | LSM_UNSAFE_SHARE));
+}
+
+static __always_inline _Bool started_by_init(struct task_struct *task)
+{
+	struct place place = {};
+
 	if (BPF_CORE_READ(task, real_parent, tgid) != 1)
 		return 0;
 	current_place(&place);
@@ -1030,10 +1049,19 @@ SEC("lsm/bprm_committed_creds")
 int BPF_PROG(guard_exec, struct linux_binprm *bprm)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *parent;
+	__u32 mark = 0;
 
 	bpf_task_storage_delete(&marks, task);
-	if (starts_hornetd(bprm))
-		bpf_task_storage_get(&marks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!enrolled(bprm))
+		return 0;
+	parent = task->real_parent;
+	if (started_by_init(task))
+		mark = MARK_HORNETD;
+	else if (parent && mark_of(parent) == MARK_HORNETD)
+		mark = MARK_MAKER;
+	if (mark)
+		bpf_task_storage_get(&marks, task, &mark, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	return 0;
 }
 

@@ -63,6 +63,12 @@ enum reason {
 	REASON_OWNED,		/* what hornetd owns */
 };
 
+/* Who a process is to the guard. */
+enum mark {
+	MARK_HORNETD = 1,
+	MARK_MAKER,
+};
+
 enum kind {
 	KIND_PROGRAM = 1,
 	KIND_MAP,

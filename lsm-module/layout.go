@@ -71,6 +71,9 @@ func (r Reason) String() string {
 	return name([]string{"", "caller", "type", "owned"}, uint32(r))
 }
 
+// markHornetd is the mark of hornetd itself.
+const markHornetd = 1
+
 // Kind is that of an object.
 type Kind uint32
 

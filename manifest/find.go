@@ -46,7 +46,7 @@ const (
 // single files and directories of drop-ins, and the sources are those about
 // which there is no doubt.
 func Find(dirs []string) (found []Source, strays []error, err error) {
-	f, err := look(dirs)
+	f, err := look(dirs, "")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -66,12 +66,12 @@ func Find(dirs []string) (found []Source, strays []error, err error) {
 // FindOne is Find for the manifest of one collection, or the template of one
 // instance. Where there is none the error is fs.ErrNotExist.
 func FindOne(dirs []string, name string) (Source, error) {
-	f, err := look(dirs)
+	load := name
+	name, _, _ = SplitInstance(name)
+	f, err := look(dirs, name)
 	if err != nil {
 		return Source{}, err
 	}
-	load := name
-	name, _, _ = SplitInstance(name)
 	i := slices.IndexFunc(f.found, func(s Source) bool { return s.Name == name })
 	var one Source
 	if i >= 0 {
@@ -90,7 +90,7 @@ func FindOne(dirs []string, name string) (Source, error) {
 
 // DropInsOf returns the drop-ins of a collection alone, as Find would.
 func DropInsOf(dirs []string, name string) ([]string, error) {
-	f, err := look(dirs)
+	f, err := look(dirs, name)
 	if err != nil {
 		return nil, err
 	}
@@ -98,9 +98,10 @@ func DropInsOf(dirs []string, name string) ([]string, error) {
 	return files, f.doubt[name]
 }
 
-// look collects manifests from the first directory to the last.
-func look(dirs []string) (*finder, error) {
-	f := &finder{decided: map[string]bool{}, dropIns: map[string][]string{}, doubt: map[string]error{}}
+// look collects manifests from the first directory to the last. Files that do not
+// have name in theirs are passed over.
+func look(dirs []string, name string) (*finder, error) {
+	f := &finder{name: name, decided: map[string]bool{}, dropIns: map[string][]string{}, doubt: map[string]error{}}
 	for _, dir := range dirs {
 		entries, err := safefile.ReadDir(dir, maxFiles)
 		switch {
@@ -119,6 +120,7 @@ func look(dirs []string) (*finder, error) {
 
 // finder is what look has seen.
 type finder struct {
+	name    string // what is looked for; "" is everything
 	found   []Source
 	decided map[string]bool     // names that a directory before this one has
 	dropIns map[string][]string // name -> directories of drop-ins, the one that wins first
@@ -141,10 +143,13 @@ func (f *finder) refuse(name, file, hint string, err error) error {
 // directory takes what is new in a directory. Its names are decided even where
 // something is wrong with them: the file behind it must not come up instead.
 func (f *finder) directory(dir string, entries []fs.DirEntry) {
-	here := map[string]string{}
+	here := map[string]fs.DirEntry{}
 	doubtful := map[string]bool{}
-	dropIns := map[string]string{}
+	dropIns := map[string]fs.DirEntry{}
 	for _, e := range entries {
+		if !strings.Contains(e.Name(), f.name) {
+			continue
+		}
 		file := filepath.Join(dir, e.Name())
 		base, isDropIns := strings.CutSuffix(e.Name(), dropInsSuffix)
 		if strings.HasPrefix(base, ".") || !strings.HasSuffix(base, extension) {
@@ -163,27 +168,27 @@ func (f *finder) directory(dir string, entries []fs.DirEntry) {
 		case err != nil:
 			f.refuse("", file, remedy.Of(err), err)
 		case twice:
-			err := f.refuse(name, file, "remove one of them", errors.New("is the same collection as "+other))
+			err := f.refuse(name, file, "remove one of them", errors.New("is the same collection as "+filepath.Join(dir, other.Name())))
 			if isDropIns {
 				f.doubt[name] = err
 			} else {
 				doubtful[name] = true
 			}
 		default:
-			seen[name] = file
+			seen[name] = e
 		}
 	}
-	for name, file := range dropIns {
-		f.dropIns[name] = append(f.dropIns[name], file)
+	for name, e := range dropIns {
+		f.dropIns[name] = append(f.dropIns[name], filepath.Join(dir, e.Name()))
 	}
-	f.take(here, doubtful)
+	f.take(dir, here, doubtful)
 }
 
 // take adds what a directory has and decides its names.
-func (f *finder) take(here map[string]string, doubtful map[string]bool) {
-	for name, file := range here {
-		if !f.decided[name] && !doubtful[name] && !masked(file) {
-			f.found = append(f.found, Source{Name: name, File: file})
+func (f *finder) take(dir string, here map[string]fs.DirEntry, doubtful map[string]bool) {
+	for name, e := range here {
+		if !f.decided[name] && !doubtful[name] && !masked(dir, e) {
+			f.found = append(f.found, Source{Name: name, File: filepath.Join(dir, e.Name())})
 		}
 		f.decided[name] = true
 	}
@@ -206,8 +211,8 @@ func (f *finder) dropInsOf(name string) []string {
 		for _, e := range entries {
 			if base := e.Name(); strings.HasSuffix(base, extension) && !strings.HasPrefix(base, ".") && !decided[base] {
 				decided[base] = true
-				if file := filepath.Join(dir, base); !masked(file) {
-					all = append(all, file)
+				if !masked(dir, e) {
+					all = append(all, filepath.Join(dir, base))
 				}
 			}
 		}
@@ -235,8 +240,11 @@ func (f *finder) strays() []error {
 	return strays
 }
 
-// masked tells whether file is a symbolic link to /dev/null.
-func masked(file string) bool {
-	to, err := os.Readlink(file)
+// masked tells whether e of dir is a symbolic link to /dev/null.
+func masked(dir string, e fs.DirEntry) bool {
+	if e.Type()&fs.ModeSymlink == 0 {
+		return false
+	}
+	to, err := os.Readlink(filepath.Join(dir, e.Name()))
 	return err == nil && to == os.DevNull
 }

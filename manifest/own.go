@@ -106,10 +106,6 @@ func (m Manifest) checkOwn() error {
 		return remedy.With(m.Errorf("after", "is not for a caller's own collection"), remove)
 	case len(m.Allow) > 0:
 		return remedy.With(m.Errorf("allow", "is not for a caller's own collection: it is theirs, and root's"), remove)
-	case m.OfCaller():
-		i := slices.IndexFunc(m.Attach, Attach.OfCaller)
-		return remedy.With(m.Errorf(fmt.Sprintf("attach[%d].target", i), "is %q, and a caller's own collection comes without descriptors", TargetCaller),
-			"name what it is attached to, as far as a [[rule]] allows; or have an administrator install the manifest")
 	case filepath.Dir(m.Object.Path) != dir:
 		return remedy.With(m.Errorf("object.path", "is not beside the manifest: a caller's own collection is what they send"), "write the object's name without a directory")
 	case filepath.Dir(m.Object.Signature) != dir:

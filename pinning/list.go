@@ -52,7 +52,7 @@ func (s *Store) scan() (contents, error) {
 	for _, e := range ents {
 		name, err := ParseName(e.name)
 		switch {
-		case kernelDebugFile(e):
+		case kernelDebugFile(e), e.isDir() && e.name == GuardDir:
 		case e.isDir() && strings.HasPrefix(e.name, stagePrefix):
 			c.stages = append(c.stages, e.name)
 		case e.isDir() && strings.HasPrefix(e.name, quarantinePrefix):

@@ -13,6 +13,10 @@ const (
 	quarantinePrefix = "quarantine-"
 )
 
+// GuardDir is the directory of the store that the guard's own pins are in. No Name
+// begins with '_'.
+const GuardDir = "_guard"
+
 // maxName is the longest collection name, maxInstance the longest instance of a
 // template behind it and maxPin the longest name bpffs takes, all in bytes.
 const (

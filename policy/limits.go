@@ -52,6 +52,16 @@ func Memory(m manifest.Manifest, spec *ebpf.CollectionSpec) (uint64, error) {
 	return measure(m, spec, cpus).bytes, nil
 }
 
+// Beside returns the most that the kernel takes for the maps of spec beside what
+// Memory counts, in bytes: an estimate, and more than it really is.
+func Beside(m manifest.Manifest, spec *ebpf.CollectionSpec) (uint64, error) {
+	cpus, err := Limits{}.cpus()
+	if err != nil {
+		return 0, err
+	}
+	return measure(m, spec, cpus).beside, nil
+}
+
 func (l Limits) cpus() (uint64, error) {
 	if l.CPUs > 0 {
 		return uint64(l.CPUs), nil

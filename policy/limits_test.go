@@ -206,3 +206,37 @@ func TestMemory(t *testing.T) {
 		t.Errorf("%d, %v, want %d", got, err, want)
 	}
 }
+
+// The kernel takes no more for a map than what is counted and what comes beside it.
+func TestBeside(t *testing.T) {
+	testenv.RequireRoot(t)
+	page := uint32(os.Getpagesize())
+	for _, ms := range []*ebpf.MapSpec{
+		hash(4, 4, 1), hash(4, 4, 1000), hash(4, 4, 70000), hash(512, 1000, 300),
+		{Type: ebpf.Array, KeySize: 4, ValueSize: 1, MaxEntries: 1}, {Type: ebpf.Array, KeySize: 4, ValueSize: 13, MaxEntries: 100000},
+		{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 5000}, {Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 8, MaxEntries: 5000},
+		{Type: ebpf.LRUHash, KeySize: 8, ValueSize: 8, MaxEntries: 10000}, {Type: ebpf.LRUCPUHash, KeySize: 8, ValueSize: 8, MaxEntries: 10000},
+		{Type: ebpf.Queue, ValueSize: 4, MaxEntries: 1000},
+		{Type: ebpf.StackTrace, KeySize: 4, ValueSize: 80, MaxEntries: 1000}, {Type: ebpf.DevMap, KeySize: 4, ValueSize: 4, MaxEntries: 1000},
+		{Type: ebpf.DevMapHash, KeySize: 4, ValueSize: 4, MaxEntries: 1000}, {Type: ebpf.SockHash, KeySize: 4, ValueSize: 8, MaxEntries: 1000},
+		{Type: ebpf.BloomFilter, ValueSize: 4, MaxEntries: 10000}, {Type: ebpf.RingBuf, MaxEntries: 16 * page}, {Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 500},
+	} {
+		m, err := ebpf.NewMap(ms)
+		if err != nil {
+			t.Errorf("%s: %v", ms, err)
+			continue
+		}
+		info, err := m.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		takes, ok := info.Memlock() // map_mem_usage of the kernel, since 6.4; before that an estimate of its own
+		m.Close()
+		spec := objectOf(map[string]*ebpf.MapSpec{"a": ms})
+		counted, err := Memory(manifest.Manifest{}, spec)
+		beside, err2 := Beside(manifest.Manifest{}, spec)
+		if err != nil || err2 != nil || !ok || takes > counted+beside {
+			t.Errorf("%s takes %d, counted are %d and %d, %v, %v", ms, takes, counted, beside, err, err2)
+		}
+	}
+}

@@ -15,16 +15,19 @@ import (
 
 // measured is what the maps of a collection need.
 type measured struct {
-	maps  int
-	bytes uint64 // math.MaxUint64 stands for all that is more
+	maps   int
+	bytes  uint64 // math.MaxUint64 stands for all that is more
+	beside uint64 // what the kernel keeps beside them, at most
 
 	name string // of the largest map
 	most uint64 // its bytes
 }
 
-func (d *measured) add(name string, n uint64) {
+func (d *measured) add(name string, ms *ebpf.MapSpec, entries, cpus uint64) {
+	n := size(ms, entries, cpus)
 	d.maps++
 	d.bytes = add(d.bytes, n)
+	d.beside = add(d.beside, beside(ms, entries, n))
 	if n > d.most {
 		d.name, d.most = name, n
 	}
@@ -44,9 +47,9 @@ func measure(m manifest.Manifest, spec *ebpf.CollectionSpec, cpus uint64) *measu
 		if n := m.Maps[name].MaxEntries; n > 0 {
 			entries = uint64(n)
 		}
-		d.add(name, size(ms, entries, cpus))
+		d.add(name, ms, entries, cpus)
 		if inner := inner(ms, spec, m.Maps[name].Inner); inner != nil {
-			d.add(name+" (inner)", size(inner, uint64(inner.MaxEntries), cpus))
+			d.add(name+" (inner)", inner, uint64(inner.MaxEntries), cpus)
 		}
 	}
 	return &d
@@ -62,7 +65,7 @@ func inner(ms *ebpf.MapSpec, spec *ebpf.CollectionSpec, name string) *ebpf.MapSp
 }
 
 // size is how many bytes the keys and values of a map take when it is full. What
-// the kernel keeps beside them comes on top, up to some 64 bytes an entry.
+// the kernel keeps beside them comes on top: see beside.
 func size(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
 	key, value := padded(ms.KeySize), padded(ms.ValueSize)
 	switch ms.Type {
@@ -82,6 +85,20 @@ func size(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
 	// Storage maps have no number of entries; count one, as the size of all
 	// depends on what runs later.
 	return mul(add(key, value), max(entries, 1))
+}
+
+// beside is the most that the kernel takes for a map beside its keys and values, which
+// are n bytes. An array has them in one piece, with a pointer for each processor's. A
+// hash has a bucket and a header for each, a trie up to twice as many nodes, and what is
+// allocated one by one is rounded up, by less than what it is.
+func beside(ms *ebpf.MapSpec, entries, n uint64) uint64 {
+	const base, pointer, node = 8 << 10, 8, 192
+	switch ms.Type {
+	case ebpf.RingBuf, ebpf.UserRingbuf, ebpf.Arena, ebpf.Array, ebpf.PerCPUArray, ebpf.PerfEventArray, ebpf.ProgramArray, ebpf.CGroupArray,
+		ebpf.ArrayOfMaps, ebpf.DevMap, ebpf.XSKMap, ebpf.SockMap, ebpf.CPUMap, ebpf.ReusePortSockArray, ebpf.Queue, ebpf.Stack:
+		return add(mul(entries, pointer), base)
+	}
+	return add(add(mul(entries, node), n), base)
 }
 
 // padded is n rounded up to the 8 bytes to which the kernel aligns.

@@ -16,6 +16,7 @@ import (
 
 func (c *ctl) runBundle() *cobra.Command {
 	var lease bool
+	var t target
 	cmd := &cobra.Command{
 		Use:   "run DIR|FILE | run --lease DIR|FILE [-- COMMAND...]",
 		Short: "Run a signed collection of your own",
@@ -24,7 +25,10 @@ loads them as it would from its own directories, where a [[rule]] in its
 hornetd.toml lets you. FILE is the manifest; a DIR has one, NAME.toml. It runs
 under the name uUID-NAME, in the place of what runs there, until somebody unloads
 it or the host starts again. With --lease it runs for as long as the command that
-follows, or until Ctrl-C, and is unloaded however that ends.`,
+follows, or until Ctrl-C, and is unloaded however that ends.
+
+Where its manifest says target = "caller", what it is attached to is opened here and
+shown to the daemon, as with load.`,
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"toml"}, cobra.ShellCompDirectiveFilterFileExt
 		},
@@ -44,7 +48,12 @@ follows, or until Ctrl-C, and is unloaded however that ends.`,
 				}
 				return c.hold(cmd.Context(), held, command)
 			}
-			collection, err := c.client().Run(cmd.Context(), name, bundle)
+			collection, err := t.at(func(files []*os.File) (api.Collection, error) {
+				if len(files) == 0 {
+					return c.client().Run(cmd.Context(), name, bundle)
+				}
+				return c.client().RunTargets(cmd.Context(), name, bundle, files...)
+			})
 			if err != nil {
 				return err
 			}
@@ -52,6 +61,7 @@ follows, or until Ctrl-C, and is unloaded however that ends.`,
 		},
 	}
 	cmd.Flags().BoolVar(&lease, "lease", false, "unload it when COMMAND or this program ends")
+	t.flags(cmd)
 	return cmd
 }
 

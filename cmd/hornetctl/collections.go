@@ -110,10 +110,31 @@ func (c *ctl) showTables(x api.Collection) {
 	if !x.TrialUntil.IsZero() {
 		head.row("On trial", cell{trialText(x), uneasy})
 	}
+	chargeRows(head, x.Charged)
 	head.print()
 	c.programTable(x.Programs)
 	c.mapTable(x.Maps)
 	c.linkTable(x.Links)
+}
+
+// chargeRows say where the memory of maps is counted.
+func chargeRows(t *table, x *api.Charge) {
+	if x == nil {
+		return
+	}
+	switch x.To {
+	case api.ChargedToOwn:
+		text := bytesText(x.Bytes)
+		if x.Most > 0 {
+			text += " of " + bytesText(x.Most)
+		}
+		t.row("Charged to", fmt.Sprintf("cgroup %s: %s", x.Cgroup, text))
+	case api.ChargedToEarlier:
+		t.row("Charged to", "a hornetd before this one")
+	default:
+		t.row("Charged to", "hornetd: "+x.Reason)
+		optional(t, "", x.Hint)
+	}
 }
 
 // leaseText says for whom something runs.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 
@@ -35,7 +34,12 @@ as whoever calls, and shown to the daemon, which looks whose it is.`,
 				}
 				return c.hold(cmd.Context(), held, command)
 			}
-			collection, err := c.loadAt(cmd.Context(), name, t)
+			collection, err := t.at(func(files []*os.File) (api.Collection, error) {
+				if len(files) == 0 {
+					return c.client().Load(cmd.Context(), name)
+				}
+				return c.client().LoadTargets(cmd.Context(), name, files...)
+			})
 			if err != nil {
 				return err
 			}
@@ -43,30 +47,32 @@ as whoever calls, and shown to the daemon, which looks whose it is.`,
 		},
 	}
 	cmd.Flags().BoolVar(&lease, "lease", false, "unload it when COMMAND or this program ends")
+	t.flags(cmd)
+	return cmd
+}
+
+// flags adds the options of t, which are not for a lease.
+func (t *target) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.cgroup, "target-cgroup", "", "the caller's cgroup to attach to, its directory")
 	cmd.Flags().IntVar(&t.pid, "target-pid", 0, "the caller's process to probe")
 	cmd.Flags().StringVar(&t.netns, "target-netns", "", "the caller's network namespace to attach in, such as /proc/PID/ns/net")
 	for _, option := range []string{"target-cgroup", "target-pid", "target-netns"} {
 		cmd.MarkFlagsMutuallyExclusive("lease", option)
 	}
-	return cmd
 }
 
-// loadAt loads a collection, at t where that is anything.
-func (c *ctl) loadAt(ctx context.Context, name string, t target) (api.Collection, error) {
+// at has a collection loaded by load, which gets what t names.
+func (t target) at(load func(files []*os.File) (api.Collection, error)) (api.Collection, error) {
 	files, err := t.open()
 	defer func() {
 		for _, f := range files {
 			f.Close()
 		}
 	}()
-	switch {
-	case err != nil:
+	if err != nil {
 		return api.Collection{}, err
-	case len(files) == 0:
-		return c.client().Load(ctx, name)
 	}
-	return c.client().LoadTargets(ctx, name, files...)
+	return load(files)
 }
 
 // target is what a collection shall be attached to, where its manifest leaves that to

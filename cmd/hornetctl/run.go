@@ -86,7 +86,7 @@ Exit status: 0 done, 1 failure, 2 wrong usage, 3 denied, 4 signature not good,
 		commands  []*cobra.Command
 	}{
 		{"see", "See what runs:", []*cobra.Command{c.list(), c.show(), c.status(), c.events(), c.mapGroup()}},
-		{"change", "Change what runs:", []*cobra.Command{c.load(), c.runBundle(), c.upgrade(), c.unload(), c.plan(), c.reload(), c.rollback(), c.recover()}},
+		{"change", "Change what runs:", []*cobra.Command{c.load(), c.runBundle(), c.upgrade(), c.unload(), c.plan(), c.reload(), c.rollback(), c.recover(), c.guardGroup()}},
 		{"sign", "Keys, signatures and manifests, without a daemon:", []*cobra.Command{c.check(), c.policyGroup(), c.inspect(), c.cat(), c.keygen(), c.sign(), c.verifyFile(), c.trustGroup()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})

@@ -36,6 +36,13 @@ func (c *ctl) statusTables(s api.Status) {
 	t.row("Kernel", s.Kernel.Release+" "+s.Kernel.Machine)
 	t.row("Collections", countsCell(s.Collections))
 	// Only root is told the rest.
+	if g := s.Guard; g != nil {
+		text := string(g.Mode)
+		if g.Mode != g.Wanted {
+			text += ": " + g.Reason
+		}
+		t.row("Guard", text)
+	}
 	optional(t, "Manifests", strings.Join(s.Paths.Manifests, ", "))
 	optional(t, "Trust store", s.Paths.Trust)
 	if r := s.Revocations; r != nil {
@@ -44,6 +51,7 @@ func (c *ctl) statusTables(s api.Status) {
 	optional(t, "bpffs", s.Paths.BPFFS)
 	optional(t, "State", s.Paths.State)
 	optional(t, "Socket", s.Paths.Socket)
+	chargeRows(t, s.Charged)
 	t.print()
 	c.signerTable(s.Signers)
 	c.limitTable(s.Limits)

@@ -50,7 +50,13 @@ may = [%s]
 // newMaps is a daemon that runs them as "maps".
 func newMaps(t *testing.T, may string) (*testdaemon.Host, api.Collection) {
 	t.Helper()
-	h := testdaemon.New(t, "")
+	return newMapsWith(t, "", may)
+}
+
+// newMapsWith has more in its hornetd.toml.
+func newMapsWith(t *testing.T, extra, may string) (*testdaemon.Host, api.Collection) {
+	t.Helper()
+	h := testdaemon.New(t, extra)
 	h.Object("maps.bpf.o", read(t, "testdata/maps.bpf.o"))
 	h.Manifest("maps", mapsManifest(may))
 	h.Start()

@@ -170,8 +170,9 @@ func TestLimitsInStatus(t *testing.T) {
 	one := memory("one")
 	// The Go clients above keep a connection each, and the one that asks has one.
 	own := []string{
-		"1234: api.connections_per_user 2 of 9", "1234: api.changes_per_user 0 of 4",
+		"1234: api.connections_per_user 2 of 9", "1234: api.changes_per_user 0 of 4", "1234: api.recorded_burst 1 of 1000",
 		"1234: limits.user_memory " + one + " of 268435456bytes", "1234: limits.user_programs 2 of 50", "1234: limits.user_collections 1 of 5",
+		"1234: limits.user_streams 0 of 4",
 	}
 	if diff := cmp.Diff(own, limitsOf(t, h, stranger)); diff != "" {
 		t.Errorf("a user is told: %s", diff)
@@ -194,6 +195,62 @@ func TestLimitsInStatus(t *testing.T) {
 	if words := strings.Join(strings.Fields(stdout), " "); exit != 0 || !strings.Contains(words, "limits.user_programs 1235 2 50") || !strings.Contains(words, "api.connections - ") {
 		t.Errorf("hornetctl status:\n%s", stdout)
 	}
+}
+
+// TestRecordsAreBounded: who loads and unloads for ever fills the disk slowly, and
+// ends what they began; others, and root, do not notice.
+func TestRecordsAreBounded(t *testing.T) {
+	testenv.NoLeaks(t)
+	ctx := context.Background()
+	h := newStudio(t, "recorded_burst = 3\nrecorded_per_minute = 20\n", "one", "two")
+	user, other := apiAs(t, h, stranger), apiAs(t, h, stranger+1)
+	var e *api.Error
+	for i := range 3 {
+		_, err := user.Load(ctx, "one")
+		must(t, err)
+		for range 5 { // changes nothing, and costs nothing
+			_, err := user.Load(ctx, "one")
+			must(t, err)
+		}
+		if i < 2 {
+			_, err := user.Unload(ctx, "one", api.UnloadRequest{})
+			must(t, err)
+		}
+	}
+	for range 40 {
+		if _, err := user.Load(ctx, "two"); !errors.As(err, &e) || e.Kind != api.KindLimit || !strings.HasPrefix(e.Hint, "come back in ") || !strings.Contains(e.Hint, "[api] recorded_per_minute") {
+			t.Fatalf("the fourth: %+v", err)
+		}
+	}
+	if got := limitsOf(t, h, stranger); !slices.Contains(got, "1234: api.recorded_burst 3 of 3") {
+		t.Errorf("told %q", got)
+	}
+	if get(t, h, "two").State != api.StateAvailable {
+		t.Error("it was loaded all the same")
+	}
+	_, err := user.Unload(ctx, "one", api.UnloadRequest{}) // what ends something is not held back
+	must(t, err)
+	_, err = other.Load(ctx, "one")
+	must(t, err)
+	for range 5 {
+		load(t, h, "two")
+		_, err := h.Client().Unload(ctx, "two", api.UnloadRequest{})
+		must(t, err)
+	}
+	n := 0
+	for _, r := range auditRecords(t, h.State) {
+		if r.Caller.UID == stranger {
+			n++
+		}
+	}
+	if n != 3*4+1 {
+		t.Errorf("%d records, want those of three loads and unloads and one refusal", n)
+	}
+	wait, err := time.ParseDuration(strings.TrimSuffix(strings.Fields(e.Hint)[3], ","))
+	must(t, err)
+	time.Sleep(wait + time.Second/2)
+	_, err = user.Load(ctx, "two")
+	must(t, err)
 }
 
 // TestChangesInTurn: a user whose load takes long, because the kernel does, may

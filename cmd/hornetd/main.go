@@ -12,8 +12,11 @@ import (
 )
 
 func main() {
-	if os.Args[0] == daemon.ParserName {
+	switch os.Args[0] {
+	case daemon.ParserName:
 		os.Exit(daemon.ServeParser())
+	case daemon.MapMakerName:
+		os.Exit(daemon.ServeMapMaker())
 	}
 	// Files and sockets get exactly the mode they are given, never a wider one.
 	unix.Umask(0o077)

@@ -45,7 +45,7 @@ func TestMixed(t *testing.T) {
 func afterMixed(t *testing.T, n int, seed uint64) int {
 	t.Helper()
 	testenv.NoLeaks(t)
-	h := testdaemon.New(t, strings.ReplaceAll(mayRun, "1000", strconv.Itoa(stranger)))
+	h := testdaemon.New(t, "recorded_burst = 1000000\n"+strings.ReplaceAll(mayRun, "1000", strconv.Itoa(stranger)))
 	h.Object("maps.bpf.o", read(t, "testdata/maps.bpf.o"))
 	object := example(t, "conn-count/conn_count.bpf.o")
 	h.Object("conn_count.bpf.o", object)

@@ -170,8 +170,6 @@ func serve(ctx context.Context, cfg config.Config, made daemon.Build, log *zap.L
 	if err != nil {
 		return err
 	}
-	debug.FreeOSMemory() // kernel BTF and the parsed objects are not needed again
-
 	stopped := make(chan error, 1)
 	serveCtx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -180,6 +178,7 @@ func serve(ctx context.Context, cfg config.Config, made daemon.Build, log *zap.L
 		log.Warn("readiness", zap.Error(err))
 	}
 	log.Info("ready", zap.String("status", d.Summary()), zap.Duration("after", time.Since(began)))
+	debug.FreeOSMemory() // kernel BTF and the parsed objects are not needed again
 
 	err = attend(serveCtx, d, log, hangup, stopped)
 	if notifyErr := systemd.Stopping(); notifyErr != nil {

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -146,6 +148,26 @@ func TestSamplesEnd(t *testing.T) {
 	ring.ends("stops")
 }
 
+// TestSamplesHalfClosed: a client that closes its side and reads on is told that, and not
+// that the daemon stops.
+func TestSamplesHalfClosed(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, c := newMaps(t, `"read:events"`)
+	conn := dialAs(t, stranger, h.Socket).(*net.UnixConn)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(15 * time.Second))
+	_, err := io.WriteString(conn, "GET /v1/collections/maps/maps/events/stream HTTP/1.1\r\nHost: h\r\n\r\n")
+	must(t, err)
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	must(t, err)
+	ring := &sampled{t, resp.Body, bufio.NewReaderSize(resp.Body, 1<<20)}
+	emit(t, c, 1)
+	ring.next()
+	must(t, conn.CloseWrite())
+	ring.ends("the client closed its side")
+}
+
 // TestSamplesStalled: a client that stands still misses samples and is told how
 // many; the daemon neither waits for it nor grows.
 func TestSamplesStalled(t *testing.T) {
@@ -181,6 +203,58 @@ func TestSamplesStalled(t *testing.T) {
 	t.Logf("%d came, then %d were lost, of %d", came, lost, rounds*each)
 	if most := memory(t, h.PID()); most > 80_000 {
 		t.Errorf("the daemon used %d KiB", most)
+	}
+}
+
+// TestSamplesLimits: how many streams, what they hold and how many events, says
+// hornetd.toml, and the status how near it is.
+func TestSamplesLimits(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, c := newMapsWith(t, "[limits]\nuser_streams = 1\ntotal_streams = 1\nstream_memory = \"64KiB\"\nevents = 2\n", `"read:events", "read:samples"`)
+	ring := stream(t, h, stranger, "events")
+	if e := curl(t, h, stranger, "GET", "/v1/collections/maps/maps/samples/stream").refusal(t, api.KindLimit); !strings.Contains(e.Hint, "[limits] user_streams ") {
+		t.Errorf("told %+v", e)
+	}
+	for uid, want := range map[int][]string{
+		stranger: {"1234: limits.user_streams 1 of 1"},
+		0:        {"1234: limits.user_streams 1 of 1", "limits.total_streams 1 of 1", "limits.events 2 of 2"},
+	} {
+		got := limitsOf(t, h, uid)
+		for _, line := range want {
+			if !slices.Contains(got, line) {
+				t.Errorf("uid %d is not told %q: %q", uid, line, got)
+			}
+		}
+	}
+	ring.body.Close()
+	eventually(t, "the stream has ended", func() bool { return slices.Contains(limitsOf(t, h, 0), "limits.total_streams 0 of 1") })
+
+	// Root's counts for nobody, and holds as little: of samples of 64 bytes and more 64 KiB
+	// are at most a thousand, and then come those that the socket had taken.
+	ring = stream(t, h, 0, "events")
+	if !slices.Contains(limitsOf(t, h, 0), "limits.total_streams 0 of 1") {
+		t.Error("root's counts")
+	}
+	for range 20 {
+		emit(t, c, 500)
+		time.Sleep(2 * time.Millisecond)
+	}
+	var came, lost uint64
+	for lost == 0 && came < 10_000 {
+		lost = ring.next().Lost
+		if came++; came%500 == 0 {
+			emit(t, c, 1)
+		}
+	}
+	if lost == 0 {
+		t.Error("nothing was lost")
+	}
+	t.Logf("%d came, then %d were lost", came, lost)
+	for range 5 {
+		h.Client().Load(t.Context(), "nobody")
+	}
+	if kept := events(t, h, 0); len(kept) != 2 {
+		t.Errorf("%d events are kept", len(kept))
 	}
 }
 

@@ -85,7 +85,7 @@ func TestTargetEnds(t *testing.T) {
 		})
 		targetEnds(t, h, "connect", "is gone")
 
-		for _, name := range []string{"call", "calls"} {
+		for _, name := range here(t, "call", "calls") {
 			cmd := sleeper(t, owner)
 			stays(t, h, loadAt(t, h, owner, name, pidfdOf(t, cmd.Process.Pid)))
 			meanwhile(func() {
@@ -95,7 +95,7 @@ func TestTargetEnds(t *testing.T) {
 			targetEnds(t, h, name, "has ended")
 		}
 
-		for _, name := range []string{"xdp", "tcx", "lookup"} {
+		for _, name := range here(t, "xdp", "tcx", "lookup") {
 			cmd, f := spaceOf(t, owner)
 			stays(t, h, loadAt(t, h, owner, name, f))
 			f.Close()
@@ -110,43 +110,143 @@ func TestTargetEnds(t *testing.T) {
 func TestTargetBecomesAnother(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := newShown(t, copyOfLibc(t))
-	dir := t.TempDir()
-	for _, d := range []string{dir, filepath.Dir(dir)} {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	sleep, err := exec.LookPath("sleep")
-	if err != nil {
-		t.Fatal(err)
-	}
-	privileged := filepath.Join(dir, "privileged")
-	if err := errors.Join(os.WriteFile(privileged, read(t, sleep), 0o755), os.Chmod(privileged, 0o755|os.ModeSetuid)); err != nil {
-		t.Fatal(err)
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil || st.Flags&unix.ST_NOSUID != 0 {
-		t.Skipf("%s is on a filesystem without setuid programs", dir)
-	}
-	for _, name := range []string{"call", "calls"} {
-		cmd := exec.Command("sh", "-c", "read go; exec "+privileged+" 600")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { end(cmd) })
+	for _, name := range here(t, "call", "calls") {
+		cmd, become := becomes(t)
 		pidfd := pidfdOf(t, cmd.Process.Pid)
 		stays(t, h, loadAt(t, h, owner, name, pidfd))
-		io.WriteString(in, "go\n")
+		become()
 		targetEnds(t, h, name, "is not of uid 4301 alone any more")
 		if _, err := clientOf(t, h, owner).LoadTargets(t.Context(), name, pidfd); refusedAs(err) != api.KindDenied {
 			t.Errorf("%s: load again: %v", name, err)
 		}
 	}
+}
+
+// TestTargetChangesHands: what was the caller's when they showed it, and is not when their
+// load's turn comes or its programs are verified, is not attached to.
+func TestTargetChangesHands(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	parent := testenv.Cgroup(t)
+	h.Manifest("before", connCount(cgroupOf(t, parent, "before", 0)))
+	for _, waits := range []bool{true, false} {
+		dir := cgroupOf(t, parent, fmt.Sprintf("own-%t", waits), owner)
+		// Each bpf(2) takes 50 ms more: the thread is held for a second or two.
+		strace := tracer(t, h.PID(), "-o", os.DevNull, "-e", "trace=bpf", "-e", "inject=bpf:delay_enter=50000")
+		first := make(chan error, 1)
+		if waits {
+			go func() { _, err := h.Client().Load(t.Context(), "before"); first <- err }()
+			eventually(t, "the thread is held", func() bool {
+				return slices.ContainsFunc(auditRecords(t, h.State), func(r auditRecord) bool { return r.Collection == "before" && r.Phase == "intent" })
+			})
+		} else {
+			first <- nil
+		}
+		client, f := clientOf(t, h, owner), opened(t, dir)
+		loaded := make(chan error, 1)
+		go func() { _, err := client.LoadTargets(t.Context(), "connect", f); loaded <- err }()
+		eventually(t, "it was shown", func() bool {
+			return slices.Contains(limitsOf(t, h, 0), fmt.Sprintf("%d: api.changes_per_user 1 of 2", owner))
+		})
+		if !waits {
+			eventually(t, "it is verified", func() bool {
+				return slices.ContainsFunc(auditRecords(t, h.State), func(r auditRecord) bool { return r.Collection == "connect" && r.Phase == "intent" })
+			})
+		}
+		must(t, os.Chown(dir, neighbour, neighbour))
+		err := <-loaded
+		must(t, <-first)
+		detach(t, strace)
+		if refusedAs(err) != api.KindDenied || !strings.Contains(err.Error(), "its directory is uid 4302's") {
+			t.Errorf("waits %t: %v", waits, err)
+		}
+		if links := shownLinks(t); len(links) != 0 {
+			t.Errorf("waits %t: %d links", waits, len(links))
+		}
+		if waits {
+			unload(t, h, "before")
+		}
+	}
+}
+
+// TestTargetGoesMeanwhile: the kind says the same, whenever what was shown has ended or
+// become another's: here, while its programs are verified.
+func TestTargetGoesMeanwhile(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	parent := testenv.Cgroup(t)
+	for _, name := range append(here(t, "connect", "call", "calls"), "another's") {
+		var f *os.File
+		var goes func()
+		kind, collection := api.KindConflict, name
+		switch name {
+		case "connect":
+			dir := cgroupOf(t, parent, "own", owner)
+			f, goes = opened(t, dir), func() { must(t, os.Remove(dir)) }
+		case "another's":
+			// A process that becomes another's: the sh executes a setuid program.
+			kind, collection = api.KindDenied, "call"
+			cmd, become := becomes(t)
+			f, goes = pidfdOf(t, cmd.Process.Pid), become
+		default:
+			cmd := sleeper(t, owner)
+			f, goes = pidfdOf(t, cmd.Process.Pid), func() { end(cmd) }
+		}
+		strace := tracer(t, h.PID(), "-o", os.DevNull, "-e", "trace=bpf", "-e", "inject=bpf:delay_enter=50000")
+		loaded, client := make(chan error, 1), clientOf(t, h, owner)
+		seen := len(intents(t, h, collection))
+		go func() { _, err := client.LoadTargets(t.Context(), collection, f); loaded <- err }()
+		eventually(t, "it is verified", func() bool { return len(intents(t, h, collection)) > seen })
+		goes()
+		err := <-loaded
+		detach(t, strace)
+		if e := asError(err); e.Kind != kind || e.Hint == "" {
+			t.Errorf("%s: %s, want %s: %v; %s", name, e.Kind, kind, err, e.Hint)
+		}
+		noLinks(t, name)
+	}
+}
+
+func intents(t *testing.T, h *testdaemon.Host, collection string) (all []auditRecord) {
+	t.Helper()
+	for _, r := range auditRecords(t, h.State) {
+		if r.Collection == collection && r.Phase == "intent" {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+func asError(err error) api.Error {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return api.Error{}
+	}
+	return *e
+}
+
+// becomes is a process of owner's that becomes more than its user when it is told to.
+func becomes(t *testing.T) (*exec.Cmd, func()) {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	sleep, err := exec.LookPath("sleep")
+	must(t, err)
+	privileged := filepath.Join(dir, "privileged")
+	must(t, errors.Join(os.WriteFile(privileged, read(t, sleep), 0o755), os.Chmod(privileged, 0o755|os.ModeSetuid)))
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Flags&unix.ST_NOSUID != 0 {
+		t.Skipf("%s is on a filesystem without setuid programs", dir)
+	}
+	cmd := exec.Command("sh", "-c", "read go; exec "+privileged+" 600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { end(cmd) })
+	return cmd, func() { io.WriteString(in, "go\n") }
 }
 
 func refusedAs(err error) api.Kind {
@@ -269,43 +369,41 @@ func TestTargetProcessAlone(t *testing.T) {
 	h := newShown(t, libc)
 	shown, speak := targeter(t, owner, libc)
 	_, other := targeter(t, owner, libc)
-	for _, k := range []struct {
-		name  string
-		index int
-	}{{"call", 5}, {"calls", 0}} {
-		c := loadAt(t, h, owner, k.name, pidfdOf(t, shown))
+	for _, name := range here(t, "call", "calls") {
+		index := map[string]int{"call": 5, "calls": 0}[name]
+		c := loadAt(t, h, owner, name, pidfdOf(t, shown))
 		for range 10 {
 			other()
 		}
-		if n := callsOf(t, c)[k.index]; n != 0 {
-			t.Errorf("%s: %d calls of the other process", k.name, n)
+		if n := callsOf(t, c)[index]; n != 0 {
+			t.Errorf("%s: %d calls of the other process", name, n)
 		}
 		for range 10 {
 			speak()
 		}
-		if n := callsOf(t, c)[k.index]; n < 10 {
-			t.Errorf("%s: %d calls of the process that was shown", k.name, n)
+		if n := callsOf(t, c)[index]; n < 10 {
+			t.Errorf("%s: %d calls of the process that was shown", name, n)
 		}
 		// It stays that process's, whatever hornetd does.
 		h.Kill()
 		h.Start()
-		h.Manifest(k.name, shownBy(get(t, h, k.name).Links[0].Program, "\n"+strings.ReplaceAll(shownKeys(k.name), "LIBRARY", libc)))
+		h.Manifest(name, shownBy(get(t, h, name).Links[0].Program, "\n"+strings.ReplaceAll(shownKeys(name), "LIBRARY", libc)))
 		if _, err := reload(t, h); err != nil {
 			t.Fatal(err)
 		}
-		now := get(t, h, k.name)
+		now := get(t, h, name)
 		if now.State != api.StateRunning || now.Programs[0].ID == c.Programs[0].ID {
-			t.Fatalf("%s after a reload: %+v", k.name, now)
+			t.Fatalf("%s after a reload: %+v", name, now)
 		}
 		for range 10 {
 			other()
 			speak()
 		}
-		if n := callsOf(t, now)[k.index]; n < 20 || n >= 40 {
-			t.Errorf("%s: %d calls after the reload", k.name, n)
+		if n := callsOf(t, now)[index]; n < 20 || n >= 40 {
+			t.Errorf("%s: %d calls after the reload", name, n)
 		}
-		unload(t, h, k.name)
-		noLinks(t, k.name)
+		unload(t, h, name)
+		noLinks(t, name)
 	}
 }
 
@@ -325,7 +423,7 @@ func TestTargetStays(t *testing.T) {
 	dir := cgroupOf(t, testenv.Cgroup(t), "stays", owner)
 	cmd, ns := spaceOf(t, owner)
 	files := map[string]*os.File{"connect": opened(t, dir), "tcx": ns, "xdp": ns, "lookup": ns}
-	for _, name := range []string{"connect", "tcx", "xdp", "lookup"} {
+	for _, name := range here(t, "connect", "tcx", "xdp", "lookup") {
 		f := files[name]
 		first := loadAt(t, h, owner, name, f)
 		h.Kill()
@@ -585,4 +683,140 @@ func TestTargetsNotAsAgreed(t *testing.T) {
 		t.Errorf("%d descriptors are open, were %d", after, before)
 	}
 	waitForSlot(t, h)
+}
+
+// TestTargetAttachedAnew: a version whose links would have to be attached anew where
+// nobody shows the way is refused before anything changes, with a gap too.
+func TestTargetAttachedAnew(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	_, ns := spaceOf(t, owner)
+	for name, keys := range map[string]string{
+		"xdp": "interface = \"lo\"\nmode = \"native\"\nupgrade = \"gap\"\n",
+		"tcx": "interface = \"lo\"\nposition = \"head\"\n",
+	} {
+		first := loadAt(t, h, owner, name, ns)
+		h.Manifest(name, "version = 2\n"+shownBy(first.Links[0].Program, ofCaller+keys))
+		const want = "nobody shows that now"
+		_, err := clientOf(t, h, owner).Upgrade(t.Context(), name)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(hintOf(err), "hornetctl unload "+name) {
+			t.Errorf("%s: upgrade: %v, %q", name, err, hintOf(err))
+		}
+		stays(t, h, first)
+		if plan, err := h.Client().Plan(t.Context()); !strings.Contains(fmt.Sprintf("%+v %v", plan, err), want) {
+			t.Errorf("%s: plan = %+v, %v", name, plan, err)
+		}
+		reload(t, h)
+		stays(t, h, first)
+		checkShown(t, name, shownLinks(t)[0], name, ns)
+		unload(t, h, name)
+		noLinks(t, name)
+	}
+}
+
+func hintOf(err error) string {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	return e.Hint
+}
+
+// TestTargetWithoutDirectory: what has lost its directory ends like any other, and with
+// it what somebody else holds of it.
+func TestTargetWithoutDirectory(t *testing.T) {
+	testenv.NoLeaks(t)
+	libc := copyOfLibc(t)
+	h := newShown(t, libc)
+	_, ns := spaceOf(t, owner)
+	loadAt(t, h, owner, "xdp", ns)
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "xdp")))
+	targetEnds(t, h, "xdp", "nobody shows a way there")
+	loadAt(t, h, owner, "xdp", ns)
+	unload(t, h, "xdp")
+
+	h.Manifest("both", shownBy("shown_connect", ofCaller)+fmt.Sprintf("[[attach]]\nprogram = \"%scall\"\n%s", shownPrefix, strings.ReplaceAll(shownKeys("call"), "LIBRARY", libc)))
+	_, err := reload(t, h)
+	must(t, err)
+	dir, cmd := cgroupOf(t, testenv.Cgroup(t), "both", owner), sleeper(t, owner)
+	c := loadAt(t, h, owner, "both", opened(t, dir), pidfdOf(t, cmd.Process.Pid))
+	i := slices.IndexFunc(c.Links, func(l api.Link) bool { return strings.Contains(l.Target, dir) })
+	held, err := link.NewFromID(link.ID(c.Links[i].ID))
+	must(t, err)
+	defer held.Close()
+	h.Signal(unix.SIGSTOP) // it sees both at once
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "both")))
+	end(cmd)
+	h.Signal(unix.SIGCONT)
+	eventually(t, "unloaded", func() bool { return get(t, h, "both").State != api.StateRunning })
+	info, err := held.Info()
+	must(t, err)
+	if id := info.Cgroup().CgroupId; id != 0 {
+		t.Errorf("what somebody holds runs on at cgroup %d", id)
+	}
+}
+
+// TestTargetEndsWhateverElse: what keeps a repair from being made keeps no end.
+func TestTargetEndsWhateverElse(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	for name, wrong := range map[string]func(dir string){
+		"a foreign name": func(dir string) {
+			must(t, os.Mkdir(filepath.Join(dir, "note"), 0o700))
+			must(t, os.Remove(filepath.Join(dir, "record"))) // else it is seen within seconds only
+		},
+		"no directory": func(dir string) {
+			must(t, os.RemoveAll(dir))
+			must(t, os.Symlink("/", dir))
+			t.Cleanup(func() { os.Remove(dir) })
+		},
+	} {
+		cmd := sleeper(t, owner)
+		c := loadAt(t, h, owner, "calls", pidfdOf(t, cmd.Process.Pid))
+		held, err := link.NewFromID(link.ID(c.Links[0].ID)) // it does not go by itself
+		must(t, err)
+		dir := filepath.Join(h.BPFFS, "calls")
+		wrong(dir)
+		eventually(t, name+": it is seen", func() bool { return strings.Contains(problems(t, h), "drift: ") })
+		end(cmd)
+		eventually(t, name+": it ends", func() bool {
+			s, err := h.Client().Status(t.Context())
+			return err == nil && s.Collections.Running == 0
+		})
+		must(t, held.Close())
+		noLinks(t, name)
+	}
+}
+
+// TestTargetKeepsNoReload: what runs where nobody shows the way now refuses its own new
+// version only, whoever has it run.
+func TestTargetKeepsNoReload(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	_, ns := spaceOf(t, owner)
+	first := loadAt(t, h, owner, "tcx", ns)
+	dir := testenv.Cgroup(t)
+	for i, keys := range []string{
+		"interface = \"other\"\n",
+		"interface = \"lo\"\nposition = \"head\"\n",
+	} {
+		h.Manifest("tcx", fmt.Sprintf("version = %d\n", i+2)+shownBy("shown_tcx", ofCaller+keys))
+		boot := fmt.Sprintf("boot-%d", i)
+		h.Manifest(boot, strings.Replace(shownBy("shown_connect", fmt.Sprintf("cgroup = %q\n", dir)), "start = \"request\"\n", "", 1))
+		plan, err := reload(t, h)
+		j := slices.IndexFunc(plan.Changes, func(c api.Change) bool { return c.Collection == "tcx" })
+		if err != nil || j < 0 || plan.Changes[j].Action != api.ActionRefuse || plan.Changes[j].Error == nil || !strings.Contains(plan.Changes[j].Error.Hint, "hornetctl unload tcx") {
+			t.Fatalf("%s: %+v, %v", keys, plan, err)
+		}
+		if c := get(t, h, boot); c.State != api.StateRunning {
+			t.Errorf("what else is new: %s, %s", c.State, c.Reason)
+		}
+		if c := get(t, h, "tcx"); c.State != api.StateRunning || c.Programs[0].ID != first.Programs[0].ID || !strings.Contains(problems(t, h), plan.Changes[j].Error.Message) {
+			t.Errorf("%+v, problems %s", c, problems(t, h))
+		}
+		unload(t, h, boot)
+	}
+	unload(t, h, "tcx")
+	loadAt(t, h, owner, "tcx", ns)
+	unload(t, h, "tcx")
 }

@@ -457,3 +457,81 @@ func beside(t *testing.T, h *testdaemon.Host) string {
 	t.Fatalf("nothing beside it: %v", onBPFFS(t, h))
 	return ""
 }
+
+// TestTrialBeforeRevoked: a kill leaves the links of the version before, which is
+// revoked by the next start, so that it does not come back. It does not run on
+// beside the other; and comes back when it may.
+func TestTrialBeforeRevoked(t *testing.T) {
+	h, pair, cgroup := newMixedWith(t, rooted)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	first := get(t, h, "mixed")
+	h.Manifest("mixed", mixed(pair, cgroup, 2, turns+long))
+	// The rename that gives the new version its name is done, and nothing behind it.
+	cmd := tracer(t, h.PID(), "-o", os.DevNull, "-e", "inject=renameat2:delay_exit=3000000")
+	go h.Client().Upgrade(context.Background(), "mixed") // killed
+	eventually(t, "committed", func() bool { return onDisk(t, h, "mixed") == 2 })
+	h.Kill()
+	cmd.Wait()
+	if got := kernelLinks(t, first); len(got) == 0 {
+		t.Fatal("the version before has no link: this shows nothing")
+	}
+	h.Revoke("serial = 1\n[[manifest]]\nname = 'mixed'\nversion = 2\n")
+	for range 2 {
+		h.Start()
+		c := get(t, h, "mixed")
+		if got := kernelLinks(t, first); c.Version != 2 || len(kernelLinks(t, c)) != 5 || len(got) != 0 {
+			t.Errorf("version %d, links %v; of the one before, which is revoked: %v", c.Version, kernelLinks(t, c), got)
+		}
+		if _, err := reload(t, h); err != nil {
+			t.Error(err)
+		}
+		const want = "version 2 did not pass its trial (hornetd ended before its trial did), and runs on unconfirmed"
+		if c = get(t, h, "mixed"); !strings.Contains(c.Reason, want) || !strings.Contains(c.Reason, "the revocation list") || c.Hint == "" || !strings.Contains(problems(t, h), want) {
+			t.Errorf("reason %q, hint %q, problems %s", c.Reason, c.Hint, problems(t, h))
+		}
+		h.Kill()
+	}
+	h.Revoke("serial = 2\n")
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	if c := get(t, h, "mixed"); c.Version != 1 || c.Reason != "" || fmt.Sprint(c.Programs) != fmt.Sprint(first.Programs) || len(kernelLinks(t, c)) != 5 || len(onBPFFS(t, h)) != 1 {
+		t.Errorf("version %d, %q, links %v, on bpffs %v", c.Version, c.Reason, kernelLinks(t, c), onBPFFS(t, h))
+	}
+	// What was not confirmed did not count.
+	unload(t, h, "mixed")
+	if c := load(t, h, "mixed"); c.Version != 1 {
+		t.Errorf("version %d", c.Version)
+	}
+}
+
+// TestTrialReturnedLater: what failed goes back though a call fails once, and while
+// calls fail the status says that it runs on, also behind a reload.
+func TestTrialReturnedLater(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	first := get(t, h, "mixed")
+	h.Manifest("mixed", mixed(pair, cgroup, 2, turns+fails))
+	upgrade(t, h, "mixed")
+	const want = "version 2 did not pass its trial (variable hits_dissect was 0 and is 0"
+	traced(t, h, func() {
+		eventually(t, "it runs on, says the status", func() bool { return strings.Contains(problems(t, h), want) })
+		if _, err := reload(t, h); err != nil {
+			t.Error(err)
+		}
+		if c := get(t, h, "mixed"); c.Version != 2 || !strings.Contains(c.Reason, want) || c.Hint == "" || !strings.Contains(problems(t, h), want) {
+			t.Errorf("version %d, reason %q, problems %s", c.Version, c.Reason, problems(t, h))
+		}
+	}, "-o", os.DevNull, "-e", "inject=linkat:error=ENOMEM")
+	eventually(t, "it went back", func() bool { return get(t, h, "mixed").Version == 1 })
+	c := get(t, h, "mixed")
+	if fmt.Sprint(c.Programs) != fmt.Sprint(first.Programs) || len(kernelLinks(t, c)) != 5 || len(onBPFFS(t, h)) != 1 || strings.Contains(problems(t, h), "unconfirmed") {
+		t.Errorf("%+v, on bpffs %v, problems %s", c, onBPFFS(t, h), problems(t, h))
+	}
+	if tries := len(recordsOf(t, h, "return")) / 2; tries < 2 {
+		t.Errorf("tried %d times: this shows nothing", tries)
+	}
+}

@@ -52,10 +52,16 @@ netns = %[3]q
 
 func newMixed(t *testing.T) (*testdaemon.Host, testenv.Pair, string) {
 	t.Helper()
+	return newMixedWith(t, "")
+}
+
+// newMixedWith is newMixed with more in hornetd.toml.
+func newMixedWith(t *testing.T, config string) (*testdaemon.Host, testenv.Pair, string) {
+	t.Helper()
 	testenv.RequireEnum(t, "bpf_attach_type", "BPF_TCX_INGRESS")
 	testenv.RequireEnum(t, "bpf_link_type", "BPF_LINK_TYPE_NETFILTER")
 	testenv.NoLeaks(t)
-	h := testdaemon.New(t, "")
+	h := testdaemon.New(t, config)
 	h.Object("attach.bpf.o", example(t, "../loader/testdata/attach.bpf.o"))
 	return h, testenv.Veth(t), testenv.Cgroup(t)
 }

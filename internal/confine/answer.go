@@ -71,3 +71,6 @@ func firstLine(b []byte) string {
 	line, _, _ := bytes.Cut(b, []byte("\n"))
 	return string(line)
 }
+
+// Shown is what a confined process said, for people.
+func Shown(s string) string { return shown(s, maxReason) }

@@ -12,17 +12,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// layers are what restrict does, in order.
-var layers = []struct {
+// layer takes something from this process.
+type layer struct {
 	name string
 	take func() error
-}{
+}
+
+// layers are what restrict does, in order.
+var layers = []layer{
 	{"memory", beFirst},
 	{"descriptors", closeOthers},
 	{"resource limits", limitResources},
-	{"capabilities", dropCapabilities},
+	{"capabilities", func() error { return keepCapabilities(0) }},
 	{"Landlock", denyFiles},
-	{"system calls", denyCalls},
+	{"system calls", func() error { return denyCalls(nil) }},
+}
+
+// KeepMaps confines this process like Serve, but for what making maps takes: the
+// capabilities for that, and bpf(2) to make one and to load the types of its keys
+// and values. It may write and pass descriptors on at 3. Its memory is bounded by
+// its cgroup. last is what it does while it has files.
+func KeepMaps(last func() error) error {
+	capabilities, err := mapCapabilities()
+	if err != nil {
+		return err
+	}
+	return take([]layer{
+		{"memory", beFirst},
+		{"descriptors", closeOthers}, // the runtime's too, so before it needs any
+		{"files", last},
+		{"capabilities", func() error { return keepCapabilities(capabilities) }},
+		{"Landlock", denyFiles},
+		{"system calls", func() error {
+			return denyCalls([]call{
+				{unix.SYS_BPF, 0, ^uint32(0), unix.BPF_MAP_CREATE},
+				{unix.SYS_BPF, 0, ^uint32(0), unix.BPF_BTF_LOAD},
+				{number: unix.SYS_SENDMSG},
+			})
+		}},
+	})
 }
 
 // restrict takes from this process, for good, everything but computing and the
@@ -33,7 +61,9 @@ var layers = []struct {
 // Most of this belongs to threads, and the runtime has made some by now: each call
 // is made by all of them (syscall.AllThreadsSyscall), and those that come later
 // inherit it. Nothing hostile has been seen yet by any.
-func restrict() error {
+func restrict() error { return take(layers) }
+
+func take(layers []layer) error {
 	for _, layer := range layers {
 		if err := layer.take(); err != nil {
 			return fmt.Errorf("%s: %w", layer.name, err)
@@ -123,10 +153,28 @@ func addressSpace() (uint64, error) {
 	return pages * uint64(unix.Getpagesize()), nil
 }
 
-// dropCapabilities empties all sets and keeps an exec from filling them again. The
-// bounding set can only be emptied by who has CAP_SETPCAP, which hornetd has not
-// in its unit; with no_new_privs nothing comes from it.
-func dropCapabilities() error {
+// mapCapabilities are those of this process that making maps takes: CAP_BPF, for what
+// the verifier may assume of them CAP_PERFMON, and for maps of sockets and interfaces
+// CAP_NET_ADMIN. hornetd has CAP_SYS_ADMIN in the place of the first two in its unit;
+// the filter of system calls leaves it no other use.
+func mapCapabilities() (uint64, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&header, &have[0]); err != nil {
+		return 0, fmt.Errorf("capabilities: %w", err)
+	}
+	const own = 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON
+	permitted := uint64(have[0].Permitted) | uint64(have[1].Permitted)<<32
+	if permitted&own == own {
+		return permitted & (own | 1<<unix.CAP_NET_ADMIN), nil
+	}
+	return permitted & (1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN), nil
+}
+
+// keepCapabilities empties all sets but of those in kept, and keeps an exec from
+// filling them again. The bounding set can only be emptied by who has CAP_SETPCAP,
+// which hornetd has not in its unit; with no_new_privs nothing comes from it.
+func keepCapabilities(kept uint64) error {
 	if err := everyThread(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
 		return err
 	}
@@ -143,8 +191,9 @@ func dropCapabilities() error {
 		return err
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := everyThread(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0); err != nil {
+	low, high := uint32(kept), uint32(kept>>32)
+	sets := [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}}
+	if err := everyThread(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&sets)), 0); err != nil {
 		return err
 	}
 	// Nobody but who may trace anything looks into it, itself included.

@@ -1,13 +1,14 @@
 package confine
 
 import (
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // call is a system call that the process keeps: always, or where an argument has
-// certain bits.
+// certain bits. One may stand there more than once.
 type call struct {
 	number     uint32
 	argument   uint32 // which
@@ -16,8 +17,9 @@ type call struct {
 
 // denyCalls leaves what the runtime needs to compute: memory, threads, signals
 // among them, time, and to read and write what is open. Whoever asks for more is
-// killed: no file is opened, no socket made, no program run, no process reached.
-func denyCalls() error {
+// killed: no file is opened, no socket made, no program run, no process reached. more
+// is what this one needs beside that.
+func denyCalls(more []call) error {
 	kept := []call{
 		{number: unix.SYS_READ}, {number: unix.SYS_WRITE}, {number: unix.SYS_CLOSE},
 		{number: unix.SYS_EXIT}, {number: unix.SYS_EXIT_GROUP},
@@ -37,7 +39,7 @@ func denyCalls() error {
 		{number: unix.SYS_EPOLL_CREATE1}, {number: unix.SYS_EPOLL_CTL}, {number: unix.SYS_EPOLL_PWAIT}, {number: unix.SYS_EVENTFD2},
 		{number: unix.SYS_GETRANDOM},
 	}
-	program := filter(append(kept, machineCalls...))
+	program := filter(slices.Concat(kept, machineCalls, more))
 	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	return everyThread(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&fprog)))
 }
@@ -60,12 +62,11 @@ func filter(kept []call) []unix.SockFilter {
 	for _, c := range kept {
 		program = append(program,
 			unix.SockFilter{Code: load, K: 0},
-			unix.SockFilter{Code: equal, Jf: 5, K: c.number},
+			unix.SockFilter{Code: equal, Jf: 4, K: c.number},
 			unix.SockFilter{Code: load, K: lower(c.argument)},
 			unix.SockFilter{Code: and, K: c.mask},
 			unix.SockFilter{Code: equal, Jf: 1, K: c.want},
 			unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_ALLOW},
-			unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_KILL_PROCESS},
 		)
 	}
 	return append(program, unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_KILL_PROCESS})

@@ -33,8 +33,14 @@ func (d *Daemon) begin(who Peer, verb, collection string, done api.EventKind) *a
 	}}
 }
 
-// intend makes the intent durable. No record, no change.
+// intend makes the intent durable. No record, no change; and no more of them than the
+// caller is allowed, but for what ends something.
 func (a *act) intend() error {
+	if a.rec.Verb != verbUnload {
+		if err := a.d.allowed.take(a.rec.Caller.UID, time.Now()); err != nil {
+			return fmt.Errorf("%s: %w", a.rec.Verb, err)
+		}
+	}
 	rec := a.rec
 	rec.Phase = audit.Intent
 	rec, err := a.d.audit.Append(rec)

@@ -109,8 +109,9 @@ func (d *Daemon) recover(adopt func() error) (err error) {
 	if err := adopt(); err != nil {
 		return err
 	}
+	d.unreturned(trials)
 	d.resume()
-	swept, err := d.store.Sweep(trials...)
+	swept, err := d.store.Sweep(sortedKeys(trials)...)
 	d.log.Info("swept", zap.Strings("stages", swept))
 	return d.settled(err)
 }

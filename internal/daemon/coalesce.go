@@ -117,6 +117,24 @@ func (c *coalescer) wrote(rec audit.Record, mapName string, entries int) bool {
 	return true
 }
 
+// undo ends a count whose first one did not get on record.
+func (c *coalescer) undo(rec audit.Record, mapName string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := handOutKey(rec, mapName)
+	if r := c.counts[key]; r != nil {
+		r.timer.Stop()
+		c.forgetLocked(key)
+	}
+}
+
+func (c *coalescer) forgetLocked(key refusalKey) {
+	delete(c.counts, key)
+	if c.uids[key.uid]--; c.uids[key.uid] == 0 {
+		delete(c.uids, key.uid)
+	}
+}
+
 func handOutKey(rec audit.Record, mapName string) refusalKey {
 	return refusalKey{rec.Caller.UID, rec.Verb, rec.Collection, mapName}
 }
@@ -138,10 +156,7 @@ func (c *coalescer) flush(key refusalKey) {
 	c.mu.Lock()
 	r, ok := c.counts[key]
 	if ok {
-		delete(c.counts, key)
-		if c.uids[key.uid]--; c.uids[key.uid] == 0 {
-			delete(c.uids, key.uid)
-		}
+		c.forgetLocked(key)
 	}
 	c.mu.Unlock()
 	if !ok || r.more == 0 {

@@ -5,9 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
 )
 
@@ -20,7 +22,7 @@ func newRecorder(t *testing.T) (d *Daemon, all func() []audit.Record) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	d = &Daemon{audit: l, log: zap.NewNop()}
+	d = &Daemon{audit: l, log: zap.NewNop(), allowed: newAllowance(1000, 1000), events: newStream(time.Now(), 10)}
 	d.refused = newCoalescer(d)
 	t.Cleanup(d.refused.stop)
 	return d, func() (records []audit.Record) {
@@ -122,5 +124,36 @@ func TestWriteBeyondItsMinute(t *testing.T) {
 	want := `intent map "m" |outcome map "m": 1 entries |outcome map "m": 20 entries 1 more of this kind within a minute; the error of the last: none|outcome map "m": 300 entries `
 	if got := strings.Join(told, "|"); got != want {
 		t.Errorf("records\n%s, want\n%s", got, want)
+	}
+}
+
+// What could not go on record was not the first of a minute: the next one must again.
+func TestFirstThatIsNotRecorded(t *testing.T) {
+	reads := func(d *Daemon) error { return d.recordHandOut(Peer{UID: 7}, "fd", "c", "m") }
+	writes := func(d *Daemon) error {
+		_, err := d.recordWrite(Peer{UID: 7}, "c", "m", func() (int, error) { t.Error("written"); return 1, nil })
+		return err
+	}
+	for what, does := range map[string]func(*Daemon) error{"read": reads, "write": writes} {
+		d, all := newRecorder(t)
+		d.allowed = newAllowance(1, 1)
+		if err := d.allowed.take(7, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := does(d); kindOfError(err) != api.KindLimit {
+				t.Errorf("%s beyond what is allowed: %v", what, err)
+			}
+		}
+		if n := len(all()); n != 1 { // the refusal; the others are counted
+			t.Errorf("%s: %d records", what, n)
+		}
+		d, _ = newRecorder(t)
+		d.audit.Close()
+		for range 3 {
+			if err := does(d); kindOfError(err) != api.KindUnavailable {
+				t.Errorf("%s without a log: %v", what, err)
+			}
+		}
 	}
 }

@@ -39,6 +39,8 @@ type Core interface {
 	Upgrade(who Peer, name string) (api.Collection, error)
 	MayRun(who Peer) error
 	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
+	MayRunShown(who Peer, name string, b api.Bundle) error
+	RunShown(who Peer, name string, b api.Bundle, fds []int) (api.Collection, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
@@ -51,6 +53,8 @@ type Core interface {
 	Delete(who Peer, name, mapName string, keys []json.RawMessage) (api.Changed, error)
 	OpenMap(who Peer, name, mapName string, access api.Access) (Descriptor, error)
 	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
+	Guard(who Peer, req api.GuardRequest) (api.Guard, error)
+	Enroll(who Peer, file string) (api.Guard, error)
 	Refuse(who Peer, what string, err error)
 }
 
@@ -129,12 +133,12 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 // quarantined.
 func (d *Daemon) Unload(who Peer, name string, force bool) (api.Collection, error) {
 	if err := d.named(name); err != nil {
-		return api.Collection{}, d.refuse(who, "unload", name, err)
+		return api.Collection{}, d.refuse(who, verbUnload, name, err)
 	}
 	last := d.view(name)
-	err := d.change(who, "unload", name, nil, func() error {
+	err := d.change(who, verbUnload, name, nil, func() error {
 		if err := d.unrequired(name); err != nil && !force && d.may(who, policy.Unload, name) == nil {
-			return d.refuse(who, "unload", name, err)
+			return d.refuse(who, verbUnload, name, err)
 		}
 		return d.unload(who, name, force)
 	})
@@ -192,10 +196,12 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	}
 	s.Paths = api.Paths{Manifests: d.cfg.Paths.Manifests, Trust: d.cfg.Paths.Trust, BPFFS: d.cfg.Paths.BPFFS,
 		State: d.cfg.Paths.State, Socket: d.cfg.API.Socket}
+	s.Guard = d.guardLocked()
 	for _, signer := range d.trust.Signers() {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
 	s.Revocations = viewList(d.trust.Revocations())
+	s.Charged = d.viewCharge()
 	s.Problems = append(s.Problems, d.troublesLocked()...)
 	for _, err := range []error{d.store.Reachable(), d.trust.Unlisted(), d.copied} {
 		if err != nil {
@@ -204,6 +210,9 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	}
 	for _, err := range leftOut(d.trust) {
 		s.Problems = append(s.Problems, problem("", err))
+	}
+	if p, wrong := guardProblem(s.Guard); wrong {
+		s.Problems = append(s.Problems, p)
 	}
 	s.Problems = append(s.Problems, d.problems...)
 	s.Problems = append(s.Problems, d.strays...)
@@ -214,6 +223,9 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	for _, name := range sortedKeys(d.running) {
 		if c := d.running[name]; c.failedBefore(d.declared[name].manifest) {
 			s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name, Message: c.returned(), Hint: c.again()})
+		}
+		if c := d.running[name]; c.unconfirmed != nil {
+			s.Problems = append(s.Problems, problem(name, c.unconfirmed))
 		}
 		if reason := revokedRecord(d.trust, d.running[name].record); reason != "" {
 			s.Problems = append(s.Problems, revokedProblem(name, d.running[name].record, reason))
@@ -294,18 +306,23 @@ func (d *Daemon) mayChange(who Peer, verb policy.Verb, name string) error {
 	if who.UID == 0 {
 		return nil
 	}
-	src, err := d.find(name)
-	if err != nil {
-		return d.private(who, verb, name, err)
-	}
-	var files safefile.Reader
-	defer files.Close()
-	m, err := d.readManifest(&files, src)
+	m, err := d.onDisk(name)
 	if err != nil {
 		return d.private(who, verb, name, err)
 	}
 	_, err = d.policy.Authorize(who.subject(), verb, m)
 	return err
+}
+
+// onDisk reads the manifest of name, as it is now.
+func (d *Daemon) onDisk(name string) (manifest.Manifest, error) {
+	src, err := d.find(name)
+	if err != nil {
+		return manifest.Manifest{}, err
+	}
+	var files safefile.Reader
+	defer files.Close()
+	return d.readManifest(&files, src)
 }
 
 // named refuses what cannot be the name of a collection or a quarantined

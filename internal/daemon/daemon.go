@@ -20,6 +20,7 @@ import (
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/confine"
+	"github.com/hornetd/hornetd/internal/memcg"
 	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/manifest"
@@ -39,10 +40,14 @@ type Daemon struct {
 	policy  policy.Policy
 	owner   *owner
 	parser  *confine.Parser // nil where no signer needs one
+	cgroup  string          // that it was started in, from the hierarchy's root; "" where that is of version 1
+	cgroups *memcg.Tree     // nil where maps have none of their own
+	nobody  error           // then why
 	events  *stream
 	refused *coalescer
 	readers readers // of samples
 	writers writers // of entries
+	allowed *allowance
 	started time.Time
 	floor   time.Time    // see clock
 	booting bool         // the start loads what it finds; written on the owner's thread only
@@ -50,6 +55,7 @@ type Daemon struct {
 	mending *collection  // a load puts it back as it was; written on the owner's thread only
 	ratchet ratchet      // read and written on the owner's thread only
 	lost    error        // what became of the ratchet, for the start to tell
+	guard   guardian     // on the owner's thread only
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
 
 	watcher     atomic.Pointer[watcher] // nil until Start is done
@@ -75,6 +81,7 @@ type Daemon struct {
 	leases   map[string]*lease      // of what runs for as long as somebody only
 	strays   []api.Problem          // drop-ins without a manifest, by the last scan
 	state    []trouble              // with the daemon's own state
+	unarmed  error                  // why the guard is not what hornetd.toml says; nil where it is
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -86,13 +93,15 @@ type declared struct {
 
 // collection is what runs under a name.
 type collection struct {
-	record  pinning.Record
-	adopted bool     // it ran before this daemon started
-	trial   *trial   // it may still go back to what ran before
-	proof   proof    // what the object on disk says now
-	drift   []string // what is not as recorded and stays so
-	hint    string   // what can be done about it; "" is the ordinary
-	revoked string   // why it would be refused now; set where changes are decided only
+	record      pinning.Record
+	adopted     bool     // it ran before this daemon started
+	trial       *trial   // it may still go back to what ran before
+	unconfirmed error    // why it runs though it was not confirmed, and nobody watches it; nil otherwise
+	proof       proof    // what the object on disk says now
+	drift       []string // what is not as recorded and stays so
+	hint        string   // what can be done about it; "" is the ordinary
+	revoked     string   // why it would be refused now; set where changes are decided only
+	shares      string   // why its maps are charged to hornetd; "" where they are not, or it was adopted
 }
 
 // proof is the result of verifying a running collection's object again, from
@@ -146,6 +155,8 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		declared: map[string]declared{}, running: map[string]*collection{},
 		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
 		parsing: make(chan struct{}, mostAhead),
+		allowed: newAllowance(cfg.API.RecordedBurst, cfg.API.RecordedPerMinute),
+		readers: readers{perUser: cfg.Limits.UserStreams, total: cfg.Limits.TotalStreams},
 	}
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
@@ -178,13 +189,14 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	_, last := d.audit.Last()
 	d.floor = latest(build.Date, last)
-	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond))) // also where the clock went back
+	d.events = newStream(latest(time.Now(), last.Add(time.Millisecond)), cfg.Limits.Events) // also where the clock went back
 	if d.lost, err = d.openRatchet(); err != nil {
 		return nil, errors.Join(err, d.audit.Close())
 	}
 	d.openList()
 	d.refused = newCoalescer(d)
 	d.owner = newOwner(cfg.API.ChangesPerUser)
+	d.takeCgroup() // before there is another process in it
 	d.startParser()
 	return d, nil
 }
@@ -207,7 +219,11 @@ func (d *Daemon) start() error {
 	if err := d.adopt(); err != nil {
 		return err
 	}
+	if err := d.startGuard(); err != nil {
+		return err
+	}
 	d.sweepBundles()
+	d.sweepCgroups()
 	d.adoptRatchet(d.lost)
 	d.tellClock()
 	d.booting = true
@@ -290,6 +306,7 @@ func (d *Daemon) Close() error {
 	d.stopLeases()
 	d.stopParser()
 	looks := d.watcher.Load().wait(stopWait)
+	d.guard.close()
 	d.refused.stop()
 	if d.ratchet.ahead {
 		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))

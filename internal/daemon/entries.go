@@ -135,7 +135,12 @@ func (d *Daemon) recordHandOut(who Peer, verb, name, mapName string) error {
 	if !d.refused.firstRead(a.rec, mapName) {
 		return nil
 	}
+	if err := d.allowed.take(who.UID, time.Now()); err != nil {
+		d.refused.undo(a.rec, mapName)
+		return d.refuse(who, verb, name, fmt.Errorf("collection %q: map %q: %w", name, mapName, err))
+	}
 	if _, err := d.audit.Append(a.rec); err != nil {
+		d.refused.undo(a.rec, mapName)
 		return unrecorded{err}
 	}
 	return nil

@@ -33,7 +33,9 @@ func kindOfError(err error) api.Kind {
 		return api.KindUnavailable
 	case errors.Is(err, loader.ErrNotShown):
 		return api.KindBadRequest
-	case errors.Is(err, policy.ErrDenied):
+	case errors.Is(err, loader.ErrEnded):
+		return api.KindConflict
+	case errors.Is(err, policy.ErrDenied), errors.Is(err, loader.ErrNotOwned):
 		return api.KindDenied
 	case errors.Is(err, policy.ErrLimit):
 		return api.KindLimit

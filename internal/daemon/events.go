@@ -9,26 +9,23 @@ import (
 	"github.com/hornetd/hornetd/api"
 )
 
-// eventsKept bounds the memory of the event stream and how far back a client
-// can resume. The audit log holds everything.
-const eventsKept = 1024
-
 // stream is a ring of the last events and those who wait for the next one.
 type stream struct {
 	begin uint64 // no event of this daemon has a number up to this one
+	kept  int    // events, so far back a client can resume; the audit log holds everything
 
 	mu   sync.Mutex
 	seq  uint64        // of the last event
-	ring []api.Event   // oldest first, at most eventsKept
+	ring []api.Event   // oldest first, at most kept
 	next chan struct{} // closed when an event arrives, then replaced
 }
 
 // newStream returns a stream whose numbers are above those of every daemon
 // started before, so that a client can resume over a restart: they count from
 // the start time, and no daemon makes a thousand events in a millisecond.
-func newStream(started time.Time) *stream {
+func newStream(started time.Time, kept int) *stream {
 	begin := uint64(started.UnixMilli()) * 1000
-	return &stream{begin: begin, seq: begin, next: make(chan struct{})}
+	return &stream{begin: begin, kept: kept, seq: begin, next: make(chan struct{})}
 }
 
 // publish appends e. A slow reader never holds it up: readers come and fetch.
@@ -37,13 +34,20 @@ func (s *stream) publish(e api.Event) {
 	defer s.mu.Unlock()
 	s.seq++
 	e.Seq = s.seq
-	if len(s.ring) == eventsKept {
+	if len(s.ring) == s.kept {
 		copy(s.ring, s.ring[1:])
-		s.ring = s.ring[:eventsKept-1]
+		s.ring = s.ring[:s.kept-1]
 	}
 	s.ring = append(s.ring, e)
 	close(s.next)
 	s.next = make(chan struct{})
+}
+
+// has is how many events it keeps now.
+func (s *stream) has() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.ring)
 }
 
 // after returns the events with a sequence number above seq, and a channel
@@ -72,6 +76,13 @@ func (s *stream) after(seq uint64) ([]api.Event, <-chan struct{}) {
 		out = append(out, lost)
 	}
 	return append(out, s.ring[i:]...), s.next
+}
+
+// changed returns a channel that is closed with the next event.
+func (s *stream) changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next
 }
 
 // follow calls fn for each event above seq until ctx ends or fn fails.

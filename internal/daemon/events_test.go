@@ -9,6 +9,8 @@ import (
 	"github.com/hornetd/hornetd/api"
 )
 
+const eventsKept = 100
+
 func seqs(events []api.Event) (out []uint64) {
 	for _, e := range events {
 		out = append(out, e.Seq)
@@ -17,7 +19,7 @@ func seqs(events []api.Event) (out []uint64) {
 }
 
 func TestStreamResumes(t *testing.T) {
-	s := newStream(time.UnixMilli(5))
+	s := newStream(time.UnixMilli(5), eventsKept)
 	for range 3 {
 		s.publish(api.Event{Kind: api.EventLoaded})
 	}
@@ -35,7 +37,7 @@ func TestStreamResumes(t *testing.T) {
 }
 
 func TestStreamSaysWhatIsLost(t *testing.T) {
-	s := newStream(time.UnixMilli(5))
+	s := newStream(time.UnixMilli(5), eventsKept)
 	for range eventsKept + 10 {
 		s.publish(api.Event{Kind: api.EventLoaded})
 	}
@@ -58,7 +60,7 @@ func TestStreamSaysWhatIsLost(t *testing.T) {
 // wherever the clock was meanwhile.
 func TestStreamAfterAnotherDaemons(t *testing.T) {
 	for _, seen := range []uint64{4_999, 9_000_001} {
-		s := newStream(time.UnixMilli(5))
+		s := newStream(time.UnixMilli(5), eventsKept)
 		none, _ := s.after(seen)
 		if ahead := seen > s.seq; len(none) == 1 != ahead || ahead && (none[0].Kind != api.EventLost || none[0].Seq != 5000) {
 			t.Errorf("since %d, when nothing has happened: %+v", seen, none)
@@ -75,8 +77,28 @@ func TestStreamAfterAnotherDaemons(t *testing.T) {
 	}
 }
 
+// Whoever only waits for the next event copies none of those that are kept, under a lock
+// for which who publishes waits.
+func TestStreamChanged(t *testing.T) {
+	s := newStream(time.UnixMilli(5), eventsKept)
+	for range eventsKept {
+		s.publish(api.Event{Kind: api.EventLoaded})
+	}
+	c := s.changed()
+	if closed(c) {
+		t.Error("changed before anything has")
+	}
+	s.publish(api.Event{Kind: api.EventLoaded})
+	if !closed(c) || closed(s.changed()) {
+		t.Error("an event is no change, or is one for ever")
+	}
+	if n := testing.AllocsPerRun(10, func() { s.changed() }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func TestFollowDeliversWhatComesLater(t *testing.T) {
-	s := newStream(time.Now())
+	s := newStream(time.Now(), eventsKept)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	got := make(chan api.Event)

@@ -26,9 +26,17 @@ func (l *limiter) runBundle(core Core, r request) (any, error) {
 	if r.query.Has("lease") && r.query.Get("lease") != "true" {
 		return nil, api.Errorf(api.KindBadRequest, "lease %.80q: want true", r.query.Get("lease"))
 	}
-	lease, err := asksLease(r, r.query.Has("lease"))
-	if err != nil {
-		return nil, err
+	shows := changesTo(r.Request, api.UpgradeTarget)
+	lease := false
+	switch {
+	case shows && r.query.Has("lease"):
+		return nil, api.Errorf(api.KindBadRequest, "lease: not with %s, whose connection ends with the load", api.UpgradeTarget).
+			WithHint("do without a lease: it ends when what is shown does")
+	case !shows:
+		var err error
+		if lease, err = asksLease(r, r.query.Has("lease")); err != nil {
+			return nil, err
+		}
 	}
 	if err := l.takeBundle(r.who.UID); err != nil {
 		core.Refuse(r.who, "run", err)
@@ -45,13 +53,18 @@ func (l *limiter) runBundle(core Core, r request) (any, error) {
 	if err := readForm(http.MaxBytesReader(r.w, r.Body, maxForm), params["boundary"], b.Parts()); err != nil {
 		return nil, err
 	}
+	name := r.query.Get("name")
+	if shows {
+		may := func() error { return core.MayRunShown(r.who, name, b) }
+		return nil, takeTargets(core, r, may, func(fds []int) (api.Collection, error) { return core.RunShown(r.who, name, b, fds) })
+	}
 	if lease {
 		return hold(core, r, func() (api.LeaseGrant, error) {
 			defer done() // the lease goes on
-			return core.RunLease(r.Context(), r.who, r.query.Get("name"), b)
+			return core.RunLease(r.Context(), r.who, name, b)
 		})
 	}
-	return core.Run(r.who, r.query.Get("name"), b)
+	return core.Run(r.who, name, b)
 }
 
 // readForm reads the parts of a form, RFC 7578, each at most once.

@@ -62,6 +62,9 @@ func changesTo(r *http.Request, protocol string) bool {
 // itself: with what open gives, or with an error. Nothing is opened for a client
 // that did not wait.
 func handOver(core Core, r request, open func() (Descriptor, error)) error {
+	if r.ContentLength != 0 {
+		return early()
+	}
 	return takeOver(core, r, func(conn *peerConn) {
 		d, err := open()
 		if err != nil {
@@ -76,12 +79,9 @@ func handOver(core Core, r request, open func() (Descriptor, error)) error {
 	})
 }
 
-// takeOver takes the connection of a client that waits for its 101 from the HTTP
-// server, and closes it behind serve.
+// takeOver takes the connection of a client that waits for its 101, and whose body
+// was read to its end, from the HTTP server, and closes it behind serve.
 func takeOver(core Core, r request, serve func(*peerConn)) error {
-	if r.ContentLength != 0 {
-		return early()
-	}
 	hijacked, buf, err := http.NewResponseController(r.w).Hijack()
 	if err != nil {
 		return fmt.Errorf("connection: %w", err)

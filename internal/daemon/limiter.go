@@ -98,7 +98,7 @@ func (l *limiter) admit(conn *net.UnixConn) (Peer, error) {
 	nobody := Peer{UID: overflowID, GID: overflowID} // and never root
 	cred, err := credentialsOf(conn)
 	if err != nil {
-		return nobody, api.Errorf(api.KindDenied, "connection: %w", err)
+		return nobody, unnamed(err)
 	}
 	if err := l.take(cred.Uid); err != nil {
 		return Peer{UID: cred.Uid, GID: cred.Gid, PID: cred.Pid}, err
@@ -106,9 +106,15 @@ func (l *limiter) admit(conn *net.UnixConn) (Peer, error) {
 	peer, err := peerOf(conn)
 	if err != nil {
 		l.give(cred.Uid)
-		return nobody, api.Errorf(api.KindDenied, "connection: %w", err)
+		return nobody, unnamed(err)
 	}
 	return peer, nil
+}
+
+// unnamed is what one hears of whom the kernel does not say who they are.
+func unnamed(err error) *api.Error {
+	return api.Errorf(api.KindDenied, "connection: who you are is not to be had: %w", err).
+		WithHint("connect again; if that does not help, have an administrator look at journalctl -u hornetd")
 }
 
 // take counts a connection. Root's are not counted against the total: an

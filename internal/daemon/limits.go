@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -99,21 +100,27 @@ func (d *Daemon) change(who Peer, verb, name string, ahead func() parsed, do fun
 func (d *Daemon) usageLocked(who Peer) []api.Limit {
 	total, users := d.holdingsLocked("")
 	changes := d.owner.changes()
+	streams, allStreams := d.readers.used()
 	l := d.cfg.Limits
-	const perUser = "api.changes_per_user"
+	const perUser, recorded = "api.changes_per_user", "api.recorded_burst"
+	records := d.allowed.used(time.Now())
 	if who.UID != 0 {
 		h := users[who.UID]
 		memory := userLimit("limits.user_memory", who.UID, h.memory, l.UserMemory)
 		memory.Unit = "bytes"
 		return []api.Limit{
 			userLimit(perUser, who.UID, uint64(changes[who.UID]), uint64(d.cfg.API.ChangesPerUser)),
+			userLimit(recorded, who.UID, uint64(records[who.UID]), uint64(d.cfg.API.RecordedBurst)),
 			memory,
 			userLimit("limits.user_programs", who.UID, h.programs, uint64(l.UserPrograms)),
 			userLimit("limits.user_collections", who.UID, h.collections, uint64(l.UserCollections)),
+			userLimit("limits.user_streams", who.UID, uint64(streams[who.UID]), uint64(l.UserStreams)),
 		}
 	}
 	all := userLimits(perUser, changes, uint64(d.cfg.API.ChangesPerUser))
+	all = append(all, userLimits(recorded, records, uint64(d.cfg.API.RecordedBurst))...)
 	all = append(all,
+		api.Limit{Name: "api.recorded_per_minute", Most: uint64(d.cfg.API.RecordedPerMinute)},
 		api.Limit{Name: "limits.memory", Most: l.Memory, Unit: "bytes"},
 		api.Limit{Name: "limits.maps", Most: uint64(l.Maps)},
 		api.Limit{Name: "limits.programs", Most: uint64(l.Programs)},
@@ -130,5 +137,12 @@ func (d *Daemon) usageLocked(who Peer) []api.Limit {
 		all = append(all, x)
 	}
 	all = append(all, userLimits("limits.user_programs", programs, uint64(l.UserPrograms))...)
-	return append(all, userLimits("limits.user_collections", collections, uint64(l.UserCollections))...)
+	all = append(all, userLimits("limits.user_collections", collections, uint64(l.UserCollections))...)
+	all = append(all, userLimits("limits.user_streams", streams, uint64(l.UserStreams))...)
+	return append(all,
+		api.Limit{Name: "limits.total_streams", Used: new(uint64(allStreams)), Most: uint64(l.TotalStreams)},
+		api.Limit{Name: "limits.stream_memory", Most: l.StreamMemory, Unit: "bytes"},
+		api.Limit{Name: "limits.stream_buffer", Most: l.StreamBuffer, Unit: "bytes"},
+		api.Limit{Name: "limits.events", Used: new(uint64(d.events.has())), Most: uint64(l.Events)},
+	)
 }

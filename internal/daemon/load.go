@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"errors"
 	"io/fs"
 	"strings"
@@ -54,9 +53,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		}
 	}
 	switch {
+	case old != nil && as.shown != nil:
+		return runsElsewhere(m.Name)
 	case old != nil && !as.replaces:
-		a.quiet = as.shown == nil
-		return cmp.Or(as.runsElsewhere(m.Name), old.unchanged(m))
+		a.quiet = true
+		return old.unchanged(m)
 	case old == nil && as.verb == asUpgrade.verb:
 		return notRunning(m.Name)
 	case old == nil:
@@ -125,6 +126,15 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err := a.intend(); err != nil {
 		return err
 	}
+	home, err := d.home(m, plan.Spec())
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			d.tell("cgroup", home.leave())
+		}
+	}()
 	stage, err := d.stage(name, old != nil)
 	if err != nil {
 		return err
@@ -136,11 +146,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	}
 	defer closeMaps(kept)
 	if len(kept) > 0 {
-		if err := rehearse(plan, m, cache); err != nil {
+		if err := rehearse(plan, m, cache, home, d.owner.beat); err != nil {
 			return err
 		}
 	}
-	maps, err := plan.CreateMaps(kept)
+	maps, err := home.createMaps(plan, kept)
 	if err != nil {
 		return err
 	}
@@ -148,7 +158,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if _, err := maps.Freeze(); err != nil {
 		return err
 	}
-	coll, err := loader.LoadPrograms(plan, maps, cache)
+	coll, err := loader.LoadPrograms(plan, maps, cache, d.owner.beat)
 	if err != nil {
 		return err
 	}
@@ -162,6 +172,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	if err := stage.PinPrograms(coll.Programs); err != nil {
+		return err
+	}
+
+	if err := as.stillOwned(who); err != nil {
 		return err
 	}
 
@@ -213,7 +227,11 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if a.rec.Trial = record.Trial != ""; !a.rec.Trial {
 		d.advance(claim)
 	}
-	d.put(m, &collection{record: record, proof: proven(verified), trial: trial})
+	c := &collection{record: record, proof: proven(verified), trial: trial, shares: home.why}
+	if d.mending != nil {
+		c.unconfirmed = d.mending.unconfirmed
+	}
+	d.put(m, c)
 	d.countSigned(record)
 	if trial != nil && d.mending == nil {
 		go d.try(m.Name, trial)
@@ -303,11 +321,11 @@ func (d *Daemon) kept(old *collection, m manifest.Manifest, who sharing) (_ map[
 
 // rehearse runs the manifest's tests on maps of their own, which go away
 // again: those that are kept belong to what runs now.
-func rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache) error {
+func rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache, home *home, step func()) error {
 	if len(m.Tests) == 0 {
 		return nil
 	}
-	maps, err := plan.CreateMaps(nil)
+	maps, err := home.createMaps(plan, nil)
 	if err != nil {
 		return err
 	}
@@ -315,7 +333,7 @@ func rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache) error {
 	if _, err := maps.Freeze(); err != nil {
 		return err
 	}
-	coll, err := loader.LoadPrograms(plan, maps, cache)
+	coll, err := loader.LoadPrograms(plan, maps, cache, step)
 	if err != nil {
 		return err
 	}

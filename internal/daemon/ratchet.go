@@ -202,7 +202,7 @@ func loggedClaim(r audit.Record) (signing.Claim, bool) {
 func (d *Daemon) adoptRatchet(lost error) {
 	next, changed := d.ratchet.Ratchet, d.ratchet.ahead
 	for _, name := range sortedKeys(d.running) {
-		if isOwn(name) {
+		if isOwn(name) || d.running[name].unconfirmed != nil {
 			continue
 		}
 		n, c := next.Adopt(recordedClaim(d.running[name].record))

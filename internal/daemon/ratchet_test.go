@@ -201,7 +201,7 @@ func TestRatchetIsHeldAtAStart(t *testing.T) {
 // Where the record of a load's outcome cannot be written the file has to hold it.
 func TestOutcomeNotOnRecord(t *testing.T) {
 	d, path := remembering(t)
-	d.events, d.started = newStream(time.Now()), time.Now()
+	d.events, d.started = newStream(time.Now(), 100), time.Now()
 	a := d.begin(self(), "load", "count", api.EventLoaded)
 	a.rec.Signer, a.rec.Version = "dev", 7
 	if err := a.intend(); err != nil {

@@ -11,11 +11,22 @@ import (
 	"github.com/hornetd/hornetd/api"
 )
 
-// takeTargets takes the connection from the HTTP server, and on it the descriptors
-// that the client shows, for a load. Whoever may not load hears so before a 101.
-func takeTargets(core Core, r request, name string) error {
+// loadShown has a collection loaded at what the client shows. Whoever may not load it
+// hears so before a 101.
+func loadShown(core Core, r request, name string) error {
+	if r.ContentLength != 0 {
+		return early()
+	}
+	return takeTargets(core, r, func() error { return core.MayShow(r.who, name) }, func(fds []int) (api.Collection, error) {
+		return core.LoadShown(r.who, name, fds)
+	})
+}
+
+// takeTargets takes the connection from the HTTP server, and on it, if may says that
+// the client may show them, descriptors for load.
+func takeTargets(core Core, r request, may func() error, load func(fds []int) (api.Collection, error)) error {
 	return takeOver(core, r, func(conn *peerConn) {
-		if err := core.MayShow(r.who, name); err != nil {
+		if err := may(); err != nil {
 			answer(conn, asAPIError(err))
 			return
 		}
@@ -34,7 +45,7 @@ func takeTargets(core Core, r request, name string) error {
 			}
 			return
 		}
-		c, err := core.LoadShown(r.who, name, fds)
+		c, err := load(fds)
 		loaded := api.Loaded{Collection: &c}
 		if err != nil {
 			loaded = api.Loaded{Error: asAPIError(err)}
@@ -49,7 +60,7 @@ var errLeft = errors.New("connection: the client left")
 // receive takes the one message behind the 101: a line's end, and with it the
 // descriptors. Whatever comes is returned, to be closed.
 func (c *peerConn) receive() (fds []int, err error) {
-	b, oob := make([]byte, 2), make([]byte, unix.CmsgSpace(4*api.MostTargets))
+	b, oob := make([]byte, 2), make([]byte, unix.CmsgSpace(4*(api.MostTargets+1)))
 	n, oobn, flags, _, err := c.ReadMsgUnix(b, oob)
 	fds = rightsIn(oob[:max(oobn, 0)])
 	switch {
@@ -57,8 +68,11 @@ func (c *peerConn) receive() (fds []int, err error) {
 		return fds, wrongTargets("nothing came behind the 101 within %s", eventTimeout)
 	case err != nil || n <= 0:
 		return fds, errLeft
-	case flags&unix.MSG_CTRUNC != 0 || len(fds) > api.MostTargets:
+	case len(fds) > api.MostTargets:
 		return fds, wrongTargets("more than %d descriptors came", api.MostTargets)
+	case flags&unix.MSG_CTRUNC != 0: // though there was room: it could not be opened, says the kernel, and not why
+		return fds, api.Errorf(api.KindUnavailable, "target: hornetd took %d of the descriptors, and may open no more", len(fds)).
+			WithHint("try again; else raise LimitNOFILE= of its unit, or see whether a security module refuses what you show")
 	case len(fds) == 0:
 		return fds, wrongTargets("no descriptor came")
 	case n != 1 || b[0] != '\n' || c.waiting():

@@ -102,15 +102,17 @@ func (d *Daemon) reconcile(name string, h heed) (mended, error) {
 	if c == nil {
 		return mended{}, nil // unloaded meanwhile
 	}
+	if ts, err := targetsOf(c.record); err == nil { // else the inspection tells
+		if reason := ended(c.record, ts); reason != "" {
+			return mended{repaired: true}, d.end(name, reason)
+		}
+	}
 	entry, s, g, err := d.inspect(c, h)
 	if err != nil {
 		d.drifts(name, []string{err.Error()}, remedy.Of(err))
 		return mended{}, err
 	}
 	defer entry.Close()
-	if reason := s.ended(); reason != "" {
-		return mended{repaired: true}, d.end(name, reason)
-	}
 	again := func(failed map[spot]error) diagnosis {
 		maps.Copy(s.busy, failed)
 		return diagnose(c.record, s, revokedRecord(d.trusted(), c.record))
@@ -437,17 +439,17 @@ func (d *Daemon) rebuild(entry *pinning.Entry, c *collection) error {
 		d.mu.Unlock()
 	}
 	if err == nil && entry.Gone {
-		d.tell("what ran without a pin", c.leave(d.collection(name)))
+		d.tell("what ran without a pin", c.leave(d.collection(name).record))
 	}
 	return err
 }
 
-// leave detaches the links of c that run still: somebody holds them, and now runs
-// in their place.
-func (c *collection) leave(now *collection) error {
+// leave detaches the links of c that run still, as somebody holds them, and are not
+// in now, which runs in their place.
+func (c *collection) leave(now pinning.Record) error {
 	var errs []error
 	for _, r := range c.record.Links {
-		if slices.ContainsFunc(now.record.Links, func(l pinning.RecordLink) bool { return l.ID == r.ID }) {
+		if slices.ContainsFunc(now.Links, func(l pinning.RecordLink) bool { return l.ID == r.ID }) {
 			continue
 		}
 		l, err := link.NewFromID(link.ID(r.ID))

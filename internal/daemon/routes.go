@@ -41,6 +41,8 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteWrite:    writeEntries,
 		api.RouteDelete:   deleteEntries,
 		api.RouteEvents:   events,
+		api.RouteGuard:    guard,
+		api.RouteEnroll:   enroll,
 	}
 	mux := http.NewServeMux()
 	for _, route := range api.Routes() {
@@ -128,7 +130,7 @@ func getCollection(core Core, r request) (any, error) {
 
 func loadCollection(core Core, r request) (any, error) {
 	if changesTo(r.Request, api.UpgradeTarget) {
-		return nil, takeTargets(core, r, r.PathValue("name"))
+		return nil, loadShown(core, r, r.PathValue("name"))
 	}
 	var body api.LoadRequest
 	if err := decode(r, &body); err != nil {
@@ -192,6 +194,22 @@ func reload(core Core, r request) (any, error) {
 		err = e
 	}
 	return plan, err
+}
+
+func guard(core Core, r request) (any, error) {
+	var body api.GuardRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Guard(r.who, body)
+}
+
+func enroll(core Core, r request) (any, error) {
+	var body api.EnrollRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Enroll(r.who, body.File)
 }
 
 func plan(core Core, r request) (any, error) {

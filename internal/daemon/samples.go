@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
+	"maps"
 	"os"
 	"sync"
 
@@ -17,19 +17,18 @@ import (
 	"github.com/hornetd/hornetd/policy"
 )
 
-// What streams of samples may take: at once, and of memory each.
-const (
-	streamsPerUID = 4
-	streamsTotal  = 16
-	waitingBytes  = 1 << 20  // of samples that a client has not taken
-	waitingMost   = 1 << 14  // of them, however short
-	takenAtOnce   = 1 << 6   // of them; then it is looked whether there may be more
-	perfBuffer    = 64 << 10 // of each CPU
-)
+// takenAtOnce is how many samples a client is given before it is looked whether there
+// may be more.
+const takenAtOnce = 1 << 6
+
+// sampleBytes is what a sample that waits counts for at least, however short it is.
+const sampleBytes = 1 << 6
 
 // readers are the maps whose samples somebody reads: who takes a sample takes it
 // from everybody else.
 type readers struct {
+	perUser, total int // at once; root's aside
+
 	mu   sync.Mutex
 	maps map[uint32]bool // by id
 	uids map[uint32]int
@@ -43,9 +42,12 @@ func (r *readers) take(id, uid uint32) error {
 	case r.maps[id]:
 		return api.Errorf(api.KindConflict, "somebody reads it already, and a sample is read once").
 			WithHint("wait until they are done, or have the program write to two maps")
-	case uid != 0 && (r.uids[uid] >= streamsPerUID || len(r.maps) >= streamsTotal):
-		return api.Errorf(api.KindLimit, "uid %d: too many streams: %d for each user, %d for all", uid, streamsPerUID, streamsTotal).
-			WithHint("end one")
+	case uid != 0 && r.uids[uid] >= r.perUser:
+		return api.Errorf(api.KindLimit, "uid %d reads %d streams already", uid, r.uids[uid]).
+			WithHint("end one, or have an administrator raise [limits] user_streams in hornetd.toml")
+	case uid != 0 && r.usersLocked() >= r.total:
+		return api.Errorf(api.KindLimit, "uid %d: all users together read %d streams already", uid, r.usersLocked()).
+			WithHint("try again later, or have an administrator raise [limits] total_streams in hornetd.toml")
 	}
 	if r.maps == nil {
 		r.maps, r.uids = make(map[uint32]bool), make(map[uint32]int)
@@ -53,6 +55,16 @@ func (r *readers) take(id, uid uint32) error {
 	r.maps[id] = true
 	r.uids[uid]++
 	return nil
+}
+
+// usersLocked counts the streams of all users but root.
+func (r *readers) usersLocked() int { return len(r.maps) - r.uids[0] }
+
+// used is how many streams each user has, and all but root.
+func (r *readers) used() (uids map[uint32]int, total int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.uids), r.usersLocked()
 }
 
 func (r *readers) give(id, uid uint32) {
@@ -93,11 +105,11 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 	if err := d.recordHandOut(who, "stream", name, mapName); err != nil {
 		return err
 	}
-	read, stop, err := sampleReader(m)
+	read, stop, err := sampleReader(m, int(d.cfg.Limits.StreamBuffer))
 	if err != nil {
 		return where(err)
 	}
-	q := newWaiting()
+	q := newWaiting(int(d.cfg.Limits.StreamMemory))
 	var filled sync.WaitGroup
 	filled.Go(func() { q.fill(read) })
 	defer filled.Wait()
@@ -108,7 +120,7 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 	}
 	for {
 		// An event tells when to look whether the map is still the collection's.
-		_, changed := d.events.after(math.MaxUint64)
+		changed := d.events.changed()
 		end := d.streamEnds(who, name, mapName, uint32(id))
 		for end == "" && !closed(changed) {
 			if samples := q.take(takenAtOnce); len(samples) > 0 {
@@ -116,7 +128,7 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 					return nil
 				}
 				if ctx.Err() != nil {
-					end = daemonStops
+					end = whyOver(ctx)
 				}
 				continue
 			}
@@ -127,7 +139,7 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 			case <-q.more:
 			case <-changed:
 			case <-ctx.Done():
-				end = daemonStops
+				end = whyOver(ctx)
 			}
 		}
 		if end != "" {
@@ -137,7 +149,13 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 	}
 }
 
-const daemonStops = "the daemon stops"
+// whyOver says why the context of a request has ended.
+func whyOver(ctx context.Context) string {
+	if stopping(ctx).Err() == nil {
+		return "the client closed its side"
+	}
+	return "the daemon stops"
+}
 
 func closed(c <-chan struct{}) bool {
 	select {
@@ -165,8 +183,9 @@ func (d *Daemon) streamEnds(who Peer, name, mapName string, id uint32) string {
 	return "the collection was replaced, and has another map of this name"
 }
 
-// sampleReader begins to read a map. read blocks; it fails once stop is called.
-func sampleReader(m *ebpf.Map) (read func() (api.Sample, error), stop func() error, err error) {
+// sampleReader begins to read a map, a perf event array with that many bytes for each
+// CPU. read blocks; it fails once stop is called.
+func sampleReader(m *ebpf.Map, buffer int) (read func() (api.Sample, error), stop func() error, err error) {
 	switch m.Type() {
 	case ebpf.RingBuf:
 		r, err := ringbuf.NewReader(m)
@@ -178,7 +197,7 @@ func sampleReader(m *ebpf.Map) (read func() (api.Sample, error), stop func() err
 			return api.Sample{Data: rec.RawSample}, err
 		}, r.Close, nil
 	case ebpf.PerfEventArray:
-		r, err := perf.NewReader(m, perfBuffer)
+		r, err := perf.NewReader(m, buffer)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -193,6 +212,8 @@ func sampleReader(m *ebpf.Map) (read func() (api.Sample, error), stop func() err
 
 // waiting are samples that a client has not taken yet.
 type waiting struct {
+	most int // bytes
+
 	mu      sync.Mutex
 	samples []api.Sample
 	bytes   int
@@ -202,7 +223,7 @@ type waiting struct {
 	more    chan struct{} // tells of more
 }
 
-func newWaiting() *waiting { return &waiting{more: make(chan struct{}, 1)} }
+func newWaiting(most int) *waiting { return &waiting{most: most, more: make(chan struct{}, 1)} }
 
 // fill reads until reading fails.
 func (q *waiting) fill(read func() (api.Sample, error)) {
@@ -224,7 +245,7 @@ func (q *waiting) add(s api.Sample, err error) {
 	case len(s.Data) == 0 && s.Lost > 0: // only tells that some are lost
 		q.lost += s.Lost
 		q.seq += s.Lost
-	case len(q.samples) == waitingMost || q.bytes+len(s.Data) > waitingBytes:
+	case len(q.samples) >= q.most/sampleBytes || q.bytes+len(s.Data) > q.most:
 		q.seq++
 		q.lost++
 	default:
@@ -264,7 +285,7 @@ func (q *waiting) failed() string {
 
 // last returns what waits and the end behind it.
 func (q *waiting) last(end string) []api.Sample {
-	samples := q.take(waitingMost)
+	samples := q.take(q.most / sampleBytes)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return append(samples, api.Sample{Seq: q.seq + 1, Lost: q.lost, End: end})

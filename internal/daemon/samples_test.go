@@ -9,7 +9,8 @@ import (
 )
 
 func TestReaders(t *testing.T) {
-	var r readers
+	const streamsPerUID, streamsTotal = 4, 16
+	r := readers{perUser: streamsPerUID, total: streamsTotal}
 	for id := range uint32(streamsPerUID) {
 		if err := r.take(id, 7); err != nil {
 			t.Fatal(err)
@@ -34,6 +35,9 @@ func TestReaders(t *testing.T) {
 	if err := r.take(100, 0); err != nil {
 		t.Errorf("root is held back: %v", err)
 	}
+	if uids, total := r.used(); total != streamsTotal || uids[7] != streamsPerUID || uids[0] != 1 {
+		t.Errorf("%d in all, %v", total, uids)
+	}
 	for id := range uint32(streamsPerUID) {
 		r.give(id, 7)
 	}
@@ -45,7 +49,8 @@ func TestReaders(t *testing.T) {
 
 // What is dropped is counted, and told with the next one that is not.
 func TestWaiting(t *testing.T) {
-	q := newWaiting()
+	const waitingBytes, waitingMost = 1 << 20, 1 << 14
+	q := newWaiting(waitingBytes)
 	big := make([]byte, waitingBytes/4)
 	for range 6 {
 		q.add(api.Sample{Data: big}, nil)

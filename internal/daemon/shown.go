@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 
@@ -13,8 +14,8 @@ import (
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/internal/pidfd"
 	"github.com/hornetd/hornetd/internal/remedy"
-	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/policy"
 )
@@ -37,41 +38,71 @@ func (d *Daemon) MayShow(who Peer, name string) error {
 
 // asksFor refuses a collection that attaches to nothing of a caller's.
 func (d *Daemon) asksFor(who Peer, name string) error {
-	src, err := d.find(name)
+	m, err := d.onDisk(name)
 	if err != nil {
 		return d.private(who, policy.Load, name, err)
 	}
-	var files safefile.Reader
-	defer files.Close()
-	m, err := d.readManifest(&files, src)
-	if err != nil {
-		return d.private(who, policy.Load, name, err)
+	return ofCaller(m)
+}
+
+func ofCaller(m manifest.Manifest) error {
+	if m.OfCaller() {
+		return nil
 	}
-	if !m.OfCaller() {
-		return api.Errorf(api.KindBadRequest, "collection %q: attaches to nothing that a caller shows", name).
-			WithHint("load it without descriptors; or have an administrator write target = \"caller\" in an [[attach]]")
-	}
-	return nil
+	return api.Errorf(api.KindBadRequest, "collection %q: attaches to nothing that a caller shows", m.Name).
+		WithHint("load it without descriptors, or write target = \"caller\" in an [[attach]] of the manifest")
 }
 
 // LoadShown is Load of a collection that attaches to what the caller shows
 // descriptors of. They stay the caller's.
 func (d *Daemon) LoadShown(who Peer, name string, fds []int) (api.Collection, error) {
-	shown, err := identify(who, fds)
-	defer closeShown(shown)
-	if err != nil {
-		return api.Collection{}, d.refuse(who, asLoad.verb, name, err)
-	}
-	as := asLoad
-	as.shown = &shown
-	err = d.change(who, as.verb, name, d.aheadOf(name), func() error {
+	return d.atShown(who, asLoad, name, fds, d.aheadOf(name), func(as loading) error {
 		src, err := d.find(name)
 		if err != nil {
 			return d.refuse(who, as.verb, name, d.private(who, policy.Load, name, err))
 		}
 		return d.load(who, src, as, btf.NewCache())
 	})
+}
+
+// MayRunShown refuses a bundle that attaches to nothing of its caller's, before they
+// show it. Who may run any is asked before that.
+func (d *Daemon) MayRunShown(who Peer, name string, b api.Bundle) error {
+	as, src, err := d.asBundle(who, name, b)
 	if err != nil {
+		return err
+	}
+	m, err := d.readManifest(as.sent, src)
+	if err == nil {
+		err = ofCaller(m)
+	}
+	if err != nil {
+		return d.refuse(who, as.verb, src.Name, err)
+	}
+	return nil
+}
+
+// RunShown is Run of what does not run and attaches to what the caller shows
+// descriptors of. They stay the caller's.
+func (d *Daemon) RunShown(who Peer, name string, b api.Bundle, fds []int) (api.Collection, error) {
+	as, src, err := d.asBundle(who, name, b)
+	if err != nil {
+		return api.Collection{}, err
+	}
+	return d.atShown(who, as, src.Name, fds, func() parsed { return d.parseAhead(as.sent, true, src) }, func(as loading) error {
+		return d.load(who, src, as, btf.NewCache())
+	})
+}
+
+// atShown loads name by load at what fds are of.
+func (d *Daemon) atShown(who Peer, as loading, name string, fds []int, ahead func() parsed, load func(loading) error) (api.Collection, error) {
+	shown, err := identify(who, fds)
+	defer closeShown(shown)
+	if err != nil {
+		return api.Collection{}, d.refuse(who, as.verb, name, err)
+	}
+	as.shown = &shown
+	if err := d.change(who, as.verb, name, ahead, func() error { return load(as) }); err != nil {
 		return api.Collection{}, err
 	}
 	return d.view(name), nil
@@ -87,13 +118,7 @@ func identify(who Peer, fds []int) (shown loader.Shown, err error) {
 		if err != nil {
 			return shown, err
 		}
-		place, owned := &shown.Cgroup, ownsCgroup
-		switch kind {
-		case kindNetns:
-			place, owned = &shown.Netns, ownsNetns
-		case kindProcess:
-			place, owned = &shown.Process, ownsProcess
-		}
+		place := map[string]**os.File{kindCgroup: &shown.Cgroup, kindNetns: &shown.Netns, kindProcess: &shown.Process}[kind]
 		if *place != nil {
 			return shown, api.Errorf(api.KindProtocol, "target: two descriptors are of a %s", kind).WithHint("show one of each kind")
 		}
@@ -105,17 +130,40 @@ func identify(who Peer, fds []int) (shown loader.Shown, err error) {
 		if kind == kindProcess && !pidfd.Alive(fd) {
 			return shown, remedy.With(api.Errorf(api.KindConflict, "target: the process has ended"), "show one that lives")
 		}
-		if who.UID == 0 {
+	}
+	return shown, owned(who, shown)
+}
+
+// owned refuses what of s is not who's, as the kernel says now.
+func owned(who Peer, s loader.Shown) error {
+	if who.UID == 0 {
+		return nil
+	}
+	for _, x := range []struct {
+		kind string
+		file *os.File
+		owns func(who Peer, fd int) error
+	}{{kindCgroup, s.Cgroup, ownsCgroup}, {kindNetns, s.Netns, ownsNetns}, {kindProcess, s.Process, ownsProcess}} {
+		if x.file == nil {
 			continue
 		}
 		if who.UID == overflowID { // so are owners that have no number here
-			return shown, notOwned(who, kind, "nobody knows who uid %d is", who.UID)
+			return notOwned(who, x.kind, "nobody knows who uid %d is", who.UID)
 		}
-		if err := owned(who, fd); err != nil {
-			return shown, err
+		if err := x.owns(who, int(x.file.Fd())); err != nil {
+			return err
 		}
 	}
-	return shown, nil
+	return nil
+}
+
+// stillOwned is owned of what a load is about to be attached to: it has waited and been
+// verified since it was shown.
+func (as loading) stillOwned(who Peer) error {
+	if as.shown == nil {
+		return nil
+	}
+	return owned(who, *as.shown)
 }
 
 func closeShown(s loader.Shown) {
@@ -266,17 +314,26 @@ func (c *collection) known() (*loader.Shown, error) {
 }
 
 // runsElsewhere refuses descriptors for what runs already.
-func (as loading) runsElsewhere(name string) error {
-	if as.shown == nil {
-		return nil
-	}
+func runsElsewhere(name string) error {
 	return remedy.With(fmt.Errorf("collection %q: %w: it runs already, at what was shown then", name, pinning.ErrExist), "hornetctl unload %s first", name)
 }
 
-// ended returns why a collection is at an end: what its caller showed is no more.
-func (s sight) ended() string {
-	for _, l := range s.links {
-		if err := l.target.Ended(l.state); err != nil {
+// ended returns why what r is of, which is at ts, is at an end: what its caller showed
+// is no more. It asks for nothing else, as nothing else that is wrong may keep it.
+func ended(r pinning.Record, ts []loader.Target) string {
+	for i, t := range ts {
+		if !t.Caller {
+			continue
+		}
+		state, err := loader.StateByID(r.Links[i].ID)
+		s := &state
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			s = nil
+		case err != nil && t.PID == 0:
+			continue // which says nothing of it
+		}
+		if err := t.Ended(s); err != nil {
 			return err.Error()
 		}
 	}

@@ -212,10 +212,27 @@ func (c *collection) steps(m manifest.Manifest, targets []loader.Target, mending
 		i := slices.IndexFunc(m.Attach, func(a manifest.Attach) bool { return a.Program == stuck.target.Program && a.Map == stuck.target.Map })
 		return nil, remedy.With(m.Errorf(fmt.Sprintf("attach[%d]", max(i, 0)), "%w", err), "%s", stuck.target.Room())
 	}
+	if err == nil && c != nil {
+		err = mayAttach(m, steps)
+	}
 	if err == nil && m.Health != nil && !mending {
 		err = mayGoBack(m, steps)
 	}
 	return steps, err
+}
+
+// mayAttach refuses what would have a new link in a network namespace that a caller
+// showed when it was loaded: nobody shows it now, neither for the new link nor for
+// getting back the old one, which goes first where there is room for one.
+func mayAttach(m manifest.Manifest, steps []step) error {
+	for _, s := range steps {
+		if t := s.target; t.Caller && t.NetnsInode != 0 && !s.inPlace() {
+			i := slices.IndexFunc(m.Attach, func(a manifest.Attach) bool { return a.Program == t.Program })
+			return remedy.With(m.Errorf(fmt.Sprintf("attach[%d]", max(i, 0)), "link %s is to be attached anew at %s, and nobody shows that now: %w", t.Link, t, loader.ErrNotShown),
+				"hornetctl unload %s, and load it with the descriptor again", m.Name)
+		}
+	}
+	return nil
 }
 
 // mayGoBack refuses a trial that ends a link in a network namespace that a caller showed:
@@ -230,7 +247,7 @@ func mayGoBack(m manifest.Manifest, steps []step) error {
 			return err
 		}
 		if t.Caller && t.NetnsInode != 0 {
-			return remedy.With(m.Errorf("health", "link %s would end, at %s, and could not come back if this version is not healthy", s.was.Name, t),
+			return remedy.With(m.Errorf("health", "link %s would end, at %s, and could not come back if this version is not healthy: %w", s.was.Name, t, loader.ErrNotShown),
 				"hornetctl unload %s, and load it with the descriptor again", m.Name)
 		}
 	}

@@ -38,7 +38,9 @@ type trial struct {
 	until  time.Time
 	began  uint64 // what the counter showed first
 
-	// Of confirming it, where that fails; for the owner's thread.
+	failed string // why it did not pass
+
+	// Of ending it, where that fails; for the owner's thread.
 	next  time.Time
 	pause time.Duration
 }
@@ -129,25 +131,34 @@ func (d *Daemon) judge(name string, t *trial) bool {
 		return false
 	}
 	ends := !now.Before(t.until)
-	err := d.healthy(c, ends)
-	if t.unanswered(err, now) {
-		return false
-	}
-	if err != nil {
-		if err := d.giveBack(c, err.Error()); err != nil {
-			d.cannotReturn(c, err)
+	if t.failed == "" {
+		err := d.healthy(c, ends)
+		if t.unanswered(err, now) {
+			return false
 		}
+		if err != nil {
+			t.failed = err.Error()
+		}
+	}
+	var err error
+	again := true
+	switch {
+	case t.failed != "":
+		if err = d.giveBack(c, t.failed); err != nil {
+			again = pinning.Unanswered(err)
+			d.cannotReturn(name, again, err)
+		}
+	case !ends:
+		return false
+	default:
+		err = d.confirm(c)
+	}
+	if err == nil || !again {
 		return true
 	}
-	if !ends {
-		return false
-	}
-	if d.confirm(c) != nil {
-		t.pause = min(max(2*t.pause, trialPulse), longestWait)
-		t.next = now.Add(t.pause)
-		return false
-	}
-	return true
+	t.pause = min(max(2*t.pause, trialPulse), longestWait)
+	t.next = now.Add(t.pause)
+	return false
 }
 
 // unanswered reports whether err says nothing of the version, and it is to be
@@ -265,13 +276,13 @@ func (d *Daemon) giveBack(c *collection, why string) (err error) {
 	}
 	defer from.Close()
 	if reason := revokedRecord(d.trusted(), from.Record); reason != "" {
-		return remedy.With(api.Errorf(api.KindConflict, "collection %q: %s; the version before it does not come back: %s", name, why, reason),
+		return remedy.With(api.Errorf(api.KindConflict, "collection %q: the version before: %s", name, reason),
 			"hornetctl upgrade %s with a better one, or hornetctl unload %s", name, name)
 	}
 	if err := a.intend(); err != nil {
 		return err
 	}
-	// A crash may have left its links.
+	// What was left of its links when it was superseded.
 	if err := d.settled(d.store.Unlink(c.record.Trial, n)); err != nil {
 		return err
 	}
@@ -299,13 +310,21 @@ func (d *Daemon) giveBack(c *collection, why string) (err error) {
 }
 
 // cannotReturn leaves on what did not pass its trial and cannot be taken back. It
-// stays unconfirmed: the next start tries to go back again.
-func (d *Daemon) cannotReturn(c *collection, err error) {
-	now := *c
-	now.trial = nil
+// stays unconfirmed until that is tried again: soon, or by the next start.
+func (d *Daemon) cannotReturn(name string, again bool, err error) {
+	now := *d.collection(name) // what was tried may have changed it
+	now.unconfirmed = unconfirmed(now.record, now.trial.failed, err)
+	if !again {
+		now.trial = nil
+	}
 	d.replaceRunning(&now)
-	d.fail(c.record.Name, remedy.With(fmt.Errorf("collection %q: its trial failed, and it runs on: %w", c.record.Name, err),
-		"%s", remedyOr(err, "hornetctl upgrade "+c.record.Name+" with a better version, or hornetctl unload "+c.record.Name)))
+}
+
+// unconfirmed says that a version runs on because the one before it cannot come
+// back.
+func unconfirmed(r pinning.Record, why string, err error) error {
+	return remedy.With(fmt.Errorf("version %d did not pass its trial (%s), and runs on unconfirmed: the version before it does not come back: %w", r.Version, why, err),
+		"%s", remedyOr(err, "hornetctl upgrade "+r.Name+" with a better version, or hornetctl unload "+r.Name))
 }
 
 func remedyOr(err error, hint string) string {
@@ -322,9 +341,10 @@ func (d *Daemon) replaceRunning(c *collection) {
 }
 
 // endTrials goes back, at start, from every version whose trial nobody has
-// watched to its end. It returns what those would have gone back to that cannot,
-// for the next start.
-func (d *Daemon) endTrials() (stay []string, err error) {
+// watched to its end. It returns, for the next start, what those would have gone
+// back to that cannot, without links, and why.
+func (d *Daemon) endTrials() (stay map[string]error, err error) {
+	stay = map[string]error{}
 	names, err := d.store.Entries()
 	if err != nil {
 		return nil, err
@@ -345,16 +365,28 @@ func (d *Daemon) endTrials() (stay []string, err error) {
 		if len(seen.differs) > 0 || !d.store.OnTrial(entry.Record) {
 			continue
 		}
-		err = d.giveBack(&collection{record: entry.Record}, "hornetd ended before its trial did")
-		if err != nil { // it stays, whole
+		// A crash may have left its links. They go, whether it comes back or not: it
+		// must not run beside the other.
+		left := d.store.Unlink(entry.Record.Trial, name)
+		const why = "hornetd ended before its trial did"
+		if err := d.giveBack(&collection{record: entry.Record}, why); err != nil {
 			d.log.Error("return", zap.String("collection", name.String()), zap.Error(err))
-			stay = append(stay, entry.Record.Trial)
+			stay[entry.Record.Trial] = unconfirmed(entry.Record, why, errors.Join(err, left))
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	clear(d.running) // adopt fills it
 	return stay, nil
+}
+
+// unreturned notes of what runs why what it would have gone back to stays where it is.
+func (d *Daemon) unreturned(trials map[string]error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.running {
+		c.unconfirmed = trials[c.record.Trial]
+	}
 }
 
 // returned says what c, which came back, came back from.

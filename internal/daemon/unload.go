@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/hornetd/hornetd/policy"
 )
 
+const verbUnload = "unload"
+
 // unload takes a collection out of the kernel. It runs on the owner's thread.
 func (d *Daemon) unload(who Peer, name string, force bool) error {
 	return d.unloadFor(who, name, force, "")
@@ -18,7 +21,7 @@ func (d *Daemon) unload(who Peer, name string, force bool) error {
 
 // unloadFor is unload, for a reason that nobody asked for.
 func (d *Daemon) unloadFor(who Peer, name string, force bool, reason string) (err error) {
-	a := d.begin(who, "unload", name, api.EventUnloaded)
+	a := d.begin(who, verbUnload, name, api.EventUnloaded)
 	a.rec.Reason = reason
 	defer func() { err = a.conclude(err) }()
 
@@ -49,7 +52,11 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 	// The point of no return: the first thing Remove does is to take the name
 	// away; whatever it leaves undone the next start sweeps.
 	pending := d.store.OnTrial(c.record)
-	if err := d.settled(d.store.Remove(n)); err != nil {
+	switch err := d.settled(d.store.Remove(n)); {
+	case errors.Is(err, pinning.ErrNotExist):
+		// Somebody took its directory away. What has no pin any more can run still.
+		d.tell("what ran without a pin", c.leave(pinning.Record{}))
+	case err != nil:
 		return err
 	}
 	if pending {
@@ -63,6 +70,7 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 		delete(d.declared, name) // it was there because it ran
 	}
 	d.mu.Unlock()
+	d.vacate(name)
 	d.dropBundle(name)
 	return nil
 }
@@ -100,8 +108,10 @@ func (d *Daemon) endQuarantine(a *act, dir string, force bool) error {
 		return err
 	}
 	d.mu.Lock()
+	name := d.held[dir].name
 	delete(d.held, dir)
 	d.mu.Unlock()
+	d.vacate(name)
 	return nil
 }
 

@@ -73,6 +73,10 @@ func (d *Daemon) viewRunningLocked(out *api.Collection, c *collection) {
 		reasons = append(reasons, c.returned())
 		out.Hint = c.again()
 	}
+	if c.unconfirmed != nil {
+		reasons = append(reasons, c.unconfirmed.Error())
+		out.Hint = remedy.Of(c.unconfirmed)
+	}
 	out.Reason = strings.Join(reasons, "; ")
 	if len(c.drift) > 0 {
 		out.Hint = c.remedy()
@@ -198,6 +202,7 @@ func (d *Daemon) observeNow(name string) (api.Collection, error) {
 	}
 	out.Maps, out.Programs, out.Links = s.maps, s.programs, s.links
 	total(entry, out.Programs)
+	out.Charged = d.chargeOf(name)
 	if all := append(s.differs, s.drift...); len(all) > 0 && out.Reason == "" {
 		out.Reason = strings.Join(all, "; ")
 		out.Hint = "it is mended in a moment, or its state says why not"

@@ -171,7 +171,7 @@ func (w *watcher) survey(hinted bool) time.Duration {
 	if all {
 		w.aim(c)
 		w.rounds = 0
-		w.do(func() error { w.d.save(); return nil })
+		w.do(func() error { w.d.save(); w.d.guard.forget(time.Now()); return nil })
 	}
 	var work []func()
 	v := loader.NewViewWith(&w.symbols)
@@ -219,6 +219,15 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	if k.err != nil {
 		return toRepair, false // which tells
 	}
+	if ended(c.record, k.targets) != "" {
+		first := !k.ended
+		k.wrong, k.ended = true, true
+		w.known[name] = k
+		if first {
+			return toEnd, false
+		}
+		return toRepair, false // it failed
+	}
 	s, err := w.d.glance(v, c.record, k.targets, w.d.manifestOf(c.record))
 	if err != nil {
 		if slices.Equal(c.drift, []string{err.Error()}) {
@@ -240,16 +249,6 @@ func (w *watcher) wrong(v *loader.View, c *collection) (what wrong, taken bool) 
 	s.foreign = k.foreign
 	w.remember(c, k, s)
 	s.with(c.record, w.heed(name))
-	if s.ended() != "" {
-		k = w.known[name]
-		first := !k.ended
-		k.wrong, k.ended = true, true
-		w.known[name] = k
-		if first {
-			return toEnd, false
-		}
-		return toRepair, false // it failed
-	}
 	g := diagnose(c.record, s, revokedRecord(w.d.trusted(), c.record))
 	k = w.known[name]
 	k.wrong = len(g.repairs) > 0
@@ -372,7 +371,7 @@ func (w *watcher) learn(c charge) {
 			k.foreign, k.ended = was.foreign, was.ended
 		}
 		k.targets, k.err = targetsOf(running.record)
-		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" || t.PID != 0 })
+		k.visits = slices.ContainsFunc(k.targets, func(t loader.Target) bool { return t.Netns != "" || t.PID != 0 || t.NetnsID != nil })
 		w.known[name] = k
 		w.hints.aim(name, w.d.store.Pins(name))
 	}

@@ -259,6 +259,10 @@ func (d *Daemon) recordWrite(who Peer, name, mapName string, do func() (int, err
 	first := d.refused.firstWrite(a.rec, mapName)
 	if first {
 		if err := a.intend(); err != nil {
+			d.refused.undo(a.rec, mapName)
+			if errors.Is(err, policy.ErrLimit) {
+				err = d.refuse(who, verbWrite, name, err)
+			}
 			return 0, err
 		}
 	}

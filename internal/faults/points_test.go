@@ -467,6 +467,9 @@ func (v verb) try(w *world, p point) (wrong []string) {
 		}
 		_, v := w.kernel.wait(may, at)
 		note(fmt.Sprintf("after the answer (%v)", err), v)
+		if a != unknown && w.logged(logged, func(r logRecord) bool { return r.Verb == "repair" }) {
+			note(fmt.Sprintf("after the answer (%v)", err), []string{"I5: what was done or undone had to be repaired"})
+		}
 		w.Kill()
 	}
 	left, broke := w.kernel.wait(may, broken)
@@ -529,19 +532,28 @@ func (w *world) serialOf(v verb) int {
 	return 0
 }
 
-// recorded reads the audit log from an offset and looks for an intent, or the
-// outcome of something that worked.
+// recorded looks in the audit log, from an offset, for an intent or for the outcome
+// of something that worked.
 func (w *world) recorded(from int64, phase string, version int) bool {
+	return w.logged(from, func(r logRecord) bool {
+		return r.Phase == phase && r.Kind == "" && (version == 0 || r.Version == version)
+	})
+}
+
+type logRecord struct {
+	Phase, Verb, Kind string
+	Version           int
+}
+
+// logged reports whether the audit log has a record like that from an offset on.
+func (w *world) logged(from int64, like func(logRecord) bool) bool {
 	b, err := os.ReadFile(w.logPath())
 	if err != nil || int64(len(b)) < from {
 		return false
 	}
 	for line := range bytes.Lines(b[from:]) {
-		var r struct {
-			Phase, Verb, Kind string
-			Version           int
-		}
-		if json.Unmarshal(line, &r) == nil && r.Phase == phase && r.Kind == "" && (version == 0 || r.Version == version) {
+		var r logRecord
+		if json.Unmarshal(line, &r) == nil && like(r) {
 			return true
 		}
 	}

@@ -134,24 +134,30 @@ func Owned(fd int, uid, gid uint32) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	status, user, err := statusOf(pid)
+	if !Alive(fd) {
+		return false, unix.ESRCH
+	}
+	if err != nil { // which says nothing of it, whatever it is: not even ENOENT
+		return false, err
+	}
+	return user == uid && isOf(status, pid, uid, gid), nil
+}
+
+// statusOf reads /proc/PID/status, and whose it is.
+func statusOf(pid int) (status string, user uint32, err error) {
 	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
-		return false, errors.Join(unix.ESRCH, err)
+		return "", 0, err
 	}
 	defer f.Close()
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return false, err
+		return "", 0, err
 	}
 	b := make([]byte, 16<<10)
 	n, err := f.Read(b)
-	if !Alive(fd) {
-		return false, unix.ESRCH
-	}
-	if err != nil {
-		return false, err
-	}
-	return st.Uid == uid && isOf(string(b[:n]), pid, uid, gid), nil
+	return string(b[:n]), st.Uid, err
 }
 
 // isOf reads /proc/PID/status.

@@ -62,6 +62,12 @@ func New(tb testing.TB, extra string) *Host {
 	h.Write("trust.d/dev.pem", h.cert)
 	h.Write("hornetd.toml", fmt.Appendf(nil, "[paths]\nmanifests = [%q]\ntrust = %q\nrevoked = %q\nbpffs = %q\nstate = %q\nbundles = %q\n\n[api]\nsocket = %q\nmode = \"0666\"\ngroup = \"0\"\n%s",
 		h.Manifests, h.Trust, filepath.Join(dir, "revoked"), h.BPFFS, h.State, h.Bundles(), h.Socket, extra))
+	if !strings.Contains(extra, "[guard]") { // it is about the whole host
+		f, err := os.OpenFile(h.Config, os.O_APPEND|os.O_WRONLY, 0)
+		h.must(err)
+		_, err = f.WriteString("\n[guard]\nmode = \"off\"\n")
+		h.must(err, f.Close())
+	}
 	tb.Cleanup(h.end)
 	return h
 }

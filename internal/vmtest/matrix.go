@@ -16,7 +16,7 @@ import (
 )
 
 // MatrixPackages have tests that a kernel decides.
-var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bpfsys", "./internal/daemon", "./internal/testenv", "./internal/safefile",
+var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bpfsys", "./internal/daemon", "./internal/mapmaker", "./internal/memcg", "./internal/testenv", "./internal/safefile",
 	"./systemd", "./systemd/units", "./examples", "./cmd/hornetd", "./cmd/hornetctl",
 	"./lsm-module"} // the last: what a guard that stays would refuse is not there any more
 
@@ -28,8 +28,8 @@ const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestVerify|TestExposure|Test
 	"|Test(Bad|Hostile|DropInBad|RefusalsAreTold|RefusedStarts|StartBeside|Expir|Revoked|List(IsNotGood|NeedsRoots|OfThe|InForce|WithAFull)|CopyOf|SignedA|SignerRules|VersionsOnly|WithoutVersion|Rollback|" +
 	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey|" +
 	"KilledAtEverySystemCallOfA(Repair|Trial)|KilledDuring|KilledWhile|EveryFailedCall|UpgradesUnderTraffic|Sender|ManyRepairs|Flapping|Fight|ComesAndGoes|OneInterface|OnePlace|Pending|" +
-	"Document|NotHTTP|Mixed|ClientDiesAnywhere|Lease|ThousandLeases|EventsFilter|TrustIsTold|SlowReader|Flood|ChangesInTurn|LimitIsTold|LimitsInStatus|UserLimits|" +
-	"LargeEntries|ReplacedMeanwhile|Trial|PolicyTest|Target|Run|Template|WhatComesDuring|UntrustedCorpus|UntrustedKeeps|AnotherSigner|QuarantineIsRevoked|Samples(Stalled|Dripped)|CompareAndWrite|WritesAreRecorded).*)$"
+	"Document|NotHTTP|Mixed|ClientDiesAnywhere|Lease|ThousandLeases|EventsFilter|TrustIsTold|SlowReader|Flood|ChangesInTurn|LimitIsTold|LimitsInStatus|UserLimits|RecordsAreBounded|" +
+	"LargeEntries|ReplacedMeanwhile|RightsAre|Trial|PolicyTest|Target(Required|Trial|EndsAtOnce|ByHand|Run|InPython|sNot|ChangesHands|GoesMeanwhile)|LongestVerification|Run|Template|WhatComesDuring|UntrustedCorpus|UntrustedKeeps|AnotherSigner|QuarantineIsRevoked|Samples(Stalled|Dripped|Limits|HalfClosed)|CompareAndWrite|WritesAreRecorded).*)$"
 
 // Matrix runs tests on several kernels.
 type Matrix struct {

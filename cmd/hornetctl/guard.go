@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hornetd/hornetd/api"
+)
+
+func (c *ctl) guardGroup() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "guard",
+		Short: "Show or change what keeps others from loading eBPF",
+		Long: `Show the guard: a set of BPF LSM programs that tells of whoever loads, attaches
+or changes eBPF past hornetd (audit), or refuses it, root's too (enforce). What
+is in force stays so while hornetd does not run, until it is disarmed or the
+host reboots. Only root may.`,
+		Args: args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			status, err := c.client().Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if status.Guard == nil {
+				return api.Errorf(api.KindDenied, "guard: only root is told")
+			}
+			return c.print(*status.Guard, func() { c.guardTable(*status.Guard) })
+		},
+	}
+	var enforce, audit, disarm api.GuardRequest
+	var within time.Duration
+	enforceCmd := c.guardChange("enforce", "Refuse what others do", `Refuse from now on what others do with eBPF. With --confirm-within it falls back
+to audit unless "hornetctl guard confirm" comes in time, so that nobody shuts
+himself out.`, func() api.GuardRequest {
+		enforce.Mode = api.GuardEnforce
+		if within > 0 {
+			enforce.ConfirmWithin = within.String()
+		}
+		return enforce
+	})
+	enforceCmd.Flags().DurationVar(&within, "confirm-within", 0, "fall back to audit after this `time`, such as 10m, unless confirmed")
+	auditCmd := c.guardChange("audit", "Only tell of what others do", "Let through from now on what others do with eBPF, and tell of it.",
+		func() api.GuardRequest { audit.Mode = api.GuardAudit; return audit })
+	disarmCmd := c.guardChange("disarm", "End the guard", "End the guard. The reason stands in the audit log.",
+		func() api.GuardRequest { disarm.Mode = api.GuardOff; return disarm })
+	for cmd, req := range map[*cobra.Command]*api.GuardRequest{enforceCmd: &enforce, auditCmd: &audit, disarmCmd: &disarm} {
+		cmd.Flags().StringVar(&req.Reason, "reason", "", "why, a `text` for the audit log")
+	}
+	cmd.AddCommand(auditCmd, enforceCmd,
+		c.guardChange("confirm", "Let the guard go on enforcing", "Take the time limit away that enforce --confirm-within set.",
+			func() api.GuardRequest { return api.GuardRequest{Confirm: true} }),
+		disarmCmd, c.guardEnroll())
+	return cmd
+}
+
+func (c *ctl) guardChange(use, short, long string, request func() api.GuardRequest) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long, Args: args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req := request()
+			if req.Mode == api.GuardOff && req.Reason == "" {
+				return usage(cmd, "%s: --reason is missing", use)
+			}
+			g, err := c.client().Guard(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return c.print(g, func() { c.guardTable(g) })
+		},
+	}
+}
+
+func (c *ctl) guardEnroll() *cobra.Command {
+	return &cobra.Command{
+		Use:   "enroll FILE",
+		Short: "Make an executable one that the guard takes for hornetd",
+		Long: `Make FILE an executable that the guard takes for hornetd where systemd starts it
+in hornetd's cgroup. Do so before a new hornetd is started under an armed guard:
+one that is not enrolled can change nothing.`,
+		Args: args("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			g, err := c.client().Enroll(cmd.Context(), file)
+			if err != nil {
+				return err
+			}
+			return c.print(g, func() { c.say("%s: enrolled", file) })
+		},
+	}
+}
+
+func (c *ctl) guardTable(g api.Guard) {
+	t := c.table()
+	mode := cell{string(g.Mode), good}
+	if g.Mode != g.Wanted {
+		mode = cell{fmt.Sprintf("%s, and hornetd.toml says %s", g.Mode, g.Wanted), uneasy}
+	}
+	t.row("Guard", mode)
+	optional(t, "Because", g.Reason)
+	optional(t, "Remedy", g.Hint)
+	if g.Confirm != "" {
+		t.row("To confirm", cell{"within " + g.Confirm, uneasy})
+	}
+	if g.Mode != api.GuardOff {
+		t.row("Ends by", g.Disarm)
+		t.row("Refused", fmt.Sprint(g.Refused))
+		t.row("Untold", fmt.Sprint(g.Lost))
+		optional(t, "Hooks", strings.Join(g.Hooks, ", "))
+	}
+	t.print()
+}

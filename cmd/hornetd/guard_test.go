@@ -1,0 +1,195 @@
+package main_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/testdaemon"
+	"github.com/hornetd/hornetd/internal/testenv"
+	"github.com/hornetd/hornetd/internal/vmtest"
+)
+
+// guarded starts a hornetd that guards the guest, with a collection that runs.
+func guarded(t *testing.T, mode string) (*testdaemon.Host, api.Collection) {
+	t.Helper()
+	if !vmtest.InGuest() {
+		t.Skip("arms the guard: only in guests")
+	}
+	pair := testenv.Veth(t)
+	// Should the test not disarm it, it lets the next one live.
+	h := testdaemon.New(t, "\n[guard]\nmode = \""+mode+"\"\nconfirm = \"2m\"\n")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
+	h.Start()
+	t.Cleanup(func() {
+		h.Client().Guard(context.Background(), api.GuardRequest{Mode: api.GuardOff, Reason: "the test ends"}) // its own context has ended
+	})
+	return h, get(t, h, "xdp-drop")
+}
+
+// tool runs bpftool as root, and returns what it says and whether it could.
+func tool(t *testing.T, args ...string) (string, bool) {
+	t.Helper()
+	out, err := exec.Command("bpftool", args...).CombinedOutput()
+	if _, isExit := err.(*exec.ExitError); err != nil && !isExit {
+		t.Fatal(err)
+	}
+	return string(out), err == nil
+}
+
+// attacks are what root's bpftool and shell do to a host that hornetd owns.
+func attacks(t *testing.T, h *testdaemon.Host, c api.Collection) map[string]func() (string, bool) {
+	t.Helper()
+	object := filepath.Join(t.TempDir(), "other.o")
+	if err := os.WriteFile(object, example(t, "conn-count/conn_count.bpf.o"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	pin := testenv.BPFFS(t)
+	shell := func(line string) func() (string, bool) {
+		return func() (string, bool) {
+			out, err := exec.Command("sh", "-c", line).CombinedOutput()
+			return string(out), err == nil
+		}
+	}
+	dir := filepath.Join(h.BPFFS, "xdp-drop")
+	return map[string]func() (string, bool){
+		"load": func() (string, bool) {
+			defer os.RemoveAll(filepath.Join(pin, "all"))
+			return tool(t, "prog", "loadall", object, filepath.Join(pin, "all"))
+		},
+		"map": func() (string, bool) {
+			defer os.Remove(filepath.Join(pin, "map"))
+			return tool(t, "map", "create", filepath.Join(pin, "map"), "type", "array", "key", "4", "value", "4", "entries", "1", "name", "other")
+		},
+		"pin of ours": shell("mv " + dir + "/links " + dir + "/gone && mv " + dir + "/gone " + dir + "/links"),
+		"unmount":     shell("mount -o remount,noexec " + h.BPFFS + " && mount -o remount,exec " + h.BPFFS),
+	}
+}
+
+// TestGuardEnforces: root's own bpftool, which is not changed, can do nothing that
+// is hornetd's while hornetd can; what was refused is on record and told.
+func TestGuardEnforces(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, c := guarded(t, "enforce")
+	s, err := h.Client().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g := s.Guard; g == nil || g.Mode != api.GuardEnforce || g.Confirm == "" || g.Reason != "" {
+		t.Fatalf("guard %+v", g)
+	}
+	for what, attack := range attacks(t, h, c) {
+		if out, done := attack(); done || !strings.Contains(out, "ermi") {
+			t.Errorf("%s: done %v, want it not permitted: %s", what, done, out)
+		}
+	}
+	if _, err := h.Client().Unload(t.Context(), "xdp-drop", api.UnloadRequest{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := h.Client().Load(t.Context(), "xdp-drop"); err != nil {
+		t.Error(err)
+	}
+	onRecord(t, h, func(r guardRecord) bool {
+		return r.Phase == "refusal" && r.Caller.UID == 0 && strings.HasSuffix(r.Caller.Exe, "bpftool") && strings.Contains(r.Error, "prog_load")
+	})
+
+	if _, _, exit := h.CtlAs(1234, "guard", "audit"); exit != 3 {
+		t.Errorf("another user's guard audit: exit %d, want 3", exit)
+	}
+	if _, stderr, exit := h.Ctl("guard", "disarm"); exit != 2 {
+		t.Errorf("disarm without a reason: exit %d: %s", exit, stderr)
+	}
+	if _, stderr, exit := h.Ctl("guard", "audit"); exit != 0 {
+		t.Fatal(stderr)
+	}
+	for what, attack := range attacks(t, h, c) {
+		if out, done := attack(); !done {
+			t.Errorf("%s, audited: %s", what, out)
+		}
+	}
+	onRecord(t, h, func(r guardRecord) bool { return r.Phase == "note" && strings.Contains(r.Reason, "prog_load") })
+	if _, stderr, exit := h.Ctl("guard", "disarm", "--reason", "it was a test"); exit != 0 {
+		t.Fatal(stderr)
+	}
+	if out, _ := tool(t, "link"); strings.Contains(out, "lsm") {
+		t.Errorf("disarmed, and there are links: %s", out)
+	}
+	onRecord(t, h, func(r guardRecord) bool {
+		return r.Verb == "guard" && r.Phase == "outcome" && strings.Contains(r.Reason, "it was a test")
+	})
+}
+
+// TestGuardLimit: it falls back to audit where nobody confirms, and only there.
+func TestGuardLimit(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, c := guarded(t, "audit")
+	load := attacks(t, h, c)["load"]
+	if out, done := load(); !done {
+		t.Fatalf("audited: %s", out)
+	}
+	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardEnforce, ConfirmWithin: "3s"}); err != nil {
+		t.Fatal(err)
+	}
+	if out, done := load(); done {
+		t.Errorf("enforced, and loaded: %s", out)
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if _, done := load(); done {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it does not fall back")
+		}
+	}
+	s, err := h.Client().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Guard.Mode != api.GuardAudit || !strings.Contains(s.Guard.Reason, "nobody confirmed") {
+		t.Errorf("guard %+v", s.Guard)
+	}
+	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Confirm: true}); err == nil {
+		t.Error("confirmed too late")
+	}
+	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardEnforce, ConfirmWithin: "3s"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Confirm: true}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(4 * time.Second)
+	if out, done := load(); done {
+		t.Errorf("confirmed, and loaded: %s", out)
+	}
+}
+
+type guardRecord struct {
+	Phase, Verb, Reason, Error string
+	Caller                     struct {
+		UID uint32
+		Exe string
+	}
+}
+
+// onRecord waits for a record of the audit log.
+func onRecord(t *testing.T, h *testdaemon.Host, like func(guardRecord) bool) {
+	t.Helper()
+	var b []byte
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		b, _ = os.ReadFile(filepath.Join(h.State, "audit", "audit.jsonl"))
+		for line := range strings.Lines(string(b)) {
+			var r guardRecord
+			if json.Unmarshal([]byte(line), &r) == nil && like(r) {
+				return
+			}
+		}
+	}
+	t.Errorf("no such record in\n%s", b)
+}

@@ -1,0 +1,182 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/mapmaker"
+	"github.com/hornetd/hornetd/internal/memcg"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/loader"
+	"github.com/hornetd/hornetd/manifest"
+	"github.com/hornetd/hornetd/policy"
+)
+
+// MapMakerName is the name under which this program is started to make maps: its
+// first argument, which is what a list of processes shows.
+const MapMakerName = "hornetd: maps"
+
+// ServeMapMaker is all that the program does under MapMakerName. It returns the exit
+// status.
+func ServeMapMaker() int { return mapmaker.Serve() }
+
+// heavy is how many bytes the maps of a collection may take before they are charged
+// to a cgroup of their own, which costs a process, some 15 ms. All that hornetd.toml
+// lets run (1,024 collections) and is lighter is no more than a GiB by this, and
+// really much less.
+const heavy = 1 << 20
+
+// takeCgroup makes cgroups for maps possible, where they are.
+func (d *Daemon) takeCgroup() {
+	var mount string
+	own, err := memcg.Own()
+	if err == nil {
+		d.cgroup = own // where the next one is started, too: it is left now
+		mount, err = loader.CgroupMount()
+	}
+	if err == nil {
+		d.cgroups, err = memcg.Take(mount, own)
+	}
+	if d.nobody = err; err != nil {
+		d.log.Info("maps are charged to hornetd", zap.Error(err), zap.String("hint", remedy.Of(err)))
+	}
+}
+
+// home is where the maps of a collection that is being loaded are charged.
+type home struct {
+	name  string
+	need  uint64 // bytes of keys and values
+	bytes uint64 // that it may have: more than need
+	room  *memcg.Room
+	why   string // there is none, and they are charged to hornetd
+}
+
+// home finds out where maps are to be charged, and makes the place. What cannot be
+// made keeps nothing from being loaded: a host must not be without its firewall for it.
+func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, error) {
+	h := &home{name: m.Name}
+	if d.cgroups == nil {
+		h.why = d.nobody.Error()
+		return h, nil
+	}
+	need, err := policy.Memory(m, spec)
+	if err != nil {
+		return nil, err
+	}
+	beside, err := policy.Beside(m, spec)
+	if err != nil {
+		return nil, err
+	}
+	if need < heavy && beside < heavy-need && !d.cgroups.Has(m.Name) {
+		h.why = fmt.Sprintf("they are small: less than %d bytes", heavy)
+		return h, nil
+	}
+	// What it was allowed, not what it declares: maps of a task's or a socket's storage
+	// declare nothing.
+	allowed := d.cfg.Limits.Memory
+	if m.Limits.Memory > 0 {
+		allowed = min(allowed, m.Limits.Memory)
+	}
+	h.need, h.bytes = need, min(allowed, 1<<60)+min(beside, 1<<60)
+	if h.room, err = d.cgroups.Room(m.Name, h.bytes); err != nil {
+		h.why = err.Error()
+		d.log.Warn("maps are charged to hornetd", zap.String("collection", m.Name), zap.Error(err))
+	}
+	return h, nil
+}
+
+// createMaps creates the maps of a plan there. It is called on the owner's thread,
+// which outlives the process that makes them.
+func (h *home) createMaps(plan *loader.Plan, kept map[string]*ebpf.Map) (*loader.Maps, error) {
+	if h.room == nil {
+		return plan.CreateMaps(kept)
+	}
+	if err := h.room.Enlarge(h.bytes); err != nil { // what was made for the tests is still counted for a while
+		return nil, err
+	}
+	maps, err := plan.CreateMapsBy(mapmaker.New(MapMakerName, h.room.Join), kept)
+	if errors.Is(err, mapmaker.ErrKilled) || errors.Is(err, unix.ENOMEM) {
+		return nil, h.noMemory(err)
+	}
+	return maps, err
+}
+
+// noMemory is the refusal where the kernel had no memory for the maps.
+func (h *home) noMemory(err error) error {
+	limit, more := fmt.Sprintf("they may take %d", h.room.Most), "lower max_entries in the manifest, or unload others to free memory of the host"
+	if u := h.room.Unit; u > 0 {
+		limit += fmt.Sprintf(", and the maps of all collections that have a cgroup %d by the unit's memory.max", u)
+		more = "lower max_entries in the manifest, raise MemoryMax= of hornetd.service, or unload others"
+	}
+	return remedy.With(fmt.Errorf("collection %q: its maps need %d bytes, and the kernel has no memory for them (%s): %w: %w", h.name, h.need, limit, err, policy.ErrLimit), "%s", more)
+}
+
+// leave undoes what a load that failed has made.
+func (h *home) leave() error {
+	if h.room == nil {
+		return nil
+	}
+	return h.room.Undo()
+}
+
+// vacate takes away the cgroup of what is unloaded.
+func (d *Daemon) vacate(name string) {
+	if d.cgroups != nil && !d.occupied(name) {
+		d.tell("cgroup", d.cgroups.Remove(name))
+	}
+}
+
+// occupied reports whether something of that name runs, in quarantine or not.
+func (d *Daemon) occupied(name string) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, h := range d.held {
+		if h.name == name {
+			return true
+		}
+	}
+	return d.running[name] != nil
+}
+
+// sweepCgroups takes away what a daemon left that was killed.
+func (d *Daemon) sweepCgroups() {
+	if d.cgroups == nil {
+		return
+	}
+	names, err := d.cgroups.Names()
+	d.tell("cgroups", err)
+	for _, name := range names {
+		d.vacate(name)
+	}
+}
+
+// viewCharge is where large maps are charged.
+func (d *Daemon) viewCharge() *api.Charge {
+	if d.cgroups == nil {
+		return &api.Charge{To: api.ChargedToHornetd, Reason: d.nobody.Error(), Hint: remedy.Of(d.nobody)}
+	}
+	u := d.cgroups.All()
+	return &api.Charge{To: api.ChargedToOwn, Cgroup: u.Cgroup, Bytes: u.Bytes, Most: u.Most}
+}
+
+// chargeOf is where the maps of what runs under a name are charged.
+func (d *Daemon) chargeOf(name string) *api.Charge {
+	if d.cgroups != nil {
+		if u, ok := d.cgroups.Usage(name); ok {
+			return &api.Charge{To: api.ChargedToOwn, Cgroup: u.Cgroup, Bytes: u.Bytes, Most: u.Most}
+		}
+	}
+	switch c := d.collection(name); {
+	case c == nil:
+		return nil
+	case c.adopted:
+		return &api.Charge{To: api.ChargedToEarlier, Reason: "it was loaded by an earlier hornetd: they are charged to the cgroup of that, or where it is gone to the one above"}
+	default:
+		return &api.Charge{To: api.ChargedToHornetd, Reason: c.shares}
+	}
+}

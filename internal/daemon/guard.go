@@ -1,0 +1,597 @@
+package daemon
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
+	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/loader"
+	lsm "github.com/hornetd/hornetd/lsm-module"
+	"github.com/hornetd/hornetd/pinning"
+)
+
+const (
+	verbGuard   = "guard"
+	verbForeign = "foreign"
+	// forgetEvery is how often objects that have gone are taken off the guard's list.
+	forgetEvery = time.Minute
+)
+
+// What is sealed in a guard, by the number that Config.Sealed has.
+const (
+	sealSettings = 1 // of what was configured: see settings
+	sealReboot   = 2 // only a reboot ends it
+)
+
+var rebootOnly = sha256.Sum256([]byte("disarm = reboot"))
+
+// guardian is the daemon's side of the guard.
+type guardian struct {
+	force  *lsm.Guard // nil where none is in force, or it is not this process's to change
+	events *lsm.Events
+	swept  time.Time
+}
+
+func (g *guardian) close() {
+	if g.events != nil {
+		g.events.Close()
+	}
+	if g.force != nil {
+		g.force.Close() // it stays in force
+	}
+	*g = guardian{}
+}
+
+func (d *Daemon) guardDir() string { return filepath.Join(d.cfg.Paths.BPFFS, pinning.GuardDir) }
+
+// startGuard takes up the guard that is in force, or arms one as hornetd.toml says.
+// A start makes nothing weaker than it is: whoever can write that file could else
+// disarm the guard. The error is one with which the daemon must not become ready.
+func (d *Daemon) startGuard() error {
+	want := d.cfg.Guard.Mode
+	g, err := lsm.Adopt(d.guardDir())
+	switch {
+	case errors.Is(err, lsm.ErrNotArmed) && want == config.GuardOff:
+		return nil
+	case errors.Is(err, lsm.ErrNotArmed):
+		if err = d.arm(modeOf(want), d.cfg.Guard.Confirm); err == nil {
+			d.inventory()
+			return nil
+		}
+		if want == config.GuardEnforce {
+			return fmt.Errorf(`not ready, guard.mode = "enforce": %w`, err)
+		}
+		d.cannotGuard(err)
+		return nil
+	case g == nil:
+		return d.foreignGuard(err)
+	case err != nil:
+		d.log.Warn("guard", zap.Error(err))
+	}
+	d.guard.force = g
+	if err := d.takeUp(want); err != nil {
+		d.cannotGuard(err)
+	}
+	return d.hear()
+}
+
+// foreignGuard is a start under a guard that does not take this process for
+// hornetd. One that enforces would refuse it everything.
+func (d *Daemon) foreignGuard(err error) error {
+	if s, lookErr := lsm.Look(d.guardDir()); lookErr != nil || s.Enforces {
+		return errors.Join(err, lookErr)
+	}
+	d.cannotGuard(err)
+	return nil
+}
+
+// takeUp makes a guard that was adopted one of this build, and stronger where it
+// is to be. What else hornetd.toml says now counts when root says so: see Guard.
+func (d *Daemon) takeUp(want config.GuardMode) error {
+	s, err := d.guard.force.Status()
+	if err != nil {
+		return err
+	}
+	same, _, err := d.sealed()
+	if err != nil {
+		return err
+	}
+	mode, within := s.Mode, s.Confirm
+	if modeOf(want) > mode {
+		mode, within = modeOf(want), d.cfg.Guard.Confirm
+	}
+	switch {
+	case !s.Current && same:
+		return d.upgradeGuard(mode, within)
+	case mode != s.Mode:
+		return d.guard.force.SetMode(mode, within)
+	}
+	return nil
+}
+
+func (d *Daemon) cannotGuard(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unarmed = err
+	if err != nil {
+		d.log.Warn("guard", zap.Error(err), zap.String("hint", remedy.Of(err)))
+	}
+}
+
+// arm puts a guard in force for the first time.
+func (d *Daemon) arm(mode lsm.Mode, within time.Duration) error {
+	c, done, err := d.guardConfig(mode, within)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if d.guard.force, err = lsm.Arm(d.guardDir(), c); err != nil {
+		return err
+	}
+	d.cannotGuard(nil)
+	return d.hear()
+}
+
+// upgradeGuard puts one of this build, and as hornetd.toml is now, in the place of
+// what is in force.
+func (d *Daemon) upgradeGuard(mode lsm.Mode, within time.Duration) error {
+	c, done, err := d.guardConfig(mode, within)
+	if err != nil {
+		return err
+	}
+	defer done()
+	d.deaf()
+	next, err := d.guard.force.Upgrade(c)
+	if next != nil {
+		d.guard.force = next
+	}
+	if err == nil {
+		d.cannotGuard(nil)
+	}
+	return errors.Join(err, d.hear())
+}
+
+// guardConfig is what hornetd.toml says, opened; done closes it.
+func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config, done func(), err error) {
+	var open []*os.File
+	done = func() {
+		for _, f := range open {
+			f.Close()
+		}
+	}
+	defer func() {
+		if err != nil {
+			done()
+		}
+	}()
+	mount, err := loader.CgroupMount()
+	if err != nil {
+		return lsm.Config{}, nil, fmt.Errorf("guard: %w", err)
+	}
+	if d.cgroup == "" {
+		return lsm.Config{}, nil, errors.New("guard: this process is in no cgroup of version 2")
+	}
+	c := lsm.Config{Mode: mode, Cgroup: filepath.Join(mount, d.cgroup), Guarded: []string{d.cfg.Paths.BPFFS}, Owned: d.objects(),
+		Sealed: map[[32]byte]uint32{d.settings(): sealSettings}}
+	if mode == lsm.Enforce {
+		c.ConfirmWithin = within
+	}
+	if d.cfg.Guard.Disarm == config.DisarmReboot {
+		c.Sealed[rebootOnly] = sealReboot
+	}
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return lsm.Config{}, nil, fmt.Errorf("guard: %w", err)
+	}
+	open = append(open, exe)
+	c.Executables = []*os.File{exe}
+	for _, a := range d.cfg.Guard.Allow {
+		id := lsm.Identity{Commands: a.Commands, Programs: a.Programs, Attachments: a.Attachments, Signals: a.Signals}
+		if a.Cgroup != "" {
+			id.Cgroup = filepath.Join(mount, a.Cgroup)
+		} else if id.Executable, err = os.Open(a.Executable); err != nil {
+			return lsm.Config{}, nil, remedy.With(fmt.Errorf("guard: allow: %w", err), "remove the entry of [[guard.allow]], or install what it names")
+		} else {
+			open = append(open, id.Executable)
+		}
+		c.Allow = append(c.Allow, id)
+	}
+	return c, done, nil
+}
+
+// settings is the digest of what decides what a guard lets through, beside its mode.
+func (d *Daemon) settings() [32]byte {
+	b, _ := json.Marshal(struct { // of plain data
+		Allow  []config.Allowed
+		Disarm config.Disarm
+		BPFFS  string
+	}{d.cfg.Guard.Allow, d.cfg.Guard.Disarm, d.cfg.Paths.BPFFS})
+	return sha256.Sum256(b)
+}
+
+// sealed reports whether what is in force was armed with what hornetd.toml says
+// now, and whether only a reboot ends it.
+func (d *Daemon) sealed() (same, reboot bool, err error) {
+	seals, err := d.guard.force.Sealed()
+	if err != nil {
+		return false, false, err
+	}
+	return seals[d.settings()] == sealSettings, seals[rebootOnly] == sealReboot, nil
+}
+
+// objects are those that the guard has not seen being made.
+func (d *Daemon) objects() []lsm.Object {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	var all []lsm.Object
+	add := func(r pinning.Record) {
+		for _, m := range r.Maps {
+			all = append(all, lsm.Object{Kind: lsm.Map, ID: m.ID})
+		}
+		for _, p := range r.Programs {
+			all = append(all, lsm.Object{Kind: lsm.Program, ID: p.ID})
+		}
+		for _, l := range r.Links {
+			all = append(all, lsm.Object{Kind: lsm.Link, ID: l.ID})
+		}
+	}
+	for _, c := range d.running {
+		add(c.record)
+	}
+	for _, h := range d.held {
+		if h.record != nil {
+			add(*h.record)
+		}
+	}
+	return all
+}
+
+// forget takes objects that have gone off the guard's list, where there is not room
+// for ever.
+func (g *guardian) forget(now time.Time) {
+	if g.force == nil || now.Sub(g.swept) < forgetEvery {
+		return
+	}
+	g.swept = now
+	owned, err := g.force.Owned()
+	if err != nil {
+		return
+	}
+	for _, o := range owned {
+		if gone(o) {
+			g.force.Disown(o)
+		}
+	}
+}
+
+// gone reports whether the kernel has nothing of that id.
+func gone(o lsm.Object) bool {
+	var err error
+	var c interface{ Close() error }
+	switch o.Kind {
+	case lsm.Program:
+		c, err = ebpf.NewProgramFromID(ebpf.ProgramID(o.ID))
+	case lsm.Map:
+		c, err = ebpf.NewMapFromID(ebpf.MapID(o.ID))
+	case lsm.Link:
+		c, err = link.NewFromID(link.ID(o.ID))
+	}
+	if err == nil && c != nil {
+		c.Close()
+	}
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// hear begins to read what the guard tells.
+func (d *Daemon) hear() error {
+	events, err := d.guard.force.Events()
+	if err != nil {
+		return err
+	}
+	d.guard.events = events
+	go func() {
+		for {
+			e, err := events.Read()
+			if err != nil {
+				if !errors.Is(err, lsm.ErrClosed) {
+					d.log.Error("guard", zap.Error(err))
+				}
+				return
+			}
+			d.foreign(e)
+		}
+	}()
+	return nil
+}
+
+func (d *Daemon) deaf() {
+	if d.guard.events != nil {
+		d.guard.events.Close()
+		d.guard.events = nil
+	}
+}
+
+// foreign records what somebody else did, or was kept from. What repeats is
+// counted, root's too: it is not root's own disk that another root fills.
+func (d *Daemon) foreign(e lsm.Event) {
+	rec := audit.Record{Phase: audit.Note, Verb: verbForeign, Reason: e.String(),
+		Caller: audit.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID)}}
+	rec.Caller.Unit, rec.Caller.Exe = foreignProcess(e)
+	if e.Object.Kind == lsm.Program && e.Object.ID != 0 {
+		rec.Programs = []uint32{e.Object.ID}
+	}
+	if e.Refused {
+		rec.Phase, rec.Kind = audit.Refusal, string(api.KindDenied)
+		rec.Error = "refused by the guard: " + e.String()
+	}
+	if e.Suppressed > 0 {
+		rec.Reason += fmt.Sprintf(" (%d more of this caller were not told)", e.Suppressed)
+	}
+	if !d.refused.firstRead(rec, fmt.Sprint(e.Deed, e.Detail, e.Refused, e.Executable)) {
+		return
+	}
+	if _, err := d.audit.Append(rec); err != nil {
+		d.log.Error("audit record", zap.Error(err))
+	}
+	who := rec.Caller.Exe
+	if who == "" {
+		who = e.Comm
+	}
+	verdict := "went through"
+	if e.Refused {
+		verdict = "refused"
+	}
+	d.events.publish(api.Event{Time: time.Now(), Kind: api.EventForeign, Message: fmt.Sprintf("%s by %s: %s", e, who, verdict),
+		Caller: &api.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID), Unit: rec.Caller.Unit}})
+	d.log.Warn(verbForeign, zap.String("what", e.String()), zap.Bool("refused", e.Refused), zap.Uint32("uid", e.UID),
+		zap.Uint32("pid", e.PID), zap.String("exe", rec.Caller.Exe), zap.String("unit", rec.Caller.Unit))
+}
+
+// foreignProcess looks up the unit and the executable of whoever an event is of,
+// where its process is still there: the executable tells whether it is that one.
+func foreignProcess(e lsm.Event) (unit, exe string) {
+	dir := fmt.Sprintf("/proc/%d", e.PID)
+	var st unix.Stat_t
+	if err := unix.Stat(dir+"/exe", &st); err != nil || st.Ino != e.Executable.Inode {
+		return "", ""
+	}
+	exe, _ = os.Readlink(dir + "/exe")
+	if b, err := os.ReadFile(dir + "/cgroup"); err == nil {
+		unit = unitOf(string(b))
+	}
+	return unit, exe
+}
+
+// inventory records once what ran before there was a guard.
+func (d *Daemon) inventory() {
+	all, err := d.guard.force.Inventory()
+	if err != nil {
+		d.log.Warn("guard", zap.Error(err))
+		return
+	}
+	if len(all) == 0 {
+		return
+	}
+	rec := audit.Record{Phase: audit.Note, Verb: verbForeign,
+		Reason: fmt.Sprintf("%d programs that are not hornetd's ran when the guard was armed", len(all))}
+	for _, f := range all {
+		rec.Programs = append(rec.Programs, f.ID)
+	}
+	if _, err := d.audit.Append(rec); err != nil {
+		d.log.Error("audit record", zap.Error(err))
+	}
+	d.note(api.EventForeign, "", rec.Reason)
+}
+
+// Guard has the guard do something else from now on. What hornetd.toml says counts
+// from then on too.
+func (d *Daemon) Guard(who Peer, req api.GuardRequest) (api.Guard, error) {
+	what, err := guardWish(req)
+	if err == nil {
+		err = rootOnly(who, verbGuard)
+	}
+	if err != nil {
+		return api.Guard{}, d.refuse(who, verbGuard, "", err)
+	}
+	return d.changeGuard(who, what.reason, func() error { return d.setGuard(what) })
+}
+
+// Enroll makes an executable one that is hornetd where systemd starts it as such.
+func (d *Daemon) Enroll(who Peer, file string) (api.Guard, error) {
+	err := rootOnly(who, "guard enroll")
+	if err == nil && !filepath.IsAbs(file) {
+		err = api.Errorf(api.KindBadRequest, "file %.200q: want an absolute path", file)
+	}
+	if err != nil {
+		return api.Guard{}, d.refuse(who, verbGuard, "", err)
+	}
+	return d.changeGuard(who, "enroll "+file, func() error {
+		if d.guard.force == nil {
+			return d.notInForce()
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+			return errors.Join(fmt.Errorf("file %.200q: no regular file", file), err)
+		}
+		_, err = d.guard.force.Enroll(f)
+		return err
+	})
+}
+
+// changeGuard does something to the guard, on record.
+func (d *Daemon) changeGuard(who Peer, reason string, do func() error) (api.Guard, error) {
+	err := d.change(who, verbGuard, "", nil, func() (err error) {
+		a := d.begin(who, verbGuard, "", api.EventGuard)
+		a.rec.Reason = reason
+		defer func() { err = a.conclude(err) }()
+		if err := a.intend(); err != nil {
+			return err
+		}
+		return do()
+	})
+	if err != nil {
+		return api.Guard{}, err
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return *d.guardLocked(), nil
+}
+
+// wish is a checked api.GuardRequest.
+type wish struct {
+	mode    lsm.Mode
+	within  time.Duration
+	confirm bool
+	reason  string // for the record
+}
+
+func guardWish(req api.GuardRequest) (w wish, err error) {
+	bad := func(hint, format string, args ...any) (wish, error) {
+		return wish{}, remedy.With(api.Errorf(api.KindBadRequest, format, args...), "%s", hint)
+	}
+	switch req.Mode {
+	case api.GuardOff, api.GuardAudit, api.GuardEnforce:
+		w.mode = modeOf(config.GuardMode(req.Mode))
+	case "":
+		if !req.Confirm {
+			return bad("say a mode, or confirm", "nothing is asked for")
+		}
+	default:
+		return bad("say off, audit or enforce", "mode %.80q: no such mode", req.Mode)
+	}
+	w.confirm = req.Confirm
+	if w.confirm && req.Mode != "" {
+		return bad("ask for one after the other", "mode and confirm: not both")
+	}
+	if req.ConfirmWithin != "" {
+		w.within, err = time.ParseDuration(req.ConfirmWithin)
+		if err != nil || w.within < time.Second || req.Mode != api.GuardEnforce {
+			return bad(`say "10m", with mode enforce`, "confirm_within %.40q: want a time of a second or more, and mode enforce", req.ConfirmWithin)
+		}
+	}
+	if req.Mode == api.GuardOff && req.Reason == "" {
+		return bad("say why, for the audit log", "mode off: without a reason")
+	}
+	w.reason = string(req.Mode)
+	if w.confirm {
+		w.reason = "confirm"
+	}
+	if req.Reason != "" {
+		w.reason += ": " + req.Reason
+	}
+	return w, nil
+}
+
+func (d *Daemon) notInForce() error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.unarmed != nil {
+		return d.unarmed
+	}
+	return remedy.With(errors.New("guard: none is in force"), "hornetctl guard audit")
+}
+
+// setGuard runs on the owner's thread.
+func (d *Daemon) setGuard(w wish) error {
+	g := d.guard.force
+	if g == nil {
+		if _, err := lsm.Look(d.guardDir()); err == nil { // there is one, which does not know this process
+			return d.notInForce()
+		}
+		if w.confirm || w.mode == lsm.Off {
+			return d.notInForce()
+		}
+		if err := d.arm(w.mode, w.within); err != nil {
+			return err
+		}
+		d.inventory()
+		return nil
+	}
+	if w.confirm {
+		return g.Confirm()
+	}
+	s, err := g.Status()
+	if err != nil {
+		return err
+	}
+	same, reboot, err := d.sealed()
+	if err != nil {
+		return err
+	}
+	switch {
+	case reboot && (w.mode < s.Mode || !same || w.within > 0):
+		return remedy.With(errors.New(`guard: it was armed with disarm = "reboot": nothing makes it weaker`), "reboot")
+	case w.mode == lsm.Off:
+		d.deaf()
+		d.guard.force = nil
+		return g.Disarm()
+	case !same || !s.Current:
+		return d.upgradeGuard(w.mode, w.within)
+	}
+	return g.SetMode(w.mode, w.within)
+}
+
+// guardLocked says how the guard is.
+func (d *Daemon) guardLocked() *api.Guard {
+	out := &api.Guard{Mode: api.GuardOff, Wanted: api.GuardMode(d.cfg.Guard.Mode), Disarm: string(d.cfg.Guard.Disarm)}
+	s, err := lsm.Look(d.guardDir())
+	switch {
+	case errors.Is(err, lsm.ErrNotArmed):
+		if err = d.unarmed; err == nil && d.cfg.Guard.Mode != config.GuardOff {
+			err = remedy.With(errors.New("it was disarmed"), "hornetctl guard %s", d.cfg.Guard.Mode)
+		}
+	case err == nil:
+		err = d.unarmed
+		out.Mode = api.GuardMode(s.Mode.String())
+		out.Hooks, out.Refused, out.Lost = s.Hooks, s.Refused, s.Lost
+		if s.Confirm > 0 {
+			out.Confirm = s.Confirm.Round(time.Second).String()
+		}
+		if s.Mode == lsm.Enforce && !s.Enforces {
+			out.Mode = api.GuardAudit
+			err = remedy.With(errors.New("it enforced, and fell back to audit: nobody confirmed in time"), "hornetctl guard enforce")
+		}
+	}
+	if err != nil {
+		e := asAPIError(err)
+		out.Reason, out.Hint = e.Message, e.Hint
+	}
+	return out
+}
+
+// guardProblem is what an operator should look at: a guard that is weaker than
+// hornetd.toml says. That a kernel has none to audit with is only told.
+func guardProblem(g *api.Guard) (api.Problem, bool) {
+	if g.Wanted != api.GuardEnforce || g.Mode == api.GuardEnforce {
+		return api.Problem{}, false
+	}
+	return api.Problem{Kind: api.KindUnavailable, Message: "guard: does not enforce: " + g.Reason, Hint: g.Hint}, true
+}
+
+func modeOf(m config.GuardMode) lsm.Mode {
+	switch m {
+	case config.GuardAudit:
+		return lsm.Audit
+	case config.GuardEnforce:
+		return lsm.Enforce
+	}
+	return lsm.Off
+}

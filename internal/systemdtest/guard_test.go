@@ -1,0 +1,266 @@
+package systemdtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// TestGuard is a host whose guard enforces, and on which systemd's own programs go
+// on. It has a guest to itself.
+func TestGuard(t *testing.T) {
+	inGuest(t, "6.12", 1, []step{
+		{"audit", 1, guardAudits},
+		{"enforce", 1, func(t *testing.T) { enforcing.reach(t) }},
+		{"systemd", 1, guardLetsSystemd},
+		{"maker", 1, guardMaker},
+		{"signals", 1, guardSignals},
+		{"restarts", 1, guardRestarts},
+		{"upgrade", 1, guardUpgrade},
+		{"disarm", 1, guardDisarm},
+	})
+}
+
+const configFile = "/etc/hornet/hornetd.toml"
+
+// enforcing is hornetd with a guard that lets systemd do what it does for units.
+var enforcing = &stage{f: func(t *testing.T) {
+	loaded.reach(t)
+	before := ""
+	if b, err := os.ReadFile(configFile); err == nil {
+		before = string(b)
+	}
+	put(t, configFile, before+`
+[guard]
+mode = "enforce"
+confirm = "10m"
+[[guard.allow]]
+cgroup   = "/init.scope"
+commands = ["prog_load", "map_create", "btf_load", "prog_attach", "prog_detach", "link_create", "link_update", "link_detach", "obj_pin"]
+programs = ["cgroup_device", "cgroup_skb", "cgroup_sock", "cgroup_sock_addr", "lsm", "socket_filter"]
+attach   = ["cgroup_device", "cgroup_inet_ingress", "cgroup_inet_egress", "cgroup_inet_sock_create", "cgroup_inet4_bind", "cgroup_inet6_bind", "lsm_mac"]
+signals  = true
+`)
+	// What the file says but the mode counts when root says so.
+	run(t, "systemctl", "restart", "hornetd")
+	run(t, "hornetctl", "guard", "enforce", "--confirm-within", "10m")
+	if g := guard(t); g.Mode != "enforce" || g.Wanted != "enforce" || g.Reason != "" {
+		t.Fatalf("guard %+v", g)
+	}
+	refusedToRoot(t)
+	run(t, "hornetctl", "guard", "confirm")
+	filters(t)
+}}
+
+// pinned are the links that are pinned: bpftool is not told what hornetd owns.
+func pinned(t *testing.T) []string {
+	t.Helper()
+	all, err := filepath.Glob(pins + "[a-z]*/links/*")
+	if err != nil || len(all) == 0 {
+		t.Fatalf("no link is pinned: %v", err)
+	}
+	return all
+}
+
+type guardState struct{ Mode, Wanted, Reason, Confirm string }
+
+func guard(t *testing.T) (g guardState) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(run(t, "hornetctl", "-o", "json", "guard")), &g); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// makeMap has root's bpftool make a map.
+func makeMap() (string, error) {
+	const pin = "/sys/fs/bpf/other"
+	out, err := try("bpftool", "map", "create", pin, "type", "array", "key", "4", "value", "4", "entries", "1", "name", "other")
+	os.Remove(pin)
+	return out, err
+}
+
+func refusedToRoot(t *testing.T) {
+	t.Helper()
+	if out, err := makeMap(); err == nil || !strings.Contains(out, "Operation not permitted") {
+		t.Errorf("root makes a map: %v: %s", err, out)
+	}
+}
+
+// Audit is what a hornetd without settings does; everything is as it is without.
+func guardAudits(t *testing.T) {
+	loaded.reach(t)
+	if g := guard(t); g.Mode != "audit" || g.Reason != "" {
+		t.Errorf("guard %+v", g)
+	}
+	if out, err := makeMap(); err != nil {
+		t.Errorf("root makes no map: %s", out)
+	}
+	soon(t, "an event of it", func() bool {
+		return strings.Contains(run(t, "hornetctl", "events", "--kind", "foreign"), "map_create")
+	})
+}
+
+// Units whose settings systemd has programs for: each is in force, and systemd
+// says nothing of a program that it could not load.
+func guardLetsSystemd(t *testing.T) {
+	enforcing.reach(t)
+	for unit, settings := range map[string]string{
+		"devices": "DevicePolicy=closed\nExecStart=sh -c '! echo x >/dev/kmsg'",
+		"network": "IPAddressDeny=any\nExecStart=sh -c '! ping -q -c1 -W1 127.0.0.1'",
+		"without": "ExecStart=ping -q -c1 -W1 127.0.0.1\nExecStart=sh -c 'echo x >/dev/kmsg'",
+	} {
+		put(t, "/run/systemd/system/test-"+unit+".service", "[Service]\nType=oneshot\n"+settings+"\n")
+		run(t, "systemctl", "daemon-reload")
+		if out, err := try("systemctl", "start", "test-"+unit+".service"); err != nil {
+			t.Errorf("%s: %v: %s", unit, err, out)
+		}
+	}
+	if refused := run(t, "hornetctl", "events", "--kind", "foreign"); strings.Contains(refused, "by /usr/lib/systemd/systemd: refused") {
+		t.Errorf("systemd was refused something:\n%s", refused)
+	}
+}
+
+// The process that makes a large map for hornetd, in a cgroup that it is charged to,
+// may; the map is hornetd's then.
+func guardMaker(t *testing.T) {
+	enforcing.reach(t)
+	put(t, "/etc/hornet.d/heavy.toml", fmt.Sprintf("start = \"request\"\n[object]\npath = \"hooks.bpf.o\"\n[maps.calls]\nclass = \"mutable\"\nmax_entries = %d\n%s",
+		8*mib/8, attach("lookup")))
+	run(t, "hornetctl", "load", "heavy")
+	if got := chargeOf(t, "show", "heavy"); got.To != "own" {
+		t.Errorf("it is charged to %+v", got)
+	}
+	out, err := try("bpftool", "map", "update", "pinned", pins+"heavy/maps/calls", "key", "0", "0", "0", "0", "value", "1", "0", "0", "0", "0", "0", "0", "0")
+	if err == nil || !strings.Contains(out, "not permitted") {
+		t.Errorf("root writes the map: %v: %s", err, out)
+	}
+	run(t, "hornetctl", "unload", "heavy")
+}
+
+// Nobody but systemd ends or stops the daemon.
+func guardSignals(t *testing.T) {
+	enforcing.reach(t)
+	pid := active(t, "")
+	for _, sig := range []string{"KILL", "TERM", "STOP"} {
+		if out, err := try("sh", "-c", "kill -"+sig+" "+pid); err == nil || !strings.Contains(out, "ermitted") {
+			t.Errorf("kill -%s by root: %v: %s", sig, err, out)
+		}
+	}
+	if got := active(t, ""); got != pid {
+		t.Errorf("process %s became %s", pid, got)
+	}
+	if out, err := try("sh", "-c", "head -c1 /proc/"+pid+"/mem"); err == nil || !strings.Contains(out, "denied") && !strings.Contains(out, "ermitted") {
+		t.Errorf("its memory: %v: %s", err, out)
+	}
+}
+
+// A root that tries all the time to make a map never does, while hornetd is
+// stopped, started and killed by systemd; what ran runs on, and hornetd can.
+func guardRestarts(t *testing.T) {
+	enforcing.reach(t)
+	before := pinned(t)
+	var tried, made atomic.Int64
+	quit, done := make(chan bool), make(chan bool)
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-quit:
+				return
+			default:
+			}
+			tried.Add(1)
+			if _, err := makeMap(); err == nil {
+				made.Add(1)
+			}
+		}
+	}()
+	for range 3 {
+		run(t, "systemctl", "restart", "hornetd")
+		run(t, "systemctl", "stop", "hornetd.socket", "hornetd.service")
+		refusedToRoot(t) // nobody is there to say so
+		run(t, "systemctl", "start", "hornetd.socket", "hornetd.service")
+		run(t, "systemctl", "kill", "-s", "KILL", "hornetd.service")
+		active(t, "")
+		run(t, "hornetctl", "unload", "packets")
+		run(t, "hornetctl", "load", "packets")
+	}
+	close(quit)
+	<-done
+	if made.Load() != 0 || tried.Load() < 10 {
+		t.Errorf("%d of %d maps made", made.Load(), tried.Load())
+	}
+	t.Logf("%d tries, %d made", tried.Load(), made.Load())
+	after := pinned(t)
+	for _, name := range before {
+		if !slices.Contains(after, name) {
+			t.Errorf("%s is gone", name)
+		}
+	}
+	filters(t)
+	if g := guard(t); g.Mode != "enforce" {
+		t.Errorf("guard %+v", g)
+	}
+}
+
+// A new binary is hornetd once the old one has enrolled it, and nothing before.
+func guardUpgrade(t *testing.T) {
+	enforcing.reach(t)
+	const binary, old, next = "/usr/sbin/hornetd", "/usr/sbin/hornetd.old", "/usr/sbin/hornetd.new"
+	if f, err := os.OpenFile(binary, os.O_RDWR, 0); err == nil {
+		f.Close()
+		t.Error("root opens the running executable for writing")
+	}
+	run(t, "sh", "-c", "cp "+binary+" "+next+" && printf x >>"+next)
+	run(t, "mv", binary, old)
+	run(t, "mv", next, binary)
+	run(t, "systemctl", "stop", "hornetd.socket", "hornetd.service")
+	if out, err := try("systemctl", "start", "hornetd.service"); err == nil {
+		t.Errorf("a hornetd that is not enrolled is ready: %s", out)
+	}
+	if journal := run(t, "journalctl", "--no-pager", "-u", "hornetd"); !strings.Contains(journal, "does not know this process as hornetd") {
+		t.Errorf("it does not say why:\n%s", journal)
+	}
+	run(t, "systemctl", "stop", "hornetd.socket", "hornetd.service")
+	run(t, "mv", binary, next)
+	run(t, "mv", old, binary)
+	try("systemctl", "reset-failed", "hornetd.service")
+	run(t, "systemctl", "start", "hornetd.socket", "hornetd.service")
+	pid := active(t, "")
+	run(t, "hornetctl", "guard", "enroll", next)
+	run(t, "mv", binary, old)
+	run(t, "mv", next, binary)
+	run(t, "systemctl", "restart", "hornetd")
+	active(t, pid)
+	if g := guard(t); g.Mode != "enforce" || g.Reason != "" {
+		t.Errorf("guard %+v", g)
+	}
+	run(t, "hornetctl", "unload", "packets")
+	run(t, "hornetctl", "load", "packets")
+	filters(t)
+}
+
+// Disarmed, it is all as before.
+func guardDisarm(t *testing.T) {
+	enforcing.reach(t)
+	if out, err := as("nobody", "hornetctl", "guard", "disarm", "--reason", "why not"); err == nil {
+		t.Errorf("nobody disarms: %s", out)
+	}
+	refusedToRoot(t)
+	run(t, "hornetctl", "guard", "disarm", "--reason", "the test ends")
+	if out, err := makeMap(); err != nil {
+		t.Errorf("disarmed, and refused: %s", out)
+	}
+	pid := active(t, "")
+	run(t, "sh", "-c", "kill -KILL "+pid)
+	active(t, pid)
+	// hornetd.toml says enforce, and so does the start.
+	soon(t, "a guard again", func() bool { return guard(t).Mode == "enforce" })
+	run(t, "hornetctl", "guard", "disarm", "--reason", "the test ends")
+}

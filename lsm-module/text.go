@@ -1,0 +1,65 @@
+package lsm
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/hornetd/hornetd/internal/bpfname"
+)
+
+// String says what was done: `bpf prog_load of a kprobe program "x"`.
+func (e Event) String() string {
+	var b strings.Builder
+	b.WriteString(e.what())
+	if e.Name != "" {
+		fmt.Fprintf(&b, " %q", e.Name)
+	}
+	if e.Object.Kind != 0 {
+		fmt.Fprintf(&b, ", of %s %d", e.Object.Kind, e.Object.ID)
+	}
+	switch e.Reason {
+	case ReasonOwned:
+		b.WriteString(", which is hornetd's")
+	case ReasonType:
+		b.WriteString(": not of what the caller is allowed")
+	}
+	return b.String()
+}
+
+func (e Event) what() string {
+	switch e.Deed {
+	case DeedBPF, DeedToken:
+		s := "bpf " + bpfname.Commands.Name(e.Detail)
+		switch s {
+		case "bpf prog_load":
+			s += " of type " + bpfname.Programs.Name(e.Type)
+		case "bpf prog_attach", "bpf prog_detach", "bpf link_create":
+			s += " of type " + bpfname.Attachments.Name(e.Attach)
+		}
+		if e.Deed == DeedToken {
+			s += " by a token"
+		}
+		return s
+	case DeedMap:
+		return "a writable descriptor of a map"
+	case DeedProgram:
+		return "a descriptor of a program"
+	case DeedPin:
+		return "a change of a pin"
+	case DeedMount:
+		return "a change of a mount"
+	case DeedTrace:
+		return "a look into hornetd's memory"
+	case DeedSignal:
+		return fmt.Sprintf("signal %d to hornetd", e.Detail)
+	case DeedBinary:
+		return "hornetd's executable opened for writing"
+	case DeedSocket:
+		return "a program attached to a socket"
+	case DeedIoctl:
+		return "a program attached by ioctl(2)"
+	case DeedNetlink:
+		return "a program attached by netlink"
+	}
+	return e.Deed.String()
+}
