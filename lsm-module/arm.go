@@ -134,9 +134,7 @@ func (g *Guard) load(use []hook) error {
 			delete(spec.Programs, name)
 		}
 	}
-	// A map that can be mapped for writing could be written after it is frozen.
-	spec.Maps[stateMap].Flags &^= unix.BPF_F_MMAPABLE
-	spec.Variables = nil
+	spec.Variables = nil // the library would map the state, and what is mapped cannot be frozen
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)

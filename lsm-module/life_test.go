@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -507,10 +506,7 @@ func TestKilledDuringUpgrades(t *testing.T) {
 	dir := filepath.Join(testenv.BPFFS(t), "guard")
 	home := testenv.Cgroup(t)
 	exe := self(t)
-	rounds := 3
-	if s := os.Getenv("HORNET_UPGRADES"); s != "" {
-		rounds, _ = strconv.Atoi(s)
-	}
+	const rounds = 3
 	upgrades := 0
 	defer func() {
 		_, out := fromInit(t, home, exe, "daemon", dir, home, "disarms")
