@@ -6,7 +6,8 @@
  *
  * Who may
  *   bprm_committed_creds  the mark of hornetd: cleared by every exec, set where
- *                         PID 1 started an enrolled executable in its cgroup
+ *                         PID 1 started an enrolled executable in its cgroup.
+ *                         A child of its own in a cgroup for maps makes maps
  *
  * Ways in
  *   bpf                   every command of bpf(2): loads, attachments, what is
@@ -173,6 +174,23 @@ static __always_inline void current_place(struct place *place)
 	if (level > 0)
 		place->parent = bpf_get_current_ancestor_cgroup_id(level - 1);
 	bpf_probe_read_kernel_str(place->name, sizeof(place->name), BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, name));
+}
+
+/* A process that hornetd started to make maps: of an executable that becomes hornetd,
+ * in a cgroup two below hornetd's own, service/maps/NAME. It may do that, and load
+ * types, and is not hornetd: the same program in the cgroup of hornetd is nobody. */
+static __always_inline _Bool makes_maps(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	int level = BPF_CORE_READ(task, cgroups, dfl_cgrp, level);
+	struct exe exe = {};
+	struct may *may;
+
+	if (level < 3 || bpf_get_current_ancestor_cgroup_id(level - 3) != state.home.parent || !marked(task->real_parent))
+		return 0;
+	current_exe(&exe);
+	may = bpf_map_lookup_elem(&executables, &exe);
+	return may && may->hornetd;
 }
 
 static __always_inline _Bool bit(__u64 mask, __u32 n)
@@ -478,15 +496,20 @@ static __always_inline void describe(__u32 command, struct attr *a, struct what 
 	}
 }
 
+static __always_inline void in(__u32 command)
+{
+	__u32 *now = bpf_task_storage_get(&commands, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (now)
+		*now = command;
+}
+
 /* hornetd's own calls: what it is in is noted, and a link that it pins is owned. */
 static __always_inline int note(__u32 command, struct attr *a)
 {
 	struct object o = {};
-	__u32 *now;
 
-	now = bpf_task_storage_get(&commands, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (now)
-		*now = command;
+	in(command);
 	if (command != BPF_OBJ_PIN)
 		return 0;
 	object_of(a->w2, &o);
@@ -505,6 +528,11 @@ int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 	bpf_probe_read_kernel(&a, sizeof(a), attr);
 	if (hornetd())
 		return note(command, &a);
+	if (makes_maps()) {
+		in(command);
+		if (command == BPF_MAP_CREATE || command == BPF_BTF_LOAD)
+			return 0;
+	}
 	if (c == FREE)
 		return 0;
 	describe(command, &a, &what);
@@ -579,8 +607,10 @@ int BPF_PROG(guard_map, struct bpf_map *map, unsigned int fmode)
 {
 	struct what what = { .deed = DEED_MAP, .reason = REASON_OWNED, .kind = KIND_MAP, .id = map->id, .type = map->map_type, .name = map->name };
 
+	if (within(BPF_MAP_CREATE) && (hornetd() || makes_maps()))
+		return own(KIND_MAP, map->id);
 	if (hornetd())
-		return within(BPF_MAP_CREATE) ? own(KIND_MAP, map->id) : 0;
+		return 0;
 	return fmode & FMODE_WRITE && is_owned(KIND_MAP, map->id) ? refuse(&what) : 0;
 }
 

@@ -21,6 +21,7 @@ var children = map[string]func(args []string) error{
 	"loop":    childLoop,
 	"tries":   childTries,
 	"who":     childWho,
+	"makes":   childMakes,
 }
 
 const childEnv = "LSM_TEST_CHILD"

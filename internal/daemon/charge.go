@@ -47,9 +47,20 @@ func (d *Daemon) takeCgroup() {
 	}
 }
 
-// errGuarded is why maps are made by hornetd itself while a guard is in force, in
-// whatever mode: what others make is not owned by hornetd.
-var errGuarded = errors.New("a guard is in force, which takes no other process for hornetd")
+// unguarded says why maps are made by hornetd itself under a guard: one of another
+// hornetd may not know the process that makes them. It is called on the owner's thread.
+func (d *Daemon) unguarded() error {
+	if d.guard.force == nil {
+		return nil
+	}
+	switch s, err := d.guard.force.Status(); {
+	case err != nil:
+		return err
+	case !s.Current:
+		return errors.New("the guard in force is that of another hornetd")
+	}
+	return nil
+}
 
 // home is where the maps of a collection that is being loaded are charged.
 type home struct {
@@ -64,12 +75,8 @@ type home struct {
 // made keeps nothing from being loaded: a host must not be without its firewall for it.
 func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, error) {
 	h := &home{name: m.Name}
-	switch {
-	case d.cgroups == nil:
+	if d.cgroups == nil {
 		h.why = d.nobody.Error()
-		return h, nil
-	case d.guard.force != nil:
-		h.why = errGuarded.Error()
 		return h, nil
 	}
 	need, err := policy.Memory(m, spec)
@@ -82,6 +89,10 @@ func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, er
 	}
 	if need < heavy && beside < heavy-need && !d.cgroups.Has(m.Name) {
 		h.why = fmt.Sprintf("they are small: less than %d bytes", heavy)
+		return h, nil
+	}
+	if err := d.unguarded(); err != nil {
+		h.why = err.Error()
 		return h, nil
 	}
 	// What it was allowed, not what it declares: maps of a task's or a socket's storage
@@ -164,13 +175,9 @@ func (d *Daemon) sweepCgroups() {
 }
 
 // viewCharge is where large maps are charged.
-func (d *Daemon) viewCharge(guard *api.Guard) *api.Charge {
-	why := d.nobody
-	if why == nil && guard.Mode != api.GuardOff {
-		why = errGuarded
-	}
-	if why != nil {
-		return &api.Charge{To: api.ChargedToHornetd, Reason: why.Error(), Hint: remedy.Of(why)}
+func (d *Daemon) viewCharge() *api.Charge {
+	if d.cgroups == nil {
+		return &api.Charge{To: api.ChargedToHornetd, Reason: d.nobody.Error(), Hint: remedy.Of(d.nobody)}
 	}
 	u := d.cgroups.All()
 	return &api.Charge{To: api.ChargedToOwn, Cgroup: u.Cgroup, Bytes: u.Bytes, Most: u.Most}

@@ -201,7 +201,7 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Signers = append(s.Signers, viewSigner(signer))
 	}
 	s.Revocations = viewList(d.trust.Revocations())
-	s.Charged = d.viewCharge(s.Guard)
+	s.Charged = d.viewCharge()
 	s.Problems = append(s.Problems, d.troublesLocked()...)
 	for _, err := range []error{d.store.Reachable(), d.trust.Unlisted(), d.copied} {
 		if err != nil {

@@ -18,6 +18,7 @@ func TestGuard(t *testing.T) {
 		{"enforce", 1, func(t *testing.T) { enforcing.reach(t) }},
 		{"systemd", 1, guardLetsSystemd},
 		{"signals", 1, guardSignals},
+		{"maps", 1, guardMaps},
 		{"restarts", 1, guardRestarts},
 		{"upgrade", 1, guardUpgrade},
 		{"disarm", 1, guardDisarm},
@@ -122,6 +123,24 @@ func guardLetsSystemd(t *testing.T) {
 	if refused := run(t, "hornetctl", "events", "--kind", "foreign"); strings.Contains(refused, "by /usr/lib/systemd/systemd: refused") {
 		t.Errorf("systemd was refused something:\n%s", refused)
 	}
+}
+
+// The process that makes large maps for hornetd may, and what it makes is owned.
+func guardMaps(t *testing.T) {
+	enforcing.reach(t)
+	put(t, "/etc/hornet.d/large.toml", "start = \"request\"\n[object]\npath = \"hooks.bpf.o\"\n[maps.calls]\nclass = \"mutable\"\nmax_entries = 1000000\n"+attach("lookup"))
+	run(t, "hornetctl", "load", "large")
+	if got := chargeOf(t, "show", "large"); got.To != "own" {
+		t.Errorf("it is charged to %+v", got)
+	}
+	if out, err := try("bpftool", "map", "update", "pinned", pins+"large/maps/calls", "key", "0", "0", "0", "0", "value", "1", "0", "0", "0", "0", "0", "0", "0"); err == nil {
+		t.Errorf("root writes the map: %s", out)
+	}
+	if out := run(t, "hornetctl", "events", "--kind", "foreign"); strings.Contains(out, "by /usr/sbin/hornetd") {
+		t.Errorf("what hornetd has made is taken for somebody else's:\n%s", out)
+	}
+	run(t, "hornetctl", "unload", "large")
+	run(t, "rm", "/etc/hornet.d/large.toml")
 }
 
 // Nobody but systemd ends or stops the daemon.
