@@ -95,6 +95,7 @@ var others = []struct {
 	{"net/http", []string{"api", "internal/daemon"}, "one server, one client"},
 	{"os/exec", []string{"internal/testenv", "internal/testdaemon", "internal/bench", "examples/toctou", "scripts/mutate", "scripts/testsum", "internal/vmtest", "internal/vmtest/cmd/vm", "cmd/hornetctl"},
 		"hornetd runs no other program, and hornetctl only the one it is told to sign with"},
+	{"os/user", []string{"cmd/hornetctl", "internal/daemon"}, "with cgo it asks the C library, slow or not; a rule's names are looked up in the files (internal/names)"},
 	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "cmd/hornetctl", "api/bpfmap", "audit", "systemd", "loader", "lsm-module", "pinning", "examples/toctou",
 		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
 		"api, manifest, policy, config and signing decide on data, without system calls"},

@@ -49,7 +49,7 @@ func TestMissingCapabilityIsNamed(t *testing.T) {
 	}
 	defer ms.Close()
 	withCapabilities(t, []int{unix.CAP_BPF}, func() {
-		_, err := LoadPrograms(p, ms, nil)
+		_, err := LoadPrograms(p, ms, nil, nil)
 		wantEPERM(t, err, `program "plain": load a program of type XDP`, "lacks CAP_NET_ADMIN")
 	})
 	withCapabilities(t, nil, func() {

@@ -84,7 +84,7 @@ func tryLoad(p *Plan) (*ebpf.Collection, *Maps, error) {
 	if _, err := ms.Freeze(); err != nil {
 		return nil, nil, err
 	}
-	coll, err := LoadPrograms(p, ms, btf.NewCache())
+	coll, err := LoadPrograms(p, ms, btf.NewCache(), nil)
 	return coll, ms, err
 }
 

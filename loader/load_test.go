@@ -481,7 +481,7 @@ func TestReadBackFindsForeignWrites(t *testing.T) {
 			if c.late {
 				write()
 			}
-			_, err = LoadPrograms(p, ms, nil)
+			_, err = LoadPrograms(p, ms, nil, nil)
 		}
 		wantError(t, err, fmt.Sprintf("map %q: read back: it does not hold what", c.name))
 	}
@@ -572,7 +572,7 @@ func TestOwnership(t *testing.T) {
 	if _, err := ms.Freeze(); err != nil {
 		t.Fatal(err)
 	}
-	coll, err := LoadPrograms(p, ms, nil)
+	coll, err := LoadPrograms(p, ms, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

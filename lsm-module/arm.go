@@ -193,7 +193,7 @@ func (g *Guard) mark() error {
 		return fmt.Errorf("guard: pidfd: %w", err)
 	}
 	defer unix.Close(fd)
-	if err := g.maps["marks"].Put(int32(fd), uint32(1)); err != nil {
+	if err := g.maps["marks"].Put(int32(fd), uint32(markHornetd)); err != nil {
 		return fmt.Errorf("guard: mark of hornetd: %w", err)
 	}
 	return nil

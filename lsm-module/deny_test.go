@@ -207,6 +207,27 @@ var attackLoads = []act{
 			return unix.IoctlSetInt(event, unix.PERF_EVENT_IOC_SET_BPF, fd)
 		})
 	}},
+	{"foreign program: XDP by netlink", func(f *field) error {
+		return pinnedProgram(f, "xdp", func(fd int) error {
+			return errors.Join(setXDP(fd), setXDP(-1))
+		})
+	}},
+	{"foreign program: XDP behind another message", func(f *field) error {
+		return pinnedProgram(f, "xdp", func(fd int) error {
+			first := netlinkMessage(unix.RTM_GETLINK, unix.NLM_F_ACK, ifinfo())
+			return errors.Join(netlink(append(first, xdpMessage(fd)...), 2), setXDP(-1))
+		})
+	}},
+	{"foreign program: filter by netlink", func(f *field) error {
+		return pinnedProgram(f, "cls", func(fd int) error { return netlink(filterMessage(unix.NLM_F_CREATE, "bpf", fd), 1) })
+	}},
+	{"a filter of another kind", func(f *field) error { return netlink(filterMessage(unix.NLM_F_CREATE, "bpfx", 0), 1) }},
+	{"foreign program: action by netlink", func(f *field) error {
+		return pinnedProgram(f, "act", func(fd int) error { return netlink(actionMessage(fd), 1) })
+	}},
+	{"an interface's other attributes by netlink", func(*field) error {
+		return netlink(netlinkMessage(unix.RTM_NEWLINK, unix.NLM_F_ACK, ifinfo(), attr(unix.IFLA_MTU, []byte{0, 0, 1, 0})), 1)
+	}},
 	{"SO_ATTACH_FILTER, which is classic BPF", func(*field) error {
 		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -342,7 +363,7 @@ var attackStolen = []act{
 			return err
 		}
 		defer p.Close()
-		ret, err := p.Run(&ebpf.RunOptions{Context: [3]uint64{opMode, uint64(Off), 0}})
+		ret, err := p.Run(&ebpf.RunOptions{Context: [4]uint64{opMode, uint64(Off)}})
 		if err == nil && int32(ret) < 0 {
 			err = unix.Errno(-int32(ret))
 		}
@@ -405,18 +426,56 @@ var attackPins = []act{
 		}
 		return os.Remove(filepath.Join(f.Foreign, "d"))
 	}},
-	// In a mount namespace of their own, where they harm nobody if they go through.
-	{"umount", alone(func(f *field) error { return unix.Unmount(f.Guarded, unix.MNT_DETACH) })},
-	{"mount over", alone(func(f *field) error { return unix.Mount("tmpfs", f.Guarded, "tmpfs", 0, "") })},
-	{"mount over a directory in it", alone(func(f *field) error { return unix.Mount("tmpfs", filepath.Join(f.Guarded, "unit"), "tmpfs", 0, "") })},
-	{"make it private", alone(func(f *field) error { return unix.Mount("", f.Guarded, "", unix.MS_PRIVATE, "") })},
+	// In a mount namespace of their own, where they harm nobody if they go through;
+	// what is shared there goes on to another mount.
+	{"umount", below("shared", func(_ *field, top string) error { return unix.Unmount(top+"/bpf", unix.MNT_DETACH) })},
+	{"umount of a tree that it is in", below("shared", func(_ *field, top string) error { return unix.Unmount(top, unix.MNT_DETACH) })},
+	{"mount over", below("shared", func(_ *field, top string) error { return unix.Mount("tmpfs", top+"/bpf", "tmpfs", 0, "") })},
+	{"mount over a directory in it", below("shared", func(_ *field, top string) error { return unix.Mount("tmpfs", top+"/bpf/unit", "tmpfs", 0, "") })},
+	{"make it private", below("shared", func(_ *field, top string) error { return unix.Mount("", top+"/bpf", "", unix.MS_PRIVATE, "") })},
 	{"remount", alone(func(f *field) error { return unix.Mount("", f.Guarded, "", unix.MS_REMOUNT, "") })},
-	{"move_mount", alone(func(f *field) error {
-		return unix.MoveMount(unix.AT_FDCWD, f.Guarded, unix.AT_FDCWD, f.Foreign, 0)
+	{"move_mount", below("shared", func(f *field, top string) error {
+		return unix.MoveMount(unix.AT_FDCWD, top+"/bpf", unix.AT_FDCWD, f.Foreign, 0)
 	})},
-	{"move_mount over it", alone(func(f *field) error {
-		return unix.MoveMount(unix.AT_FDCWD, f.Foreign, unix.AT_FDCWD, f.Guarded, 0)
+	{"move_mount over it", below("shared", func(f *field, top string) error {
+		return unix.MoveMount(unix.AT_FDCWD, f.Foreign, unix.AT_FDCWD, top+"/bpf", 0)
 	})},
+	// What services and containers do with their copies.
+	{"own copy: umount", alone(func(f *field) error { return unix.Unmount(f.Guarded, unix.MNT_DETACH) })},
+	{"own copy: umount of the tree that it is in", below("private", func(_ *field, top string) error { return unix.Unmount(top, unix.MNT_DETACH) })},
+	{"own copy: mount over", alone(func(f *field) error { return unix.Mount("tmpfs", f.Guarded, "tmpfs", 0, "") })},
+	{"own copy: read-only", alone(func(f *field) error {
+		return unix.Mount("", f.Guarded, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
+	})},
+}
+
+// below runs do in a mount namespace of its own about a tree of mounts with one of
+// the guarded file system in it, shared with a second tree or with none.
+func below(how string, do func(f *field, top string) error) func(f *field) error {
+	return alone(func(f *field) error {
+		top := filepath.Join(os.TempDir(), "hornet-tree-"+strconv.Itoa(os.Getpid()))
+		second := top + "-second"
+		for _, dir := range []string{top, second} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+			defer os.Remove(dir)
+		}
+		err := unix.Mount("tmpfs", top, "tmpfs", 0, "")
+		if err == nil {
+			err = os.Mkdir(filepath.Join(top, "bpf"), 0o755)
+		}
+		if err == nil && how == "shared" {
+			err = errors.Join(unix.Mount("", top, "", unix.MS_SHARED, ""), unix.Mount(top, second, "", unix.MS_BIND, ""))
+		}
+		if err == nil {
+			err = unix.Mount(f.Guarded, filepath.Join(top, "bpf"), "", unix.MS_BIND, "")
+		}
+		if err != nil {
+			return err
+		}
+		return do(f, top)
+	})
 }
 
 // alone runs do on a thread with a mount namespace of its own, which ends with it.
@@ -600,6 +659,7 @@ func (s *scene) foreign(t *testing.T) {
 	t.Helper()
 	specs := map[string]*ebpf.ProgramSpec{
 		"cgroup": cgroupProgram("foreign"),
+		"xdp":    {Type: ebpf.XDP}, "cls": {Type: ebpf.SchedCLS}, "act": {Type: ebpf.SchedACT},
 		"filter": {Type: ebpf.SocketFilter}, "raw_tp": {Type: ebpf.RawTracepoint}, "perf": {Type: ebpf.PerfEvent},
 	}
 	for name, spec := range specs {

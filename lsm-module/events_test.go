@@ -205,6 +205,16 @@ func try(what, text string, number int) error {
 		defer unix.Close(fd)
 		_, err = bpf(unix.BPF_LINK_DETACH, map[int]uint32{0: uint32(fd)})
 		return err
+	case "update":
+		return update(number, unix.BPF_MAP_UPDATE_ELEM)
+	case "freeze":
+		return update(number, unix.BPF_MAP_FREEZE)
+	case "over":
+		return unix.Mount("tmpfs", text, "tmpfs", 0, "")
+	case "private":
+		return unix.Mount("", text, "", unix.MS_PRIVATE, "")
+	case "umount":
+		return unix.Unmount(text, unix.MNT_DETACH)
 	case "term":
 		return unix.Kill(number, unix.SIGTERM)
 	case "sigio":
@@ -296,6 +306,67 @@ func TestAllow(t *testing.T) {
 		if got := said(t, out); got != tt.want {
 			t.Errorf("%s:\n%v\n%s, want\n%s", tt.what, tries, got, tt.want)
 		}
+	}
+}
+
+// A map that hornetd gives away to be written is one, and nothing else is.
+func TestShare(t *testing.T) {
+	g := arm(t, nil)
+	m := newMap(t)
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	tries := func() string {
+		fd, err := unix.FcntlInt(uintptr(m.FD()), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fd), "map")
+		defer f.Close()
+		cmd := child("tries", nil, "update=3", "freeze=3", fmt.Sprint("write=", id))
+		cmd.ExtraFiles = []*os.File{f}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	if got := tries(); got != "EPERM EPERM EPERM" {
+		t.Errorf("with a descriptor that got away: %s", got)
+	}
+	if err := g.Share(uint32(id)); err != nil {
+		t.Fatal(err)
+	}
+	if got := tries(); got != "ok EPERM EPERM" {
+		t.Errorf("with one that was given away: %s", got)
+	}
+	if err := g.Disown(Object{Map, uint32(id)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := tries(); got != "ok EINVAL ok" { // freezing has no second word
+		t.Errorf("with a map that is not owned any more: %s", got)
+	}
+}
+
+// The pins go with their last mount, whatever that is mounted in.
+func TestTreeOfMounts(t *testing.T) {
+	g := arm(t, nil)
+	tree := "/tmp" // a tmpfs, in which the test's bpffs is mounted
+	if !strings.HasPrefix(g.dir, tree+"/") {
+		t.Fatalf("the guard is in %s", g.dir)
+	}
+	bpffs := filepath.Dir(g.dir)
+	out, err := child("tries", nil, "umount="+tree, "umount="+bpffs, "over="+bpffs, "over="+g.dir, "private="+bpffs).CombinedOutput()
+	if err != nil || strings.TrimSpace(string(out)) != "EPERM EPERM EPERM EPERM EPERM" {
+		t.Errorf("umount of %s and the rest: %s, %v", tree, out, err)
+	}
+	if s, err := Look(g.dir); err != nil || !s.Enforces {
+		t.Errorf("afterwards: %+v, %v", s, err)
+	}
+	if out, err := child("tries", nil, "umount=/dev/shm").CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "ok" {
+		t.Errorf("umount of /dev/shm: %s, %v", out, err)
 	}
 }
 

@@ -6,14 +6,15 @@
  *
  * Who may
  *   bprm_committed_creds  the mark of hornetd: cleared by every exec, set where
- *                         PID 1 started an enrolled executable in its cgroup.
- *                         A child of its own in a cgroup for maps makes maps
+ *                         PID 1 started an enrolled executable in its cgroup;
+ *                         another where hornetd did, which may make maps
  *
  * Ways in
  *   bpf                   every command of bpf(2): loads, attachments, what is
  *                         done with a descriptor of something owned
  *   socket_setsockopt     programs attached to sockets
- *   file_ioctl{,_compat}  programs attached to perf events
+ *   file_ioctl{,_compat}  programs attached to perf events and tun devices
+ *   netlink_send          XDP, and filters and actions of the kind bpf
  *   bpf_token_cmd         commands by token (6.9)
  *
  * What hornetd owns
@@ -139,16 +140,29 @@ struct what {
 
 /* Who */
 
-static __always_inline _Bool marked(struct task_struct *task)
+static __always_inline __u32 mark_of(struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
+	__u32 *mark = leader ? bpf_task_storage_get(&marks, leader, 0, 0) : 0;
 
-	return leader && bpf_task_storage_get(&marks, leader, 0, 0);
+	return mark ? *mark : 0;
 }
 
 static __always_inline _Bool hornetd(void)
 {
-	return marked(bpf_get_current_task_btf());
+	return mark_of(bpf_get_current_task_btf()) == MARK_HORNETD;
+}
+
+/* A process that makes maps for hornetd, in a cgroup that they are charged to, and
+ * hands them over. It may do nothing else. (Libraries try for a token first.) */
+static __always_inline _Bool maker(void)
+{
+	return mark_of(bpf_get_current_task_btf()) == MARK_MAKER;
+}
+
+static __always_inline _Bool makes_maps(__u32 command)
+{
+	return maker() && (command == BPF_MAP_CREATE || command == BPF_BTF_LOAD || command == BPF_TOKEN_CREATE);
 }
 
 static __always_inline void identify(struct inode *inode, struct exe *exe)
@@ -174,23 +188,6 @@ static __always_inline void current_place(struct place *place)
 	if (level > 0)
 		place->parent = bpf_get_current_ancestor_cgroup_id(level - 1);
 	bpf_probe_read_kernel_str(place->name, sizeof(place->name), BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, name));
-}
-
-/* A process that hornetd started to make maps: of an executable that becomes hornetd,
- * in a cgroup two below hornetd's own, service/maps/NAME. It may do that, and load
- * types, and is not hornetd: the same program in the cgroup of hornetd is nobody. */
-static __always_inline _Bool makes_maps(void)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	int level = BPF_CORE_READ(task, cgroups, dfl_cgrp, level);
-	struct exe exe = {};
-	struct may *may;
-
-	if (level < 3 || bpf_get_current_ancestor_cgroup_id(level - 3) != state.home.parent || !marked(task->real_parent))
-		return 0;
-	current_exe(&exe);
-	may = bpf_map_lookup_elem(&executables, &exe);
-	return may && may->hornetd;
 }
 
 static __always_inline _Bool bit(__u64 mask, __u32 n)
@@ -335,12 +332,19 @@ static __always_inline _Bool is_owned(__u32 kind, __u32 id)
 	return bpf_map_lookup_elem(&owned, &key);
 }
 
-static __always_inline int own(__u32 kind, __u32 id)
+static __always_inline int own(__u32 kind, __u32 id, __u32 how)
 {
 	struct object key = { kind, id };
-	__u32 yes = 1;
 
-	return bpf_map_update_elem(&owned, &key, &yes, BPF_ANY) ? -ENOSPC : 0;
+	return bpf_map_update_elem(&owned, &key, &how, BPF_ANY) ? -ENOSPC : 0;
+}
+
+static __always_inline _Bool is_shared(__u32 kind, __u32 id)
+{
+	struct object key = { kind, id };
+	__u32 *how = bpf_map_lookup_elem(&owned, &key);
+
+	return how && *how & OWNED_SHARED;
 }
 
 static __always_inline struct file *file_of(__u32 fd)
@@ -392,9 +396,10 @@ static __noinline int object_of(__u32 fd, struct object *o)
 enum class {
 	FREE,		/* reads, and what another hook decides */
 	GATED,		/* for who is listed */
-	OF_FD,		/* not on what is owned, by the descriptor fd */
+	OF_FD,		/* not on what is owned and not shared, by the descriptor fd */
 	OF_BATCH,	/* likewise, batches */
-	OF_PIN,		/* likewise, the second word */
+	FREEZES,	/* not on what is owned */
+	OF_PIN,		/* likewise, by the third word */
 	OF_LINK_ID,	/* not of owned links, but for who is listed for looking */
 	GATED_OF_FD,	/* both */
 };
@@ -423,8 +428,9 @@ static __always_inline enum class class(__u32 command)
 	case BPF_MAP_UPDATE_ELEM:
 	case BPF_MAP_DELETE_ELEM:
 	case BPF_MAP_LOOKUP_AND_DELETE_ELEM:
-	case BPF_MAP_FREEZE:
 		return OF_FD;
+	case BPF_MAP_FREEZE:
+		return FREEZES;
 	case BPF_MAP_LOOKUP_AND_DELETE_BATCH:
 	case BPF_MAP_UPDATE_BATCH:
 	case BPF_MAP_DELETE_BATCH:
@@ -452,6 +458,7 @@ static __always_inline int touches(enum class class, struct attr *a, struct what
 
 	switch (class) {
 	case OF_FD:
+	case FREEZES:
 	case GATED_OF_FD:
 		object_of(a->fd, &o);
 		break;
@@ -469,6 +476,8 @@ static __always_inline int touches(enum class class, struct attr *a, struct what
 		return 0;
 	}
 	if (!is_owned(o.kind, o.id))
+		return 0;
+	if ((class == OF_FD || class == OF_BATCH) && is_shared(o.kind, o.id))
 		return 0;
 	what->kind = o.kind;
 	what->id = o.id;
@@ -496,24 +505,19 @@ static __always_inline void describe(__u32 command, struct attr *a, struct what 
 	}
 }
 
-static __always_inline void in(__u32 command)
-{
-	__u32 *now = bpf_task_storage_get(&commands, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-
-	if (now)
-		*now = command;
-}
-
 /* hornetd's own calls: what it is in is noted, and a link that it pins is owned. */
 static __always_inline int note(__u32 command, struct attr *a)
 {
 	struct object o = {};
+	__u32 *now;
 
-	in(command);
+	now = bpf_task_storage_get(&commands, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (now)
+		*now = command;
 	if (command != BPF_OBJ_PIN)
 		return 0;
 	object_of(a->w2, &o);
-	return o.kind == KIND_LINK ? own(o.kind, o.id) : 0;
+	return o.kind == KIND_LINK ? own(o.kind, o.id, OWNED_YES) : 0;
 }
 
 SEC("lsm/bpf")
@@ -526,15 +530,8 @@ int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 
 	__sync_fetch_and_add(&state.calls, 1);
 	bpf_probe_read_kernel(&a, sizeof(a), attr);
-	if (hornetd())
+	if (hornetd() || makes_maps(command))
 		return note(command, &a);
-	if (makes_maps()) {
-		in(command);
-		/* The library asks for a token first, which the kernel has for nobody
-		 * in its first user namespace. */
-		if (command == BPF_MAP_CREATE || command == BPF_BTF_LOAD || command == BPF_TOKEN_CREATE)
-			return 0;
-	}
 	if (c == FREE)
 		return 0;
 	describe(command, &a, &what);
@@ -562,10 +559,19 @@ int BPF_PROG(guard_setsockopt, struct socket *sock, int level, int name)
 
 static __always_inline int ioctl(unsigned int cmd)
 {
-	struct what what = { .deed = DEED_PERF, .detail = BPF_LINK_CREATE, .attach = BPF_PERF_EVENT };
+	struct what what = { .deed = DEED_IOCTL, .attach = BPF_PERF_EVENT };
 
-	if (cmd != PERF_EVENT_IOC_SET_BPF || hornetd())
+	switch (cmd) {
+	case PERF_EVENT_IOC_SET_BPF:
+	case TUNSETSTEERINGEBPF:
+	case TUNSETFILTEREBPF:
+		break;
+	default:
 		return 0;
+	}
+	if (hornetd())
+		return 0;
+	what.detail = cmd;
 	what.reason = listed(BPF_LINK_CREATE, 0, BPF_PERF_EVENT);
 	return what.reason ? refuse(&what) : 0;
 }
@@ -580,6 +586,93 @@ SEC("lsm/file_ioctl_compat")
 int BPF_PROG(guard_ioctl_compat, struct file *file, unsigned int cmd)
 {
 	return ioctl(cmd);
+}
+
+/* rtnetlink: XDP of an interface, and filters and actions of the kind bpf, wherever
+ * in a message they are. Of attributes that are given twice the kernel takes the last,
+ * so that each of them counts here. */
+
+struct message {
+	void *at, *end; /* what is not read yet */
+	__u16 type;
+	_Bool attaches;
+};
+
+static long attribute(__u32 i, struct message *m)
+{
+	struct nlattr a;
+
+	if (m->at + sizeof(a) > m->end || bpf_probe_read_kernel(&a, sizeof(a), m->at) || a.len < sizeof(a))
+		return 1;
+	if ((a.type & NLA_TYPE_MASK) == IFLA_XDP) {
+		m->attaches = 1;
+		return 1;
+	}
+	m->at += (a.len + 3) & ~3;
+	return 0;
+}
+
+static long word(__u32 i, struct message *m)
+{
+	struct {
+		struct nlattr a;
+		char kind[4];
+	} w = {};
+
+	if (m->at + 7 > m->end)
+		return 1;
+	bpf_probe_read_kernel(&w, sizeof(w), m->at);
+	if (w.a.len >= 7 && (w.a.type & NLA_TYPE_MASK) == TCA_KIND && same(w.kind, "bpf", 3) && (w.a.len == 7 || !w.kind[3])) {
+		m->attaches = 1;
+		return 1;
+	}
+	m->at += 4;
+	return 0;
+}
+
+static long message(__u32 i, struct message *all)
+{
+	struct message m = {};
+	struct nlmsghdr h;
+
+	if (all->at + sizeof(h) > all->end || bpf_probe_read_kernel(&h, sizeof(h), all->at) || h.len < sizeof(h))
+		return 1;
+	m.at = all->at + sizeof(h);
+	m.end = all->at + h.len < all->end ? all->at + h.len : all->end;
+	if (h.type == RTM_NEWLINK || h.type == RTM_SETLINK) {
+		m.at += IFINFO_SIZE;
+		bpf_loop(WORDS, attribute, &m, 0);
+	} else if (h.type == RTM_NEWTFILTER || h.type == RTM_NEWACTION) {
+		bpf_loop(WORDS, word, &m, 0);
+	}
+	if (m.attaches) {
+		all->type = h.type;
+		all->attaches = 1;
+		return 1;
+	}
+	all->at += (h.len + 3) & ~3;
+	return 0;
+}
+
+SEC("lsm/netlink_send")
+int BPF_PROG(guard_netlink, struct sock *sk, struct sk_buff *skb)
+{
+	struct what what = { .deed = DEED_NETLINK };
+	struct message m = { .at = skb->data };
+
+	if (sk->sk_protocol != NETLINK_ROUTE || hornetd())
+		return 0;
+	m.end = m.at + skb->len;
+	if (skb->len > WORDS * 4)
+		m.attaches = 1;
+	else
+		bpf_loop(WORDS, message, &m, 0);
+	if (!m.attaches)
+		return 0;
+	what.detail = m.type;
+	/* Who may load such programs may attach them. */
+	what.reason = listed(BPF_PROG_LOAD, m.type == RTM_NEWLINK || m.type == RTM_SETLINK ? BPF_PROG_TYPE_XDP : BPF_PROG_TYPE_SCHED_CLS, 0);
+	return what.reason ? refuse(&what) : 0;
 }
 
 /* The command itself was judged by guard_bpf. Whoever may make tokens may use them. */
@@ -609,8 +702,8 @@ int BPF_PROG(guard_map, struct bpf_map *map, unsigned int fmode)
 {
 	struct what what = { .deed = DEED_MAP, .reason = REASON_OWNED, .kind = KIND_MAP, .id = map->id, .type = map->map_type, .name = map->name };
 
-	if (within(BPF_MAP_CREATE) && (hornetd() || makes_maps()))
-		return own(KIND_MAP, map->id);
+	if ((hornetd() || maker()) && within(BPF_MAP_CREATE))
+		return own(KIND_MAP, map->id, OWNED_YES);
 	if (hornetd())
 		return 0;
 	return fmode & FMODE_WRITE && is_owned(KIND_MAP, map->id) ? refuse(&what) : 0;
@@ -625,7 +718,7 @@ int BPF_PROG(guard_prog, struct bpf_prog *prog)
 	struct what what = { .deed = DEED_PROGRAM, .reason = REASON_OWNED, .kind = KIND_PROGRAM, .id = aux->id, .type = prog->type, .name = aux->name };
 
 	if (hornetd())
-		return within(BPF_PROG_LOAD) ? own(KIND_PROGRAM, aux->id) : 0;
+		return within(BPF_PROG_LOAD) ? own(KIND_PROGRAM, aux->id, OWNED_YES) : 0;
 	if (!is_owned(KIND_PROGRAM, aux->id) || !listed(BPF_PROG_GET_FD_BY_ID, 0, 0))
 		return 0;
 	return refuse(&what);
@@ -755,32 +848,101 @@ static __always_inline int mount(__u32 detail)
 	return hornetd() ? 0 : refuse(&what);
 }
 
-/* Would a mount there hide pins? */
-static __always_inline _Bool hides(struct dentry *dentry)
+/* Mounts of a service's or a container's own namespace are theirs to change, as long
+ * as nothing of it goes on to others. */
+
+static __always_inline struct mount *real_mount(struct vfsmount *mnt)
 {
+	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+}
+
+static __always_inline _Bool at_home(struct mount *m)
+{
+	__u32 namespace = BPF_CORE_READ(m, mnt_ns, ns.inum);
+
+	return namespace == state.namespaces[0] || namespace == state.namespaces[1];
+}
+
+static __always_inline _Bool has_peers(struct mount *m)
+{
+	return BPF_CORE_READ(m, mnt_share.next) != (void *)m + bpf_core_field_offset(struct mount, mnt_share);
+}
+
+/* Would its unmount take pins away? */
+static __always_inline _Bool must_stay(struct mount *m)
+{
+	return guarded_device(BPF_CORE_READ(m, mnt.mnt_sb, s_dev)) && (at_home(m) || has_peers(BPF_CORE_READ(m, mnt_parent)));
+}
+
+/* Would a mount there hide pins? */
+static __always_inline _Bool hides(const struct path *path)
+{
+	struct mount *m = real_mount(path->mnt);
+	struct dentry *dentry = path->dentry;
 	struct super_block *sb = BPF_CORE_READ(dentry, d_sb);
 
-	return guarded(dentry) || (guarded_device(BPF_CORE_READ(sb, s_dev)) && BPF_CORE_READ(sb, s_root) == dentry);
+	if (!guarded_device(BPF_CORE_READ(sb, s_dev)) || !(BPF_CORE_READ(sb, s_root) == dentry || guarded(dentry)))
+		return 0;
+	return at_home(m) || has_peers(m);
+}
+
+struct walk {
+	struct mount *top, *at;
+	_Bool up, ended, found;
+};
+
+/* One step through the mounts below a mount: down, aside or up. */
+static long step(__u32 i, struct walk *w)
+{
+	struct mount *m = w->at, *parent = BPF_CORE_READ(m, mnt_parent);
+	void *next = BPF_CORE_READ(m, mnt_mounts.next);
+
+	if (!w->up && must_stay(m)) {
+		w->found = 1;
+		return 1;
+	}
+	if (!w->up && next != (void *)m + bpf_core_field_offset(struct mount, mnt_mounts)) {
+		w->at = next - bpf_core_field_offset(struct mount, mnt_child);
+		return 0;
+	}
+	if (m == w->top) {
+		w->ended = 1;
+		return 1;
+	}
+	next = BPF_CORE_READ(m, mnt_child.next);
+	w->up = next == (void *)parent + bpf_core_field_offset(struct mount, mnt_mounts);
+	w->at = w->up ? parent : next - bpf_core_field_offset(struct mount, mnt_child);
+	return 0;
+}
+
+/* Does a mount, unmounted with all below it, take pins along? */
+static __always_inline _Bool takes_along(struct vfsmount *mnt)
+{
+	struct walk w = {};
+
+	w.top = w.at = real_mount(mnt);
+	bpf_loop(MOUNTS, step, &w, 0);
+	return w.found || !w.ended;
 }
 
 SEC("lsm/sb_umount")
 int BPF_PROG(guard_umount, struct vfsmount *mnt, int flags)
 {
-	return guarded_device(BPF_CORE_READ(mnt, mnt_sb, s_dev)) ? mount(MOUNT_UMOUNT) : 0;
+	return must_stay(real_mount(mnt)) || (flags & MNT_DETACH && takes_along(mnt)) ? mount(MOUNT_UMOUNT) : 0;
 }
 
 SEC("lsm/sb_mount")
 int BPF_PROG(guard_mount, const char *dev_name, const struct path *path)
 {
-	return hides(path->dentry) ? mount(MOUNT_OVER) : 0;
+	return hides(path) ? mount(MOUNT_OVER) : 0;
 }
 
 SEC("lsm/move_mount")
 int BPF_PROG(guard_move, const struct path *from, const struct path *to)
 {
-	if (guarded_device(BPF_CORE_READ(from, mnt, mnt_sb, s_dev)))
+	if (must_stay(real_mount(from->mnt)))
 		return mount(MOUNT_MOVE);
-	return hides(to->dentry) ? mount(MOUNT_OVER) : 0;
+	return hides(to) ? mount(MOUNT_OVER) : 0;
 }
 
 SEC("lsm/sb_remount")
@@ -823,7 +985,8 @@ static __always_inline int signal(struct task_struct *task, __u32 sig)
 	case SIGWINCH:
 		return 0;
 	}
-	return !marked(task) || hornetd() || may_signal() ? 0 : refuse(&what);
+	/* What makes maps for hornetd, too: Go has its threads change themselves by signals. */
+	return !mark_of(task) || mark_of(bpf_get_current_task_btf()) || may_signal() ? 0 : refuse(&what);
 }
 
 SEC("lsm/task_kill")
@@ -844,7 +1007,7 @@ int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)
 {
 	struct what what = { .deed = DEED_TRACE, .detail = mode, .reason = REASON_OWNED };
 
-	return mode & PTRACE_MODE_ATTACH && marked(child) && !hornetd() ? refuse(&what) : 0;
+	return mode & PTRACE_MODE_ATTACH && mark_of(child) && !hornetd() ? refuse(&what) : 0;
 }
 
 SEC("lsm/file_open")
@@ -853,20 +1016,22 @@ int BPF_PROG(guard_open, struct file *file)
 	return file->f_mode & FMODE_WRITE ? binary(file->f_inode) : 0;
 }
 
-static __always_inline _Bool starts_hornetd(struct linux_binprm *bprm)
+/* An enrolled executable, not traced, and not with a root directory that another
+ * process can move. */
+static __always_inline _Bool enrolled(struct linux_binprm *bprm)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct place place = {};
 	struct exe exe = {};
 	struct may *may;
 
 	identify(BPF_CORE_READ(bprm, file, f_inode), &exe);
 	may = bpf_map_lookup_elem(&executables, &exe);
-	if (!may || !may->hornetd)
-		return 0;
-	/* Traced, or with a root directory that another process can move. */
-	if (bprm->unsafe & (LSM_UNSAFE_PTRACE | LSM_UNSAFE_SHARE))
-		return 0;
+	return may && may->hornetd && !(bprm->unsafe & (LSM_UNSAFE_PTRACE | LSM_UNSAFE_SHARE));
+}
+
+static __always_inline _Bool started_by_init(struct task_struct *task)
+{
+	struct place place = {};
+
 	if (BPF_CORE_READ(task, real_parent, tgid) != 1)
 		return 0;
 	current_place(&place);
@@ -884,14 +1049,23 @@ SEC("lsm/bprm_committed_creds")
 int BPF_PROG(guard_exec, struct linux_binprm *bprm)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *parent;
+	__u32 mark = 0;
 
 	bpf_task_storage_delete(&marks, task);
-	if (starts_hornetd(bprm))
-		bpf_task_storage_get(&marks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!enrolled(bprm))
+		return 0;
+	parent = task->real_parent;
+	if (started_by_init(task))
+		mark = MARK_HORNETD;
+	else if (parent && mark_of(parent) == MARK_HORNETD)
+		mark = MARK_MAKER;
+	if (mark)
+		bpf_task_storage_get(&marks, task, &mark, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	return 0;
 }
 
-static __always_inline int control(__u64 op, __u64 a, __u64 b)
+static __always_inline int control(__u64 op, __u64 a, __u64 b, __u64 c)
 {
 	struct exe exe = {};
 	struct may may = { .hornetd = 1 };
@@ -924,7 +1098,7 @@ static __always_inline int control(__u64 op, __u64 a, __u64 b)
 		exe.inode = b;
 		return bpf_map_delete_elem(&executables, &exe);
 	case OP_OWN:
-		return own(o.kind, o.id);
+		return own(o.kind, o.id, c);
 	case OP_DISOWN:
 		return bpf_map_delete_elem(&owned, &o);
 	}
@@ -934,7 +1108,7 @@ static __always_inline int control(__u64 op, __u64 a, __u64 b)
 SEC("raw_tp/guard")
 int guard_control(struct bpf_raw_tracepoint_args *ctx)
 {
-	return hornetd() ? control(ctx->args[0], ctx->args[1], ctx->args[2]) : -EPERM;
+	return hornetd() ? control(ctx->args[0], ctx->args[1], ctx->args[2], ctx->args[3]) : -EPERM;
 }
 
 char __license[] SEC("license") = "Dual BSD/GPL";

@@ -139,7 +139,7 @@ func (g *Guard) Confirm() error {
 // starts it in hornetd's cgroup. f is open for reading; the error is ETXTBSY while
 // somebody has the file open for writing.
 func (g *Guard) Enroll(f *os.File) (Executable, error) {
-	err := g.control("executable "+f.Name(), opEnroll, uint64(f.Fd()), 0)
+	err := g.control("executable "+f.Name(), opEnroll, uint64(f.Fd()))
 	if errors.Is(err, unix.ETXTBSY) {
 		err = remedy.With(err, "end what writes it (fuser -v %s)", f.Name())
 	}
@@ -193,7 +193,13 @@ func (g *Guard) Sealed() (map[[32]byte]uint32, error) {
 // Own protects an object. What hornetd creates, and links that it pins, the guard
 // sees for itself.
 func (g *Guard) Own(o Object) error {
-	return g.control(fmt.Sprintf("own %s %d", o.Kind, o.ID), opOwn, uint64(o.Kind), uint64(o.ID))
+	return g.control(fmt.Sprintf("own %s %d", o.Kind, o.ID), opOwn, uint64(o.Kind), uint64(o.ID), ownedYes)
+}
+
+// Share lets whoever has a descriptor of a map write it, because hornetd gives it
+// away for that. It still cannot be frozen, pinned or opened by id.
+func (g *Guard) Share(id uint32) error {
+	return g.control(fmt.Sprintf("share map %d", id), opOwn, uint64(Map), uint64(id), ownedYes|ownedShared)
 }
 
 // Disown is the opposite. The kernel gives an id again only after two thousand
@@ -242,8 +248,10 @@ func (g *Guard) Close() error {
 }
 
 // control asks the guard to change something; it does so for hornetd only.
-func (g *Guard) control(what string, op, a, b uint64) error {
-	ret, err := g.programs[controlProgram].Run(&ebpf.RunOptions{Context: [3]uint64{op, a, b}})
+func (g *Guard) control(what string, op uint64, args ...uint64) error {
+	context := [4]uint64{op}
+	copy(context[1:], args)
+	ret, err := g.programs[controlProgram].Run(&ebpf.RunOptions{Context: context})
 	if err == nil && int32(ret) < 0 {
 		err = unix.Errno(-int32(ret))
 	}
@@ -284,7 +292,7 @@ func (g *Guard) open() error {
 	if g.programs[controlProgram] == nil {
 		return fmt.Errorf("guard: %w: no program %s", ErrPartial, controlProgram)
 	}
-	if err := g.control("adopt", opWhoAmI, 0, 0); err != nil {
+	if err := g.control("adopt", opWhoAmI); err != nil {
 		return err
 	}
 	err = each(filepath.Join(g.path(), "maps"), func(name, path string) error {

@@ -36,7 +36,7 @@ enum deed {
 	DEED_SIGNAL,	/* detail: the signal */
 	DEED_BINARY,	/* an enrolled executable opened for writing */
 	DEED_SOCKET,	/* detail: the socket option */
-	DEED_PERF,	/* PERF_EVENT_IOC_SET_BPF */
+	DEED_IOCTL,	/* detail: the ioctl */
 	DEED_TOKEN,	/* detail: command of bpf(2) */
 	DEED_NETLINK,	/* detail: the type of the netlink message */
 };
@@ -63,6 +63,12 @@ enum reason {
 	REASON_OWNED,		/* what hornetd owns */
 };
 
+/* Who a process is to the guard. */
+enum mark {
+	MARK_HORNETD = 1,
+	MARK_MAKER,
+};
+
 enum kind {
 	KIND_PROGRAM = 1,
 	KIND_MAP,
@@ -75,11 +81,17 @@ enum op {
 	OP_MODE,	/* mode, deadline */
 	OP_ENROLL,	/* descriptor of an executable */
 	OP_RETIRE,	/* device and generation, inode */
-	OP_OWN,		/* kind, id */
+	OP_OWN,		/* kind, id, OWNED_ bits */
 	OP_DISOWN,	/* kind, id */
 };
 
 enum {
+	OWNED_YES = 1,
+	OWNED_SHARED = 2,	/* a map that hornetd gives others to write */
+};
+
+enum {
+	MOUNTS = 4096,		/* steps through a tree of mounts */
 	ROOTS = 4,
 	DEPTH = 8,		/* of what is pinned, below a guarded directory */
 	NAME_SIZE = 64,		/* of a cgroup's own name */
@@ -131,6 +143,7 @@ struct state {
 	__u32 mode;
 	__u32 hooks;		/* links that there must be */
 	struct exe last;	/* that was enrolled */
+	__u32 namespaces[2];	/* mount namespaces: hornetd's, the first process's */
 	struct root roots[ROOTS];
 	struct place home;	/* hornetd's cgroup */
 };
@@ -224,11 +237,26 @@ enum {
 	PTRACE_MODE_ATTACH = 2,
 	LSM_UNSAFE_SHARE = 1,
 	LSM_UNSAFE_PTRACE = 2,
+	MNT_DETACH = 2,
+	TUNSETSTEERINGEBPF = 0x800454e0,
+	TUNSETFILTEREBPF = 0x800454e1,
+
+	NETLINK_ROUTE = 0,
+	RTM_NEWLINK = 16,
+	RTM_SETLINK = 19,
+	RTM_NEWTFILTER = 44,
+	RTM_NEWACTION = 48,
+	NLA_TYPE_MASK = 0x3fff,
+	IFLA_XDP = 43,
+	TCA_KIND = 1, /* and TCA_ACT_KIND */
+
 	PF_KTHREAD = 1 << 21,
 
 	ATTR_SIZE = 1 << 3,
 	BPF_PERF_EVENT = 41,
 	BPF_PROG_TYPE_SOCKET_FILTER = 1,
+	BPF_PROG_TYPE_SCHED_CLS = 3,
+	BPF_PROG_TYPE_XDP = 6,
 	BPF_PROG_TYPE_SK_REUSEPORT = 21,
 
 	SIGHUP = 1,
@@ -264,6 +292,22 @@ struct attr {
 	char prog_name[16];
 	__u32 w16;
 	__u32 expected_attach_type;
+};
+
+/* Of messages of rtnetlink; fixed too. */
+struct nlmsghdr {
+	__u32 len;
+	__u16 type, flags;
+	__u32 seq, pid;
+};
+
+struct nlattr {
+	__u16 len, type;
+};
+
+enum {
+	IFINFO_SIZE = 16, /* struct ifinfomsg */
+	WORDS = 1 << 16,  /* of a message that are looked at: more is refused */
 };
 
 union bpf_attr;
@@ -311,6 +355,27 @@ struct vfsmount {
 	struct super_block *mnt_sb;
 } KERNEL;
 
+struct list_head {
+	struct list_head *next;
+} KERNEL;
+
+struct ns_common {
+	unsigned int inum;
+} KERNEL;
+
+struct mnt_namespace {
+	struct ns_common ns;
+} KERNEL;
+
+struct mount {
+	struct mount *mnt_parent;
+	struct vfsmount mnt;
+	struct list_head mnt_mounts; /* its children, */
+	struct list_head mnt_child; /* which are linked by this */
+	struct list_head mnt_share;
+	struct mnt_namespace *mnt_ns;
+} KERNEL;
+
 struct path {
 	struct vfsmount *mnt;
 	struct dentry *dentry;
@@ -326,6 +391,15 @@ struct file {
 struct fdtable {
 	unsigned int max_fds;
 	struct file **fd;
+} KERNEL;
+
+struct sock {
+	__u16 sk_protocol;
+} KERNEL;
+
+struct sk_buff {
+	unsigned int len;
+	unsigned char *data;
 } KERNEL;
 
 struct files_struct {

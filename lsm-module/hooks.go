@@ -20,6 +20,7 @@ var hooks = []hook{
 	{Program: "guard_setsockopt", Name: "socket_setsockopt"},
 	{Program: "guard_ioctl", Name: "file_ioctl"},
 	{Program: "guard_ioctl_compat", Name: "file_ioctl_compat", Since: "6.8", For: "32-bit programs attach a program that they have to a perf event"},
+	{Program: "guard_netlink", Name: "netlink_send"},
 	{Program: "guard_token", Name: "bpf_token_cmd", Since: "6.9", For: "there are no BPF tokens"},
 
 	{Program: "guard_unlink", Name: "inode_unlink"},

@@ -49,13 +49,13 @@ const (
 	DeedSignal                  // Detail is the signal
 	DeedBinary                  // an enrolled executable, opened for writing
 	DeedSocket                  // Detail is the socket option
-	DeedPerf                    // PERF_EVENT_IOC_SET_BPF
+	DeedIoctl                   // Detail is the ioctl
 	DeedToken                   // Detail is the command of bpf(2)
 	DeedNetlink                 // Detail is the type of the message
 )
 
 func (d Deed) String() string {
-	return name([]string{"", "bpf", "map", "program", "pin", "mount", "trace", "signal", "binary", "socket", "perf", "token", "netlink"}, uint32(d))
+	return name([]string{"", "bpf", "map", "program", "pin", "mount", "trace", "signal", "binary", "socket", "ioctl", "token", "netlink"}, uint32(d))
 }
 
 // Reason says why a deed is not for its caller.
@@ -70,6 +70,9 @@ const (
 func (r Reason) String() string {
 	return name([]string{"", "caller", "type", "owned"}, uint32(r))
 }
+
+// markHornetd is the mark of hornetd itself.
+const markHornetd = 1
 
 // Kind is that of an object.
 type Kind uint32
@@ -114,6 +117,11 @@ const (
 )
 
 const (
+	ownedYes    = 1
+	ownedShared = 2
+)
+
+const (
 	roots    = 4
 	nameSize = 64
 )
@@ -147,6 +155,7 @@ type state struct {
 	Mode       Mode
 	Hooks      uint32
 	Last       Executable
+	Namespaces [2]uint32
 	Roots      [roots]root
 	Home       place
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -322,6 +325,87 @@ func TestPartial(t *testing.T) {
 	}
 }
 
+// hornetd dies between the new guard's first and the old one's last moment: both are
+// in force, and the next one knows which to keep. What was half armed goes too.
+func TestInterruptedUpgrade(t *testing.T) {
+	g := arm(t, nil)
+	c := Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: testenv.CgroupRoot(t)}
+	m := newMap(t)
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	second, err := build(g.dir, 2, c, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := &Guard{dir: g.dir, number: 3}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	use := choose(kernel).hooks
+	if err := half.load(use); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(half.mark(), half.pinObjects(), half.attach("guard_unlink")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(half.Close(), second.Close(), g.Close()); err != nil {
+		t.Fatal(err)
+	}
+	next, err := Adopt(g.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	*g = *next
+	if dirs, err := names(g.dir); err != nil || len(dirs) != 1 || dirs[0] != "set-2" {
+		t.Errorf("there are %v, %v", dirs, err)
+	}
+	if s, err := g.Status(); err != nil || !s.Enforces || !s.Current || len(s.Hooks) != len(use) {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	// What was owned is owned, and hornetd is known.
+	if owned, err := g.Owned(); err != nil || !slices.Contains(owned, Object{Map, uint32(id)}) {
+		t.Errorf("owned %v, %v", owned, err)
+	}
+	newMap(t)
+	if out, err := child("create", nil).CombinedOutput(); err == nil {
+		t.Errorf("a map was made: %s", out)
+	}
+}
+
+// What is not hornetd's is listed, and the guard is hornetd's.
+func TestInventory(t *testing.T) {
+	guestOnly(t)
+	p, err := ebpf.NewProgram(cgroupProgram("before"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	g := arm(t, nil)
+	ours, err := ebpf.NewProgram(cgroupProgram("ours"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	list, err := g.Inventory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, f := range list {
+		found = found || f.Name == "before" && f.Type == ebpf.CGroupSKB && f.UID == 0 && f.Loaded > 0 && f.Tag != ""
+		if f.Name == "ours" || strings.HasPrefix(f.Name, "guard_") {
+			t.Errorf("%+v is hornetd's", f)
+		}
+	}
+	if !found {
+		t.Errorf("inventory %+v", list)
+	}
+}
+
 // Frozen: nobody writes what the guard decides by, hornetd neither.
 func TestMapsAreFrozen(t *testing.T) {
 	g := arm(t, func(c *Config) { c.Sealed = map[[32]byte]uint32{{1, 2, 3}: 7} })
@@ -423,7 +507,7 @@ func TestKilledDuringUpgrades(t *testing.T) {
 	dir := filepath.Join(testenv.BPFFS(t), "guard")
 	home := testenv.Cgroup(t)
 	exe := self(t)
-	rounds := 5
+	rounds := 3
 	if s := os.Getenv("HORNET_UPGRADES"); s != "" {
 		rounds, _ = strconv.Atoi(s)
 	}

@@ -52,7 +52,7 @@ const (
 	lockdownFile = "/sys/kernel/security/lockdown"
 )
 
-// Probe asks the running kernel. It changes nothing; it needs CAP_BPF and
+// Probe asks the running kernel, until something is missing. It changes nothing; it needs CAP_BPF and
 // CAP_PERFMON, and securityfs.
 func Probe() Support {
 	var s Support
@@ -60,6 +60,9 @@ func Probe() Support {
 	s.add(judgeList(string(list), err))
 	lockdown, err := os.ReadFile(lockdownFile)
 	s.add(judgeLockdown(string(lockdown), err))
+	if len(s.Missing) > 0 {
+		return s // and the kernel's types, which are megabytes, are not read
+	}
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
 		s.add(&Missing{"BTF", err.Error(), "boot a kernel with CONFIG_DEBUG_INFO_BTF=y"})

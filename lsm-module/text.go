@@ -56,8 +56,8 @@ func (e Event) what() string {
 		return "hornetd's executable opened for writing"
 	case DeedSocket:
 		return "a program attached to a socket"
-	case DeedPerf:
-		return "a program attached to a perf event"
+	case DeedIoctl:
+		return "a program attached by ioctl(2)"
 	case DeedNetlink:
 		return "a program attached by netlink"
 	}

@@ -193,14 +193,19 @@ func (e *Entry) Link(name string) (link.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := link.LoadPinnedLink(path, nil)
-	if err != nil && !errors.As(err, new(unix.Errno)) && !errors.Is(err, errors.ErrUnsupported) {
-		err = fmt.Errorf("%w: %w", errNoInfo, err)
-	}
+	l, err := loadLink(path)
 	if err != nil {
 		return nil, fmt.Errorf("link %q: open pin: %w", name, err)
 	}
 	return l, nil
+}
+
+func loadLink(path string) (link.Link, error) {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil && !errors.As(err, new(unix.Errno)) && !errors.Is(err, errors.ErrUnsupported) {
+		err = fmt.Errorf("%w: %w", errNoInfo, err)
+	}
+	return l, err
 }
 
 // errNoInfo stands for the errno of an info about a link, which the library

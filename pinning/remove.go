@@ -88,8 +88,8 @@ func (s *Store) Restore(dir string) error {
 // those it removed. A stage that holds something this version does not know
 // (a newer hornetd may have been in the middle of an upgrade) is put into
 // quarantine instead. An error about one stage does not keep Sweep from the
-// next. Those that are named stay, and so does every link that is in a committed
-// or a quarantined collection too.
+// next. Those that are named stay, and so does every link that is in what stays too:
+// a committed or quarantined collection, or such a stage.
 func (s *Store) Sweep(stay ...string) (swept []string, err error) {
 	c, err := s.scan()
 	if err != nil {
@@ -97,7 +97,7 @@ func (s *Store) Sweep(stay ...string) (swept []string, err error) {
 	}
 	var errs []error
 	var going []string
-	aside := make([]string, 0, len(c.quarantined))
+	aside := slices.Clone(stay)
 	for _, q := range c.quarantined {
 		aside = append(aside, q.Dir)
 	}
@@ -108,12 +108,13 @@ func (s *Store) Sweep(stay ...string) (swept []string, err error) {
 		known, err := s.known(stage)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", stage, err))
+			aside = append(aside, stage)
 			continue
 		}
 		if !known {
 			dir := quarantinePrefix + strings.TrimPrefix(stage, stagePrefix)
 			errs = append(errs, s.dir.rename(stage, dir, unix.RENAME_NOREPLACE))
-			aside = append(aside, dir)
+			aside = append(aside, stage, dir) // it is under one of the two
 			continue
 		}
 		going = append(going, stage)
@@ -121,7 +122,7 @@ func (s *Store) Sweep(stay ...string) (swept []string, err error) {
 	var links []link.ID
 	var keep spared
 	if len(going) > 0 {
-		// What is in quarantine runs on too, and a stage may have been begun of it.
+		// What is in quarantine, or stays, runs on too, and a stage may have been begun of it.
 		keep = s.linksOf(c.committed...).and(s.linksIn(aside...))
 	}
 	for _, stage := range going {

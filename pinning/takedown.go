@@ -6,8 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 )
@@ -93,51 +93,61 @@ func (s *Store) linksOf(names ...Name) spared {
 	return s.linksIn(dirs...)
 }
 
-// linksIn returns all links pinned in directories of the root.
+// linksIn returns all links pinned in directories of the root. What is certainly no
+// link, or nowhere, leaves nothing unsure.
 func (s *Store) linksIn(dirs ...string) (out spared) {
 	for _, name := range dirs {
 		d, err := s.dir.open(name)
-		if err != nil {
-			out.unsure = out.unsure || !errors.Is(err, unix.ENOENT)
-			continue
+		if err == nil {
+			err = eachLink(d, func(id link.ID, _ link.Link) { out.ids = append(out.ids, id) })
+			d.close()
 		}
-		err = eachLink(d, func(id link.ID, _ link.Link) { out.ids = append(out.ids, id) })
-		out.unsure = out.unsure || err != nil
-		d.close()
+		out.unsure = out.unsure || Unanswered(err)
 	}
 	return out
 }
 
-// eachLink opens every link pinned in d and returns the first error, without
-// stopping there.
+// eachLink opens every link pinned in d. An error about one does not keep it from the
+// next.
 func eachLink(d dir, f func(link.ID, link.Link)) error {
 	ents, err := d.list(linksDir)
-	if errors.Is(err, unix.ENOENT) {
-		err = nil
-	}
+	errs := []error{err}
 	for _, e := range ents {
-		if !e.isPin() {
-			continue
-		}
-		if lerr := withLink(d, e.name, f); err == nil {
-			err = lerr
+		if e.isPin() {
+			errs = append(errs, withLink(d, e.name, f))
 		}
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 func withLink(d dir, pin string, f func(link.ID, link.Link)) error {
-	l, err := link.LoadPinnedLink(d.path(linksDir, pin), nil)
+	l, err := loadLink(d.path(linksDir, pin))
+	if errors.Is(err, errNoInfo) && isOther(d.path(linksDir, pin)) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer l.Close()
 	info, err := l.Info()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNoInfo, err)
 	}
 	f(info.ID, l)
 	return nil
+}
+
+// isOther reports whether what is pinned is certainly no link.
+func isOther(path string) bool {
+	if m, err := ebpf.LoadPinnedMap(path, nil); err == nil {
+		m.Close()
+		return true
+	}
+	p, err := ebpf.LoadPinnedProgram(path, nil)
+	if err == nil {
+		p.Close()
+	}
+	return err == nil
 }
 
 // removeContents empties d: links, programs, maps, whatever else, the record.

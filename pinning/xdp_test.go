@@ -250,3 +250,94 @@ func TestDiscardSparesWhatRanBefore(t *testing.T) {
 		t.Error("a stage that failed has detached what ran before it")
 	}
 }
+
+// asStage makes the committed collection n a stage, as a crash leaves one.
+func asStage(t testing.TB, root, n string) (stage string) {
+	t.Helper()
+	stage = stagePrefix + newID()
+	must(t, os.Rename(root+"/"+n, root+"/"+stage))
+	return stage
+}
+
+// heldXDP returns a descriptor of a collection's link, so that only who detaches it
+// ends it.
+func heldXDP(t testing.TB, s *Store, n string) link.Link {
+	t.Helper()
+	l, err := load(t, s, n).Link("xdp")
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func isDetached(t testing.TB, l link.Link) bool {
+	t.Helper()
+	info, err := l.Info()
+	must(t, err)
+	return info.XDP().Ifindex == 0
+}
+
+// Nothing that is no link, beside those in quarantine, keeps a sweep from detaching.
+func TestSweepDetachesBesideWhatIsNoLink(t *testing.T) {
+	pair := vethUp(t)
+	for what, put := range map[string]func(dir string) error{
+		"map":           func(dir string) error { return os.Link(dir+"/maps/hits", dir+"/links/odd") },
+		"program":       func(dir string) error { return os.Link(dir+"/programs/count", dir+"/links/odd") },
+		"directory":     func(dir string) error { return os.Mkdir(dir+"/links/odd", 0o700) },
+		"symbolic link": func(dir string) error { return os.Symlink("exec", dir+"/links/odd") },
+		"no directory": func(dir string) error {
+			return errors.Join(os.RemoveAll(dir+"/links"), os.Link(dir+"/maps/hits", dir+"/links"))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			root := bpffs(t)
+			s := open(t, root)
+			commit(t, s, "odd")
+			aside, err := s.Quarantine(name(t, "odd"))
+			must(t, err)
+			must(t, put(root+"/"+aside))
+			commitXDP(t, s, "a", pair.B)
+			l := heldXDP(t, s, "a")
+			stage := asStage(t, root, "a")
+			swept, err := s.Sweep()
+			if err != nil || len(swept) != 1 || swept[0] != stage {
+				t.Errorf("Sweep = %q, %v", swept, err)
+			}
+			if !isDetached(t, l) {
+				t.Error("the link of the stage is attached still")
+			}
+		})
+	}
+}
+
+// A stage that goes takes no link of one that stays with it.
+func TestSweepLeavesLinksOfWhatStays(t *testing.T) {
+	pair := vethUp(t)
+	for what, keep := range map[string]func(t *testing.T, root, stage string) (stay []string, fails bool){
+		"named": func(_ *testing.T, _, stage string) ([]string, bool) { return []string{stage}, false },
+		"not known, and its name in quarantine is taken": func(t *testing.T, root, stage string) ([]string, bool) {
+			must(t, os.Mkdir(root+"/"+stage+"/newer", 0o700))
+			must(t, os.Mkdir(root+"/"+quarantinePrefix+stage[len(stagePrefix):], 0o700))
+			return nil, true
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			root := bpffs(t)
+			s := open(t, root)
+			commitXDP(t, s, "a", pair.B)
+			l := heldXDP(t, s, "a")
+			stage := asStage(t, root, "a")
+			stay, fails := keep(t, root, stage)
+			goes := root + "/" + stagePrefix + newID()
+			must(t, os.MkdirAll(goes+"/links", 0o700))
+			must(t, os.Link(root+"/"+stage+"/links/xdp", goes+"/links/xdp"))
+			swept, err := s.Sweep(stay...)
+			if (err != nil) != fails || len(swept) != 1 || root+"/"+swept[0] != goes {
+				t.Errorf("Sweep = %q, %v", swept, err)
+			}
+			if isDetached(t, l) {
+				t.Error("the link of what stays was detached")
+			}
+			must(t, l.Detach())
+		})
+	}
+}

@@ -411,7 +411,7 @@ func TestLeaseOverRestart(t *testing.T) {
 	// Who may not load it any more does not keep it either.
 	h.Stop()
 	file := filepath.Join(h.Manifests, "back.toml")
-	h.Manifest("back", strings.ReplaceAll(string(read(t, file)), `"load"`, `"status"`))
+	h.Manifest("back", strings.ReplaceAll(string(read(t, file)), `"load", `, ``))
 	h.Start()
 	if err := back.Resume(ctx); kindOf(err) != api.KindDenied {
 		t.Errorf("resumed without the right to load: %v", err)
@@ -419,6 +419,50 @@ func TestLeaseOverRestart(t *testing.T) {
 	back.Close()
 	_, err := h.Client().Unload(ctx, "back", api.UnloadRequest{})
 	must(t, err)
+}
+
+// TestLeaseWithoutManifest: where the manifest is broken or gone meanwhile, the lease is
+// resumed all the same, and nobody else learns of it.
+func TestLeaseWithoutManifest(t *testing.T) {
+	testenv.NoLeaks(t)
+	ctx := context.Background()
+	names := []string{"whole", "broken", "gone"}
+	h := newStudio(t, "lease_grace = \"3s\"\n", names...)
+	leases := map[string]*api.Lease{}
+	for _, name := range names {
+		leases[name] = leaseOf(t, h, stranger, name)
+	}
+	h.Kill()
+	h.Manifest("broken", "what is this")
+	h.Start()
+	must(t, os.Remove(filepath.Join(h.Manifests, "gone.toml"))) // before, the start would have unloaded it
+	told := map[string]bool{}
+	for _, name := range names {
+		for _, uid := range []int{stranger, stranger + 1} {
+			for _, token := range []string{leases[name].Grant().Token, strings.Repeat("0", 64)} {
+				if uid == stranger && token == leases[name].Grant().Token {
+					continue
+				}
+				_, err := apiAs(t, h, uid).ResumeLease(ctx, name, token)
+				if kindOf(err) != api.KindDenied {
+					t.Errorf("%s: resumed by uid %d: %v", name, uid, err)
+				}
+				told[strings.NewReplacer(name, "NAME", fmt.Sprint(uid), "UID").Replace(err.Error())] = true
+			}
+		}
+		if err := leases[name].Resume(ctx); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if len(told) != 1 {
+		t.Errorf("who has no lease can tell one manifest from another: %v", told)
+	}
+	time.Sleep(4 * time.Second) // more than the grace
+	for _, name := range names {
+		lives(t, leases[name].Grant().Collection)
+		leases[name].Close()
+		ends(t, h, leases[name].Grant().Collection)
+	}
 }
 
 // recordOf reads a collection's record from its pin.

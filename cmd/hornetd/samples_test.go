@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -145,6 +146,26 @@ func TestSamplesEnd(t *testing.T) {
 	ring = stream(t, h, 0, "events")
 	h.Stop()
 	ring.ends("stops")
+}
+
+// TestSamplesHalfClosed: a client that closes its side and reads on is told that, and not
+// that the daemon stops.
+func TestSamplesHalfClosed(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, c := newMaps(t, `"read:events"`)
+	conn := dialAs(t, stranger, h.Socket).(*net.UnixConn)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(15 * time.Second))
+	_, err := io.WriteString(conn, "GET /v1/collections/maps/maps/events/stream HTTP/1.1\r\nHost: h\r\n\r\n")
+	must(t, err)
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	must(t, err)
+	ring := &sampled{t, resp.Body, bufio.NewReaderSize(resp.Body, 1<<20)}
+	emit(t, c, 1)
+	ring.next()
+	must(t, conn.CloseWrite())
+	ring.ends("the client closed its side")
 }
 
 // TestSamplesStalled: a client that stands still misses samples and is told how

@@ -1,11 +1,16 @@
 package main_test
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testenv"
 )
 
@@ -34,4 +39,27 @@ func TestTargetNotAsked(t *testing.T) {
 		}
 		unload(t, h, name)
 	}
+}
+
+// TestTargetNotTaken: where hornetd may open no more, that is what the client is told, and
+// not that it showed too many.
+func TestTargetNotTaken(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	shown := opened(t, cgroupOf(t, testenv.Cgroup(t), "own", owner))
+	conn := asksFor101(t, h)
+	defer conn.Close()
+	few := unix.Rlimit{Cur: 3}
+	var was unix.Rlimit
+	must(t, unix.Prlimit(h.PID(), unix.RLIMIT_NOFILE, nil, &was))
+	few.Max = was.Max
+	must(t, unix.Prlimit(h.PID(), unix.RLIMIT_NOFILE, &few, nil))
+	_, _, err := conn.WriteMsgUnix([]byte("\n"), unix.UnixRights(int(shown.Fd())), nil)
+	var answer api.Loaded
+	err = errors.Join(err, json.NewDecoder(conn).Decode(&answer))
+	must(t, errors.Join(err, unix.Prlimit(h.PID(), unix.RLIMIT_NOFILE, &was, nil)))
+	if e := answer.Error; e == nil || e.Kind != api.KindUnavailable || !strings.Contains(e.Message, "took 0 of the descriptors") || !strings.Contains(e.Hint, "LimitNOFILE=") {
+		t.Errorf("%+v", answer.Error)
+	}
+	loadAt(t, h, owner, "connect", shown)
 }

@@ -220,6 +220,7 @@ func TestTargetRecorded(t *testing.T) {
 func TestTargetTrial(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := newShown(t, copyOfLibc(t))
+	testenv.RequireEnum(t, "bpf_attach_type", "BPF_TCX_INGRESS")
 	tcx := shownBy("shown_tcx", shownKeys("tcx"))
 	lookup := fmt.Sprintf("[[attach]]\nprogram = \"%slookup\"\n%s", shownPrefix, ofCaller)
 	const health = "[health]\nseconds = 1\nmap = \"calls\"\nkey = 0\nat_least = 0\n"

@@ -85,7 +85,7 @@ func TestTargetEnds(t *testing.T) {
 		})
 		targetEnds(t, h, "connect", "is gone")
 
-		for _, name := range []string{"call", "calls"} {
+		for _, name := range here(t, "call", "calls") {
 			cmd := sleeper(t, owner)
 			stays(t, h, loadAt(t, h, owner, name, pidfdOf(t, cmd.Process.Pid)))
 			meanwhile(func() {
@@ -95,7 +95,7 @@ func TestTargetEnds(t *testing.T) {
 			targetEnds(t, h, name, "has ended")
 		}
 
-		for _, name := range []string{"xdp", "tcx", "lookup"} {
+		for _, name := range here(t, "xdp", "tcx", "lookup") {
 			cmd, f := spaceOf(t, owner)
 			stays(t, h, loadAt(t, h, owner, name, f))
 			f.Close()
@@ -110,7 +110,7 @@ func TestTargetEnds(t *testing.T) {
 func TestTargetBecomesAnother(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := newShown(t, copyOfLibc(t))
-	for _, name := range []string{"call", "calls"} {
+	for _, name := range here(t, "call", "calls") {
 		cmd, become := becomes(t)
 		pidfd := pidfdOf(t, cmd.Process.Pid)
 		stays(t, h, loadAt(t, h, owner, name, pidfd))
@@ -176,7 +176,7 @@ func TestTargetGoesMeanwhile(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := newShown(t, copyOfLibc(t))
 	parent := testenv.Cgroup(t)
-	for _, name := range []string{"connect", "call", "calls", "another's"} {
+	for _, name := range append(here(t, "connect", "call", "calls"), "another's") {
 		var f *os.File
 		var goes func()
 		kind, collection := api.KindConflict, name
@@ -369,43 +369,41 @@ func TestTargetProcessAlone(t *testing.T) {
 	h := newShown(t, libc)
 	shown, speak := targeter(t, owner, libc)
 	_, other := targeter(t, owner, libc)
-	for _, k := range []struct {
-		name  string
-		index int
-	}{{"call", 5}, {"calls", 0}} {
-		c := loadAt(t, h, owner, k.name, pidfdOf(t, shown))
+	for _, name := range here(t, "call", "calls") {
+		index := map[string]int{"call": 5, "calls": 0}[name]
+		c := loadAt(t, h, owner, name, pidfdOf(t, shown))
 		for range 10 {
 			other()
 		}
-		if n := callsOf(t, c)[k.index]; n != 0 {
-			t.Errorf("%s: %d calls of the other process", k.name, n)
+		if n := callsOf(t, c)[index]; n != 0 {
+			t.Errorf("%s: %d calls of the other process", name, n)
 		}
 		for range 10 {
 			speak()
 		}
-		if n := callsOf(t, c)[k.index]; n < 10 {
-			t.Errorf("%s: %d calls of the process that was shown", k.name, n)
+		if n := callsOf(t, c)[index]; n < 10 {
+			t.Errorf("%s: %d calls of the process that was shown", name, n)
 		}
 		// It stays that process's, whatever hornetd does.
 		h.Kill()
 		h.Start()
-		h.Manifest(k.name, shownBy(get(t, h, k.name).Links[0].Program, "\n"+strings.ReplaceAll(shownKeys(k.name), "LIBRARY", libc)))
+		h.Manifest(name, shownBy(get(t, h, name).Links[0].Program, "\n"+strings.ReplaceAll(shownKeys(name), "LIBRARY", libc)))
 		if _, err := reload(t, h); err != nil {
 			t.Fatal(err)
 		}
-		now := get(t, h, k.name)
+		now := get(t, h, name)
 		if now.State != api.StateRunning || now.Programs[0].ID == c.Programs[0].ID {
-			t.Fatalf("%s after a reload: %+v", k.name, now)
+			t.Fatalf("%s after a reload: %+v", name, now)
 		}
 		for range 10 {
 			other()
 			speak()
 		}
-		if n := callsOf(t, now)[k.index]; n < 20 || n >= 40 {
-			t.Errorf("%s: %d calls after the reload", k.name, n)
+		if n := callsOf(t, now)[index]; n < 20 || n >= 40 {
+			t.Errorf("%s: %d calls after the reload", name, n)
 		}
-		unload(t, h, k.name)
-		noLinks(t, k.name)
+		unload(t, h, name)
+		noLinks(t, name)
 	}
 }
 
@@ -425,7 +423,7 @@ func TestTargetStays(t *testing.T) {
 	dir := cgroupOf(t, testenv.Cgroup(t), "stays", owner)
 	cmd, ns := spaceOf(t, owner)
 	files := map[string]*os.File{"connect": opened(t, dir), "tcx": ns, "xdp": ns, "lookup": ns}
-	for _, name := range []string{"connect", "tcx", "xdp", "lookup"} {
+	for _, name := range here(t, "connect", "tcx", "xdp", "lookup") {
 		f := files[name]
 		first := loadAt(t, h, owner, name, f)
 		h.Kill()
@@ -788,4 +786,37 @@ func TestTargetEndsWhateverElse(t *testing.T) {
 		must(t, held.Close())
 		noLinks(t, name)
 	}
+}
+
+// TestTargetKeepsNoReload: what runs where nobody shows the way now refuses its own new
+// version only, whoever has it run.
+func TestTargetKeepsNoReload(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	_, ns := spaceOf(t, owner)
+	first := loadAt(t, h, owner, "tcx", ns)
+	dir := testenv.Cgroup(t)
+	for i, keys := range []string{
+		"interface = \"other\"\n",
+		"interface = \"lo\"\nposition = \"head\"\n",
+	} {
+		h.Manifest("tcx", fmt.Sprintf("version = %d\n", i+2)+shownBy("shown_tcx", ofCaller+keys))
+		boot := fmt.Sprintf("boot-%d", i)
+		h.Manifest(boot, strings.Replace(shownBy("shown_connect", fmt.Sprintf("cgroup = %q\n", dir)), "start = \"request\"\n", "", 1))
+		plan, err := reload(t, h)
+		j := slices.IndexFunc(plan.Changes, func(c api.Change) bool { return c.Collection == "tcx" })
+		if err != nil || j < 0 || plan.Changes[j].Action != api.ActionRefuse || plan.Changes[j].Error == nil || !strings.Contains(plan.Changes[j].Error.Hint, "hornetctl unload tcx") {
+			t.Fatalf("%s: %+v, %v", keys, plan, err)
+		}
+		if c := get(t, h, boot); c.State != api.StateRunning {
+			t.Errorf("what else is new: %s, %s", c.State, c.Reason)
+		}
+		if c := get(t, h, "tcx"); c.State != api.StateRunning || c.Programs[0].ID != first.Programs[0].ID || !strings.Contains(problems(t, h), plan.Changes[j].Error.Message) {
+			t.Errorf("%+v, problems %s", c, problems(t, h))
+		}
+		unload(t, h, boot)
+	}
+	unload(t, h, "tcx")
+	loadAt(t, h, owner, "tcx", ns)
+	unload(t, h, "tcx")
 }

@@ -505,3 +505,33 @@ func TestTrialBeforeRevoked(t *testing.T) {
 		t.Errorf("version %d", c.Version)
 	}
 }
+
+// TestTrialReturnedLater: what failed goes back though a call fails once, and while
+// calls fail the status says that it runs on, also behind a reload.
+func TestTrialReturnedLater(t *testing.T) {
+	h, pair, cgroup := newMixed(t)
+	const turns = "priorities = [10, 11]\n"
+	h.Manifest("mixed", mixed(pair, cgroup, 1, turns))
+	h.Start()
+	first := get(t, h, "mixed")
+	h.Manifest("mixed", mixed(pair, cgroup, 2, turns+fails))
+	upgrade(t, h, "mixed")
+	const want = "version 2 did not pass its trial (variable hits_dissect was 0 and is 0"
+	traced(t, h, func() {
+		eventually(t, "it runs on, says the status", func() bool { return strings.Contains(problems(t, h), want) })
+		if _, err := reload(t, h); err != nil {
+			t.Error(err)
+		}
+		if c := get(t, h, "mixed"); c.Version != 2 || !strings.Contains(c.Reason, want) || c.Hint == "" || !strings.Contains(problems(t, h), want) {
+			t.Errorf("version %d, reason %q, problems %s", c.Version, c.Reason, problems(t, h))
+		}
+	}, "-o", os.DevNull, "-e", "inject=linkat:error=ENOMEM")
+	eventually(t, "it went back", func() bool { return get(t, h, "mixed").Version == 1 })
+	c := get(t, h, "mixed")
+	if fmt.Sprint(c.Programs) != fmt.Sprint(first.Programs) || len(kernelLinks(t, c)) != 5 || len(onBPFFS(t, h)) != 1 || strings.Contains(problems(t, h), "unconfirmed") {
+		t.Errorf("%+v, on bpffs %v, problems %s", c, onBPFFS(t, h), problems(t, h))
+	}
+	if tries := len(recordsOf(t, h, "return")) / 2; tries < 2 {
+		t.Errorf("tried %d times: this shows nothing", tries)
+	}
+}

@@ -47,21 +47,6 @@ func (d *Daemon) takeCgroup() {
 	}
 }
 
-// unguarded says why maps are made by hornetd itself under a guard: one of another
-// hornetd may not know the process that makes them. It is called on the owner's thread.
-func (d *Daemon) unguarded() error {
-	if d.guard.force == nil {
-		return nil
-	}
-	switch s, err := d.guard.force.Status(); {
-	case err != nil:
-		return err
-	case !s.Current:
-		return errors.New("the guard in force is that of another hornetd")
-	}
-	return nil
-}
-
 // home is where the maps of a collection that is being loaded are charged.
 type home struct {
 	name  string
@@ -89,10 +74,6 @@ func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, er
 	}
 	if need < heavy && beside < heavy-need && !d.cgroups.Has(m.Name) {
 		h.why = fmt.Sprintf("they are small: less than %d bytes", heavy)
-		return h, nil
-	}
-	if err := d.unguarded(); err != nil {
-		h.why = err.Error()
 		return h, nil
 	}
 	// What it was allowed, not what it declares: maps of a task's or a socket's storage

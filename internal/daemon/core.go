@@ -306,18 +306,23 @@ func (d *Daemon) mayChange(who Peer, verb policy.Verb, name string) error {
 	if who.UID == 0 {
 		return nil
 	}
-	src, err := d.find(name)
-	if err != nil {
-		return d.private(who, verb, name, err)
-	}
-	var files safefile.Reader
-	defer files.Close()
-	m, err := d.readManifest(&files, src)
+	m, err := d.onDisk(name)
 	if err != nil {
 		return d.private(who, verb, name, err)
 	}
 	_, err = d.policy.Authorize(who.subject(), verb, m)
 	return err
+}
+
+// onDisk reads the manifest of name, as it is now.
+func (d *Daemon) onDisk(name string) (manifest.Manifest, error) {
+	src, err := d.find(name)
+	if err != nil {
+		return manifest.Manifest{}, err
+	}
+	var files safefile.Reader
+	defer files.Close()
+	return d.readManifest(&files, src)
 }
 
 // named refuses what cannot be the name of a collection or a quarantined

@@ -78,6 +78,13 @@ func (s *stream) after(seq uint64) ([]api.Event, <-chan struct{}) {
 	return append(out, s.ring[i:]...), s.next
 }
 
+// changed returns a channel that is closed with the next event.
+func (s *stream) changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next
+}
+
 // follow calls fn for each event above seq until ctx ends or fn fails.
 func (s *stream) follow(ctx context.Context, seq uint64, fn func(api.Event) error) error {
 	for {

@@ -77,6 +77,26 @@ func TestStreamAfterAnotherDaemons(t *testing.T) {
 	}
 }
 
+// Whoever only waits for the next event copies none of those that are kept, under a lock
+// for which who publishes waits.
+func TestStreamChanged(t *testing.T) {
+	s := newStream(time.UnixMilli(5), eventsKept)
+	for range eventsKept {
+		s.publish(api.Event{Kind: api.EventLoaded})
+	}
+	c := s.changed()
+	if closed(c) {
+		t.Error("changed before anything has")
+	}
+	s.publish(api.Event{Kind: api.EventLoaded})
+	if !closed(c) || closed(s.changed()) {
+		t.Error("an event is no change, or is one for ever")
+	}
+	if n := testing.AllocsPerRun(10, func() { s.changed() }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func TestFollowDeliversWhatComesLater(t *testing.T) {
 	s := newStream(time.Now(), eventsKept)
 	ctx, cancel := context.WithCancel(context.Background())

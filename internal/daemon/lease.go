@@ -57,11 +57,8 @@ func (d *Daemon) Lease(ctx context.Context, who Peer, name, resume string) (api.
 	if err := d.named(name); err != nil {
 		return api.LeaseGrant{}, d.refuse(who, "load", name, err)
 	}
-	if err := d.mayChange(who, policy.Load, name); err != nil {
-		return api.LeaseGrant{}, d.refuse(who, "load", name, err)
-	}
 	if resume != "" {
-		if err := d.resumeLease(who, name, resume); err != nil {
+		if err := d.resumeLease(who, name, resume, d.mayKeep(who, name)); err != nil {
 			return api.LeaseGrant{}, d.refuse(who, "load", name, err)
 		}
 		if _, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: "resume", Collection: name, Caller: who.recorded()}); err != nil {
@@ -69,6 +66,9 @@ func (d *Daemon) Lease(ctx context.Context, who Peer, name, resume string) (api.
 			return api.LeaseGrant{}, unrecorded{err}
 		}
 		return d.grant(name, resume), nil
+	}
+	if err := d.mayChange(who, policy.Load, name); err != nil {
+		return api.LeaseGrant{}, d.refuse(who, "load", name, err)
 	}
 	return d.newLease(ctx, who, asLoad, name, d.aheadOf(name), func(as loading) error {
 		src, err := d.find(name)
@@ -157,15 +157,29 @@ func (d *Daemon) leaseOf(who Peer, as loading, m manifest.Manifest, old *collect
 	return nil
 }
 
-// resumeLease gives who the lease back. To whom it is not theirs, all that is
-// wrong looks the same.
-func (d *Daemon) resumeLease(who Peer, name, token string) error {
+// mayKeep decides for all but root whether what they leased may run on for them. A
+// manifest that cannot be read takes nothing from them that they have.
+func (d *Daemon) mayKeep(who Peer, name string) error {
+	m, err := d.onDisk(name)
+	if who.UID == 0 || err != nil {
+		return nil
+	}
+	_, err = d.policy.Authorize(who.subject(), policy.Load, m)
+	return err
+}
+
+// resumeLease gives who the lease back, unless may is why they have no right to it any
+// more. To whom it is not theirs, all that is wrong looks the same.
+func (d *Daemon) resumeLease(who Peer, name, token string, may error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l := d.leases[name]
 	if l == nil || l.of.Holder.UID != who.UID || !l.is(token) {
 		return remedy.With(fmt.Errorf("collection %q: uid %d has no lease with this token: %w", name, who.UID, policy.ErrDenied),
 			"it ended with its connection, or with its time to be resumed: load it anew")
+	}
+	if may != nil {
+		return may
 	}
 	if l.held {
 		return remedy.With(api.Errorf(api.KindConflict, "collection %q: its lease is held by another connection", name), "close that one first")

@@ -146,7 +146,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	}
 	defer closeMaps(kept)
 	if len(kept) > 0 {
-		if err := rehearse(plan, m, cache, home); err != nil {
+		if err := rehearse(plan, m, cache, home, d.owner.beat); err != nil {
 			return err
 		}
 	}
@@ -158,7 +158,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if _, err := maps.Freeze(); err != nil {
 		return err
 	}
-	coll, err := loader.LoadPrograms(plan, maps, cache)
+	coll, err := loader.LoadPrograms(plan, maps, cache, d.owner.beat)
 	if err != nil {
 		return err
 	}
@@ -321,7 +321,7 @@ func (d *Daemon) kept(old *collection, m manifest.Manifest, who sharing) (_ map[
 
 // rehearse runs the manifest's tests on maps of their own, which go away
 // again: those that are kept belong to what runs now.
-func rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache, home *home) error {
+func rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache, home *home, step func()) error {
 	if len(m.Tests) == 0 {
 		return nil
 	}
@@ -333,7 +333,7 @@ func rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache, home *ho
 	if _, err := maps.Freeze(); err != nil {
 		return err
 	}
-	coll, err := loader.LoadPrograms(plan, maps, cache)
+	coll, err := loader.LoadPrograms(plan, maps, cache, step)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ var errLeft = errors.New("connection: the client left")
 // receive takes the one message behind the 101: a line's end, and with it the
 // descriptors. Whatever comes is returned, to be closed.
 func (c *peerConn) receive() (fds []int, err error) {
-	b, oob := make([]byte, 2), make([]byte, unix.CmsgSpace(4*api.MostTargets))
+	b, oob := make([]byte, 2), make([]byte, unix.CmsgSpace(4*(api.MostTargets+1)))
 	n, oobn, flags, _, err := c.ReadMsgUnix(b, oob)
 	fds = rightsIn(oob[:max(oobn, 0)])
 	switch {
@@ -68,8 +68,11 @@ func (c *peerConn) receive() (fds []int, err error) {
 		return fds, wrongTargets("nothing came behind the 101 within %s", eventTimeout)
 	case err != nil || n <= 0:
 		return fds, errLeft
-	case flags&unix.MSG_CTRUNC != 0 || len(fds) > api.MostTargets:
+	case len(fds) > api.MostTargets:
 		return fds, wrongTargets("more than %d descriptors came", api.MostTargets)
+	case flags&unix.MSG_CTRUNC != 0: // though there was room: it could not be opened, says the kernel, and not why
+		return fds, api.Errorf(api.KindUnavailable, "target: hornetd took %d of the descriptors, and may open no more", len(fds)).
+			WithHint("try again; else raise LimitNOFILE= of its unit, or see whether a security module refuses what you show")
 	case len(fds) == 0:
 		return fds, wrongTargets("no descriptor came")
 	case n != 1 || b[0] != '\n' || c.waiting():

@@ -255,7 +255,8 @@ func decide(dc declared, isDeclared bool, c *collection, removed config.Removed,
 // that can be decided before the kernel is asked. What the revocation list refuses
 // becomes a refusal of that one change, and what runs stays as it is: that was
 // decided by whoever signed the list, not by whoever wrote the manifest, and it
-// must not keep every later reload from what else it is for.
+// must not keep every later reload from what else it is for. So does what runs where
+// a caller shows it no more: else any user who runs something would decide.
 func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, changes []api.Change) []api.Problem {
 	problems := make([]*api.Problem, len(changes))
 	var files safefile.Reader
@@ -279,6 +280,8 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 			changes[i].Action, changes[i].Reason = api.ActionRefuse, "waits: "+err.Error()
 		case refusedByList(trust, m, err):
 			changes[i].Action, changes[i].Reason, changes[i].Error = api.ActionRefuse, "it is revoked", asAPIError(err)
+		case c.Action == api.ActionReplace && errors.Is(err, loader.ErrNotShown):
+			changes[i].Action, changes[i].Reason, changes[i].Error = api.ActionRefuse, "nobody shows now what it would be attached to", asAPIError(err)
 		default:
 			p := problem(c.Collection, err)
 			problems[i] = &p

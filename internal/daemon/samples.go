@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"sync"
 
@@ -121,7 +120,7 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 	}
 	for {
 		// An event tells when to look whether the map is still the collection's.
-		_, changed := d.events.after(math.MaxUint64)
+		changed := d.events.changed()
 		end := d.streamEnds(who, name, mapName, uint32(id))
 		for end == "" && !closed(changed) {
 			if samples := q.take(takenAtOnce); len(samples) > 0 {
@@ -129,7 +128,7 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 					return nil
 				}
 				if ctx.Err() != nil {
-					end = daemonStops
+					end = whyOver(ctx)
 				}
 				continue
 			}
@@ -140,7 +139,7 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 			case <-q.more:
 			case <-changed:
 			case <-ctx.Done():
-				end = daemonStops
+				end = whyOver(ctx)
 			}
 		}
 		if end != "" {
@@ -150,7 +149,13 @@ func (d *Daemon) Samples(ctx context.Context, who Peer, name, mapName string, fn
 	}
 }
 
-const daemonStops = "the daemon stops"
+// whyOver says why the context of a request has ended.
+func whyOver(ctx context.Context) string {
+	if stopping(ctx).Err() == nil {
+		return "the client closed its side"
+	}
+	return "the daemon stops"
+}
 
 func closed(c <-chan struct{}) bool {
 	select {

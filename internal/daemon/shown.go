@@ -14,7 +14,6 @@ import (
 	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/internal/pidfd"
 	"github.com/hornetd/hornetd/internal/remedy"
-	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
@@ -39,13 +38,7 @@ func (d *Daemon) MayShow(who Peer, name string) error {
 
 // asksFor refuses a collection that attaches to nothing of a caller's.
 func (d *Daemon) asksFor(who Peer, name string) error {
-	src, err := d.find(name)
-	if err != nil {
-		return d.private(who, policy.Load, name, err)
-	}
-	var files safefile.Reader
-	defer files.Close()
-	m, err := d.readManifest(&files, src)
+	m, err := d.onDisk(name)
 	if err != nil {
 		return d.private(who, policy.Load, name, err)
 	}

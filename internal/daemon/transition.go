@@ -247,7 +247,7 @@ func mayGoBack(m manifest.Manifest, steps []step) error {
 			return err
 		}
 		if t.Caller && t.NetnsInode != 0 {
-			return remedy.With(m.Errorf("health", "link %s would end, at %s, and could not come back if this version is not healthy", s.was.Name, t),
+			return remedy.With(m.Errorf("health", "link %s would end, at %s, and could not come back if this version is not healthy: %w", s.was.Name, t, loader.ErrNotShown),
 				"hornetctl unload %s, and load it with the descriptor again", m.Name)
 		}
 	}

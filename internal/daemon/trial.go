@@ -38,7 +38,9 @@ type trial struct {
 	until  time.Time
 	began  uint64 // what the counter showed first
 
-	// Of confirming it, where that fails; for the owner's thread.
+	failed string // why it did not pass
+
+	// Of ending it, where that fails; for the owner's thread.
 	next  time.Time
 	pause time.Duration
 }
@@ -129,26 +131,34 @@ func (d *Daemon) judge(name string, t *trial) bool {
 		return false
 	}
 	ends := !now.Before(t.until)
-	err := d.healthy(c, ends)
-	if t.unanswered(err, now) {
-		return false
-	}
-	if err != nil {
-		why := err.Error()
-		if err := d.giveBack(c, why); err != nil {
-			d.cannotReturn(c, why, err)
+	if t.failed == "" {
+		err := d.healthy(c, ends)
+		if t.unanswered(err, now) {
+			return false
 		}
+		if err != nil {
+			t.failed = err.Error()
+		}
+	}
+	var err error
+	again := true
+	switch {
+	case t.failed != "":
+		if err = d.giveBack(c, t.failed); err != nil {
+			again = pinning.Unanswered(err)
+			d.cannotReturn(name, again, err)
+		}
+	case !ends:
+		return false
+	default:
+		err = d.confirm(c)
+	}
+	if err == nil || !again {
 		return true
 	}
-	if !ends {
-		return false
-	}
-	if d.confirm(c) != nil {
-		t.pause = min(max(2*t.pause, trialPulse), longestWait)
-		t.next = now.Add(t.pause)
-		return false
-	}
-	return true
+	t.pause = min(max(2*t.pause, trialPulse), longestWait)
+	t.next = now.Add(t.pause)
+	return false
 }
 
 // unanswered reports whether err says nothing of the version, and it is to be
@@ -300,11 +310,13 @@ func (d *Daemon) giveBack(c *collection, why string) (err error) {
 }
 
 // cannotReturn leaves on what did not pass its trial and cannot be taken back. It
-// stays unconfirmed: the next start tries to go back again.
-func (d *Daemon) cannotReturn(c *collection, why string, err error) {
-	now := *d.collection(c.record.Name) // what was tried may have changed it
-	now.trial = nil
-	now.unconfirmed = unconfirmed(c.record, why, err)
+// stays unconfirmed until that is tried again: soon, or by the next start.
+func (d *Daemon) cannotReturn(name string, again bool, err error) {
+	now := *d.collection(name) // what was tried may have changed it
+	now.unconfirmed = unconfirmed(now.record, now.trial.failed, err)
+	if !again {
+		now.trial = nil
+	}
 	d.replaceRunning(&now)
 }
 

@@ -71,7 +71,7 @@ var bugs = []bug{
 		"TestPoints", "unload EIO unlinkat"},
 	{"one error at the start puts aside what is whole", "pinning/store.go", "func Unanswered(err error) bool {\n	return ", "func Unanswered(err error) bool {\n	return false && ",
 		"TestPoints", "start EPERM bpf"},
-	{"one error puts a stage into quarantine", "pinning/remove.go", "		if err != nil {\n			errs = append(errs, fmt.Errorf(\"%s: %w\", stage, err))\n			continue\n		}\n		if !known {", "		if err != nil || !known {",
+	{"one error puts a stage into quarantine", "pinning/remove.go", "		if err != nil {\n			errs = append(errs, fmt.Errorf(\"%s: %w\", stage, err))\n			aside = append(aside, stage)\n			continue\n		}\n		if !known {", "		if err != nil || !known {",
 		"TestPoints", "start ENOMEM getdents64"},
 	{"no record of the intent", "internal/daemon/act.go", "	rec, err := a.d.audit.Append(rec)\n	if err != nil {\n		return unrecorded{err}\n	}\n	a.rec.Intent = rec.Seq\n", "	a.rec.Intent = 1\n",
 		"TestPoints", "load KILL renameat2"},

@@ -3,9 +3,11 @@
 package names
 
 import (
-	"errors"
-	"os/user"
+	"bufio"
+	"io"
+	"os"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,29 +23,24 @@ type Host struct {
 
 // UserID returns the number of a user.
 func (h *Host) UserID(name string) (uint32, bool) {
-	return h.users.id("/etc/passwd", name, func() (string, error) {
-		u, err := user.Lookup(name)
-		if err != nil {
-			return "", err
-		}
-		return u.Uid, nil
-	})
+	return h.users.id("/etc/passwd", passwdFields, name)
 }
 
 // GroupID returns the number of a group.
 func (h *Host) GroupID(name string) (uint32, bool) {
-	return h.groups.id("/etc/group", name, func() (string, error) {
-		g, err := user.LookupGroup(name)
-		if err != nil {
-			return "", err
-		}
-		return g.Gid, nil
-	})
+	return h.groups.id("/etc/group", groupFields, name)
 }
 
-// known remembers what was found in a file for as long as that stays the same: the
-// library reads all of it for each name, and a list of collections asks for
-// thousands.
+// How many fields a line has, passwd(5) and group(5).
+const (
+	passwdFields = 7
+	groupFields  = 4
+)
+
+// known remembers what was found in a file for as long as that stays the same: all of
+// it is read for each name, and a list of collections asks for thousands. It is the
+// file that is read, and not the C library that is asked, which a build with cgo would:
+// that has other sources, whose answers may be slow and change without the file.
 type known struct {
 	mu    sync.Mutex
 	state unix.Stat_t
@@ -55,7 +52,7 @@ type found struct {
 	ok bool
 }
 
-func (k *known) id(file, name string, look func() (string, error)) (uint32, bool) {
+func (k *known) id(file string, fields int, name string) (uint32, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var now unix.Stat_t
@@ -67,21 +64,41 @@ func (k *known) id(file, name string, look func() (string, error)) (uint32, bool
 	if f, ok := k.ids[name]; ok {
 		return f.id, f.ok
 	}
-	s, err := look()
-	if err != nil && !unknown(err) {
+	f, err := read(file, fields, name)
+	if err != nil {
 		return 0, false // the file could not be read, which says nothing of the name
 	}
-	n, err := strconv.ParseUint(s, 10, 32)
-	f := found{uint32(n), err == nil}
 	k.ids[name] = f
 	return f.id, f.ok
 }
 
-// unknown reports whether err says that there is no such name.
-func unknown(err error) bool {
-	var noUser user.UnknownUserError
-	var noGroup user.UnknownGroupError
-	return errors.As(err, &noUser) || errors.As(err, &noGroup)
+func read(file string, fields int, name string) (found, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return found{}, err
+	}
+	defer f.Close()
+	return find(f, fields, name)
+}
+
+// find looks for the first line of r that has this many fields, name first and a number
+// third.
+func find(r io.Reader, fields int, name string) (found, error) {
+	if name == "" || strings.ContainsAny(name[:1], "#+-") { // a comment, or where NIS comes in
+		return found{}, nil
+	}
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20) // a group may have many members
+	for lines.Scan() {
+		parts := strings.Split(strings.TrimSpace(lines.Text()), ":")
+		if len(parts) < fields || parts[0] != name {
+			continue
+		}
+		if id, err := strconv.ParseUint(parts[2], 10, 32); err == nil {
+			return found{uint32(id), true}, nil
+		}
+	}
+	return found{}, lines.Err()
 }
 
 // File is the function of that name.
