@@ -176,8 +176,12 @@ func (g *Guard) fill(want *checked, old *Guard) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range append(ours, owned...) {
-		if err := g.maps["owned"].Put(o, uint32(1)); err != nil {
+	return errors.Join(g.putOwned(owned, ownedYes), g.putOwned(ours, ownedYes|ownedGuard))
+}
+
+func (g *Guard) putOwned(all []Object, how uint32) error {
+	for _, o := range all {
+		if err := g.maps["owned"].Put(o, how); err != nil {
 			return fmt.Errorf("guard: own %s %d: %w", o.Kind, o.ID, err)
 		}
 	}

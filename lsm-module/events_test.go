@@ -197,6 +197,10 @@ func try(what, text string, number int) error {
 		return closing(bpf(unix.BPF_LINK_GET_FD_BY_ID, map[int]uint32{0: uint32(number)}))
 	case "write":
 		return closing(bpf(unix.BPF_MAP_GET_FD_BY_ID, map[int]uint32{0: uint32(number)}))
+	case "read":
+		return closing(bpf(unix.BPF_MAP_GET_FD_BY_ID, map[int]uint32{0: uint32(number), 2: unix.BPF_F_RDONLY}))
+	case "uses":
+		return loadWriting(number)
 	case "detach":
 		fd, err := bpf(unix.BPF_LINK_GET_FD_BY_ID, map[int]uint32{0: uint32(number)})
 		if err != nil {

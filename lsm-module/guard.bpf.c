@@ -18,8 +18,9 @@
  *   bpf_token_cmd         commands by token (6.9)
  *
  * What hornetd owns
- *   bpf_map, bpf_prog     descriptors, by id and from pins; and what hornetd
- *                         creates becomes owned
+ *   bpf_map, bpf_prog     descriptors, by id and from pins; programs of others
+ *                         that use its maps; and what hornetd creates becomes
+ *                         owned
  *   inode_*               its pins: unlink, rename, link, new ones, their modes
  *   sb_*, move_mount      the file system they are on
  *
@@ -33,7 +34,8 @@
  *
  * Self-protection. All maps but the ring buffer are frozen before the first
  * hook is attached, and none is read-only to programs: system calls cannot
- * write them, whoever holds which descriptor, and the programs below can. So
+ * write them, whoever holds which descriptor, and the programs below can; no
+ * other program gets at them, for nobody else has a descriptor of theirs. So
  * the marks, the mode and what is owned change here and nowhere else. The
  * links, programs and maps of the guard are owned like everything of hornetd's,
  * and so are their pins. Links of LSM programs can be neither detached nor
@@ -339,12 +341,13 @@ static __always_inline int own(__u32 kind, __u32 id, __u32 how)
 	return bpf_map_update_elem(&owned, &key, &how, BPF_ANY) ? -ENOSPC : 0;
 }
 
-static __always_inline _Bool is_shared(__u32 kind, __u32 id)
+/* Is it owned in this way, too? */
+static __always_inline _Bool is_owned_so(__u32 kind, __u32 id, __u32 bit)
 {
 	struct object key = { kind, id };
 	__u32 *how = bpf_map_lookup_elem(&owned, &key);
 
-	return how && *how & OWNED_SHARED;
+	return how && *how & bit;
 }
 
 static __always_inline struct file *file_of(__u32 fd)
@@ -477,7 +480,7 @@ static __always_inline int touches(enum class class, struct attr *a, struct what
 	}
 	if (!is_owned(o.kind, o.id))
 		return 0;
-	if ((class == OF_FD || class == OF_BATCH) && is_shared(o.kind, o.id))
+	if ((class == OF_FD || class == OF_BATCH) && is_owned_so(o.kind, o.id, OWNED_SHARED))
 		return 0;
 	what->kind = o.kind;
 	what->id = o.id;
@@ -704,23 +707,57 @@ int BPF_PROG(guard_map, struct bpf_map *map, unsigned int fmode)
 
 	if ((hornetd() || maker()) && within(BPF_MAP_CREATE))
 		return own(KIND_MAP, map->id, OWNED_YES);
-	if (hornetd())
+	if (hornetd() || !is_owned(KIND_MAP, map->id))
 		return 0;
-	return fmode & FMODE_WRITE && is_owned(KIND_MAP, map->id) ? refuse(&what) : 0;
+	/* A map of maps and an iterator take one that is read-only and write with it:
+	 * whoever is listed for looking at maps may have one, but not of the guard's. */
+	if (!(fmode & FMODE_WRITE) && !is_owned_so(KIND_MAP, map->id, OWNED_GUARD) && !listed(BPF_MAP_GET_FD_BY_ID, 0, 0))
+		return 0;
+	return refuse(&what);
 }
 
-/* With a program's descriptor it can be run and attached: whoever is listed for
- * looking at programs may have one, and cannot do either. */
+struct uses {
+	struct bpf_map **maps;
+	__u32 owned; /* id of the first that is */
+};
+
+static long use(__u32 i, struct uses *u)
+{
+	struct bpf_map *map = 0;
+	__u32 id;
+
+	bpf_probe_read_kernel(&map, sizeof(map), u->maps + i);
+	id = BPF_CORE_READ(map, id);
+	if (!is_owned(KIND_MAP, id) || is_owned_so(KIND_MAP, id, OWNED_SHARED))
+		return 0;
+	u->owned = id;
+	return 1;
+}
+
+/* The verifier lets a program write a map that is frozen, and that the loader has a
+ * descriptor of to read only: a program of somebody else's that has one of hornetd's
+ * is told from others by its maps. This hook comes behind the verifier, before the
+ * loader has the descriptor.
+ *
+ * With the descriptor of a program it can be run and attached, as far as the caller
+ * is listed for that: whoever is listed for looking at programs may have one. */
 SEC("lsm/bpf_prog")
 int BPF_PROG(guard_prog, struct bpf_prog *prog)
 {
 	struct bpf_prog_aux *aux = prog->aux;
 	struct what what = { .deed = DEED_PROGRAM, .reason = REASON_OWNED, .kind = KIND_PROGRAM, .id = aux->id, .type = prog->type, .name = aux->name };
+	struct uses u = {};
 
 	if (hornetd())
 		return within(BPF_PROG_LOAD) ? own(KIND_PROGRAM, aux->id, OWNED_YES) : 0;
-	if (!is_owned(KIND_PROGRAM, aux->id) || !listed(BPF_PROG_GET_FD_BY_ID, 0, 0))
+	if (is_owned(KIND_PROGRAM, aux->id))
+		return listed(BPF_PROG_GET_FD_BY_ID, 0, 0) ? refuse(&what) : 0;
+	u.maps = BPF_CORE_READ(aux, used_maps);
+	bpf_loop(BPF_CORE_READ(aux, used_map_cnt), use, &u, 0);
+	if (!u.owned)
 		return 0;
+	what.kind = KIND_MAP;
+	what.id = u.owned;
 	return refuse(&what);
 }
 

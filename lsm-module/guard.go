@@ -66,7 +66,8 @@ func Adopt(dir string) (*Guard, error) {
 	return g, nil
 }
 
-// Look says how the guard in dir is, to anybody who may read the directory.
+// Look says how the guard in dir is, to anybody who may read the directory. While it
+// enforces, only hornetd is told more than that it does.
 func Look(dir string) (Status, error) {
 	n, err := newest(dir)
 	if err != nil {
@@ -77,6 +78,10 @@ func Look(dir string) (Status, error) {
 	}
 	set := filepath.Join(dir, "set-"+strconv.Itoa(n))
 	m, err := ebpf.LoadPinnedMap(filepath.Join(set, "maps", pinName(stateMap)), &ebpf.LoadPinOptions{ReadOnly: true})
+	if errors.Is(err, unix.EPERM) { // the guard's answer: it gives its maps to hornetd only
+		hooks, err := names(filepath.Join(set, "links"))
+		return Status{Mode: Enforce, Enforces: true, Hooks: hooks}, err
+	}
 	if err != nil {
 		return Status{}, fmt.Errorf("guard: state: %w", err)
 	}

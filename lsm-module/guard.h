@@ -28,8 +28,8 @@ enum mode {
 /* What was done, by hook. */
 enum deed {
 	DEED_BPF = 1,	/* detail: command of bpf(2) */
-	DEED_MAP,	/* a writable descriptor of an owned map */
-	DEED_PROGRAM,	/* a descriptor of an owned program */
+	DEED_MAP,	/* a descriptor of an owned map */
+	DEED_PROGRAM,	/* a descriptor of an owned program, or of one that uses an owned map */
 	DEED_PIN,	/* detail: a PIN_ */
 	DEED_MOUNT,	/* detail: a MOUNT_ */
 	DEED_TRACE,	/* detail: the kernel's PTRACE_MODE_ */
@@ -88,6 +88,7 @@ enum op {
 enum {
 	OWNED_YES = 1,
 	OWNED_SHARED = 2,	/* a map that hornetd gives others to write */
+	OWNED_GUARD = 4,	/* a map of the guard's own: nobody else reads it */
 };
 
 enum {
@@ -450,6 +451,8 @@ struct bpf_map {
 
 struct bpf_prog_aux {
 	__u32 id;
+	__u32 used_map_cnt;
+	struct bpf_map **used_maps;
 	char name[16];
 } KERNEL;
 

@@ -41,8 +41,8 @@ type Deed uint32
 
 const (
 	DeedBPF     Deed = iota + 1 // Detail is the command of bpf(2)
-	DeedMap                     // a writable descriptor of an owned map
-	DeedProgram                 // a descriptor of an owned program
+	DeedMap                     // a descriptor of an owned map
+	DeedProgram                 // a descriptor of an owned program, or of one that uses an owned map: Object says which
 	DeedPin                     // Detail is a Pin
 	DeedMount                   // Detail is a Mount
 	DeedTrace                   // Detail has the kernel's PTRACE_MODE bits
@@ -119,6 +119,7 @@ const (
 const (
 	ownedYes    = 1
 	ownedShared = 2
+	ownedGuard  = 4
 )
 
 const (

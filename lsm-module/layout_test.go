@@ -100,7 +100,7 @@ func TestConstants(t *testing.T) {
 		"REASON_CALLER": uint32(ReasonCaller), "REASON_TYPE": uint32(ReasonType), "REASON_OWNED": uint32(ReasonOwned),
 		"KIND_PROGRAM": uint32(Program), "KIND_MAP": uint32(Map), "KIND_LINK": uint32(Link),
 		"OP_WHOAMI": opWhoAmI, "OP_MODE": opMode, "OP_ENROLL": opEnroll, "OP_RETIRE": opRetire, "OP_OWN": opOwn, "OP_DISOWN": opDisown,
-		"OWNED_YES": ownedYes, "OWNED_SHARED": ownedShared, "ROOTS": roots, "NAME_SIZE": nameSize, "MARK_HORNETD": markHornetd,
+		"OWNED_YES": ownedYes, "OWNED_SHARED": ownedShared, "OWNED_GUARD": ownedGuard, "ROOTS": roots, "NAME_SIZE": nameSize, "MARK_HORNETD": markHornetd,
 		"BPF_OBJ_PIN": unix.BPF_OBJ_PIN, "BPF_PROG_TEST_RUN": unix.BPF_PROG_TEST_RUN, "BPF_LINK_DETACH": unix.BPF_LINK_DETACH,
 		"BPF_PROG_BIND_MAP": unix.BPF_PROG_BIND_MAP, "SO_ATTACH_BPF": unix.SO_ATTACH_BPF, "PERF_EVENT_IOC_SET_BPF": unix.PERF_EVENT_IOC_SET_BPF,
 	} {

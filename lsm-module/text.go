@@ -41,7 +41,7 @@ func (e Event) what() string {
 		}
 		return s
 	case DeedMap:
-		return "a writable descriptor of a map"
+		return "a descriptor of a map"
 	case DeedProgram:
 		return "a descriptor of a program"
 	case DeedPin:

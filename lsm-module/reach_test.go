@@ -1,0 +1,75 @@
+package lsm
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/testenv"
+)
+
+// loadWriting loads a socket filter that writes the first word of a map, for which it
+// need not be writable.
+func loadWriting(fd int) error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SocketFilter, License: "GPL", Instructions: asm.Instructions{
+		asm.LoadMapValue(asm.R1, fd, 0), asm.StoreImm(asm.R1, 0, 0, asm.Word), asm.Mov.Imm(asm.R0, 0), asm.Return(),
+	}})
+	if err == nil {
+		p.Close()
+	}
+	return err
+}
+
+// Who is listed for loading programs and looking at maps gets no program that writes
+// a map of hornetd's, whoever gave the descriptor.
+func TestProgramsOfOwnedMaps(t *testing.T) {
+	guestOnly(t)
+	foreign, listed := newMap(t), testenv.Cgroup(t)
+	g := arm(t, func(c *Config) {
+		c.Allow = []Identity{{Cgroup: listed, Commands: []uint32{unix.BPF_PROG_LOAD, unix.BPF_MAP_GET_FD_BY_ID},
+			Programs: []uint32{uint32(ebpf.SocketFilter)}}}
+	})
+	owned, shared := newMap(t), newMap(t)
+	if err := g.Share(mapID(t, shared)); err != nil {
+		t.Fatal(err)
+	}
+	tries := []string{"filter", "read=" + fmt.Sprint(mapID(t, owned)), "read=" + fmt.Sprint(mapID(t, g.maps[stateMap])), "uses=3", "uses=4", "uses=5", "uses=6"}
+	const want = "ok ok EPERM EPERM EPERM ok ok"
+
+	dir, err := os.Open(listed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	cmd := child("tries", nil, tries...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	for _, m := range []*ebpf.Map{g.maps[stateMap], owned, shared, foreign} {
+		fd, err := unix.FcntlInt(uintptr(m.FD()), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fd), "map")
+		defer f.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	}
+	out, err := cmd.CombinedOutput()
+	if got := strings.TrimSpace(string(out)); err != nil || got != want {
+		t.Errorf("%v:\n%s (%v), want\n%s", tries, got, err, want)
+	}
+}
+
+func mapID(t *testing.T, m *ebpf.Map) uint32 {
+	t.Helper()
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	return uint32(id)
+}
