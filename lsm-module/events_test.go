@@ -221,6 +221,14 @@ func try(what, text string, number int) error {
 		return unix.Unmount(text, unix.MNT_DETACH)
 	case "term":
 		return unix.Kill(number, unix.SIGTERM)
+	case "stop":
+		return unix.Kill(number, unix.SIGSTOP)
+	case "memory":
+		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", number), os.O_RDWR, 0)
+		if err == nil {
+			f.Close()
+		}
+		return err
 	case "sigio":
 		return signalByIO(number)
 	default:

@@ -150,6 +150,20 @@ static __always_inline __u32 mark_of(struct task_struct *task)
 	return mark ? *mark : 0;
 }
 
+/* The same, for who is done something to. Until it executes something, a child of
+ * such a process has no mark, and all that there is to protect: the descriptors, and
+ * with vfork(2), as Go has it, the very memory. */
+static __always_inline __u32 protected(struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader, *parent;
+	__u32 mark = mark_of(task);
+
+	if (mark || !leader || !(leader->flags & PF_FORKNOEXEC))
+		return mark;
+	parent = leader->real_parent;
+	return parent ? mark_of(parent) : 0;
+}
+
 static __always_inline _Bool hornetd(void)
 {
 	return mark_of(bpf_get_current_task_btf()) == MARK_HORNETD;
@@ -1023,7 +1037,7 @@ static __always_inline int signal(struct task_struct *task, __u32 sig)
 		return 0;
 	}
 	/* What makes maps for hornetd, too: Go has its threads change themselves by signals. */
-	return !mark_of(task) || mark_of(bpf_get_current_task_btf()) || may_signal() ? 0 : refuse(&what);
+	return !protected(task) || protected(bpf_get_current_task_btf()) || may_signal() ? 0 : refuse(&what);
 }
 
 SEC("lsm/task_kill")
@@ -1044,7 +1058,7 @@ int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)
 {
 	struct what what = { .deed = DEED_TRACE, .detail = mode, .reason = REASON_OWNED };
 
-	return mode & PTRACE_MODE_ATTACH && mark_of(child) && !hornetd() ? refuse(&what) : 0;
+	return mode & PTRACE_MODE_ATTACH && protected(child) && !hornetd() ? refuse(&what) : 0;
 }
 
 SEC("lsm/file_open")

@@ -251,6 +251,7 @@ enum {
 	IFLA_XDP = 43,
 	TCA_KIND = 1, /* and TCA_ACT_KIND */
 
+	PF_FORKNOEXEC = 1 << 6,
 	PF_KTHREAD = 1 << 21,
 
 	ATTR_SIZE = 1 << 3,

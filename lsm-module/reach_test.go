@@ -3,9 +3,11 @@ package lsm
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -72,4 +74,64 @@ func mapID(t *testing.T, m *ebpf.Map) uint32 {
 	}
 	id, _ := info.ID()
 	return uint32(id)
+}
+
+// A child of hornetd that has not executed anything yet has all that hornetd has.
+func TestForkedChild(t *testing.T) {
+	arm(t, nil)
+	forked, err := fork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Kill(forked, unix.SIGKILL); err != nil { // hornetd may
+			t.Error(err)
+		}
+		if _, err := unix.Wait4(forked, nil, 0, nil); err != nil {
+			t.Error(err)
+		}
+	}()
+	other, _ := startProgram(t, "/bin/sleep", "60")
+	defer func() {
+		if err := other.Kill(); err != nil {
+			t.Error(err)
+		}
+		if _, err := other.Wait(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for waited := 0; ; waited++ { // until the shell has become sleep
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", other.Pid)); err != nil || waited > 500 {
+			t.Fatalf("%s, %v", b, err)
+		} else if string(b) == "sleep\n" {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, tt := range []struct {
+		what string
+		pid  int
+		want string
+	}{{"forked", forked, "EACCES EPERM"}, {"another program", other.Pid, "ok ok"}} {
+		out, err := child("tries", nil, fmt.Sprint("memory=", tt.pid), fmt.Sprint("stop=", tt.pid)).CombinedOutput()
+		if got := strings.TrimSpace(string(out)); err != nil || got != tt.want {
+			t.Errorf("%s: /proc/PID/mem to write and SIGSTOP: %s (%v), want %s", tt.what, got, err, tt.want)
+		}
+	}
+}
+
+// fork makes a copy of this process, of one thread that only waits.
+func fork() (int, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	for pid == 0 {
+		syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+	}
+	return int(pid), nil
 }
