@@ -231,6 +231,8 @@ func try(what, text string, number int) error {
 		return err
 	case "sigio":
 		return signalByIO(number)
+	case "async":
+		return signalOf(3, number)
 	default:
 		return errors.New(text)
 	}
@@ -242,41 +244,63 @@ func signalByIO(pid int) error {
 	if err != nil {
 		return err
 	}
-	fd := r.Fd()
-	if _, err := unix.FcntlInt(fd, unix.F_SETOWN, pid); err != nil {
-		return err
-	}
-	if _, err := unix.FcntlInt(fd, unix.F_SETSIG, int(unix.SIGUSR2)); err != nil {
-		return err
-	}
-	if _, err := unix.FcntlInt(fd, unix.F_SETFL, unix.O_ASYNC|unix.O_NONBLOCK); err != nil {
+	if err := signalOf(r.Fd(), pid); err != nil {
 		return err
 	}
 	_, err = w.Write([]byte("x"))
 	return err
 }
 
-// The sender of such a signal is never told, so that its victim is asked.
+// signalOf has a file send SIGUSR2 to a process when there is something to read.
+func signalOf(fd uintptr, pid int) error {
+	if _, err := unix.FcntlInt(fd, unix.F_SETOWN, pid); err != nil {
+		return err
+	}
+	if _, err := unix.FcntlInt(fd, unix.F_SETSIG, int(unix.SIGUSR2)); err != nil {
+		return err
+	}
+	_, err := unix.FcntlInt(fd, unix.F_SETFL, unix.O_ASYNC|unix.O_NONBLOCK)
+	return err
+}
+
+// The sender of such a signal is never told, so that its victim is asked: what the
+// attacker writes, and what hornetd itself writes into the attacker's socket.
 func TestSignalsOfFiles(t *testing.T) {
 	g := arm(t, nil)
 	came := make(chan os.Signal, 8)
 	signal.Notify(came, unix.SIGUSR2)
 	defer signal.Stop(came)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
+	defer ours.Close()
+	defer theirs.Close()
 	for _, m := range []Mode{Enforce, Audit} {
 		if err := g.SetMode(m, time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := child("tries", nil, "sigio="+strconv.Itoa(os.Getpid())).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "ok" {
-			t.Fatalf("%v: %s", err, out)
-		}
-		select {
-		case <-came:
-			if m == Enforce {
-				t.Error("the signal came while the guard enforces")
+		for _, how := range []string{"sigio", "async"} {
+			cmd := child("tries", nil, how+"="+strconv.Itoa(os.Getpid()))
+			cmd.ExtraFiles = []*os.File{theirs}
+			if out, err := cmd.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "ok" {
+				t.Fatalf("%s: %v: %s", how, err, out)
 			}
-		case <-time.After(2 * time.Second):
-			if m == Audit {
-				t.Error("the signal did not come while the guard audits")
+			if how == "async" {
+				if _, err := ours.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			select {
+			case <-came:
+				if m == Enforce {
+					t.Errorf("%s: the signal came while the guard enforces", how)
+				}
+			case <-time.After(2 * time.Second):
+				if m == Audit {
+					t.Errorf("%s: the signal did not come while the guard audits", how)
+				}
 			}
 		}
 	}

@@ -1023,10 +1023,9 @@ static __always_inline _Bool may_signal(void)
 	return may && may->signals;
 }
 
-static __always_inline int signal(struct task_struct *task, __u32 sig)
+/* Would a signal end, stop or change what is protected? */
+static __always_inline _Bool harms(struct task_struct *task, __u32 sig)
 {
-	struct what what = { .deed = DEED_SIGNAL, .detail = sig, .reason = REASON_OWNED };
-
 	switch (sig) {
 	case 0: /* only asks */
 	case SIGHUP: /* reload */
@@ -1036,21 +1035,26 @@ static __always_inline int signal(struct task_struct *task, __u32 sig)
 	case SIGWINCH:
 		return 0;
 	}
-	/* What makes maps for hornetd, too: Go has its threads change themselves by signals. */
-	return !protected(task) || protected(bpf_get_current_task_btf()) || may_signal() ? 0 : refuse(&what);
+	return protected(task);
 }
 
 SEC("lsm/task_kill")
 int BPF_PROG(guard_kill, struct task_struct *task, struct kernel_siginfo *info, int sig)
 {
-	return signal(task, sig);
+	struct what what = { .deed = DEED_SIGNAL, .detail = sig, .reason = REASON_OWNED };
+
+	/* What makes maps for hornetd, too: Go has its threads change themselves by signals. */
+	return !harms(task, sig) || protected(bpf_get_current_task_btf()) || may_signal() ? 0 : refuse(&what);
 }
 
-/* F_SETOWN and F_SETSIG; 0 is SIGIO */
+/* F_SETOWN and F_SETSIG; 0 is SIGIO. Whoever has asked for it is not there any more:
+ * the current process is the one that wrote, hornetd itself as well. */
 SEC("lsm/file_send_sigiotask")
 int BPF_PROG(guard_sigio, struct task_struct *task, struct fown_struct *fown, int sig)
 {
-	return signal(task, sig ? sig : SIGIO);
+	struct what what = { .deed = DEED_SIGNAL, .detail = sig ? sig : SIGIO, .reason = REASON_OWNED };
+
+	return harms(task, what.detail) ? refuse(&what) : 0;
 }
 
 SEC("lsm/ptrace_access_check")
