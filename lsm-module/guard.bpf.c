@@ -529,8 +529,9 @@ static __always_inline int note(__u32 command, struct attr *a)
 	__u32 *now;
 
 	now = bpf_task_storage_get(&commands, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (now)
-		*now = command;
+	if (!now) /* what it makes could not be told to be hornetd's */
+		return -ENOMEM;
+	*now = command;
 	if (command != BPF_OBJ_PIN)
 		return 0;
 	object_of(a->w2, &o);

@@ -278,6 +278,7 @@ enum {
 	ENOSPC = 28,
 	ETXTBSY = 26,
 	EBADF = 9,
+	ENOMEM = 12,
 };
 
 /* Of user space's union bpf_attr what is read here; its layout is fixed. */

@@ -1,8 +1,11 @@
 package lsm
 
 import (
+	"bytes"
+	"debug/elf"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -134,4 +137,61 @@ func fork() (int, error) {
 		syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 	}
 	return int(pid), nil
+}
+
+// Where there is no memory to note what hornetd does, it does not do it: what it made
+// would not be owned. The storage is not there because the guard does not ask for it.
+func TestNoMemory(t *testing.T) {
+	guestOnly(t)
+	whole := object
+	defer func() { object = whole }()
+	object = withoutStorage(t, whole)
+	dir := filepath.Join(testenv.BPFFS(t), "guard")
+	g, err := Arm(dir, Config{Mode: Audit, Cgroup: testenv.CgroupRoot(t)})
+	if err == nil || !strings.Contains(err.Error(), unix.ENOMEM.Error()) { // the library does not wrap it
+		t.Errorf("Arm = %v, want ENOMEM", err)
+	}
+	if err == nil {
+		err = g.Disarm()
+	} else if n, newestErr := newest(dir); n != 0 {
+		t.Errorf("set %d is there, %v", n, newestErr)
+	}
+	object = whole
+	g, err = Arm(dir, Config{Mode: Audit, Cgroup: testenv.CgroupRoot(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Disarm(); err != nil {
+		t.Error(err)
+	}
+}
+
+// withoutStorage changes guard_bpf so that it never makes storage of a task.
+func withoutStorage(t *testing.T, object []byte) []byte {
+	t.Helper()
+	file, err := elf.NewFile(bytes.NewReader(object))
+	if err != nil {
+		t.Fatal(err)
+	}
+	section := file.Section("lsm/bpf")
+	changed := bytes.Clone(object)
+	const size = 8
+	create := []byte{0xb7, 4, 0, 0, 1, 0, 0, 0} // r4 = BPF_LOCAL_STORAGE_GET_F_CREATE
+	get := []byte{0x85, 0, 0, 0, 156, 0, 0, 0}  // call bpf_task_storage_get
+	var last []byte                             // that set r4
+	found := 0
+	for at := section.Offset; at < section.Offset+section.Size; at += size {
+		insn := changed[at : at+size]
+		if insn[0] == create[0] && insn[1] == create[1] {
+			last = insn
+		}
+		if bytes.Equal(insn, get) && bytes.Equal(last, create) {
+			last[4] = 0
+			found++
+		}
+	}
+	if found != 1 {
+		t.Fatalf("guard_bpf makes storage in %d places, want 1", found)
+	}
+	return changed
 }
