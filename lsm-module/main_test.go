@@ -22,6 +22,7 @@ var children = map[string]func(args []string) error{
 	"token":   childToken,
 	"tries":   childTries,
 	"who":     childWho,
+	"makes":   childMakes,
 }
 
 const childEnv = "LSM_TEST_CHILD"
