@@ -100,7 +100,7 @@ func TestTargetEnds(t *testing.T) {
 			stays(t, h, loadAt(t, h, owner, name, f))
 			f.Close()
 			meanwhile(func() { end(cmd) })
-			targetEnds(t, h, name, "nobody shows a way there")
+			targetEnds(t, h, name, "the caller's network namespace") // is gone, or has no such interface any more
 		}
 	}
 }
