@@ -311,6 +311,9 @@ func TestAllow(t *testing.T) {
 	guestOnly(t)
 	s := newScene(t)
 	listed, other := testenv.Cgroup(t), testenv.Cgroup(t)
+	if err := os.Remove(listed); err != nil { // a service that has not started yet
+		t.Fatal(err)
+	}
 	tool := s.copy
 	file, err := os.Open(tool)
 	if err != nil {
@@ -329,6 +332,9 @@ func TestAllow(t *testing.T) {
 			{Executable: file, Commands: []uint32{unix.BPF_PROG_GET_FD_BY_ID}},
 		}
 	})
+	if err := os.Mkdir(listed, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	tries := []string{"map", "filter", "raw_tp", fmt.Sprint("program=", s.Prog), fmt.Sprint("link=", s.Link), fmt.Sprint("detach=", s.Link), fmt.Sprint("write=", s.Map), fmt.Sprint("term=", os.Getpid())}
 	for _, tt := range []struct {
 		what, cgroup, exe, want string
