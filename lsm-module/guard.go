@@ -53,7 +53,7 @@ func Adopt(dir string) (*Guard, error) {
 		return nil, err
 	}
 	if n == 0 {
-		return nil, fmt.Errorf("guard: %s: %w", dir, ErrNotArmed)
+		return nil, errors.Join(fmt.Errorf("guard: %s: %w", dir, ErrNotArmed), sweep(dir))
 	}
 	g := &Guard{dir: dir, number: n, named: true}
 	if err := g.open(); err != nil {
@@ -429,8 +429,16 @@ func remove(set string) error {
 	return nil
 }
 
-// takeDown removes g and closes it.
+// takeDown removes g and closes it. It is a stage first: whatever is left of it when
+// this process dies is nobody's guard, and the next one sweeps it away.
 func (g *Guard) takeDown() error {
+	if g.named {
+		set := g.path()
+		g.named = false
+		if err := os.Rename(set, g.path()); err != nil {
+			return errors.Join(fmt.Errorf("guard: %w", err), g.Close())
+		}
+	}
 	return errors.Join(remove(g.path()), g.Close())
 }
 

@@ -388,6 +388,59 @@ func TestInterruptedUpgrade(t *testing.T) {
 	}
 }
 
+// hornetd dies while it takes the guard down: what is left is no guard, for nobody is
+// in it any more, and the next one arms as if there had been nothing.
+func TestInterruptedDisarm(t *testing.T) {
+	guestOnly(t)
+	dir := filepath.Join(testenv.BPFFS(t), "guard")
+	c := Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: testenv.CgroupRoot(t)}
+	for _, adopts := range []bool{true, false} {
+		g, err := Arm(dir, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps := filepath.Join(g.path(), "maps")
+		full := filepath.Join(maps, "full") // what is in it cannot be removed, so that the rest stays
+		for _, name := range []string{full, filepath.Join(full, "up")} {
+			if err := os.Mkdir(name, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		top := filepath.Join(full, "up")
+		if err := unix.Mount("tmpfs", top, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Disarm(); err == nil {
+			t.Error("it was disarmed in spite of what is in its directory")
+		}
+		if left, err := names(dir); err != nil || len(left) != 1 || left[0] != "stage-1" {
+			t.Errorf("there are %v, %v", left, err)
+		}
+		if s, err := Look(dir); !errors.Is(err, ErrNotArmed) {
+			t.Errorf("status %+v, %v, want none", s, err)
+		}
+		if err := unix.Unmount(top, 0); err != nil {
+			t.Fatal(err)
+		}
+		if !adopts {
+			continue // Arm sweeps, too
+		}
+		if g, err := Adopt(dir); !errors.Is(err, ErrNotArmed) {
+			t.Errorf("adopted %+v, %v", g, err)
+		}
+		if left, err := names(dir); err != nil || len(left) != 0 {
+			t.Errorf("afterwards there are %v, %v", left, err)
+		}
+	}
+	g, err := Arm(dir, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Disarm(); err != nil {
+		t.Error(err)
+	}
+}
+
 // What is not hornetd's is listed, and the guard is hornetd's.
 func TestInventory(t *testing.T) {
 	guestOnly(t)
