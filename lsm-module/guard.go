@@ -261,7 +261,8 @@ func (g *Guard) Close() error {
 
 // control asks the guard to change something; it does so for hornetd only.
 func (g *Guard) control(what string, op uint64, args ...uint64) error {
-	context := [4]uint64{op}
+	// More than any build's reads: the kernel refuses less, and this is the most it takes.
+	context := [12]uint64{op}
 	copy(context[1:], args)
 	ret, err := g.programs[controlProgram].Run(&ebpf.RunOptions{Context: context})
 	if err == nil && int32(ret) < 0 {

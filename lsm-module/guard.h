@@ -133,7 +133,8 @@ struct object {
 	__u32 id;
 };
 
-/* The only state that changes. User space cannot write it: it is frozen. */
+/* The only state that changes. User space cannot write it: it is frozen. It grows at
+ * its end only, as events do: hornetd reads those of another build. */
 struct state {
 	__u64 deadline;		/* of enforcing, on the boot clock; 0 is none */
 	__u64 calls;		/* bpf(2) seen */

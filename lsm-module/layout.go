@@ -146,6 +146,8 @@ type may struct {
 	Signals     uint32
 }
 
+// state grows at its end only, and what it has keeps its meaning: a guard in force
+// may be another build's.
 type state struct {
 	Deadline   uint64
 	Calls      uint64
@@ -170,6 +172,12 @@ func (s *state) bytes() []byte {
 	return b.Bytes()
 }
 
+// firstState is how long it was in the first build, firstEvent how long an event.
+const (
+	firstState = 216
+	firstEvent = 120
+)
+
 // readState reads the state out of the map that holds it.
 func readState(m *ebpf.Map) (*state, error) {
 	b, err := m.LookupBytes(uint32(0))
@@ -177,7 +185,19 @@ func readState(m *ebpf.Map) (*state, error) {
 		return nil, err
 	}
 	s := new(state)
-	return s, binary.Read(bytes.NewReader(b), binary.NativeEndian, s)
+	return s, decode(b, firstState, s)
+}
+
+// decode reads a structure that another build has written: what it had not is 0, what
+// it has more is not read.
+func decode(b []byte, first int, into any) error {
+	if len(b) < first {
+		return fmt.Errorf("guard: %T of %d bytes, the least is %d", into, len(b), first)
+	}
+	if short := binary.Size(into) - len(b); short > 0 {
+		b = append(bytes.Clone(b), make([]byte, short)...)
+	}
+	return binary.Read(bytes.NewReader(b), binary.NativeEndian, into)
 }
 
 // kernelDevice turns the number of a device that stat(2) tells into the kernel's.

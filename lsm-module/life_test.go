@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
@@ -437,6 +438,49 @@ func TestInterruptedDisarm(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := g.Disarm(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The guard of another build has a shorter state or a longer one, and a control program
+// that reads more words: it is looked at and asked all the same.
+func TestGuardOfAnotherBuild(t *testing.T) {
+	guestOnly(t)
+	dir := filepath.Join(testenv.BPFFS(t), "guard")
+	set := filepath.Join(dir, "set-1")
+	for _, name := range []string{"maps", "links"} {
+		if err := os.MkdirAll(filepath.Join(set, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := state{Mode: Audit, Refused: 5, Object: objectSum + 1}
+	for _, size := range []uint32{firstState, firstState + 64} {
+		m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: size, MaxEntries: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(set, "maps", pinName(stateMap))
+		err = errors.Join(m.Put(uint32(0), append(s.bytes(), make([]byte, 64)...)[:size]), m.Pin(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Look(dir); err != nil || got.Mode != Audit || got.Refused != 5 || got.Current {
+			t.Errorf("a state of %d bytes: %+v, %v", size, got, err)
+		}
+		if err := errors.Join(os.Remove(name), m.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const word = 11 // the last that the kernel hands over
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.RawTracepoint, License: "GPL", Instructions: asm.Instructions{
+		asm.LoadMem(asm.R0, asm.R1, word*8, asm.DWord), asm.Return(),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	other := &Guard{programs: map[string]*ebpf.Program{controlProgram: p}}
+	if err := other.control("ask", opWhoAmI); err != nil {
 		t.Error(err)
 	}
 }
