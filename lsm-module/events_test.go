@@ -88,6 +88,14 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// An executable may be one that the operator has listed.
+func TestEventOfExecutable(t *testing.T) {
+	e := Event{Deed: DeedBinary, Reason: ReasonOwned}
+	if s := e.String(); strings.Contains(s, "hornetd") || !strings.Contains(s, "executable") {
+		t.Errorf("%q", s)
+	}
+}
+
 // cgroupID is that of the test, which is in the root cgroup.
 func cgroupID(t *testing.T) uint64 {
 	t.Helper()

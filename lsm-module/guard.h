@@ -34,7 +34,7 @@ enum deed {
 	DEED_MOUNT,	/* detail: a MOUNT_ */
 	DEED_TRACE,	/* detail: the kernel's PTRACE_MODE_ */
 	DEED_SIGNAL,	/* detail: the signal */
-	DEED_BINARY,	/* an enrolled executable opened for writing */
+	DEED_BINARY,	/* an enrolled or listed executable opened for writing */
 	DEED_SOCKET,	/* detail: the socket option */
 	DEED_IOCTL,	/* detail: the ioctl */
 	DEED_TOKEN,	/* detail: command of bpf(2) */

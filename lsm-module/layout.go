@@ -47,7 +47,7 @@ const (
 	DeedMount                   // Detail is a Mount
 	DeedTrace                   // Detail has the kernel's PTRACE_MODE bits
 	DeedSignal                  // Detail is the signal
-	DeedBinary                  // an enrolled executable, opened for writing
+	DeedBinary                  // an enrolled or listed executable, opened for writing
 	DeedSocket                  // Detail is the socket option
 	DeedIoctl                   // Detail is the ioctl
 	DeedToken                   // Detail is the command of bpf(2)
