@@ -71,10 +71,20 @@ func Adopt(dir string) (*Guard, error) {
 // Look says how the guard in dir is, to anybody who may read the directory. While it
 // enforces, only hornetd is told more than that it does.
 func Look(dir string) (Status, error) {
-	n, err := newest(dir)
-	if err != nil {
-		return Status{}, err
+	for last := 0; ; {
+		n, err := newest(dir)
+		if err != nil {
+			return Status{}, err
+		}
+		s, err := look(dir, n)
+		if !errors.Is(err, fs.ErrNotExist) || n == last {
+			return s, err
+		}
+		last = n // an upgrade may have replaced it meanwhile
 	}
+}
+
+func look(dir string, n int) (Status, error) {
 	if n == 0 {
 		return Status{}, fmt.Errorf("guard: %s: %w", dir, ErrNotArmed)
 	}

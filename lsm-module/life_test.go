@@ -2,6 +2,7 @@ package lsm
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -482,6 +483,62 @@ func TestGuardOfAnotherBuild(t *testing.T) {
 	other := &Guard{programs: map[string]*ebpf.Program{controlProgram: p}}
 	if err := other.control("ask", opWhoAmI); err != nil {
 		t.Error(err)
+	}
+}
+
+// One set replaces another while somebody looks.
+func TestLookDuringUpgrades(t *testing.T) {
+	guestOnly(t)
+	dir := filepath.Join(testenv.BPFFS(t), "guard")
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(binary.Size(state{})), MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	set := func(n int) error {
+		stage, set := filepath.Join(dir, fmt.Sprint("stage-", n)), filepath.Join(dir, fmt.Sprint("set-", n))
+		for _, name := range []string{"maps", "links"} {
+			if err := os.MkdirAll(filepath.Join(stage, name), 0o700); err != nil {
+				return err
+			}
+		}
+		c, err := m.Clone()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return errors.Join(c.Pin(filepath.Join(stage, "maps", pinName(stateMap))), os.Rename(stage, set))
+	}
+	if err := set(1); err != nil {
+		t.Fatal(err)
+	}
+	replaced := make(chan error)
+	go func() {
+		defer close(replaced)
+		for n := 1; n < 2000; n++ {
+			old := &Guard{dir: dir, number: n, named: true}
+			if err := errors.Join(set(n+1), old.takeDown()); err != nil {
+				replaced <- err
+				return
+			}
+		}
+	}()
+	for looks := 0; ; looks++ {
+		select {
+		case err := <-replaced:
+			if err != nil {
+				t.Error(err)
+			}
+			t.Logf("%d looks", looks)
+			return
+		default:
+		}
+		if _, err := Look(dir); err != nil {
+			t.Fatalf("look %d: %v", looks, err)
+		}
 	}
 }
 
