@@ -325,6 +325,9 @@ func (g *Guard) attach(program string) error {
 // verify asks the kernel whether everything is in force, and sees that a system
 // call goes by the guard.
 func (g *Guard) verify() error {
+	if err := g.control("arm", opWhoAmI); err != nil {
+		return err
+	}
 	if err := g.checkLinks(); err != nil {
 		return err
 	}

@@ -76,9 +76,6 @@ func (c Config) check(dir string, hooks int) (*checked, error) {
 		return nil, err
 	}
 	out.state.Home = home
-	if out.state.Namespaces, err = mountNamespaces(); err != nil {
-		return nil, err
-	}
 	guarded := append([]string{dir}, c.Guarded...)
 	if len(guarded) > roots {
 		return nil, fmt.Errorf("guard: %d directories to guard, the most is %d", len(c.Guarded), roots-1)
@@ -94,18 +91,6 @@ func (c Config) check(dir string, hooks int) (*checked, error) {
 		}
 	}
 	return out, nil
-}
-
-// mountNamespaces returns the caller's and the first process's.
-func mountNamespaces() (all [2]uint32, err error) {
-	for i, of := range []string{"self", "1"} {
-		var st unix.Stat_t
-		if err := unix.Stat("/proc/"+of+"/ns/mnt", &st); err != nil {
-			return all, fmt.Errorf("guard: mount namespace: %w", err)
-		}
-		all[i] = uint32(st.Ino)
-	}
-	return all, nil
 }
 
 func (c *checked) allow(id Identity) error {

@@ -227,6 +227,9 @@ func try(what, text string, number int) error {
 		return unix.Mount("", text, "", unix.MS_PRIVATE, "")
 	case "umount":
 		return unix.Unmount(text, unix.MNT_DETACH)
+	case "inside":
+		pid, path, _ := strings.Cut(text, ":")
+		return umountInside(pid, path)
 	case "term":
 		return unix.Kill(number, unix.SIGTERM)
 	case "stop":

@@ -206,6 +206,21 @@ static __always_inline void current_place(struct place *place)
 	bpf_probe_read_kernel_str(place->name, sizeof(place->name), BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, name));
 }
 
+/* What no other mount namespace has ever been called; inode numbers are given again,
+ * and so is memory. */
+static __always_inline __u64 serial(struct mnt_namespace *ns)
+{
+	if (bpf_core_field_exists(ns->seq))
+		return BPF_CORE_READ(ns, seq);
+	return BPF_CORE_READ(ns, ns.ns_id);
+}
+
+/* Notes in which mount namespace hornetd is. Its threads may visit others. */
+static __always_inline void note_namespace(void)
+{
+	state.namespace = serial(BPF_CORE_READ(bpf_get_current_task_btf(), group_leader, nsproxy, mnt_ns));
+}
+
 static __always_inline _Bool bit(__u64 mask, __u32 n)
 {
 	return n < 64 && mask >> n & 1;
@@ -919,11 +934,22 @@ static __always_inline struct mount *real_mount(struct vfsmount *mnt)
 	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
 }
 
+/* The first process, as the kernel has it now. */
+static __always_inline struct task_struct *first_process(void)
+{
+	void *pid = BPF_CORE_READ(bpf_get_current_task_btf(), thread_pid);
+	struct pid_namespace *ns = 0;
+
+	bpf_probe_read_kernel(&ns, sizeof(ns), pid + bpf_core_field_offset(struct pid, numbers) + bpf_core_field_offset(struct upid, ns));
+	return BPF_CORE_READ(ns, child_reaper);
+}
+
+/* In a namespace that the first process is in, or hornetd. */
 static __always_inline _Bool at_home(struct mount *m)
 {
-	__u32 namespace = BPF_CORE_READ(m, mnt_ns, ns.inum);
+	struct mnt_namespace *ns = BPF_CORE_READ(m, mnt_ns);
 
-	return namespace == state.namespaces[0] || namespace == state.namespaces[1];
+	return ns && (ns == BPF_CORE_READ(first_process(), nsproxy, mnt_ns) || serial(ns) == state.namespace);
 }
 
 static __always_inline _Bool has_peers(struct mount *m)
@@ -991,6 +1017,9 @@ static __always_inline _Bool takes_along(struct vfsmount *mnt)
 SEC("lsm/sb_umount")
 int BPF_PROG(guard_umount, struct vfsmount *mnt, int flags)
 {
+	/* So it leaves the root file system that it comes from. */
+	if (bpf_get_current_task_btf()->tgid == 1 && flags & MNT_DETACH)
+		return 0;
 	return must_stay(real_mount(mnt)) || (flags & MNT_DETACH && takes_along(mnt)) ? mount(MOUNT_UMOUNT) : 0;
 }
 
@@ -1123,9 +1152,10 @@ int BPF_PROG(guard_exec, struct linux_binprm *bprm)
 	if (!enrolled(bprm))
 		return 0;
 	parent = task->real_parent;
-	if (started_by_init(task))
+	if (started_by_init(task)) {
 		mark = MARK_HORNETD;
-	else if (parent && mark_of(parent) == MARK_HORNETD)
+		note_namespace();
+	} else if (parent && mark_of(parent) == MARK_HORNETD)
 		mark = MARK_MAKER;
 	if (mark)
 		bpf_task_storage_get(&marks, task, &mark, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -1141,6 +1171,7 @@ static __always_inline int control(__u64 op, __u64 a, __u64 b, __u64 c)
 
 	switch (op) {
 	case OP_WHOAMI:
+		note_namespace();
 		return 0;
 	case OP_MODE:
 		state.deadline = b;

@@ -77,7 +77,7 @@ enum kind {
 
 /* Of the control program. Only hornetd may, in every mode. */
 enum op {
-	OP_WHOAMI = 1,
+	OP_WHOAMI = 1,	/* said by hornetd where it arms and adopts */
 	OP_MODE,	/* mode, deadline */
 	OP_ENROLL,	/* descriptor of an executable */
 	OP_RETIRE,	/* device and generation, inode */
@@ -145,7 +145,7 @@ struct state {
 	__u32 mode;
 	__u32 hooks;		/* links that there must be */
 	struct exe last;	/* that was enrolled */
-	__u32 namespaces[2];	/* mount namespaces: hornetd's, the first process's */
+	__u64 namespace;	/* hornetd's mount namespace */
 	struct root roots[ROOTS];
 	struct place home;	/* hornetd's cgroup */
 };
@@ -364,11 +364,28 @@ struct list_head {
 } KERNEL;
 
 struct ns_common {
-	unsigned int inum;
+	__u64 ns_id; /* since 6.18, */
 } KERNEL;
 
 struct mnt_namespace {
 	struct ns_common ns;
+	__u64 seq; /* before it */
+} KERNEL;
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+} KERNEL;
+
+struct pid_namespace {
+	struct task_struct *child_reaper;
+} KERNEL;
+
+struct upid {
+	struct pid_namespace *ns;
+} KERNEL;
+
+struct pid {
+	struct upid numbers[1]; /* the first is of the first namespace */
 } KERNEL;
 
 struct mount {
@@ -435,6 +452,8 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct files_struct *files;
 	struct css_set *cgroups;
+	struct nsproxy *nsproxy;
+	struct pid *thread_pid;
 } KERNEL;
 
 struct iattr {

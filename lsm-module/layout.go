@@ -158,7 +158,7 @@ type state struct {
 	Mode       Mode
 	Hooks      uint32
 	Last       Executable
-	Namespaces [2]uint32
+	Namespace  uint64
 	Roots      [roots]root
 	Home       place
 }

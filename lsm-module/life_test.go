@@ -421,7 +421,7 @@ func TestInterruptedDisarm(t *testing.T) {
 		if s, err := Look(dir); !errors.Is(err, ErrNotArmed) {
 			t.Errorf("status %+v, %v, want none", s, err)
 		}
-		if err := unix.Unmount(top, 0); err != nil {
+		if err := unix.Unmount(strings.Replace(top, "set-1", "stage-1", 1), 0); err != nil {
 			t.Fatal(err)
 		}
 		if !adopts {

@@ -1,9 +1,11 @@
 package lsm
 
 import (
+	"bufio"
 	"bytes"
 	"debug/elf"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -194,4 +196,70 @@ func withoutStorage(t *testing.T, object []byte) []byte {
 		t.Fatalf("guard_bpf makes storage in %d places, want 1", found)
 	}
 	return changed
+}
+
+// childWaits says that it is there, and stays.
+func childWaits([]string) error {
+	fmt.Println("there")
+	time.Sleep(time.Hour)
+	return nil
+}
+
+// umountInside unmounts in the mount namespace of another process.
+func umountInside(pid, path string) error {
+	runtime.LockOSThread() // for ever
+	ns, err := os.Open("/proc/" + pid + "/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return err
+	}
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	return unix.Unmount(path, unix.MNT_DETACH)
+}
+
+// systemd gives hornetd another mount namespace at each start; nobody unmounts the
+// pins there. One that somebody else is in is their own.
+func TestNamespaceOfHornetd(t *testing.T) {
+	guestOnly(t)
+	home, elsewhere := testenv.Cgroup(t), testenv.Cgroup(t)
+	exe := self(t)
+	enrolled, err := os.Open(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer enrolled.Close()
+	g := arm(t, func(c *Config) {
+		c.Cgroup = home
+		c.Executables = []*os.File{enrolled}
+	})
+	bpffs := filepath.Dir(g.dir)
+	for _, tt := range []struct{ what, cgroup, want string }{
+		{"somebody else's", elsewhere, "ok"},
+		{"hornetd's", home, "EPERM"},
+		{"somebody else's, again", elsewhere, "ok"},
+	} {
+		p, out := startBehind(t, unix.CLONE_PARENT|unix.CLONE_NEWNS, "mount --make-rprivate /", tt.cgroup, exe, "waits")
+		lines := bufio.NewReader(out)
+		if first, err := lines.ReadString('\n'); err != nil || first != "there\n" {
+			rest, _ := io.ReadAll(lines)
+			t.Fatalf("%s: %q%s, %v", tt.what, first, rest, err)
+		}
+		said, err := child("tries", nil, fmt.Sprintf("inside=%d:%s", p.Pid, bpffs)).CombinedOutput()
+		if got := strings.TrimSpace(string(said)); err != nil || got != tt.want {
+			t.Errorf("umount in %s: %s (%v), want %s", tt.what, got, err, tt.want)
+		}
+		if err := p.Kill(); err != nil {
+			t.Error(err)
+		}
+	}
+	// Here, where the first process is and hornetd was.
+	said, err := child("tries", nil, "umount="+bpffs).CombinedOutput()
+	if got := strings.TrimSpace(string(said)); err != nil || got != "EPERM" {
+		t.Errorf("umount in the first process's: %s (%v), want EPERM", got, err)
+	}
 }
