@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/testenv"
@@ -216,10 +217,13 @@ func TestBeside(t *testing.T) {
 		{Type: ebpf.Array, KeySize: 4, ValueSize: 1, MaxEntries: 1}, {Type: ebpf.Array, KeySize: 4, ValueSize: 13, MaxEntries: 100000},
 		{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 5000}, {Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 8, MaxEntries: 5000},
 		{Type: ebpf.LRUHash, KeySize: 8, ValueSize: 8, MaxEntries: 10000}, {Type: ebpf.LRUCPUHash, KeySize: 8, ValueSize: 8, MaxEntries: 10000},
-		{Type: ebpf.Queue, ValueSize: 4, MaxEntries: 1000},
+		{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE}, {Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 65536},
+		{Type: ebpf.Queue, ValueSize: 4, MaxEntries: 1000}, {Type: ebpf.Stack, ValueSize: 1 << 20, MaxEntries: 1},
 		{Type: ebpf.StackTrace, KeySize: 4, ValueSize: 80, MaxEntries: 1000}, {Type: ebpf.DevMap, KeySize: 4, ValueSize: 4, MaxEntries: 1000},
 		{Type: ebpf.DevMapHash, KeySize: 4, ValueSize: 4, MaxEntries: 1000}, {Type: ebpf.SockHash, KeySize: 4, ValueSize: 8, MaxEntries: 1000},
-		{Type: ebpf.BloomFilter, ValueSize: 4, MaxEntries: 10000}, {Type: ebpf.RingBuf, MaxEntries: 16 * page}, {Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 500},
+		{Type: ebpf.BloomFilter, ValueSize: 4, MaxEntries: 10000}, {Type: ebpf.BloomFilter, ValueSize: 1, MaxEntries: 3_000_000, MapExtra: 15},
+		{Type: ebpf.RingBuf, MaxEntries: page}, {Type: ebpf.RingBuf, MaxEntries: 4096 * page}, {Type: ebpf.UserRingbuf, MaxEntries: 16 * page},
+		{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 500},
 	} {
 		m, err := ebpf.NewMap(ms)
 		if err != nil {
@@ -236,6 +240,31 @@ func TestBeside(t *testing.T) {
 		counted, err := Memory(manifest.Manifest{}, spec)
 		beside, err2 := Beside(manifest.Manifest{}, spec)
 		if err != nil || err2 != nil || !ok || takes > counted+beside {
+			t.Errorf("%s takes %d, counted are %d and %d, %v, %v", ms, takes, counted, beside, err, err2)
+		}
+	}
+}
+
+// What is one piece of memory is not thought to need much more than it does: it would
+// cost a process for nothing, and a limit would not bound it.
+func TestBesideIsClose(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, ms := range []*ebpf.MapSpec{
+		{Type: ebpf.RingBuf, MaxEntries: 256 << 10}, {Type: ebpf.RingBuf, MaxEntries: 16 << 20}, {Type: ebpf.UserRingbuf, MaxEntries: 256 << 10},
+		{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 65536}, {Type: ebpf.Queue, ValueSize: 8, MaxEntries: 65536},
+		{Type: ebpf.BloomFilter, ValueSize: 8, MaxEntries: 3_000_000},
+	} {
+		m, err := ebpf.NewMap(ms)
+		if err != nil {
+			t.Errorf("%s: %v", ms, err)
+			continue
+		}
+		takes := memlock(t, m)
+		m.Close()
+		spec := objectOf(map[string]*ebpf.MapSpec{"a": ms})
+		counted, err := Memory(manifest.Manifest{}, spec)
+		beside, err2 := Beside(manifest.Manifest{}, spec)
+		if err != nil || err2 != nil || beside > max(takes, counted)/8 {
 			t.Errorf("%s takes %d, counted are %d and %d, %v, %v", ms, takes, counted, beside, err, err2)
 		}
 	}

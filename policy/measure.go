@@ -88,18 +88,35 @@ func size(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
 }
 
 // beside is the most that the kernel takes for a map beside its keys and values, which
-// are n bytes. An array has them in one piece, with a pointer for each processor's. A
-// hash has a bucket and a header for each, a trie up to twice as many nodes, and what is
-// allocated one by one is rounded up, by less than what it is.
+// are n bytes. A buffer and an arena have two pointers for each page, an array has its
+// values in one piece, that of each processor apart or not, and a Bloom filter's bits are
+// fewer than those of what it is told. A hash has a bucket and a header for each entry, a
+// trie up to twice as many nodes, and what is allocated one by one is rounded up, by less
+// than what it is.
+//
+// Source: the map_mem_usage functions of kernel/bpf.
 func beside(ms *ebpf.MapSpec, entries, n uint64) uint64 {
 	const base, pointer, node = 8 << 10, 8, 192
+	page := uint64(os.Getpagesize())
 	switch ms.Type {
-	case ebpf.RingBuf, ebpf.UserRingbuf, ebpf.Arena, ebpf.Array, ebpf.PerCPUArray, ebpf.PerfEventArray, ebpf.ProgramArray, ebpf.CGroupArray,
-		ebpf.ArrayOfMaps, ebpf.DevMap, ebpf.XSKMap, ebpf.SockMap, ebpf.CPUMap, ebpf.ReusePortSockArray, ebpf.Queue, ebpf.Stack:
+	case ebpf.RingBuf, ebpf.UserRingbuf, ebpf.Arena:
+		return add(n/page*2*pointer, base+4*page) // with the pages of both positions
+	case ebpf.Array, ebpf.BloomFilter:
+		if ms.Flags&mmapable != 0 {
+			return base + 2*page // it begins and ends with a page
+		}
+		return base
+	case ebpf.Queue, ebpf.Stack:
+		return add(padded(ms.ValueSize), base) // one that stays free
+	case ebpf.PerCPUArray, ebpf.PerfEventArray, ebpf.ProgramArray, ebpf.CGroupArray,
+		ebpf.ArrayOfMaps, ebpf.DevMap, ebpf.XSKMap, ebpf.SockMap, ebpf.CPUMap, ebpf.ReusePortSockArray:
 		return add(mul(entries, pointer), base)
 	}
 	return add(add(mul(entries, node), n), base)
 }
+
+// Flags of maps. Source: include/uapi/linux/bpf.h.
+const mmapable = 1 << 10
 
 // padded is n rounded up to the 8 bytes to which the kernel aligns.
 func padded(n uint32) uint64 { return (uint64(n) + 7) &^ 7 }
