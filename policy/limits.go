@@ -62,6 +62,18 @@ func Beside(m manifest.Manifest, spec *ebpf.CollectionSpec) (uint64, error) {
 	return measure(m, spec, cpus).beside, nil
 }
 
+// Grows reports whether a map of spec has an element for each task, socket, inode or
+// cgroup that comes: what it will take no definition says, and Memory counts one.
+func Grows(spec *ebpf.CollectionSpec) bool {
+	for _, ms := range spec.Maps {
+		switch ms.Type {
+		case ebpf.TaskStorage, ebpf.SkStorage, ebpf.InodeStorage, ebpf.CgroupStorage:
+			return true
+		}
+	}
+	return false
+}
+
 func (l Limits) cpus() (uint64, error) {
 	if l.CPUs > 0 {
 		return uint64(l.CPUs), nil

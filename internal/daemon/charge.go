@@ -73,7 +73,7 @@ func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, er
 	if err != nil {
 		return nil, err
 	}
-	if need < heavy && beside < heavy-need && !d.cgroups.Has(m.Name) {
+	if light(spec, need, beside) && !d.cgroups.Has(m.Name) {
 		h.why = fmt.Sprintf("they are small: less than %d bytes", heavy)
 		return h, nil
 	}
@@ -88,6 +88,12 @@ func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, er
 		h.giveUp(err)
 	}
 	return h, nil
+}
+
+// light reports whether the maps of spec, which need that many bytes and as many beside,
+// may be charged to hornetd.
+func light(spec *ebpf.CollectionSpec, need, beside uint64) bool {
+	return need < heavy && beside < heavy-need && !policy.Grows(spec)
 }
 
 // giveUp has maps charged to hornetd.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -72,3 +73,31 @@ func TestProcessThatCannotMakeMaps(t *testing.T) {
 type saysMaker struct{ err error }
 
 func (m saysMaker) Make([]*ebpf.MapSpec) ([]*ebpf.Map, error) { return nil, m.err }
+
+// What grows with what runs on the host is never light, however little it declares.
+func TestLight(t *testing.T) {
+	const kib = 1 << 10
+	of := func(typ ebpf.MapType) *ebpf.CollectionSpec {
+		return &ebpf.CollectionSpec{Maps: map[string]*ebpf.MapSpec{"a": {Type: ebpf.Array}, "b": {Type: typ}}}
+	}
+	for _, tt := range []struct {
+		typ          ebpf.MapType
+		need, beside uint64
+		light        bool
+	}{
+		{ebpf.Hash, 8, kib, true},
+		{ebpf.Hash, 512 * kib, 512*kib - 1, true},
+		{ebpf.Hash, 512 * kib, 512 * kib, false},
+		{ebpf.Hash, 1024 * kib, 0, false},
+		{ebpf.Hash, math.MaxUint64, math.MaxUint64, false},
+		{ebpf.CGroupStorage, 8, kib, true}, // one for each link
+		{ebpf.TaskStorage, 8, kib, false},
+		{ebpf.SkStorage, 8, kib, false},
+		{ebpf.InodeStorage, 8, kib, false},
+		{ebpf.CgroupStorage, 8, kib, false},
+	} {
+		if got := light(of(tt.typ), tt.need, tt.beside); got != tt.light {
+			t.Errorf("%s that needs %d and %d is light: %t", tt.typ, tt.need, tt.beside, got)
+		}
+	}
+}

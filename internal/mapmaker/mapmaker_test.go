@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -189,7 +190,13 @@ func kinds() []*ebpf.MapSpec {
 	node := plain(ebpf.Array, 4, 8, 3, unix.BPF_F_NUMA_NODE)
 	bloom := plain(ebpf.BloomFilter, 0, 8, 100, 0)
 	bloom.MapExtra = 3
+	storage := func(typ ebpf.MapType) *ebpf.MapSpec {
+		ms := plain(typ, 4, 24, 0, unix.BPF_F_NO_PREALLOC)
+		ms.Key, ms.Value = &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}, value
+		return ms
+	}
 	return []*ebpf.MapSpec{
+		storage(ebpf.TaskStorage), storage(ebpf.SkStorage),
 		typed, data, node, bloom, outer(ebpf.ArrayOfMaps), outer(ebpf.HashOfMaps),
 		plain(ebpf.Array, 4, 12, 1000, 0), plain(ebpf.ProgramArray, 4, 4, 8, 0), plain(ebpf.PerfEventArray, 0, 0, 0, 0),
 		plain(ebpf.PerCPUHash, 8, 8, 9, unix.BPF_F_NO_PREALLOC), plain(ebpf.PerCPUArray, 4, 16, 5, 0), plain(ebpf.StackTrace, 4, 80, 16, 0),
@@ -268,7 +275,8 @@ func TestSameAsMadeHere(t *testing.T) {
 		}
 	}
 	// One that can be written from here.
-	if err := maps[0].Put(uint32(1), make([]byte, 24)); err != nil {
+	hash := slices.IndexFunc(specs, func(s *ebpf.MapSpec) bool { return s.Type == ebpf.Hash })
+	if err := maps[hash].Put(uint32(1), make([]byte, 24)); err != nil {
 		t.Error(err)
 	}
 }
