@@ -42,7 +42,8 @@ func (g Grant) Check(m manifest.Manifest, spec *ebpf.CollectionSpec) error {
 }
 
 // Memory returns how many bytes of keys and values the maps of spec take, with
-// the sizes that m gives them, on this host. It is math.MaxUint64 if that does
+// the sizes that m gives them, on this host; those are counted too that the kernel
+// keeps in reserve. It is math.MaxUint64 if that does
 // not fit into 64 bits.
 func Memory(m manifest.Manifest, spec *ebpf.CollectionSpec) (uint64, error) {
 	cpus, err := Limits{}.cpus()

@@ -16,7 +16,13 @@ import (
 	"github.com/hornetd/hornetd/manifest"
 )
 
+// hash takes for each entry what its key and value take, and preallocated for one more
+// on each CPU.
 func hash(key, value, entries uint32) *ebpf.MapSpec {
+	return &ebpf.MapSpec{Type: ebpf.Hash, KeySize: key, ValueSize: value, MaxEntries: entries, Flags: unix.BPF_F_NO_PREALLOC}
+}
+
+func preallocated(key, value, entries uint32) *ebpf.MapSpec {
 	return &ebpf.MapSpec{Type: ebpf.Hash, KeySize: key, ValueSize: value, MaxEntries: entries}
 }
 
@@ -89,6 +95,11 @@ func TestCheck(t *testing.T) {
 
 		{"per CPU", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": {Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 1<<15 + 1}}),
 			`the object needs 1048608 bytes`, ""},
+		{"preallocated", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": preallocated(8, 1<<18-8, 1)}), `the object needs 1310720 bytes`, ""},
+		{"a list for each CPU", wide, with(none),
+			objectOf(map[string]*ebpf.MapSpec{"a": {Type: ebpf.LRUHash, KeySize: 8, ValueSize: 1<<18 - 8, MaxEntries: 1, Flags: unix.BPF_F_NO_COMMON_LRU}, "b": hash(8, 8, 1)}), `the object needs 1048592 bytes`, ""},
+		{"no overflow of what is preallocated", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": preallocated(math.MaxUint32, math.MaxUint32, math.MaxUint32)}),
+			`the object needs 18446744073709551615 bytes`, ""},
 		{"a ring buffer", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": {Type: ebpf.RingBuf, MaxEntries: 2 << 20}}), `the object needs 2097152 bytes`, ""},
 		{"no overflow of a product", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": hash(math.MaxUint32, math.MaxUint32, math.MaxUint32)}),
 			`the object needs 18446744073709551615 bytes`, ""},
@@ -145,8 +156,12 @@ func TestSizeAgainstTheKernel(t *testing.T) {
 	}
 	const perEntry, fixed = 80, 64 << 10 // what the kernel may keep beside keys and values
 	for _, ms := range []*ebpf.MapSpec{
-		hash(4, 8, 10_000),
-		hash(16, 256, 1000),
+		preallocated(4, 8, 10_000),
+		preallocated(16, 256, 1000),
+		preallocated(4, 4_000_000, 1),
+		{Type: ebpf.HashOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 10, InnerMap: hash(4, 4, 1)},
+		{Type: ebpf.LRUHash, KeySize: 4, ValueSize: 4_000_000, MaxEntries: 1},
+		{Type: ebpf.LRUHash, KeySize: 4, ValueSize: 1_000_000, MaxEntries: uint32(cpus) + 1, Flags: unix.BPF_F_NO_COMMON_LRU},
 		{Type: ebpf.LRUHash, KeySize: 4, ValueSize: 100, MaxEntries: 10_000},
 		{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 64, MaxEntries: 10_000},
 		{Type: ebpf.LRUCPUHash, KeySize: 4, ValueSize: 64, MaxEntries: 10_000},
@@ -202,8 +217,9 @@ func TestMemory(t *testing.T) {
 	m := manifest.Manifest{Maps: map[string]manifest.Map{"a": {MaxEntries: 3}}}
 	got, err := Memory(m, objectOf(map[string]*ebpf.MapSpec{
 		"a": hash(8, 8, 1), "b": hash(8, 8, 1), "c": {Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 1},
+		"d": preallocated(8, 8, 2),
 	}))
-	if want := uint64(48 + 16 + 8*cpus); err != nil || got != want {
+	if want := uint64(48 + 16 + 8*cpus + 16*(2+cpus)); err != nil || got != want {
 		t.Errorf("%d, %v, want %d", got, err, want)
 	}
 }
@@ -213,7 +229,7 @@ func TestBeside(t *testing.T) {
 	testenv.RequireRoot(t)
 	page := uint32(os.Getpagesize())
 	for _, ms := range []*ebpf.MapSpec{
-		hash(4, 4, 1), hash(4, 4, 1000), hash(4, 4, 70000), hash(512, 1000, 300),
+		preallocated(4, 4, 1), preallocated(4, 4, 1000), preallocated(4, 4, 70000), preallocated(512, 1000, 300), preallocated(4, 4_000_000, 1),
 		{Type: ebpf.Array, KeySize: 4, ValueSize: 1, MaxEntries: 1}, {Type: ebpf.Array, KeySize: 4, ValueSize: 13, MaxEntries: 100000},
 		{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 5000}, {Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 8, MaxEntries: 5000},
 		{Type: ebpf.LRUHash, KeySize: 8, ValueSize: 8, MaxEntries: 10000}, {Type: ebpf.LRUCPUHash, KeySize: 8, ValueSize: 8, MaxEntries: 10000},

@@ -27,7 +27,7 @@ func (d *measured) add(name string, ms *ebpf.MapSpec, entries, cpus uint64) {
 	n := size(ms, entries, cpus)
 	d.maps++
 	d.bytes = add(d.bytes, n)
-	d.beside = add(d.beside, beside(ms, entries, n))
+	d.beside = add(d.beside, beside(ms, reserved(ms, entries, cpus), n))
 	if n > d.most {
 		d.name, d.most = name, n
 	}
@@ -68,6 +68,7 @@ func inner(ms *ebpf.MapSpec, spec *ebpf.CollectionSpec, name string) *ebpf.MapSp
 // the kernel keeps beside them comes on top: see beside.
 func size(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
 	key, value := padded(ms.KeySize), padded(ms.ValueSize)
+	entries = reserved(ms, entries, cpus)
 	switch ms.Type {
 	case ebpf.RingBuf, ebpf.UserRingbuf:
 		return entries // a buffer of that many bytes
@@ -85,6 +86,25 @@ func size(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
 	// Storage maps have no number of entries; count one, as the size of all
 	// depends on what runs later.
 	return mul(add(key, value), max(entries, 1))
+}
+
+// reserved is how many elements a map of that many entries has from the beginning: a hash
+// one more for each CPU, from which an element is taken that another one replaces, and
+// an LRU map whose CPUs each have a list of their own as many for each.
+//
+// Source: prealloc_init and htab_map_alloc in kernel/bpf/hashtab.c.
+func reserved(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
+	switch ms.Type {
+	case ebpf.Hash, ebpf.HashOfMaps:
+		if ms.Flags&noPrealloc == 0 {
+			return add(entries, cpus)
+		}
+	case ebpf.LRUHash, ebpf.LRUCPUHash:
+		if ms.Flags&noCommonLRU != 0 && cpus > 0 {
+			return mul(add(entries, cpus-1)/cpus, cpus)
+		}
+	}
+	return entries
 }
 
 // beside is the most that the kernel takes for a map beside its keys and values, which
@@ -116,7 +136,11 @@ func beside(ms *ebpf.MapSpec, entries, n uint64) uint64 {
 }
 
 // Flags of maps. Source: include/uapi/linux/bpf.h.
-const mmapable = 1 << 10
+const (
+	noPrealloc  = 1 << 0  // BPF_F_NO_PREALLOC
+	noCommonLRU = 1 << 1  // BPF_F_NO_COMMON_LRU
+	mmapable    = 1 << 10 // BPF_F_MMAPABLE
+)
 
 // padded is n rounded up to the 8 bytes to which the kernel aligns.
 func padded(n uint32) uint64 { return (uint64(n) + 7) &^ 7 }
