@@ -163,6 +163,11 @@ func (p *process) receive() (text []byte, fds []int, whole bool, err error) {
 // next returns the next map.
 func (p *process) next() (*ebpf.Map, error) {
 	text, fds, whole, err := p.receive()
+	defer func() { // all but what becomes a map
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, fmt.Errorf("%w: no answer within %s", ErrProcess, p.patience)
@@ -173,15 +178,14 @@ func (p *process) next() (*ebpf.Map, error) {
 	}
 	said := decodeAnswer(text)
 	if said != nil || len(fds) != 1 || !whole {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
 		if said == nil {
 			said = fmt.Errorf("%w: it passed on %d descriptors", ErrProcess, len(fds))
 		}
 		return nil, said
 	}
-	m, err := ebpf.NewMapFromFD(fds[0]) // which closes what is no map
+	fd := fds[0]
+	fds = nil
+	m, err := ebpf.NewMapFromFD(fd) // which closes what is no map
 	if err != nil {
 		return nil, fmt.Errorf("%w: it passed on what is no map: %v", ErrProcess, err)
 	}

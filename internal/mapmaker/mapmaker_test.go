@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -49,6 +50,7 @@ var children = map[string]func() int{
 	"test-two":       func() int { return said(answer(0, ""), newMap(), newMap()) },
 	"test-many":      func() int { return said(answer(0, ""), newMap(), newMap(), newMap(), newMap(), newMap()) },
 	"test-both":      func() int { return said(answer(unix.EINVAL, "no"), newMap()) },
+	"test-empty":     func() int { return sendEmpty(newMap()) },
 	"test-one":       func() int { return said(answer(0, ""), newMap()) },
 	"test-status":    func() int { said(answer(0, ""), newMap()); return 3 },
 	"test-no-memory": func() int { return fail(unix.ENOMEM) },
@@ -97,6 +99,17 @@ func asRoot(t *testing.T) {
 
 func said(b []byte, fds ...int) int {
 	if err := unix.Sendmsg(answerFD, b, unix.UnixRights(fds...), nil, 0); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// sendEmpty sends a descriptor with no byte, which package unix does not.
+func sendEmpty(fd int) int {
+	rights := unix.UnixRights(fd)
+	h := unix.Msghdr{Control: &rights[0]}
+	h.SetControllen(len(rights))
+	if _, _, errno := unix.Syscall(unix.SYS_SENDMSG, answerFD, uintptr(unsafe.Pointer(&h)), 0); errno != 0 {
 		return 1
 	}
 	return 0
@@ -337,6 +350,7 @@ func TestWrongAnswers(t *testing.T) {
 		{"test-text", `process that makes maps: \n\n`, 0},
 		{"test-nothing", "it passed on 0 descriptors", 0},
 		{"test-file", "what is no map", 0},
+		{"test-empty", "exit status 0", 0},
 		{"test-two", "it passed on 2 descriptors", 0},
 		{"test-many", "it passed on ", 0},
 		{"test-both", "creating map: no", 0},
