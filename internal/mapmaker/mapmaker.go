@@ -88,7 +88,7 @@ type process struct {
 	deadline time.Time
 
 	ended chan struct{}    // closed once it is gone
-	state *os.ProcessState // then: how
+	state *os.ProcessState // then: how; nil where the kernel does not say, as where SIGCHLD is ignored
 }
 
 func (m *Maker) start() (_ *process, err error) {
@@ -118,7 +118,7 @@ func (m *Maker) start() (_ *process, err error) {
 		return nil, err
 	}
 	go func() {
-		p.state, _ = p.Wait() // it is our child, and nobody else waits for it
+		p.state, _ = p.Wait()
 		close(p.ended)
 	}()
 	return p, nil
@@ -216,15 +216,25 @@ func (p *process) death() error {
 	case <-time.After(time.Second):
 		return fmt.Errorf("%w: it answers no more, and does not end", ErrProcess)
 	}
-	if p.killed() {
-		return ErrKilled
+	if err := p.outcome(); err != nil {
+		return err
 	}
 	return fmt.Errorf("%w: %s", ErrProcess, p.state)
 }
 
-func (p *process) killed() bool {
+// outcome says how a process ended, nil where it says that it did all it was to do.
+func (p *process) outcome() error {
+	if p.state == nil {
+		return fmt.Errorf("%w: how it ended is not known", ErrProcess)
+	}
 	status, ok := p.state.Sys().(syscall.WaitStatus)
-	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+	switch {
+	case ok && status.Signaled() && status.Signal() == syscall.SIGKILL:
+		return ErrKilled
+	case !p.state.Success():
+		return fmt.Errorf("%w: %s", ErrProcess, p.state)
+	}
+	return nil
 }
 
 // finished waits for a process that has answered everything, until which it could
@@ -235,13 +245,7 @@ func (p *process) finished() error {
 	case <-time.After(time.Until(p.deadline)):
 		return fmt.Errorf("%w: it did not end within %s", ErrProcess, p.patience)
 	}
-	switch {
-	case p.killed():
-		return ErrKilled
-	case !p.state.Success():
-		return fmt.Errorf("%w: %s", ErrProcess, p.state)
-	}
-	return nil
+	return p.outcome()
 }
 
 // end kills the process, waits until it is gone and lets go of it.

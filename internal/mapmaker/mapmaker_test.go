@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -536,6 +537,18 @@ func TestNotStarted(t *testing.T) {
 	maps, err := New("test-serve", nil).Make([]*ebpf.MapSpec{array(8)})
 	if !ofProcess(err) || len(maps) != 0 || !strings.Contains(err.Error(), "too many open files") {
 		t.Errorf("%v, %v", maps, err)
+	}
+}
+
+// Where the kernel does not say how a process ended, that is no reason to end too.
+func TestEndNotKnown(t *testing.T) {
+	asRoot(t)
+	signal.Ignore(unix.SIGCHLD)
+	defer signal.Reset(unix.SIGCHLD)
+	for name, maps := range map[string]int{"test-serve": 1, "test-silent": 0} {
+		if made, err := request(t, name, array(8)); !ofProcess(err) || !strings.Contains(err.Error(), "how it ended is not known") || len(made) != maps {
+			t.Errorf("%s: %d maps, %v", name, len(made), err)
+		}
 	}
 }
 
