@@ -46,7 +46,11 @@ func Arm(dir string, c Config) (*Guard, error) {
 	if n > 0 {
 		return nil, remedy.With(fmt.Errorf("guard: %s: %w", dir, ErrArmed), "upgrade it, or disarm it first")
 	}
-	return build(dir, 1, c, nil)
+	g, err := build(dir, 1, c, nil)
+	if err != nil {
+		os.Remove(dir) // if nothing is in it
+	}
+	return g, err
 }
 
 // Upgrade puts a guard of this build and another configuration in force, and then

@@ -405,9 +405,11 @@ func (d *Daemon) foreign(e lsm.Event) {
 	if e.Suppressed > 0 {
 		rec.Reason += fmt.Sprintf(" (%d more of this caller were not told)", e.Suppressed)
 	}
-	if !d.refused.firstRead(rec, sortOf(e)) {
+	settle := d.refused.firstRead(rec, sortOf(e))
+	if settle == nil {
 		return
 	}
+	settle(true) // it is told below, whatever becomes of the record
 	if _, err := d.audit.Append(rec); err != nil {
 		d.log.Error("audit record", zap.Error(err))
 	}
