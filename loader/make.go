@@ -13,7 +13,8 @@ import (
 
 // MapMaker makes maps, in order. With an error it returns those that were made before
 // it, so that their number says which one it is about; the caller closes them in any
-// case.
+// case. An error that is about a map wraps the kernel's errno; others are about the
+// maker, and passed on as they are.
 type MapMaker interface {
 	Make(specs []*ebpf.MapSpec) ([]*ebpf.Map, error)
 }
@@ -47,12 +48,14 @@ func (ms *Maps) create(maker MapMaker, names []string) (err error) {
 	for i, m := range made {
 		ms.byName[names[i]] = m
 	}
-	if err != nil {
+	_, here := maker.(makerHere)
+	var errno unix.Errno
+	switch {
+	case err != nil && (here || errors.As(err, &errno)):
 		failed := min(len(made), len(names)-1)
 		return fmt.Errorf("map %q: %w", names[failed], explainCreate(names[failed], specs[failed], err))
-	}
-	if _, here := maker.(makerHere); here {
-		return nil
+	case err != nil || here:
+		return err
 	}
 	return ms.compare(names, specs)
 }

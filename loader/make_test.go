@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -57,6 +58,7 @@ func TestMadeElsewhere(t *testing.T) {
 		return slices.IndexFunc(specs, func(s *ebpf.MapSpec) bool { return s.Name == name })
 	}
 	nothing := func(*ebpf.MapSpec) {}
+	errMaker := errors.New("it has no hands")
 	for _, tt := range []struct {
 		name  string
 		maker makerFunc
@@ -85,6 +87,10 @@ func TestMadeElsewhere(t *testing.T) {
 			made[second], err = made[index(specs, one)].Clone()
 			return made, err
 		}, `not what was asked for: it is map "a_table_of_a_long`},
+		{"the maker's own", func(specs []*ebpf.MapSpec) ([]*ebpf.Map, error) {
+			made, err := honest(kernel, nothing)(specs[:1])
+			return made, cmp.Or(err, errMaker)
+		}, errMaker.Error()},
 		{"no memory", func(specs []*ebpf.MapSpec) ([]*ebpf.Map, error) {
 			made, err := honest(kernel, nothing)(specs[:1])
 			if err == nil {
@@ -107,6 +113,9 @@ func TestMadeElsewhere(t *testing.T) {
 			}
 			if err == nil || !strings.Contains(err.Error(), tt.says) {
 				t.Errorf("%v, want %q", err, tt.says)
+			}
+			if tt.name == "the maker's own" && (err != errMaker || remedy.Of(err) != "") {
+				t.Errorf("%v has remedy %q", err, remedy.Of(err))
 			}
 			if tt.name == "no memory" && (!errors.Is(err, unix.ENOMEM) || remedy.Of(err) == "") {
 				t.Errorf("%v has remedy %q", err, remedy.Of(err))

@@ -19,6 +19,7 @@ var children = map[string]func(args []string) error{
 	"flood":   childFlood,
 	"look":    childLook,
 	"loop":    childLoop,
+	"token":   childToken,
 	"tries":   childTries,
 	"who":     childWho,
 	"makes":   childMakes,

@@ -42,7 +42,8 @@ func (g Grant) Check(m manifest.Manifest, spec *ebpf.CollectionSpec) error {
 }
 
 // Memory returns how many bytes of keys and values the maps of spec take, with
-// the sizes that m gives them, on this host. It is math.MaxUint64 if that does
+// the sizes that m gives them, on this host; those are counted too that the kernel
+// keeps in reserve. It is math.MaxUint64 if that does
 // not fit into 64 bits.
 func Memory(m manifest.Manifest, spec *ebpf.CollectionSpec) (uint64, error) {
 	cpus, err := Limits{}.cpus()
@@ -60,6 +61,18 @@ func Beside(m manifest.Manifest, spec *ebpf.CollectionSpec) (uint64, error) {
 		return 0, err
 	}
 	return measure(m, spec, cpus).beside, nil
+}
+
+// Grows reports whether a map of spec has an element for each task, socket, inode or
+// cgroup that comes: what it will take no definition says, and Memory counts one.
+func Grows(spec *ebpf.CollectionSpec) bool {
+	for _, ms := range spec.Maps {
+		switch ms.Type {
+		case ebpf.TaskStorage, ebpf.SkStorage, ebpf.InodeStorage, ebpf.CgroupStorage:
+			return true
+		}
+	}
+	return false
 }
 
 func (l Limits) cpus() (uint64, error) {

@@ -9,13 +9,20 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/testenv"
 	"github.com/hornetd/hornetd/manifest"
 )
 
+// hash takes for each entry what its key and value take, and preallocated for one more
+// on each CPU.
 func hash(key, value, entries uint32) *ebpf.MapSpec {
+	return &ebpf.MapSpec{Type: ebpf.Hash, KeySize: key, ValueSize: value, MaxEntries: entries, Flags: unix.BPF_F_NO_PREALLOC}
+}
+
+func preallocated(key, value, entries uint32) *ebpf.MapSpec {
 	return &ebpf.MapSpec{Type: ebpf.Hash, KeySize: key, ValueSize: value, MaxEntries: entries}
 }
 
@@ -88,6 +95,11 @@ func TestCheck(t *testing.T) {
 
 		{"per CPU", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": {Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 1<<15 + 1}}),
 			`the object needs 1048608 bytes`, ""},
+		{"preallocated", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": preallocated(8, 1<<18-8, 1)}), `the object needs 1310720 bytes`, ""},
+		{"a list for each CPU", wide, with(none),
+			objectOf(map[string]*ebpf.MapSpec{"a": {Type: ebpf.LRUHash, KeySize: 8, ValueSize: 1<<18 - 8, MaxEntries: 1, Flags: unix.BPF_F_NO_COMMON_LRU}, "b": hash(8, 8, 1)}), `the object needs 1048592 bytes`, ""},
+		{"no overflow of what is preallocated", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": preallocated(math.MaxUint32, math.MaxUint32, math.MaxUint32)}),
+			`the object needs 18446744073709551615 bytes`, ""},
 		{"a ring buffer", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": {Type: ebpf.RingBuf, MaxEntries: 2 << 20}}), `the object needs 2097152 bytes`, ""},
 		{"no overflow of a product", wide, with(none), objectOf(map[string]*ebpf.MapSpec{"a": hash(math.MaxUint32, math.MaxUint32, math.MaxUint32)}),
 			`the object needs 18446744073709551615 bytes`, ""},
@@ -144,8 +156,12 @@ func TestSizeAgainstTheKernel(t *testing.T) {
 	}
 	const perEntry, fixed = 80, 64 << 10 // what the kernel may keep beside keys and values
 	for _, ms := range []*ebpf.MapSpec{
-		hash(4, 8, 10_000),
-		hash(16, 256, 1000),
+		preallocated(4, 8, 10_000),
+		preallocated(16, 256, 1000),
+		preallocated(4, 4_000_000, 1),
+		{Type: ebpf.HashOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 10, InnerMap: hash(4, 4, 1)},
+		{Type: ebpf.LRUHash, KeySize: 4, ValueSize: 4_000_000, MaxEntries: 1},
+		{Type: ebpf.LRUHash, KeySize: 4, ValueSize: 1_000_000, MaxEntries: uint32(cpus) + 1, Flags: unix.BPF_F_NO_COMMON_LRU},
 		{Type: ebpf.LRUHash, KeySize: 4, ValueSize: 100, MaxEntries: 10_000},
 		{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 64, MaxEntries: 10_000},
 		{Type: ebpf.LRUCPUHash, KeySize: 4, ValueSize: 64, MaxEntries: 10_000},
@@ -201,8 +217,9 @@ func TestMemory(t *testing.T) {
 	m := manifest.Manifest{Maps: map[string]manifest.Map{"a": {MaxEntries: 3}}}
 	got, err := Memory(m, objectOf(map[string]*ebpf.MapSpec{
 		"a": hash(8, 8, 1), "b": hash(8, 8, 1), "c": {Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 1},
+		"d": preallocated(8, 8, 2),
 	}))
-	if want := uint64(48 + 16 + 8*cpus); err != nil || got != want {
+	if want := uint64(48 + 16 + 8*cpus + 16*(2+cpus)); err != nil || got != want {
 		t.Errorf("%d, %v, want %d", got, err, want)
 	}
 }
@@ -212,14 +229,17 @@ func TestBeside(t *testing.T) {
 	testenv.RequireRoot(t)
 	page := uint32(os.Getpagesize())
 	for _, ms := range []*ebpf.MapSpec{
-		hash(4, 4, 1), hash(4, 4, 1000), hash(4, 4, 70000), hash(512, 1000, 300),
+		preallocated(4, 4, 1), preallocated(4, 4, 1000), preallocated(4, 4, 70000), preallocated(512, 1000, 300), preallocated(4, 4_000_000, 1),
 		{Type: ebpf.Array, KeySize: 4, ValueSize: 1, MaxEntries: 1}, {Type: ebpf.Array, KeySize: 4, ValueSize: 13, MaxEntries: 100000},
 		{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 5000}, {Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 8, MaxEntries: 5000},
 		{Type: ebpf.LRUHash, KeySize: 8, ValueSize: 8, MaxEntries: 10000}, {Type: ebpf.LRUCPUHash, KeySize: 8, ValueSize: 8, MaxEntries: 10000},
-		{Type: ebpf.Queue, ValueSize: 4, MaxEntries: 1000},
+		{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE}, {Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 65536},
+		{Type: ebpf.Queue, ValueSize: 4, MaxEntries: 1000}, {Type: ebpf.Stack, ValueSize: 1 << 20, MaxEntries: 1},
 		{Type: ebpf.StackTrace, KeySize: 4, ValueSize: 80, MaxEntries: 1000}, {Type: ebpf.DevMap, KeySize: 4, ValueSize: 4, MaxEntries: 1000},
 		{Type: ebpf.DevMapHash, KeySize: 4, ValueSize: 4, MaxEntries: 1000}, {Type: ebpf.SockHash, KeySize: 4, ValueSize: 8, MaxEntries: 1000},
-		{Type: ebpf.BloomFilter, ValueSize: 4, MaxEntries: 10000}, {Type: ebpf.RingBuf, MaxEntries: 16 * page}, {Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 500},
+		{Type: ebpf.BloomFilter, ValueSize: 4, MaxEntries: 10000}, {Type: ebpf.BloomFilter, ValueSize: 1, MaxEntries: 3_000_000, MapExtra: 15},
+		{Type: ebpf.RingBuf, MaxEntries: page}, {Type: ebpf.RingBuf, MaxEntries: 4096 * page}, {Type: ebpf.UserRingbuf, MaxEntries: 16 * page},
+		{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 500},
 	} {
 		m, err := ebpf.NewMap(ms)
 		if err != nil {
@@ -236,6 +256,31 @@ func TestBeside(t *testing.T) {
 		counted, err := Memory(manifest.Manifest{}, spec)
 		beside, err2 := Beside(manifest.Manifest{}, spec)
 		if err != nil || err2 != nil || !ok || takes > counted+beside {
+			t.Errorf("%s takes %d, counted are %d and %d, %v, %v", ms, takes, counted, beside, err, err2)
+		}
+	}
+}
+
+// What is one piece of memory is not thought to need much more than it does: it would
+// cost a process for nothing, and a limit would not bound it.
+func TestBesideIsClose(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, ms := range []*ebpf.MapSpec{
+		{Type: ebpf.RingBuf, MaxEntries: 256 << 10}, {Type: ebpf.RingBuf, MaxEntries: 16 << 20}, {Type: ebpf.UserRingbuf, MaxEntries: 256 << 10},
+		{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 65536}, {Type: ebpf.Queue, ValueSize: 8, MaxEntries: 65536},
+		{Type: ebpf.BloomFilter, ValueSize: 8, MaxEntries: 3_000_000},
+	} {
+		m, err := ebpf.NewMap(ms)
+		if err != nil {
+			t.Errorf("%s: %v", ms, err)
+			continue
+		}
+		takes := memlock(t, m)
+		m.Close()
+		spec := objectOf(map[string]*ebpf.MapSpec{"a": ms})
+		counted, err := Memory(manifest.Manifest{}, spec)
+		beside, err2 := Beside(manifest.Manifest{}, spec)
+		if err != nil || err2 != nil || beside > max(takes, counted)/8 {
 			t.Errorf("%s takes %d, counted are %d and %d, %v, %v", ms, takes, counted, beside, err, err2)
 		}
 	}

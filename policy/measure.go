@@ -27,7 +27,7 @@ func (d *measured) add(name string, ms *ebpf.MapSpec, entries, cpus uint64) {
 	n := size(ms, entries, cpus)
 	d.maps++
 	d.bytes = add(d.bytes, n)
-	d.beside = add(d.beside, beside(ms, entries, n))
+	d.beside = add(d.beside, beside(ms, reserved(ms, entries, cpus), n))
 	if n > d.most {
 		d.name, d.most = name, n
 	}
@@ -68,6 +68,7 @@ func inner(ms *ebpf.MapSpec, spec *ebpf.CollectionSpec, name string) *ebpf.MapSp
 // the kernel keeps beside them comes on top: see beside.
 func size(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
 	key, value := padded(ms.KeySize), padded(ms.ValueSize)
+	entries = reserved(ms, entries, cpus)
 	switch ms.Type {
 	case ebpf.RingBuf, ebpf.UserRingbuf:
 		return entries // a buffer of that many bytes
@@ -87,19 +88,59 @@ func size(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
 	return mul(add(key, value), max(entries, 1))
 }
 
+// reserved is how many elements a map of that many entries has from the beginning: a hash
+// one more for each CPU, from which an element is taken that another one replaces, and
+// an LRU map whose CPUs each have a list of their own as many for each.
+//
+// Source: prealloc_init and htab_map_alloc in kernel/bpf/hashtab.c.
+func reserved(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
+	switch ms.Type {
+	case ebpf.Hash, ebpf.HashOfMaps:
+		if ms.Flags&noPrealloc == 0 {
+			return add(entries, cpus)
+		}
+	case ebpf.LRUHash, ebpf.LRUCPUHash:
+		if ms.Flags&noCommonLRU != 0 && cpus > 0 {
+			return mul(add(entries, cpus-1)/cpus, cpus)
+		}
+	}
+	return entries
+}
+
 // beside is the most that the kernel takes for a map beside its keys and values, which
-// are n bytes. An array has them in one piece, with a pointer for each processor's. A
-// hash has a bucket and a header for each, a trie up to twice as many nodes, and what is
-// allocated one by one is rounded up, by less than what it is.
+// are n bytes. A buffer and an arena have two pointers for each page, an array has its
+// values in one piece, that of each processor apart or not, and a Bloom filter's bits are
+// fewer than those of what it is told. A hash has a bucket and a header for each entry, a
+// trie up to twice as many nodes, and what is allocated one by one is rounded up, by less
+// than what it is.
+//
+// Source: the map_mem_usage functions of kernel/bpf.
 func beside(ms *ebpf.MapSpec, entries, n uint64) uint64 {
 	const base, pointer, node = 8 << 10, 8, 192
+	page := uint64(os.Getpagesize())
 	switch ms.Type {
-	case ebpf.RingBuf, ebpf.UserRingbuf, ebpf.Arena, ebpf.Array, ebpf.PerCPUArray, ebpf.PerfEventArray, ebpf.ProgramArray, ebpf.CGroupArray,
-		ebpf.ArrayOfMaps, ebpf.DevMap, ebpf.XSKMap, ebpf.SockMap, ebpf.CPUMap, ebpf.ReusePortSockArray, ebpf.Queue, ebpf.Stack:
+	case ebpf.RingBuf, ebpf.UserRingbuf, ebpf.Arena:
+		return add(n/page*2*pointer, base+4*page) // with the pages of both positions
+	case ebpf.Array, ebpf.BloomFilter:
+		if ms.Flags&mmapable != 0 {
+			return base + 2*page // it begins and ends with a page
+		}
+		return base
+	case ebpf.Queue, ebpf.Stack:
+		return add(padded(ms.ValueSize), base) // one that stays free
+	case ebpf.PerCPUArray, ebpf.PerfEventArray, ebpf.ProgramArray, ebpf.CGroupArray,
+		ebpf.ArrayOfMaps, ebpf.DevMap, ebpf.XSKMap, ebpf.SockMap, ebpf.CPUMap, ebpf.ReusePortSockArray:
 		return add(mul(entries, pointer), base)
 	}
 	return add(add(mul(entries, node), n), base)
 }
+
+// Flags of maps. Source: include/uapi/linux/bpf.h.
+const (
+	noPrealloc  = 1 << 0  // BPF_F_NO_PREALLOC
+	noCommonLRU = 1 << 1  // BPF_F_NO_COMMON_LRU
+	mmapable    = 1 << 10 // BPF_F_MMAPABLE
+)
 
 // padded is n rounded up to the 8 bytes to which the kernel aligns.
 func padded(n uint32) uint64 { return (uint64(n) + 7) &^ 7 }

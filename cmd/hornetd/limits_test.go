@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -163,7 +164,11 @@ func TestLimitsInStatus(t *testing.T) {
 	memory := func(name string) string {
 		var n uint64
 		for _, m := range get(t, h, name).Maps { // conn_count: nothing per CPU
-			n += uint64(m.KeySize+m.ValueSize) * uint64(m.MaxEntries)
+			entries := uint64(m.MaxEntries)
+			if m.Type == "Hash" { // preallocated
+				entries += uint64(ebpf.MustPossibleCPU())
+			}
+			n += uint64(m.KeySize+m.ValueSize) * entries
 		}
 		return strconv.FormatUint(n, 10)
 	}

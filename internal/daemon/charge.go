@@ -54,12 +54,13 @@ type home struct {
 	bytes uint64 // that it may have: more than need
 	room  *memcg.Room
 	why   string // there is none, and they are charged to hornetd
+	log   *zap.Logger
 }
 
 // home finds out where maps are to be charged, and makes the place. What cannot be
 // made keeps nothing from being loaded: a host must not be without its firewall for it.
 func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, error) {
-	h := &home{name: m.Name}
+	h := &home{name: m.Name, log: d.log}
 	if d.cgroups == nil {
 		h.why = d.nobody.Error()
 		return h, nil
@@ -72,7 +73,7 @@ func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, er
 	if err != nil {
 		return nil, err
 	}
-	if need < heavy && beside < heavy-need && !d.cgroups.Has(m.Name) {
+	if light(spec, need, beside) && !d.cgroups.Has(m.Name) {
 		h.why = fmt.Sprintf("they are small: less than %d bytes", heavy)
 		return h, nil
 	}
@@ -84,10 +85,21 @@ func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, er
 	}
 	h.need, h.bytes = need, min(allowed, 1<<60)+min(beside, 1<<60)
 	if h.room, err = d.cgroups.Room(m.Name, h.bytes); err != nil {
-		h.why = err.Error()
-		d.log.Warn("maps are charged to hornetd", zap.String("collection", m.Name), zap.Error(err))
+		h.giveUp(err)
 	}
 	return h, nil
+}
+
+// light reports whether the maps of spec, which need that many bytes and as many beside,
+// may be charged to hornetd.
+func light(spec *ebpf.CollectionSpec, need, beside uint64) bool {
+	return need < heavy && beside < heavy-need && !policy.Grows(spec)
+}
+
+// giveUp has maps charged to hornetd.
+func (h *home) giveUp(err error) {
+	h.log.Warn("maps are charged to hornetd", zap.String("collection", h.name), zap.Error(err), zap.NamedError("undo", h.leave()))
+	h.room, h.why = nil, err.Error()
 }
 
 // createMaps creates the maps of a plan there. It is called on the owner's thread,
@@ -97,10 +109,20 @@ func (h *home) createMaps(plan *loader.Plan, kept map[string]*ebpf.Map) (*loader
 		return plan.CreateMaps(kept)
 	}
 	if err := h.room.Enlarge(h.bytes); err != nil { // what was made for the tests is still counted for a while
-		return nil, err
+		h.giveUp(err)
+		return plan.CreateMaps(kept)
 	}
-	maps, err := plan.CreateMapsBy(mapmaker.New(MapMakerName, h.room.Join), kept)
-	if errors.Is(err, mapmaker.ErrKilled) || errors.Is(err, unix.ENOMEM) {
+	return h.createBy(mapmaker.New(MapMakerName, h.room.Join), plan, kept)
+}
+
+// createBy has them made by a process, or where that cannot be makes them here.
+func (h *home) createBy(maker loader.MapMaker, plan *loader.Plan, kept map[string]*ebpf.Map) (*loader.Maps, error) {
+	maps, err := plan.CreateMapsBy(maker, kept)
+	switch {
+	case errors.Is(err, mapmaker.ErrProcess):
+		h.giveUp(err)
+		return plan.CreateMaps(kept)
+	case errors.Is(err, mapmaker.ErrKilled), errors.Is(err, unix.ENOMEM):
 		return nil, h.noMemory(err)
 	}
 	return maps, err
@@ -166,12 +188,13 @@ func (d *Daemon) viewCharge() *api.Charge {
 
 // chargeOf is where the maps of what runs under a name are charged.
 func (d *Daemon) chargeOf(name string) *api.Charge {
-	if d.cgroups != nil {
+	c := d.collection(name)
+	if d.cgroups != nil && (c == nil || c.shares == "") {
 		if u, ok := d.cgroups.Usage(name); ok {
 			return &api.Charge{To: api.ChargedToOwn, Cgroup: u.Cgroup, Bytes: u.Bytes, Most: u.Most}
 		}
 	}
-	switch c := d.collection(name); {
+	switch {
 	case c == nil:
 		return nil
 	case c.adopted:

@@ -48,6 +48,8 @@ type refusals struct {
 	more  int // after the first
 	wrote int // entries, of writes
 	timer *time.Timer
+
+	pending chan struct{} // closed, and nil then, once it is known whether the first is on record
 }
 
 func newCoalescer(d *Daemon) *coalescer {
@@ -68,38 +70,70 @@ func (c *coalescer) first(rec audit.Record) bool {
 			r.more++
 			return false
 		}
-		if c.begin(key) {
+		if c.begin(key) != nil {
 			return true
 		}
 	}
 	return true
 }
 
-// firstRead is first for handing out the contents of a map, for root too.
-func (c *coalescer) firstRead(rec audit.Record, mapName string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	key := handOutKey(rec, mapName)
-	r := c.counts[key]
-	if r == nil {
-		c.begin(key)
-		return true
-	}
-	r.last = rec
-	r.more++
-	return false
+// settleFirst is called once with whether the first record of a count got on record, which
+// all wait for that it would stand for.
+type settleFirst func(recorded bool)
+
+// firstRead is first for handing out the contents of a map, for root too: the result is not
+// nil where rec must be written now. Where it is nil the first of this minute is on
+// record, and this one is counted.
+func (c *coalescer) firstRead(rec audit.Record, mapName string) settleFirst {
+	return c.claim(handOutKey(rec, mapName), func(r *refusals) {
+		r.last = rec
+		r.more++
+	})
 }
 
 // firstWrite is first for writing a map. Where it says no, wrote counts.
-func (c *coalescer) firstWrite(rec audit.Record, mapName string) bool {
+func (c *coalescer) firstWrite(rec audit.Record, mapName string) settleFirst {
+	return c.claim(handOutKey(rec, mapName), func(*refusals) {})
+}
+
+// claim begins a count, or has an earlier one count.
+func (c *coalescer) claim(key refusalKey, count func(*refusals)) settleFirst {
+	for {
+		c.mu.Lock()
+		r := c.counts[key]
+		switch {
+		case r == nil:
+			r := c.begin(key)
+			if r != nil {
+				r.pending = make(chan struct{})
+			}
+			c.mu.Unlock()
+			return func(recorded bool) { c.settle(key, r, recorded) }
+		case r.pending == nil:
+			count(r)
+			c.mu.Unlock()
+			return nil
+		}
+		pending := r.pending
+		c.mu.Unlock()
+		<-pending
+	}
+}
+
+// settle ends a count whose first one did not get on record, and lets those go on that
+// wait to know. r is nil where there was no room for a count.
+func (c *coalescer) settle(key refusalKey, r *refusals, recorded bool) {
+	if r == nil {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := handOutKey(rec, mapName)
-	if c.counts[key] != nil {
-		return false
+	if !recorded && c.counts[key] == r { // its minute may be over
+		r.timer.Stop()
+		c.forgetLocked(key)
 	}
-	c.begin(key)
-	return true
+	close(r.pending)
+	r.pending = nil
 }
 
 // wrote counts a write that has ended, and reports whether it could: the minute
@@ -117,17 +151,6 @@ func (c *coalescer) wrote(rec audit.Record, mapName string, entries int) bool {
 	return true
 }
 
-// undo ends a count whose first one did not get on record.
-func (c *coalescer) undo(rec audit.Record, mapName string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	key := handOutKey(rec, mapName)
-	if r := c.counts[key]; r != nil {
-		r.timer.Stop()
-		c.forgetLocked(key)
-	}
-}
-
 func (c *coalescer) forgetLocked(key refusalKey) {
 	delete(c.counts, key)
 	if c.uids[key.uid]--; c.uids[key.uid] == 0 {
@@ -139,16 +162,17 @@ func handOutKey(rec audit.Record, mapName string) refusalKey {
 	return refusalKey{rec.Caller.UID, rec.Verb, rec.Collection, mapName}
 }
 
-// begin begins a count where there is room for one more.
-func (c *coalescer) begin(key refusalKey) bool {
+// begin begins a count where there is room for one more, else it returns nil.
+func (c *coalescer) begin(key refusalKey) *refusals {
 	switch {
 	case key == ofAll:
 	case len(c.counts) >= coalesceKeysAll, key.verb != verbMany && c.uids[key.uid] >= coalesceKeys:
-		return false
+		return nil
 	}
-	c.counts[key] = &refusals{timer: time.AfterFunc(coalesceFor, func() { c.flush(key) })}
+	r := &refusals{timer: time.AfterFunc(coalesceFor, func() { c.flush(key) })}
+	c.counts[key] = r
 	c.uids[key.uid]++
-	return true
+	return r
 }
 
 // flush writes the count of one minute.

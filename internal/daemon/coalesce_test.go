@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -37,6 +39,15 @@ func handOutBy(uid uint32, collection string) audit.Record {
 	return audit.Record{Verb: "fd", Collection: collection, Phase: audit.Outcome, Caller: audit.Caller{UID: uid}}
 }
 
+// read reports whether handing out a map of that collection was the first of its minute.
+func read(c *coalescer, uid uint32, collection string) bool {
+	settle := c.firstRead(handOutBy(uid, collection), "m")
+	if settle != nil {
+		settle(true)
+	}
+	return settle != nil
+}
+
 func refusalOf(uid uint32, kind string) audit.Record {
 	return audit.Record{Verb: "load", Kind: kind, Error: kind, Phase: audit.Refusal, Caller: audit.Caller{UID: uid}}
 }
@@ -48,12 +59,12 @@ func TestCountsOfEachUser(t *testing.T) {
 	c := d.refused
 	fresh := func(i int) string { return fmt.Sprint("c", i) }
 	for i := range coalesceKeys {
-		if !c.firstRead(handOutBy(1, fresh(i)), "m") || c.firstRead(handOutBy(1, fresh(i)), "m") {
+		if !read(c, 1, fresh(i)) || read(c, 1, fresh(i)) {
 			t.Fatalf("hand-out %d is not counted", i)
 		}
 	}
 	for range 3 {
-		if !c.firstRead(handOutBy(1, "other"), "m") || !c.firstWrite(handOutBy(1, "other"), "n") || c.wrote(handOutBy(1, "other"), "n", 1) {
+		if !read(c, 1, "other") || c.firstWrite(handOutBy(1, "other"), "n") == nil || c.wrote(handOutBy(1, "other"), "n", 1) {
 			t.Error("what has no count is not written")
 		}
 	}
@@ -64,7 +75,7 @@ func TestCountsOfEachUser(t *testing.T) {
 			}
 		}
 	}
-	if !c.firstRead(handOutBy(2, "other"), "m") || c.firstRead(handOutBy(2, "other"), "m") {
+	if !read(c, 2, "other") || read(c, 2, "other") {
 		t.Error("another user's hand-outs are not counted")
 	}
 	c.stop()
@@ -92,7 +103,7 @@ func TestCountsOfAll(t *testing.T) {
 		}
 	}
 	for i := range uint32(3) {
-		if !c.firstRead(handOutBy(1+i, "c"), "m") || c.first(refusalOf(1+i, "x")) != (i == 0) {
+		if !read(c, 1+i, "c") || c.first(refusalOf(1+i, "x")) != (i == 0) {
 			t.Errorf("user %d behind them", i)
 		}
 	}
@@ -155,5 +166,77 @@ func TestFirstThatIsNotRecorded(t *testing.T) {
 				t.Errorf("%s without a log: %v", what, err)
 			}
 		}
+	}
+}
+
+// Nobody is handed what only a record would tell of that never came to be: whoever asks
+// meanwhile waits for it, and if it does not come is first themselves.
+func TestSecondWaitsForTheFirst(t *testing.T) {
+	for _, recorded := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCoalescer(nil)
+			first := c.firstRead(handOutBy(7, "c"), "m")
+			second := make(chan settleFirst)
+			go func() { second <- c.firstRead(handOutBy(7, "c"), "m") }()
+			synctest.Wait()
+			select {
+			case <-second:
+				t.Fatal("the second knows already")
+			default:
+			}
+			first(recorded)
+			settle := <-second
+			if (settle == nil) != recorded {
+				t.Errorf("the first is on record: %t, the second is counted: %t", recorded, settle == nil)
+			}
+			if settle != nil {
+				settle(false)
+			}
+			for key, r := range c.counts {
+				r.timer.Stop()
+				if r.more != 1 || !recorded {
+					t.Errorf("%v counts %d", key, r.more)
+				}
+			}
+		})
+	}
+}
+
+// One that comes late ends no count but its own.
+func TestLateFirst(t *testing.T) {
+	d, all := newRecorder(t)
+	c := d.refused
+	late := c.firstRead(handOutBy(7, "c"), "m")
+	c.flush(handOutKey(handOutBy(7, "c"), "m")) // its minute is over
+	if !read(c, 7, "c") || read(c, 7, "c") {
+		t.Fatal("no count of the next minute")
+	}
+	late(false)
+	c.stop()
+	if got := all(); len(got) != 1 || !strings.HasPrefix(got[0].Error, "1 more of this kind") {
+		t.Errorf("records %+v", got)
+	}
+}
+
+// However many read at once beyond what they may have recorded, all are refused.
+func TestManyFirsts(t *testing.T) {
+	d, all := newRecorder(t)
+	d.allowed = newAllowance(1, 1)
+	if err := d.allowed.take(7, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	var wait sync.WaitGroup
+	for range 50 {
+		wait.Go(func() {
+			for range 20 {
+				if err := d.recordHandOut(Peer{UID: 7}, "fd", "c", "m"); kindOfError(err) != api.KindLimit {
+					t.Errorf("handed out: %v", err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if n := len(all()); n != 1 {
+		t.Errorf("%d records", n)
 	}
 }

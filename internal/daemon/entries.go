@@ -132,15 +132,17 @@ const (
 func (d *Daemon) recordHandOut(who Peer, verb, name, mapName string) error {
 	a := d.begin(who, verb, name, "")
 	a.rec.Phase, a.rec.Kind = audit.Outcome, "map "+mapName
-	if !d.refused.firstRead(a.rec, mapName) {
+	settle := d.refused.firstRead(a.rec, mapName)
+	if settle == nil {
 		return nil
 	}
 	if err := d.allowed.take(who.UID, time.Now()); err != nil {
-		d.refused.undo(a.rec, mapName)
+		settle(false)
 		return d.refuse(who, verb, name, fmt.Errorf("collection %q: map %q: %w", name, mapName, err))
 	}
-	if _, err := d.audit.Append(a.rec); err != nil {
-		d.refused.undo(a.rec, mapName)
+	_, err := d.audit.Append(a.rec)
+	settle(err == nil)
+	if err != nil {
 		return unrecorded{err}
 	}
 	return nil

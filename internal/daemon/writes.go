@@ -257,9 +257,10 @@ func (d *Daemon) recordWrite(who Peer, name, mapName string, do func() (int, err
 	a := d.begin(who, verbWrite, name, "")
 	a.rec.Phase, a.rec.Reason = audit.Outcome, fmt.Sprintf("map %q", mapName)
 	first := d.refused.firstWrite(a.rec, mapName)
-	if first {
-		if err := a.intend(); err != nil {
-			d.refused.undo(a.rec, mapName)
+	if first != nil {
+		err := a.intend()
+		first(err == nil)
+		if err != nil {
 			if errors.Is(err, policy.ErrLimit) {
 				err = d.refuse(who, verbWrite, name, err)
 			}
@@ -272,7 +273,7 @@ func (d *Daemon) recordWrite(who Peer, name, mapName string, do func() (int, err
 		told := asAPIError(err)
 		a.rec.Error, a.rec.Hint, a.rec.Kind = told.Message, told.Hint, string(told.Kind)
 	}
-	if !first && d.refused.wrote(a.rec, mapName, n) {
+	if first == nil && d.refused.wrote(a.rec, mapName, n) {
 		return n, err
 	}
 	a.rec.Reason = fmt.Sprintf("%s: %d entries", a.rec.Reason, n)

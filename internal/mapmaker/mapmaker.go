@@ -24,6 +24,11 @@ import (
 // does where its cgroup, one above it or the host has no memory left.
 var ErrKilled = errors.New("the process that makes maps was killed")
 
+// ErrProcess is wrapped by errors that are not the kernel's answer about a map: the
+// process could not be started, put in its place or confined, or did not do its work.
+// Such an error wraps no errno, which would be taken for that answer.
+var ErrProcess = errors.New("process that makes maps")
+
 // patience is how long all maps of one collection may take: less than half of what
 // the watchdog of the unit allows a change.
 const patience = 14 * time.Second
@@ -42,25 +47,25 @@ func New(name string, join func(pid int) error) *Maker { return &Maker{name, joi
 
 // Make makes maps, in order. With an error it returns those that were made before
 // it, so that their number says which one it is about; the caller closes them in any
-// case. The error wraps the kernel's errno, or ErrKilled.
+// case. The error wraps the kernel's errno, ErrKilled or ErrProcess.
 //
 // The process ends with the thread that calls Make. It is gone when Make returns.
 func (m *Maker) Make(specs []*ebpf.MapSpec) (maps []*ebpf.Map, err error) {
 	job, err := encode(specs)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %v", ErrProcess, err)
 	}
 	p, err := m.start()
 	if err != nil {
-		return nil, fmt.Errorf("process that makes maps: %w", err)
+		return nil, fmt.Errorf("%w: %v", ErrProcess, err)
 	}
 	defer p.end()
 	if err := m.join(p.Pid); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %v", ErrProcess, err)
 	}
 	// One that died is noticed below, with the reason.
 	if _, err := p.job.Write(job); err != nil && !errors.Is(err, syscall.EPIPE) {
-		return nil, fmt.Errorf("process that makes maps: %w", err)
+		return nil, fmt.Errorf("%w: %v", ErrProcess, err)
 	}
 	p.job.Close()
 	for range specs {
@@ -83,7 +88,7 @@ type process struct {
 	deadline time.Time
 
 	ended chan struct{}    // closed once it is gone
-	state *os.ProcessState // then: how
+	state *os.ProcessState // then: how; nil where the kernel does not say, as where SIGCHLD is ignored
 }
 
 func (m *Maker) start() (_ *process, err error) {
@@ -113,7 +118,7 @@ func (m *Maker) start() (_ *process, err error) {
 		return nil, err
 	}
 	go func() {
-		p.state, _ = p.Wait() // it is our child, and nobody else waits for it
+		p.state, _ = p.Wait()
 		close(p.ended)
 	}()
 	return p, nil
@@ -158,27 +163,31 @@ func (p *process) receive() (text []byte, fds []int, whole bool, err error) {
 // next returns the next map.
 func (p *process) next() (*ebpf.Map, error) {
 	text, fds, whole, err := p.receive()
+	defer func() { // all but what becomes a map
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, fmt.Errorf("process that makes maps: no answer within %s", p.patience)
+		return nil, fmt.Errorf("%w: no answer within %s", ErrProcess, p.patience)
 	case err != nil:
-		return nil, fmt.Errorf("process that makes maps: %w", err)
+		return nil, fmt.Errorf("%w: %v", ErrProcess, err)
 	case len(text) == 0:
 		return nil, p.death()
 	}
 	said := decodeAnswer(text)
 	if said != nil || len(fds) != 1 || !whole {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
 		if said == nil {
-			said = fmt.Errorf("process that makes maps: it passed on %d descriptors", len(fds))
+			said = fmt.Errorf("%w: it passed on %d descriptors", ErrProcess, len(fds))
 		}
 		return nil, said
 	}
-	m, err := ebpf.NewMapFromFD(fds[0]) // which closes what is no map
+	fd := fds[0]
+	fds = nil
+	m, err := ebpf.NewMapFromFD(fd) // which closes what is no map
 	if err != nil {
-		return nil, fmt.Errorf("process that makes maps: it passed on what is no map: %w", err)
+		return nil, fmt.Errorf("%w: it passed on what is no map: %v", ErrProcess, err)
 	}
 	return m, nil
 }
@@ -205,17 +214,27 @@ func (p *process) death() error {
 	select {
 	case <-p.ended:
 	case <-time.After(time.Second):
-		return errors.New("process that makes maps: it answers no more, and does not end")
+		return fmt.Errorf("%w: it answers no more, and does not end", ErrProcess)
 	}
-	if p.killed() {
-		return ErrKilled
+	if err := p.outcome(); err != nil {
+		return err
 	}
-	return fmt.Errorf("process that makes maps: %s", p.state)
+	return fmt.Errorf("%w: %s", ErrProcess, p.state)
 }
 
-func (p *process) killed() bool {
+// outcome says how a process ended, nil where it says that it did all it was to do.
+func (p *process) outcome() error {
+	if p.state == nil {
+		return fmt.Errorf("%w: how it ended is not known", ErrProcess)
+	}
 	status, ok := p.state.Sys().(syscall.WaitStatus)
-	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+	switch {
+	case ok && status.Signaled() && status.Signal() == syscall.SIGKILL:
+		return ErrKilled
+	case !p.state.Success():
+		return fmt.Errorf("%w: %s", ErrProcess, p.state)
+	}
+	return nil
 }
 
 // finished waits for a process that has answered everything, until which it could
@@ -224,15 +243,9 @@ func (p *process) finished() error {
 	select {
 	case <-p.ended:
 	case <-time.After(time.Until(p.deadline)):
-		return fmt.Errorf("process that makes maps: it did not end within %s", p.patience)
+		return fmt.Errorf("%w: it did not end within %s", ErrProcess, p.patience)
 	}
-	switch {
-	case p.killed():
-		return ErrKilled
-	case !p.state.Success():
-		return fmt.Errorf("process that makes maps: %s", p.state)
-	}
-	return nil
+	return p.outcome()
 }
 
 // end kills the process, waits until it is gone and lets go of it.
@@ -243,19 +256,14 @@ func (p *process) end() {
 	p.answers.Close()
 }
 
-// failed is an answer that there is no map.
+// failed is the kernel's answer that there is no map.
 type failed struct {
 	errno syscall.Errno
 	text  string
 }
 
 func (f *failed) Error() string { return f.text }
-func (f *failed) Unwrap() error {
-	if f.errno == 0 {
-		return nil
-	}
-	return f.errno
-}
+func (f *failed) Unwrap() error { return f.errno }
 
 // decodeAnswer returns what an answer says, nil where it comes with a map. It may be
 // from whoever has taken the process over.
@@ -263,9 +271,11 @@ func decodeAnswer(b []byte) error {
 	errno, text, ok := splitAnswer(b)
 	switch {
 	case !ok:
-		return fmt.Errorf("process that makes maps: it answered %s", confine.Shown(string(b)))
+		return fmt.Errorf("%w: it answered %s", ErrProcess, confine.Shown(string(b)))
 	case errno == 0 && text == "":
 		return nil
+	case errno == 0: // not the kernel's words
+		return fmt.Errorf("%w: %s", ErrProcess, confine.Shown(text))
 	}
 	return fmt.Errorf("creating map: %w", &failed{errno, confine.Shown(text)})
 }

@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -35,22 +38,25 @@ func TestMain(m *testing.M) {
 // children are what this program is under other names: Serve, and processes that
 // answer what none should, or try what none may.
 var children = map[string]func() int{
-	"test-serve":    Serve,
-	"test-silent":   func() int { return 0 },
-	"test-panic":    func() int { panic("its \x1b[31mown") },
-	"test-killed":   func() int { unix.Kill(os.Getpid(), unix.SIGKILL); return 0 },
-	"test-hangs":    func() int { time.Sleep(time.Hour); return 0 },
-	"test-nonsense": func() int { return said([]byte("ok\x1b")) },
-	"test-errno":    func() int { return said(answer(4096, "beyond")) },
-	"test-text":     func() int { return said(answer(0, strings.Repeat("\n", maxAnswer))) },
-	"test-nothing":  func() int { return said(answer(0, "")) },
-	"test-file":     func() int { return said(answer(0, ""), int(file(os.DevNull).Fd())) },
-	"test-two":      func() int { return said(answer(0, ""), newMap(), newMap()) },
-	"test-many":     func() int { return said(answer(0, ""), newMap(), newMap(), newMap(), newMap(), newMap()) },
-	"test-both":     func() int { return said(answer(unix.EINVAL, "no"), newMap()) },
-	"test-one":      func() int { return said(answer(0, ""), newMap()) },
-	"test-status":   func() int { said(answer(0, ""), newMap()); return 3 },
-	"test-lingers":  func() int { said(answer(0, ""), newMap()); time.Sleep(time.Hour); return 0 },
+	"test-serve":     Serve,
+	"test-silent":    func() int { return 0 },
+	"test-panic":     func() int { panic("its \x1b[31mown") },
+	"test-killed":    func() int { unix.Kill(os.Getpid(), unix.SIGKILL); return 0 },
+	"test-hangs":     func() int { time.Sleep(time.Hour); return 0 },
+	"test-nonsense":  func() int { return said([]byte("ok\x1b")) },
+	"test-errno":     func() int { return said(answer(4096, "beyond")) },
+	"test-text":      func() int { return said(answer(0, strings.Repeat("\n", maxAnswer))) },
+	"test-nothing":   func() int { return said(answer(0, "")) },
+	"test-file":      func() int { return said(answer(0, ""), int(file(os.DevNull).Fd())) },
+	"test-two":       func() int { return said(answer(0, ""), newMap(), newMap()) },
+	"test-many":      func() int { return said(answer(0, ""), newMap(), newMap(), newMap(), newMap(), newMap()) },
+	"test-both":      func() int { return said(answer(unix.EINVAL, "no"), newMap()) },
+	"test-empty":     func() int { return sendEmpty(newMap()) },
+	"test-one":       func() int { return said(answer(0, ""), newMap()) },
+	"test-status":    func() int { said(answer(0, ""), newMap()); return 3 },
+	"test-no-memory": func() int { return fail(unix.ENOMEM) },
+	"test-no-right":  func() int { return fail(unix.EPERM) },
+	"test-lingers":   func() int { said(answer(0, ""), newMap()); time.Sleep(time.Hour); return 0 },
 
 	"test-open":  keeps(func() { unix.Open("/", unix.O_RDONLY, 0) }),
 	"test-exec":  keeps(func() { unix.Exec("/proc/self/exe", []string{"test-serve"}, nil) }),
@@ -99,13 +105,24 @@ func said(b []byte, fds ...int) int {
 	return 0
 }
 
+// sendEmpty sends a descriptor with no byte, which package unix does not.
+func sendEmpty(fd int) int {
+	rights := unix.UnixRights(fd)
+	h := unix.Msghdr{Control: &rights[0]}
+	h.SetControllen(len(rights))
+	if _, _, errno := unix.Syscall(unix.SYS_SENDMSG, answerFD, uintptr(unsafe.Pointer(&h)), 0); errno != 0 {
+		return 1
+	}
+	return 0
+}
+
 func keeps(do func()) func() int {
 	return func() int {
 		if err := confine.KeepMaps(readFiles); err != nil {
-			return refuse(err)
+			return fail(err)
 		}
 		do()
-		return refuse(errors.New("nothing kept it from that"))
+		return fail(errors.New("nothing kept it from that"))
 	}
 }
 
@@ -187,7 +204,13 @@ func kinds() []*ebpf.MapSpec {
 	node := plain(ebpf.Array, 4, 8, 3, unix.BPF_F_NUMA_NODE)
 	bloom := plain(ebpf.BloomFilter, 0, 8, 100, 0)
 	bloom.MapExtra = 3
+	storage := func(typ ebpf.MapType) *ebpf.MapSpec {
+		ms := plain(typ, 4, 24, 0, unix.BPF_F_NO_PREALLOC)
+		ms.Key, ms.Value = &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}, value
+		return ms
+	}
 	return []*ebpf.MapSpec{
+		storage(ebpf.TaskStorage), storage(ebpf.SkStorage),
 		typed, data, node, bloom, outer(ebpf.ArrayOfMaps), outer(ebpf.HashOfMaps),
 		plain(ebpf.Array, 4, 12, 1000, 0), plain(ebpf.ProgramArray, 4, 4, 8, 0), plain(ebpf.PerfEventArray, 0, 0, 0, 0),
 		plain(ebpf.PerCPUHash, 8, 8, 9, unix.BPF_F_NO_PREALLOC), plain(ebpf.PerCPUArray, 4, 16, 5, 0), plain(ebpf.StackTrace, 4, 80, 16, 0),
@@ -266,7 +289,8 @@ func TestSameAsMadeHere(t *testing.T) {
 		}
 	}
 	// One that can be written from here.
-	if err := maps[0].Put(uint32(1), make([]byte, 24)); err != nil {
+	hash := slices.IndexFunc(specs, func(s *ebpf.MapSpec) bool { return s.Type == ebpf.Hash })
+	if err := maps[hash].Put(uint32(1), make([]byte, 24)); err != nil {
 		t.Error(err)
 	}
 }
@@ -304,6 +328,9 @@ func TestRefusedAsHere(t *testing.T) {
 		var here, there syscall.Errno
 		errors.As(want, &here)
 		errors.As(err, &there)
+		if here == 0 && errors.Is(err, ErrProcess) && len(maps) == 1 {
+			continue // the library's words: it says them again where it is asked here
+		}
 		if err == nil || err.Error() != want.Error() || here != there || len(maps) != 1 {
 			t.Errorf("%s: %d maps, %v (%v), want %v (%v)", spec, len(maps), err, there, want, here)
 		}
@@ -321,9 +348,10 @@ func TestWrongAnswers(t *testing.T) {
 		{"test-panic", `it answered panic: `, 0},
 		{"test-nonsense", `it answered ok\x1b`, 0},
 		{"test-errno", `it answered \x00\x10\x00\x00beyond`, 0},
-		{"test-text", `creating map: \n\n`, 0},
+		{"test-text", `process that makes maps: \n\n`, 0},
 		{"test-nothing", "it passed on 0 descriptors", 0},
 		{"test-file", "what is no map", 0},
+		{"test-empty", "exit status 0", 0},
 		{"test-two", "it passed on 2 descriptors", 0},
 		{"test-many", "it passed on ", 0},
 		{"test-both", "creating map: no", 0},
@@ -341,6 +369,10 @@ func TestWrongAnswers(t *testing.T) {
 			maps, err := request(t, tt.name, array(8), array(8))
 			if err == nil || !strings.Contains(err.Error(), tt.says) || errors.Is(err, ErrKilled) || len(err.Error()) > 5*maxAnswer {
 				t.Errorf("%v, want %q", err, tt.says)
+			}
+			var errno syscall.Errno
+			if kernel := tt.name == "test-both"; errors.As(err, &errno) != kernel || errors.Is(err, ErrProcess) == kernel {
+				t.Errorf("%v is about the process: %t, with errno %d", err, !kernel, errno)
 			}
 			if strings.ContainsAny(fmt.Sprint(err), "\n\x1b") {
 				t.Errorf("%q is not for people", err)
@@ -477,9 +509,58 @@ func TestJoinFails(t *testing.T) {
 	asRoot(t)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	no := errors.New("no")
-	if maps, err := New("test-serve", func(int) error { return no }).Make([]*ebpf.MapSpec{array(8)}); err != no || len(maps) != 0 {
+	if maps, err := New("test-serve", func(int) error { return unix.EPERM }).Make([]*ebpf.MapSpec{array(8)}); !ofProcess(err) || len(maps) != 0 {
 		t.Errorf("%v, %v", maps, err)
+	}
+}
+
+// ofProcess reports whether an error is about the process, and can be taken for
+// nothing else.
+func ofProcess(err error) bool {
+	var errno syscall.Errno
+	return errors.Is(err, ErrProcess) && !errors.As(err, &errno)
+}
+
+// A process that cannot be started is nothing that the kernel says of a map.
+func TestNotStarted(t *testing.T) {
+	asRoot(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &was)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	maps, err := New("test-serve", nil).Make([]*ebpf.MapSpec{array(8)})
+	if !ofProcess(err) || len(maps) != 0 || !strings.Contains(err.Error(), "too many open files") {
+		t.Errorf("%v, %v", maps, err)
+	}
+}
+
+// Where the kernel does not say how a process ended, that is no reason to end too.
+func TestEndNotKnown(t *testing.T) {
+	asRoot(t)
+	signal.Ignore(unix.SIGCHLD)
+	defer signal.Reset(unix.SIGCHLD)
+	for name, maps := range map[string]int{"test-serve": 1, "test-silent": 0} {
+		if made, err := request(t, name, array(8)); !ofProcess(err) || !strings.Contains(err.Error(), "how it ended is not known") || len(made) != maps {
+			t.Errorf("%s: %d maps, %v", name, len(made), err)
+		}
+	}
+}
+
+// No memory for the process is none for its maps; all else that goes wrong with it is
+// about it alone.
+func TestFails(t *testing.T) {
+	asRoot(t)
+	if _, err := request(t, "test-no-memory", array(8)); !errors.Is(err, unix.ENOMEM) || errors.Is(err, ErrProcess) {
+		t.Error(err)
+	}
+	if _, err := request(t, "test-no-right", array(8)); !ofProcess(err) {
+		t.Error(err)
 	}
 }
 

@@ -20,15 +20,15 @@ const (
 // 0 where it answered, whatever that was.
 func Serve() int {
 	if err := confine.KeepMaps(readFiles); err != nil {
-		return refuse(err)
+		return fail(err)
 	}
 	job, err := read()
 	if err != nil {
-		return refuse(err)
+		return fail(err)
 	}
 	specs, err := decode(job)
 	if err != nil {
-		return refuse(err)
+		return fail(err)
 	}
 	for _, spec := range specs {
 		m, err := ebpf.NewMap(spec)
@@ -59,10 +59,23 @@ func readFiles() error {
 	return m.Close()
 }
 
-// refuse answers with err.
+// refuse answers with err, which is about a map.
 func refuse(err error) int {
 	var errno syscall.Errno
 	errors.As(err, &errno)
+	return say(errno, err)
+}
+
+// fail answers with err, which is about the process. That there is no memory where it
+// is holds for its maps too.
+func fail(err error) int {
+	if errors.Is(err, unix.ENOMEM) {
+		return say(unix.ENOMEM, err)
+	}
+	return say(0, err)
+}
+
+func say(errno syscall.Errno, err error) int {
 	if unix.Sendmsg(answerFD, answer(errno, err.Error()), nil, nil, 0) != nil {
 		return 1
 	}
