@@ -106,6 +106,7 @@ type collection struct {
 // origin is where what runs comes from.
 type origin struct {
 	adopted bool   // it ran before this daemon started
+	loose   uint64 // bytes of its maps that no cgroup is charged for, where they have one
 	shares  string // why its maps are charged to hornetd; "" where they are not, or it was adopted
 }
 
