@@ -264,6 +264,10 @@ func (t Target) Ended(s *LinkState) error {
 		}
 		return nil
 	}
+	return t.isGone()
+}
+
+func (t Target) isGone() error {
 	return fmt.Errorf("%s is gone, or was detached from: nobody shows a way there any more", t)
 }
 

@@ -89,7 +89,9 @@ func (t Target) left(s LinkState) error {
 	}
 	l, err := interfaceIn(*t.NetnsID, t.Ifindex)
 	switch {
-	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EINVAL):
+	case errors.Is(err, unix.EINVAL): // the namespace has ended, and its links are about to
+		return t.isGone()
+	case errors.Is(err, unix.ENODEV):
 		return moved
 	case err != nil:
 		return nil // which says nothing of it

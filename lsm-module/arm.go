@@ -46,7 +46,11 @@ func Arm(dir string, c Config) (*Guard, error) {
 	if n > 0 {
 		return nil, remedy.With(fmt.Errorf("guard: %s: %w", dir, ErrArmed), "upgrade it, or disarm it first")
 	}
-	return build(dir, 1, c, nil)
+	g, err := build(dir, 1, c, nil)
+	if err != nil {
+		os.Remove(dir) // if nothing is in it
+	}
+	return g, err
 }
 
 // Upgrade puts a guard of this build and another configuration in force, and then
@@ -134,9 +138,7 @@ func (g *Guard) load(use []hook) error {
 			delete(spec.Programs, name)
 		}
 	}
-	// A map that can be mapped for writing could be written after it is frozen.
-	spec.Maps[stateMap].Flags &^= unix.BPF_F_MMAPABLE
-	spec.Variables = nil
+	spec.Variables = nil // the library would map the state, and what is mapped cannot be frozen
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)

@@ -505,15 +505,20 @@ static __always_inline void describe(__u32 command, struct attr *a, struct what 
 	}
 }
 
-/* hornetd's own calls: what it is in is noted, and a link that it pins is owned. */
-static __always_inline int note(__u32 command, struct attr *a)
+/* What a thread with a mark is in: guard_map and guard_prog ask. */
+static __always_inline void note(__u32 command)
 {
-	struct object o = {};
-	__u32 *now;
+	__u32 *now = bpf_task_storage_get(&commands, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 
-	now = bpf_task_storage_get(&commands, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (now)
 		*now = command;
+}
+
+/* A link that hornetd pins is owned. */
+static __always_inline int pins(__u32 command, struct attr *a)
+{
+	struct object o = {};
+
 	if (command != BPF_OBJ_PIN)
 		return 0;
 	object_of(a->w2, &o);
@@ -530,8 +535,12 @@ int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 
 	__sync_fetch_and_add(&state.calls, 1);
 	bpf_probe_read_kernel(&a, sizeof(a), attr);
-	if (hornetd() || makes_maps(command))
-		return note(command, &a);
+	if (hornetd() || maker())
+		note(command);
+	if (hornetd())
+		return pins(command, &a);
+	if (makes_maps(command))
+		return 0;
 	if (c == FREE)
 		return 0;
 	describe(command, &a, &what);

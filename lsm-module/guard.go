@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +35,7 @@ type Status struct {
 	Enforces bool          // what it does now: false once the time to confirm is over
 	Confirm  time.Duration // until it falls back to audit; 0 is never
 	Hooks    []string      // programs in force
+	Open     []string      // what is open without those that are not, on a kernel that has not their hooks
 	Current  bool          // it is the guard of this build
 	Calls    uint64        // of bpf(2), seen
 	Refused  uint64        // what was refused
@@ -92,11 +94,16 @@ func status(m *ebpf.Map, set string) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("guard: state: %w", err)
 	}
-	hooks, err := names(filepath.Join(set, "links"))
+	inForce, err := names(filepath.Join(set, "links"))
 	if err != nil {
 		return Status{}, err
 	}
-	out := Status{Mode: s.Mode, Hooks: hooks, Current: s.Object == objectSum, Calls: s.Calls, Refused: s.Refused, Lost: s.Lost, Suppressed: s.Suppressed}
+	out := Status{Mode: s.Mode, Hooks: inForce, Current: s.Object == objectSum, Calls: s.Calls, Refused: s.Refused, Lost: s.Lost, Suppressed: s.Suppressed}
+	for _, h := range hooks {
+		if h.For != "" && !slices.Contains(out.Hooks, h.Program) {
+			out.Open = append(out.Open, h.For)
+		}
+	}
 	now, err := bootClock()
 	if err != nil {
 		return Status{}, err

@@ -19,8 +19,10 @@ var children = map[string]func(args []string) error{
 	"flood":   childFlood,
 	"look":    childLook,
 	"loop":    childLoop,
+	"token":   childToken,
 	"tries":   childTries,
 	"who":     childWho,
+	"makes":   childMakes,
 }
 
 const childEnv = "LSM_TEST_CHILD"

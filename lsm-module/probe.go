@@ -165,7 +165,7 @@ func since(h hook) string {
 	if h.Since == "" {
 		return ""
 	}
-	return "Linux has it since " + h.Since
+	return "boot Linux " + h.Since + " or later"
 }
 
 // arguments returns how many an LSM hook takes.

@@ -111,7 +111,7 @@ func TestDemo(t *testing.T) {
 	for _, want := range []string{
 		"192.0.2.7    dropped by xdp-drop",
 		"203.0.113.9  dropped by xdp-filter",
-		"Signed by  dev",
+		"Signed by   dev",
 		"blocked  LPMTrie",
 		"(exit status 3)", // an unprivileged user's unload
 		"bad-signature",

@@ -14,20 +14,25 @@ import (
 	"github.com/hornetd/hornetd/internal/testdaemon"
 	"github.com/hornetd/hornetd/internal/testenv"
 	"github.com/hornetd/hornetd/internal/vmtest"
+	"github.com/hornetd/hornetd/signing"
 )
 
 // guarded starts a hornetd that guards the guest, with a collection that runs.
-func guarded(t *testing.T, mode string) (*testdaemon.Host, api.Collection) {
+func guarded(t *testing.T, mode api.GuardMode, settings string) (*testdaemon.Host, api.Collection) {
 	t.Helper()
 	if !vmtest.InGuest() {
 		t.Skip("arms the guard: only in guests")
 	}
 	pair := testenv.Veth(t)
 	// Should the test not disarm it, it lets the next one live.
-	h := testdaemon.New(t, "\n[guard]\nmode = \""+mode+"\"\nconfirm = \"2m\"\n")
+	h := testdaemon.New(t, "\n[guard]\n"+settings)
 	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
 	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
 	h.Start()
+	// The first process does not start it here, so that it does not by itself.
+	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Mode: mode, ConfirmWithin: map[api.GuardMode]string{api.GuardEnforce: "2m"}[mode]}); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		h.Client().Guard(context.Background(), api.GuardRequest{Mode: api.GuardOff, Reason: "the test ends"}) // its own context has ended
 	})
@@ -77,7 +82,7 @@ func attacks(t *testing.T, h *testdaemon.Host, c api.Collection) map[string]func
 // is hornetd's while hornetd can; what was refused is on record and told.
 func TestGuardEnforces(t *testing.T) {
 	testenv.NoLeaks(t)
-	h, c := guarded(t, "enforce")
+	h, c := guarded(t, api.GuardEnforce, "")
 	s, err := h.Client().Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +134,7 @@ func TestGuardEnforces(t *testing.T) {
 // TestGuardLimit: it falls back to audit where nobody confirms, and only there.
 func TestGuardLimit(t *testing.T) {
 	testenv.NoLeaks(t)
-	h, c := guarded(t, "audit")
+	h, c := guarded(t, api.GuardAudit, "")
 	load := attacks(t, h, c)["load"]
 	if out, done := load(); !done {
 		t.Fatalf("audited: %s", out)
@@ -167,6 +172,61 @@ func TestGuardLimit(t *testing.T) {
 	time.Sleep(4 * time.Second)
 	if out, done := load(); done {
 		t.Errorf("confirmed, and loaded: %s", out)
+	}
+}
+
+// TestGuardSealed: where only a reboot is to end it, root's word neither ends it nor
+// has anything else become hornetd, and keys that come to the trust store do not count.
+func TestGuardSealed(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, _ := guarded(t, api.GuardAudit, "disarm = \"reboot\"\n") // which ends with its bpffs, as it only audits
+	for _, args := range [][]string{{"disarm", "--reason", "why not"}, {"enroll", "/bin/true"}} {
+		if _, stderr, exit := h.Ctl(append([]string{"guard"}, args...)...); exit == 0 || !strings.Contains(stderr, "reboot") {
+			t.Errorf("guard %s: exit %d: %s", args[0], exit, stderr)
+		}
+	}
+	_, cert, err := signing.Keygen("late", "ecdsa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Write("trust.d/late.pem", cert)
+	if _, stderr, exit := h.Ctl("reload"); exit == 0 || !strings.Contains(stderr, `signer "late" came to the trust store since`) {
+		t.Errorf("reload with another key: exit %d: %s", exit, stderr)
+	}
+	s, err := h.Client().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Signers) != 1 || s.Guard.Mode != api.GuardAudit || s.Guard.Disarm != "reboot" {
+		t.Errorf("signers %v, guard %+v", s.Signers, s.Guard)
+	}
+	if err := os.Remove(filepath.Join(h.Trust, "late.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, exit := h.Ctl("reload"); exit != 0 {
+		t.Error(stderr)
+	}
+}
+
+// TestGuardByHand: a hornetd that no service manager started arms nothing by itself:
+// the next one would be a stranger.
+func TestGuardByHand(t *testing.T) {
+	if !vmtest.InGuest() {
+		t.Skip("arms the guard: only in guests")
+	}
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "\n[guard]\nmode = \"audit\"\n")
+	h.Start()
+	s, err := h.Client().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Guard.Mode != api.GuardOff || !strings.Contains(s.Guard.Reason, "not started by the first process") {
+		t.Errorf("guard %+v", s.Guard)
+	}
+	h = testdaemon.New(t, "\n[guard]\nmode = \"enforce\"\n")
+	if err := h.TryStart(); err == nil || !strings.Contains(h.Log(), "not started by the first process") {
+		t.Errorf("ready: %v\n%s", err, h.Log())
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hornetd/hornetd/api"
@@ -413,6 +414,27 @@ func TestRecoverBusy(t *testing.T) {
 	}
 	ctl(t, h, "unload", "--force", dir)
 	load(t, h, "xdp-drop")
+}
+
+// TestQuarantineWithoutDirectory: what was in quarantine and has lost its directory can
+// be ended like the rest, with what somebody else holds of it.
+func TestQuarantineWithoutDirectory(t *testing.T) {
+	testenv.NoLeaks(t)
+	pair := testenv.Veth(t)
+	h := testdaemon.New(t, "")
+	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
+	h.Manifest("xdp-drop", xdpDrop(pair))
+	h.Start()
+	before := load(t, h, "xdp-drop")
+	dir, _ := quarantined(t, h, "xdp-drop")
+	held, err := link.NewFromID(link.ID(before.Links[0].ID))
+	must(t, err)
+	defer held.Close()
+	must(t, os.RemoveAll(filepath.Join(h.BPFFS, dir)))
+	ctl(t, h, "unload", "--force", dir)
+	if c := load(t, h, "xdp-drop"); len(kernelLinks(t, c)) != 1 || strings.Contains(problems(t, h), dir) {
+		t.Errorf("links %v, problems %s", kernelLinks(t, c), problems(t, h))
+	}
 }
 
 // TestQuarantineIsRevoked: what is set aside runs on, and is in reach of the

@@ -63,3 +63,18 @@ func TestTargetNotTaken(t *testing.T) {
 	}
 	loadAt(t, h, owner, "connect", shown)
 }
+
+// TestTargetCgroupOfAll: a program in a cgroup is for all that is in it, root's too, as
+// hornet.d(5) and docs/threat-model.md say: nobody is asked who that is.
+func TestTargetCgroupOfAll(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := newShown(t, copyOfLibc(t))
+	dir := cgroupOf(t, testenv.Cgroup(t), "own", owner)
+	c := loadAt(t, h, owner, "connect", opened(t, dir))
+	const index = 2 // in calls, of connect
+	before := callsOf(t, c)[index]
+	testenv.CgroupCommand(t, dir, "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9").Run() // refused or not
+	if after := callsOf(t, c)[index]; after != before+1 {
+		t.Errorf("the program saw %d connections of root's", after-before)
+	}
+}

@@ -81,7 +81,8 @@ type Daemon struct {
 	leases   map[string]*lease      // of what runs for as long as somebody only
 	strays   []api.Problem          // drop-ins without a manifest, by the last scan
 	state    []trouble              // with the daemon's own state
-	unarmed  error                  // why the guard is not what hornetd.toml says; nil where it is
+	seals    seals
+	unarmed  error // why the guard is not what hornetd.toml says; nil where it is
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.

@@ -22,6 +22,7 @@ import (
 	"github.com/hornetd/hornetd/loader"
 	lsm "github.com/hornetd/hornetd/lsm-module"
 	"github.com/hornetd/hornetd/pinning"
+	"github.com/hornetd/hornetd/signing"
 )
 
 const (
@@ -35,6 +36,7 @@ const (
 const (
 	sealSettings = 1 // of what was configured: see settings
 	sealReboot   = 2 // only a reboot ends it
+	sealKey      = 3 // of a key in the trust store
 )
 
 var rebootOnly = sha256.Sum256([]byte("disarm = reboot"))
@@ -43,13 +45,29 @@ var rebootOnly = sha256.Sum256([]byte("disarm = reboot"))
 type guardian struct {
 	force  *lsm.Guard // nil where none is in force, or it is not this process's to change
 	events *lsm.Events
+	heard  chan struct{} // closed when nobody reads them any more
 	swept  time.Time
 }
 
-func (g *guardian) close() {
+// seals is what is sealed in the guard that is in force.
+type seals struct {
+	armed  bool // there is one, and it is this process's to change
+	same   bool // it was armed with what hornetd.toml says now
+	reboot bool // only a reboot ends it or makes it weaker
+	keys   map[[32]byte]bool
+}
+
+// deaf ends the reading of what the guard tells.
+func (g *guardian) deaf() {
 	if g.events != nil {
 		g.events.Close()
+		<-g.heard
+		g.events = nil
 	}
+}
+
+func (g *guardian) close() {
+	g.deaf()
 	if g.force != nil {
 		g.force.Close() // it stays in force
 	}
@@ -68,7 +86,10 @@ func (d *Daemon) startGuard() error {
 	case errors.Is(err, lsm.ErrNotArmed) && want == config.GuardOff:
 		return nil
 	case errors.Is(err, lsm.ErrNotArmed):
-		if err = d.arm(modeOf(want), d.cfg.Guard.Confirm); err == nil {
+		if err = startedByHand(); err == nil {
+			err = d.arm(modeOf(want), d.cfg.Guard.Confirm)
+		}
+		if err == nil {
 			d.inventory()
 			return nil
 		}
@@ -83,10 +104,26 @@ func (d *Daemon) startGuard() error {
 		d.log.Warn("guard", zap.Error(err))
 	}
 	d.guard.force = g
+	if err := errors.Join(d.readSeals(), d.hear()); err != nil {
+		return err
+	}
+	if err := d.unsealed(d.trusted()); err != nil {
+		return err
+	}
 	if err := d.takeUp(want); err != nil {
 		d.cannotGuard(err)
 	}
-	return d.hear()
+	return nil
+}
+
+// startedByHand keeps a guard from taking a session for hornetd's service: the next
+// one that the service manager starts would be a stranger to it.
+func startedByHand() error {
+	if os.Getppid() == 1 {
+		return nil
+	}
+	return remedy.With(errors.New("guard: hornetd was not started by the first process, and a guard knows hornetd by that"),
+		"start it as a service; or, where it is started in this place each time, hornetctl guard audit or enforce")
 }
 
 // foreignGuard is a start under a guard that does not take this process for
@@ -106,16 +143,15 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 	if err != nil {
 		return err
 	}
-	same, _, err := d.sealed()
-	if err != nil {
-		return err
+	if s.Mode == lsm.Enforce && !s.Enforces {
+		return nil // it fell back, and stays so until somebody says otherwise
 	}
 	mode, within := s.Mode, s.Confirm
 	if modeOf(want) > mode {
 		mode, within = modeOf(want), d.cfg.Guard.Confirm
 	}
 	switch {
-	case !s.Current && same:
+	case !s.Current && d.seals.same:
 		return d.upgradeGuard(mode, within)
 	case mode != s.Mode:
 		return d.guard.force.SetMode(mode, within)
@@ -143,7 +179,7 @@ func (d *Daemon) arm(mode lsm.Mode, within time.Duration) error {
 		return err
 	}
 	d.cannotGuard(nil)
-	return d.hear()
+	return errors.Join(d.readSeals(), d.hear())
 }
 
 // upgradeGuard puts one of this build, and as hornetd.toml is now, in the place of
@@ -154,7 +190,7 @@ func (d *Daemon) upgradeGuard(mode lsm.Mode, within time.Duration) error {
 		return err
 	}
 	defer done()
-	d.deaf()
+	d.guard.deaf()
 	next, err := d.guard.force.Upgrade(c)
 	if next != nil {
 		d.guard.force = next
@@ -162,7 +198,7 @@ func (d *Daemon) upgradeGuard(mode lsm.Mode, within time.Duration) error {
 	if err == nil {
 		d.cannotGuard(nil)
 	}
-	return errors.Join(err, d.hear())
+	return errors.Join(err, d.readSeals(), d.hear())
 }
 
 // guardConfig is what hornetd.toml says, opened; done closes it.
@@ -192,6 +228,9 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 	}
 	if d.cfg.Guard.Disarm == config.DisarmReboot {
 		c.Sealed[rebootOnly] = sealReboot
+		for _, key := range keysOf(d.trusted()) {
+			c.Sealed[key] = sealKey
+		}
 	}
 	exe, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -213,24 +252,55 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 	return c, done, nil
 }
 
-// settings is the digest of what decides what a guard lets through, beside its mode.
+// settings is the digest of what decides what a guard lets through, beside its
+// mode, and whom hornetd itself trusts.
 func (d *Daemon) settings() [32]byte {
-	b, _ := json.Marshal(struct { // of plain data
-		Allow  []config.Allowed
-		Disarm config.Disarm
-		BPFFS  string
-	}{d.cfg.Guard.Allow, d.cfg.Guard.Disarm, d.cfg.Paths.BPFFS})
+	c := d.cfg
+	b, _ := json.Marshal([]any{c.Guard.Allow, c.Guard.Disarm, c.Paths, c.Trust, c.Signers, c.Rules, c.Manifests}) // plain data
 	return sha256.Sum256(b)
 }
 
-// sealed reports whether what is in force was armed with what hornetd.toml says
-// now, and whether only a reboot ends it.
-func (d *Daemon) sealed() (same, reboot bool, err error) {
-	seals, err := d.guard.force.Sealed()
+// readSeals notes what is sealed in what is in force.
+func (d *Daemon) readSeals() error {
+	found, err := d.guard.force.Sealed()
 	if err != nil {
-		return false, false, err
+		return err
 	}
-	return seals[d.settings()] == sealSettings, seals[rebootOnly] == sealReboot, nil
+	s := seals{armed: true, same: found[d.settings()] == sealSettings, reboot: found[rebootOnly] == sealReboot, keys: map[[32]byte]bool{}}
+	for sum, number := range found {
+		s.keys[sum] = number == sealKey
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seals = s
+	return nil
+}
+
+// unsealed refuses settings, and keys of a trust store, that are others than those
+// of a guard that only a reboot makes weaker: whoever can write them could else have
+// hornetd, which may, load what they like. That there are fewer keys is no matter.
+func (d *Daemon) unsealed(trust *signing.Trust) error {
+	if !d.seals.reboot {
+		return nil
+	}
+	const hint = "put back what it was, or reboot"
+	if !d.seals.same {
+		return remedy.With(errors.New(`guard: it was armed with disarm = "reboot", and hornetd.toml says other things now`), hint)
+	}
+	for i, key := range keysOf(trust) {
+		if !d.seals.keys[key] {
+			return remedy.With(fmt.Errorf(`guard: it was armed with disarm = "reboot", and signer %q came to the trust store since`, trust.Signers()[i].Name), hint)
+		}
+	}
+	return nil
+}
+
+// keysOf are the digests of a trust store's keys, in the order of its signers.
+func keysOf(trust *signing.Trust) (all [][32]byte) {
+	for _, s := range trust.Signers() {
+		all = append(all, sha256.Sum256([]byte("key "+s.KeySHA256)))
+	}
+	return all
 }
 
 // objects are those that the guard has not seen being made.
@@ -302,8 +372,9 @@ func (d *Daemon) hear() error {
 	if err != nil {
 		return err
 	}
-	d.guard.events = events
-	go func() {
+	d.guard.events, d.guard.heard = events, make(chan struct{})
+	go func(done chan struct{}) {
+		defer close(done)
 		for {
 			e, err := events.Read()
 			if err != nil {
@@ -314,15 +385,8 @@ func (d *Daemon) hear() error {
 			}
 			d.foreign(e)
 		}
-	}()
+	}(d.guard.heard)
 	return nil
-}
-
-func (d *Daemon) deaf() {
-	if d.guard.events != nil {
-		d.guard.events.Close()
-		d.guard.events = nil
-	}
 }
 
 // foreign records what somebody else did, or was kept from. What repeats is
@@ -341,7 +405,7 @@ func (d *Daemon) foreign(e lsm.Event) {
 	if e.Suppressed > 0 {
 		rec.Reason += fmt.Sprintf(" (%d more of this caller were not told)", e.Suppressed)
 	}
-	settle := d.refused.firstRead(rec, fmt.Sprint(e.Deed, e.Detail, e.Refused, e.Executable))
+	settle := d.refused.firstRead(rec, sortOf(e))
 	if settle == nil {
 		return
 	}
@@ -361,6 +425,15 @@ func (d *Daemon) foreign(e lsm.Event) {
 		Caller: &api.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID), Unit: rec.Caller.Unit}})
 	d.log.Warn(verbForeign, zap.String("what", e.String()), zap.Bool("refused", e.Refused), zap.Uint32("uid", e.UID),
 		zap.Uint32("pid", e.PID), zap.String("exe", rec.Caller.Exe), zap.String("unit", rec.Caller.Unit))
+}
+
+// sortOf is what events count together by. Of another user's it is few kinds,
+// whatever they do: they need no right to cause them.
+func sortOf(e lsm.Event) string {
+	if e.UID != 0 {
+		return fmt.Sprint(e.Deed, e.Refused)
+	}
+	return fmt.Sprint(e.Deed, min(e.Detail, 1<<16), e.Refused, e.Executable)
 }
 
 // foreignProcess looks up the unit and the executable of whoever an event is of,
@@ -424,6 +497,9 @@ func (d *Daemon) Enroll(who Peer, file string) (api.Guard, error) {
 	return d.changeGuard(who, "enroll "+file, func() error {
 		if d.guard.force == nil {
 			return d.notInForce()
+		}
+		if d.seals.reboot {
+			return errSealed("nothing else becomes hornetd")
 		}
 		f, err := os.Open(file)
 		if err != nil {
@@ -534,21 +610,24 @@ func (d *Daemon) setGuard(w wish) error {
 	if err != nil {
 		return err
 	}
-	same, reboot, err := d.sealed()
-	if err != nil {
-		return err
-	}
 	switch {
-	case reboot && (w.mode < s.Mode || !same || w.within > 0):
-		return remedy.With(errors.New(`guard: it was armed with disarm = "reboot": nothing makes it weaker`), "reboot")
+	case d.seals.reboot && (w.mode < s.Mode || !d.seals.same || w.within > 0):
+		return errSealed("nothing makes it weaker")
 	case w.mode == lsm.Off:
-		d.deaf()
+		d.guard.deaf()
 		d.guard.force = nil
+		d.mu.Lock()
+		d.seals = seals{}
+		d.mu.Unlock()
 		return g.Disarm()
-	case !same || !s.Current:
+	case !d.seals.same || !s.Current || len(d.cfg.Guard.Allow) > 0: // whose files may be others by now
 		return d.upgradeGuard(w.mode, w.within)
 	}
 	return g.SetMode(w.mode, w.within)
+}
+
+func errSealed(what string) error {
+	return remedy.With(fmt.Errorf(`guard: it was armed with disarm = "reboot": %s`, what), "reboot")
 }
 
 // guardLocked says how the guard is.
@@ -562,7 +641,15 @@ func (d *Daemon) guardLocked() *api.Guard {
 		}
 	case err == nil:
 		err = d.unarmed
+		if err == nil && d.seals.armed && !d.seals.same {
+			err = remedy.With(errors.New("hornetd.toml says other things than it was armed with"), "hornetctl guard %s, from when on they count", s.Mode)
+		}
+		out.Disarm = string(config.DisarmRoot)
+		if d.seals.reboot {
+			out.Disarm = string(config.DisarmReboot)
+		}
 		out.Mode = api.GuardMode(s.Mode.String())
+		out.Open = s.Open
 		out.Hooks, out.Refused, out.Lost = s.Hooks, s.Refused, s.Lost
 		if s.Confirm > 0 {
 			out.Confirm = s.Confirm.Round(time.Second).String()

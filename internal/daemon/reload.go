@@ -293,6 +293,9 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 			out = append(out, *p)
 		}
 	}
+	if err := d.unsealed(trust); err != nil {
+		out = append(out, problem("", err))
+	}
 	return out
 }
 

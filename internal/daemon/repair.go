@@ -439,16 +439,16 @@ func (d *Daemon) rebuild(entry *pinning.Entry, c *collection) error {
 		d.mu.Unlock()
 	}
 	if err == nil && entry.Gone {
-		d.tell("what ran without a pin", c.leave(d.collection(name).record))
+		d.tell("what ran without a pin", leave(c.record, d.collection(name).record))
 	}
 	return err
 }
 
-// leave detaches the links of c that run still, as somebody holds them, and are not
-// in now, which runs in their place.
-func (c *collection) leave(now pinning.Record) error {
+// leave detaches the links of what was that run still, as somebody holds them, and are
+// not in now, which runs in their place.
+func leave(was, now pinning.Record) error {
 	var errs []error
-	for _, r := range c.record.Links {
+	for _, r := range was.Links {
 		if slices.ContainsFunc(now.Links, func(l pinning.RecordLink) bool { return l.ID == r.ID }) {
 			continue
 		}

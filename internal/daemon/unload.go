@@ -52,11 +52,7 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 	// The point of no return: the first thing Remove does is to take the name
 	// away; whatever it leaves undone the next start sweeps.
 	pending := d.store.OnTrial(c.record)
-	switch err := d.settled(d.store.Remove(n)); {
-	case errors.Is(err, pinning.ErrNotExist):
-		// Somebody took its directory away. What has no pin any more can run still.
-		d.tell("what ran without a pin", c.leave(pinning.Record{}))
-	case err != nil:
+	if err := d.removed(d.store.Remove(n), &c.record); err != nil {
 		return err
 	}
 	if pending {
@@ -72,6 +68,20 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 	d.mu.Unlock()
 	d.vacate(name)
 	d.dropBundle(name)
+	return nil
+}
+
+// removed is what is left of the error of a removal, of what r is the record of if
+// that is known. A directory that somebody took away is none: not to be there is what
+// was asked for. What has no pin any more can run still.
+func (d *Daemon) removed(err error, r *pinning.Record) error {
+	err = d.settled(err)
+	if !errors.Is(err, pinning.ErrNotExist) {
+		return err
+	}
+	if r != nil {
+		d.tell("what ran without a pin", leave(*r, pinning.Record{}))
+	}
 	return nil
 }
 
@@ -104,7 +114,7 @@ func (d *Daemon) endQuarantine(a *act, dir string, force bool) error {
 	if err := a.intend(); err != nil {
 		return err
 	}
-	if err := d.settled(d.store.RemoveQuarantined(dir)); err != nil {
+	if err := d.removed(d.store.RemoveQuarantined(dir), d.held[dir].record); err != nil {
 		return err
 	}
 	d.mu.Lock()

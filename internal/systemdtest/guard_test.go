@@ -21,6 +21,7 @@ func TestGuard(t *testing.T) {
 		{"maker", 1, guardMaker},
 		{"signals", 1, guardSignals},
 		{"restarts", 1, guardRestarts},
+		{"fallback", 1, guardFallsBack},
 		{"upgrade", 1, guardUpgrade},
 		{"disarm", 1, guardDisarm},
 	})
@@ -207,6 +208,22 @@ func guardRestarts(t *testing.T) {
 	if g := guard(t); g.Mode != "enforce" {
 		t.Errorf("guard %+v", g)
 	}
+}
+
+// What fell back because nobody confirmed stays so over a restart.
+func guardFallsBack(t *testing.T) {
+	enforcing.reach(t)
+	run(t, "hornetctl", "guard", "enforce", "--confirm-within", "2s")
+	soon(t, "a fall back", func() bool { return guard(t).Mode == "audit" })
+	run(t, "systemctl", "restart", "hornetd")
+	if g := guard(t); g.Mode != "audit" || !strings.Contains(g.Reason, "nobody confirmed") {
+		t.Errorf("after a restart: %+v", g)
+	}
+	if out, err := makeMap(); err != nil {
+		t.Errorf("root makes no map: %s", out)
+	}
+	run(t, "hornetctl", "guard", "enforce")
+	refusedToRoot(t)
 }
 
 // A new binary is hornetd once the old one has enrolled it, and nothing before.

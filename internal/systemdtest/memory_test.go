@@ -35,7 +35,7 @@ var memorySteps = []step{
 // sized is hornetd with a collection that runs, and others whose one map is of a
 // size.
 var sized = &stage{f: func(t *testing.T) {
-	put(t, "/etc/hornet/hornetd.toml", "[limits]\nmemory = \"1GiB\"\n[guard]\nmode = \"off\"\n")
+	put(t, "/etc/hornet/hornetd.toml", "[limits]\nmemory = \"1GiB\"\n")
 	enabled.reach(t)
 	run(t, "hornetctl", "keygen", "--out", "/root", "dev")
 	run(t, "cp", "/root/dev.pem", "/etc/hornet/trust.d/")
@@ -114,6 +114,10 @@ func charged(t *testing.T) {
 	}
 	if got := chargeOf(t, "show", "large"); got.To != "own" || got.Cgroup != unitCgroup+"maps/large" {
 		t.Errorf("it is charged to %+v", got)
+	}
+	// The guard, which audits where nothing else is said, knows whose that was.
+	if out := run(t, "hornetctl", "events", "--kind", "foreign"); strings.Contains(out, "by /usr/sbin/hornetd") {
+		t.Errorf("what hornetd has made is taken for somebody else's:\n%s", out)
 	}
 	// As the kernel has it, the map is what it would be if hornetd had made it.
 	info := run(t, "bpftool", "map", "show", "pinned", pins+"large/maps/calls")

@@ -22,6 +22,7 @@ var skipRules = []skipRule{
 	{regexp.MustCompile(`no BPF_PERF_EVENT_`), "6.6"},
 	{regexp.MustCompile(`no BPF_TRACE_UPROBE_MULTI`), "6.6"},
 	{regexp.MustCompile(`no BPF_CGROUP_UNIX_`), "6.7"},
+	{regexp.MustCompile(`no BPF_TOKEN_CREATE`), "6.9"},
 	{regexp.MustCompile(`no BPF_LINK_TYPE_SOCKMAP`), "6.10"},
 	{regexp.MustCompile(`no BPF_STRUCT_OPS`), "6.4"},
 	{regexp.MustCompile(`no BPF_TRACE_KPROBE_SESSION`), "6.10"},
