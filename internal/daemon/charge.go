@@ -136,8 +136,8 @@ func (h *home) createBy(maker loader.MapMaker, plan *loader.Plan, kept map[strin
 func (h *home) noMemory(err error) error {
 	limit, more := fmt.Sprintf("they may take %d", h.room.Most), "lower max_entries in the manifest, or unload others to free memory of the host"
 	if u := h.room.Unit; u > 0 {
-		limit += fmt.Sprintf(", and the maps of all collections that have a cgroup %d by the unit's memory.max", u)
-		more = "lower max_entries in the manifest, raise MemoryMax= of hornetd.service, or unload others"
+		limit += fmt.Sprintf(", and the maps of all collections that have a cgroup %d by memory.max or memory.high of the unit or what it is in", u)
+		more = "lower max_entries in the manifest, raise MemoryMax= of hornetd.service (or MemoryHigh=, or those of its slice), or unload others"
 	}
 	return remedy.With(fmt.Errorf("collection %q: its maps need %d bytes, and the kernel has no memory for them (%s): %w: %w", h.name, h.need, limit, err, policy.ErrLimit), "%s", more)
 }
