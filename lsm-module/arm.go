@@ -180,8 +180,12 @@ func (g *Guard) fill(want *checked, old *Guard) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range append(ours, owned...) {
-		if err := g.maps["owned"].Put(o, uint32(1)); err != nil {
+	return errors.Join(g.putOwned(owned, ownedYes), g.putOwned(ours, ownedYes|ownedGuard))
+}
+
+func (g *Guard) putOwned(all []Object, how uint32) error {
+	for _, o := range all {
+		if err := g.maps["owned"].Put(o, how); err != nil {
 			return fmt.Errorf("guard: own %s %d: %w", o.Kind, o.ID, err)
 		}
 	}
@@ -325,6 +329,9 @@ func (g *Guard) attach(program string) error {
 // verify asks the kernel whether everything is in force, and sees that a system
 // call goes by the guard.
 func (g *Guard) verify() error {
+	if err := g.control("arm", opWhoAmI); err != nil {
+		return err
+	}
 	if err := g.checkLinks(); err != nil {
 		return err
 	}

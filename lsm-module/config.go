@@ -18,8 +18,8 @@ type Config struct {
 	// ConfirmWithin, if not 0, makes Enforce fall back to Audit unless
 	// Guard.Confirm comes in time.
 	ConfirmWithin time.Duration
-	// Cgroup is the directory of hornetd's cgroup. The guard knows it by its
-	// parent and its own name: systemd makes it anew at every start.
+	// Cgroup is the directory of hornetd's cgroup. The guard knows it, and those of
+	// Allow, by the parent and the own name: systemd makes it anew at every start.
 	Cgroup string
 	// Executables become hornetd when the first process starts them in Cgroup.
 	Executables []*os.File
@@ -39,7 +39,7 @@ type Config struct {
 // with its own libraries, and move into the cgroup.
 type Identity struct {
 	Executable *os.File // or
-	Cgroup     string   // its directory
+	Cgroup     string   // its directory, in one that is there already
 
 	Commands    []uint32 // of bpf(2), below 64
 	Programs    []uint32 // types that may be loaded, below 64
@@ -68,14 +68,14 @@ func (c Config) check(dir string, hooks int) (*checked, error) {
 	}
 	out := &checked{Config: c, places: map[place]may{}}
 	out.state.Object, out.state.Hooks = objectSum, uint32(hooks)
+	if _, err := os.Stat(c.Cgroup); err != nil { // it is where the caller is
+		return nil, fmt.Errorf("guard: hornetd's cgroup: %w", err)
+	}
 	home, err := placeOf(c.Cgroup)
 	if err != nil {
 		return nil, err
 	}
 	out.state.Home = home
-	if out.state.Namespaces, err = mountNamespaces(); err != nil {
-		return nil, err
-	}
 	guarded := append([]string{dir}, c.Guarded...)
 	if len(guarded) > roots {
 		return nil, fmt.Errorf("guard: %d directories to guard, the most is %d", len(c.Guarded), roots-1)
@@ -91,18 +91,6 @@ func (c Config) check(dir string, hooks int) (*checked, error) {
 		}
 	}
 	return out, nil
-}
-
-// mountNamespaces returns the caller's and the first process's.
-func mountNamespaces() (all [2]uint32, err error) {
-	for i, of := range []string{"self", "1"} {
-		var st unix.Stat_t
-		if err := unix.Stat("/proc/"+of+"/ns/mnt", &st); err != nil {
-			return all, fmt.Errorf("guard: mount namespace: %w", err)
-		}
-		all[i] = uint32(st.Ino)
-	}
-	return all, nil
 }
 
 func (c *checked) allow(id Identity) error {
@@ -146,24 +134,35 @@ func (id Identity) masks() (may, error) {
 	return m, nil
 }
 
-// placeOf returns what the guard knows a cgroup by.
+// placeOf returns what the guard knows a cgroup by. It need not be there yet, as that
+// of a service that starts later is not; its parent must be.
 func placeOf(dir string) (place, error) {
 	var p place
+	dir = filepath.Clean(dir)
+	up := filepath.Dir(dir)
+	var st, parent unix.Stat_t
+	if err := unix.Stat(up, &parent); err != nil {
+		err = fmt.Errorf("guard: cgroup %q: its parent: %w", dir, err)
+		return p, remedy.With(err, "name a cgroup in one that is there when hornetd starts, as %s is", "/sys/fs/cgroup/system.slice")
+	}
+	on := up
+	switch err := unix.Stat(dir, &st); {
+	case err == nil && parent.Dev != st.Dev: // the root cgroup, which has no name
+		on = dir
+	case err != nil && !errors.Is(err, unix.ENOENT):
+		return p, fmt.Errorf("guard: cgroup %q: %w", dir, err)
+	}
 	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
+	if err := unix.Statfs(on, &fs); err != nil {
 		return p, fmt.Errorf("guard: cgroup %q: %w", dir, err)
 	}
 	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
 		return p, remedy.With(fmt.Errorf("guard: %s: not on a cgroup2 file system", dir), "name a directory below /sys/fs/cgroup")
 	}
-	var st, parent unix.Stat_t
-	if err := errors.Join(unix.Stat(dir, &st), unix.Stat(filepath.Join(dir, ".."), &parent)); err != nil {
-		return p, fmt.Errorf("guard: cgroup %q: %w", dir, err)
-	}
-	if parent.Dev != st.Dev { // the root cgroup, which has no name
+	if on == dir {
 		return p, nil
 	}
-	base := filepath.Base(filepath.Clean(dir))
+	base := filepath.Base(dir)
 	if len(base) >= nameSize {
 		return p, fmt.Errorf("guard: cgroup %q: its name has %d bytes, the most is %d", dir, len(base), nameSize-1)
 	}

@@ -1,8 +1,6 @@
 package lsm
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -37,6 +35,7 @@ type Event struct {
 	Suppressed uint64 // events of this caller not told since the last one
 }
 
+// rawEvent grows at its end only.
 type rawEvent struct {
 	Time       uint64
 	Cgroup     uint64
@@ -61,11 +60,8 @@ type rawEvent struct {
 // decodeEvent reads one out of the ring buffer.
 func decodeEvent(b []byte) (Event, error) {
 	var r rawEvent
-	if len(b) != binary.Size(r) {
-		return Event{}, fmt.Errorf("guard: event of %d bytes, want %d", len(b), binary.Size(r))
-	}
-	if err := binary.Read(bytes.NewReader(b), binary.NativeEndian, &r); err != nil {
-		return Event{}, fmt.Errorf("guard: event: %w", err)
+	if err := decode(b, firstEvent, &r); err != nil {
+		return Event{}, err
 	}
 	return Event{
 		Boot: time.Duration(r.Time), Deed: r.Deed, Detail: r.Detail, Reason: r.Reason, Refused: r.Refused != 0,

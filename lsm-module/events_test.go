@@ -88,6 +88,14 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// An executable may be one that the operator has listed.
+func TestEventOfExecutable(t *testing.T) {
+	e := Event{Deed: DeedBinary, Reason: ReasonOwned}
+	if s := e.String(); strings.Contains(s, "hornetd") || !strings.Contains(s, "executable") {
+		t.Errorf("%q", s)
+	}
+}
+
 // cgroupID is that of the test, which is in the root cgroup.
 func cgroupID(t *testing.T) uint64 {
 	t.Helper()
@@ -197,6 +205,10 @@ func try(what, text string, number int) error {
 		return closing(bpf(unix.BPF_LINK_GET_FD_BY_ID, map[int]uint32{0: uint32(number)}))
 	case "write":
 		return closing(bpf(unix.BPF_MAP_GET_FD_BY_ID, map[int]uint32{0: uint32(number)}))
+	case "read":
+		return closing(bpf(unix.BPF_MAP_GET_FD_BY_ID, map[int]uint32{0: uint32(number), 2: unix.BPF_F_RDONLY}))
+	case "uses":
+		return loadWriting(number)
 	case "detach":
 		fd, err := bpf(unix.BPF_LINK_GET_FD_BY_ID, map[int]uint32{0: uint32(number)})
 		if err != nil {
@@ -215,10 +227,23 @@ func try(what, text string, number int) error {
 		return unix.Mount("", text, "", unix.MS_PRIVATE, "")
 	case "umount":
 		return unix.Unmount(text, unix.MNT_DETACH)
+	case "inside":
+		pid, path, _ := strings.Cut(text, ":")
+		return umountInside(pid, path)
 	case "term":
 		return unix.Kill(number, unix.SIGTERM)
+	case "stop":
+		return unix.Kill(number, unix.SIGSTOP)
+	case "memory":
+		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", number), os.O_RDWR, 0)
+		if err == nil {
+			f.Close()
+		}
+		return err
 	case "sigio":
 		return signalByIO(number)
+	case "async":
+		return signalOf(3, number)
 	default:
 		return errors.New(text)
 	}
@@ -230,41 +255,63 @@ func signalByIO(pid int) error {
 	if err != nil {
 		return err
 	}
-	fd := r.Fd()
-	if _, err := unix.FcntlInt(fd, unix.F_SETOWN, pid); err != nil {
-		return err
-	}
-	if _, err := unix.FcntlInt(fd, unix.F_SETSIG, int(unix.SIGUSR2)); err != nil {
-		return err
-	}
-	if _, err := unix.FcntlInt(fd, unix.F_SETFL, unix.O_ASYNC|unix.O_NONBLOCK); err != nil {
+	if err := signalOf(r.Fd(), pid); err != nil {
 		return err
 	}
 	_, err = w.Write([]byte("x"))
 	return err
 }
 
-// The sender of such a signal is never told, so that its victim is asked.
+// signalOf has a file send SIGUSR2 to a process when there is something to read.
+func signalOf(fd uintptr, pid int) error {
+	if _, err := unix.FcntlInt(fd, unix.F_SETOWN, pid); err != nil {
+		return err
+	}
+	if _, err := unix.FcntlInt(fd, unix.F_SETSIG, int(unix.SIGUSR2)); err != nil {
+		return err
+	}
+	_, err := unix.FcntlInt(fd, unix.F_SETFL, unix.O_ASYNC|unix.O_NONBLOCK)
+	return err
+}
+
+// The sender of such a signal is never told, so that its victim is asked: what the
+// attacker writes, and what hornetd itself writes into the attacker's socket.
 func TestSignalsOfFiles(t *testing.T) {
 	g := arm(t, nil)
 	came := make(chan os.Signal, 8)
 	signal.Notify(came, unix.SIGUSR2)
 	defer signal.Stop(came)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
+	defer ours.Close()
+	defer theirs.Close()
 	for _, m := range []Mode{Enforce, Audit} {
 		if err := g.SetMode(m, time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := child("tries", nil, "sigio="+strconv.Itoa(os.Getpid())).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "ok" {
-			t.Fatalf("%v: %s", err, out)
-		}
-		select {
-		case <-came:
-			if m == Enforce {
-				t.Error("the signal came while the guard enforces")
+		for _, how := range []string{"sigio", "async"} {
+			cmd := child("tries", nil, how+"="+strconv.Itoa(os.Getpid()))
+			cmd.ExtraFiles = []*os.File{theirs}
+			if out, err := cmd.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "ok" {
+				t.Fatalf("%s: %v: %s", how, err, out)
 			}
-		case <-time.After(2 * time.Second):
-			if m == Audit {
-				t.Error("the signal did not come while the guard audits")
+			if how == "async" {
+				if _, err := ours.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			select {
+			case <-came:
+				if m == Enforce {
+					t.Errorf("%s: the signal came while the guard enforces", how)
+				}
+			case <-time.After(2 * time.Second):
+				if m == Audit {
+					t.Errorf("%s: the signal did not come while the guard audits", how)
+				}
 			}
 		}
 	}
@@ -275,6 +322,9 @@ func TestAllow(t *testing.T) {
 	guestOnly(t)
 	s := newScene(t)
 	listed, other := testenv.Cgroup(t), testenv.Cgroup(t)
+	if err := os.Remove(listed); err != nil { // a service that has not started yet
+		t.Fatal(err)
+	}
 	tool := s.copy
 	file, err := os.Open(tool)
 	if err != nil {
@@ -293,6 +343,9 @@ func TestAllow(t *testing.T) {
 			{Executable: file, Commands: []uint32{unix.BPF_PROG_GET_FD_BY_ID}},
 		}
 	})
+	if err := os.Mkdir(listed, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	tries := []string{"map", "filter", "raw_tp", fmt.Sprint("program=", s.Prog), fmt.Sprint("link=", s.Link), fmt.Sprint("detach=", s.Link), fmt.Sprint("write=", s.Map), fmt.Sprint("term=", os.Getpid())}
 	for _, tt := range []struct {
 		what, cgroup, exe, want string

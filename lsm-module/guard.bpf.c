@@ -18,8 +18,9 @@
  *   bpf_token_cmd         commands by token (6.9)
  *
  * What hornetd owns
- *   bpf_map, bpf_prog     descriptors, by id and from pins; and what hornetd
- *                         creates becomes owned
+ *   bpf_map, bpf_prog     descriptors, by id and from pins; programs of others
+ *                         that use its maps; and what hornetd creates becomes
+ *                         owned
  *   inode_*               its pins: unlink, rename, link, new ones, their modes
  *   sb_*, move_mount      the file system they are on
  *
@@ -33,7 +34,8 @@
  *
  * Self-protection. All maps but the ring buffer are frozen before the first
  * hook is attached, and none is read-only to programs: system calls cannot
- * write them, whoever holds which descriptor, and the programs below can. So
+ * write them, whoever holds which descriptor, and the programs below can; no
+ * other program gets at them, for nobody else has a descriptor of theirs. So
  * the marks, the mode and what is owned change here and nowhere else. The
  * links, programs and maps of the guard are owned like everything of hornetd's,
  * and so are their pins. Links of LSM programs can be neither detached nor
@@ -148,6 +150,20 @@ static __always_inline __u32 mark_of(struct task_struct *task)
 	return mark ? *mark : 0;
 }
 
+/* The same, for who is done something to. Until it executes something, a child of
+ * such a process has no mark, and all that there is to protect: the descriptors, and
+ * with vfork(2), as Go has it, the very memory. */
+static __always_inline __u32 protected(struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader, *parent;
+	__u32 mark = mark_of(task);
+
+	if (mark || !leader || !(leader->flags & PF_FORKNOEXEC))
+		return mark;
+	parent = leader->real_parent;
+	return parent ? mark_of(parent) : 0;
+}
+
 static __always_inline _Bool hornetd(void)
 {
 	return mark_of(bpf_get_current_task_btf()) == MARK_HORNETD;
@@ -188,6 +204,21 @@ static __always_inline void current_place(struct place *place)
 	if (level > 0)
 		place->parent = bpf_get_current_ancestor_cgroup_id(level - 1);
 	bpf_probe_read_kernel_str(place->name, sizeof(place->name), BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, name));
+}
+
+/* What no other mount namespace has ever been called; inode numbers are given again,
+ * and so is memory. */
+static __always_inline __u64 serial(struct mnt_namespace *ns)
+{
+	if (bpf_core_field_exists(ns->seq))
+		return BPF_CORE_READ(ns, seq);
+	return BPF_CORE_READ(ns, ns.ns_id);
+}
+
+/* Notes in which mount namespace hornetd is. Its threads may visit others. */
+static __always_inline void note_namespace(void)
+{
+	state.namespace = serial(BPF_CORE_READ(bpf_get_current_task_btf(), group_leader, nsproxy, mnt_ns));
 }
 
 static __always_inline _Bool bit(__u64 mask, __u32 n)
@@ -339,12 +370,13 @@ static __always_inline int own(__u32 kind, __u32 id, __u32 how)
 	return bpf_map_update_elem(&owned, &key, &how, BPF_ANY) ? -ENOSPC : 0;
 }
 
-static __always_inline _Bool is_shared(__u32 kind, __u32 id)
+/* Is it owned in this way, too? */
+static __always_inline _Bool is_owned_so(__u32 kind, __u32 id, __u32 bit)
 {
 	struct object key = { kind, id };
 	__u32 *how = bpf_map_lookup_elem(&owned, &key);
 
-	return how && *how & OWNED_SHARED;
+	return how && *how & bit;
 }
 
 static __always_inline struct file *file_of(__u32 fd)
@@ -477,7 +509,7 @@ static __always_inline int touches(enum class class, struct attr *a, struct what
 	}
 	if (!is_owned(o.kind, o.id))
 		return 0;
-	if ((class == OF_FD || class == OF_BATCH) && is_shared(o.kind, o.id))
+	if ((class == OF_FD || class == OF_BATCH) && is_owned_so(o.kind, o.id, OWNED_SHARED))
 		return 0;
 	what->kind = o.kind;
 	what->id = o.id;
@@ -505,13 +537,16 @@ static __always_inline void describe(__u32 command, struct attr *a, struct what 
 	}
 }
 
-/* What a thread with a mark is in: guard_map and guard_prog ask. */
-static __always_inline void note(__u32 command)
+/* What a thread with a mark is in: guard_map and guard_prog ask. Without memory for
+ * it the call fails: what it makes could not be told to be hornetd's. */
+static __always_inline int note(__u32 command)
 {
 	__u32 *now = bpf_task_storage_get(&commands, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 
-	if (now)
-		*now = command;
+	if (!now)
+		return -ENOMEM;
+	*now = command;
+	return 0;
 }
 
 /* A link that hornetd pins is owned. */
@@ -535,8 +570,8 @@ int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 
 	__sync_fetch_and_add(&state.calls, 1);
 	bpf_probe_read_kernel(&a, sizeof(a), attr);
-	if (hornetd() || maker())
-		note(command);
+	if ((hornetd() || maker()) && note(command))
+		return -ENOMEM;
 	if (hornetd())
 		return pins(command, &a);
 	if (makes_maps(command))
@@ -713,23 +748,57 @@ int BPF_PROG(guard_map, struct bpf_map *map, unsigned int fmode)
 
 	if ((hornetd() || maker()) && within(BPF_MAP_CREATE))
 		return own(KIND_MAP, map->id, OWNED_YES);
-	if (hornetd())
+	if (hornetd() || !is_owned(KIND_MAP, map->id))
 		return 0;
-	return fmode & FMODE_WRITE && is_owned(KIND_MAP, map->id) ? refuse(&what) : 0;
+	/* A map of maps and an iterator take one that is read-only and write with it:
+	 * whoever is listed for looking at maps may have one, but not of the guard's. */
+	if (!(fmode & FMODE_WRITE) && !is_owned_so(KIND_MAP, map->id, OWNED_GUARD) && !listed(BPF_MAP_GET_FD_BY_ID, 0, 0))
+		return 0;
+	return refuse(&what);
 }
 
-/* With a program's descriptor it can be run and attached: whoever is listed for
- * looking at programs may have one, and cannot do either. */
+struct uses {
+	struct bpf_map **maps;
+	__u32 owned; /* id of the first that is */
+};
+
+static long use(__u32 i, struct uses *u)
+{
+	struct bpf_map *map = 0;
+	__u32 id;
+
+	bpf_probe_read_kernel(&map, sizeof(map), u->maps + i);
+	id = BPF_CORE_READ(map, id);
+	if (!is_owned(KIND_MAP, id) || is_owned_so(KIND_MAP, id, OWNED_SHARED))
+		return 0;
+	u->owned = id;
+	return 1;
+}
+
+/* The verifier lets a program write a map that is frozen, and that the loader has a
+ * descriptor of to read only: a program of somebody else's that has one of hornetd's
+ * is told from others by its maps. This hook comes behind the verifier, before the
+ * loader has the descriptor.
+ *
+ * With the descriptor of a program it can be run and attached, as far as the caller
+ * is listed for that: whoever is listed for looking at programs may have one. */
 SEC("lsm/bpf_prog")
 int BPF_PROG(guard_prog, struct bpf_prog *prog)
 {
 	struct bpf_prog_aux *aux = prog->aux;
 	struct what what = { .deed = DEED_PROGRAM, .reason = REASON_OWNED, .kind = KIND_PROGRAM, .id = aux->id, .type = prog->type, .name = aux->name };
+	struct uses u = {};
 
 	if (hornetd())
 		return within(BPF_PROG_LOAD) ? own(KIND_PROGRAM, aux->id, OWNED_YES) : 0;
-	if (!is_owned(KIND_PROGRAM, aux->id) || !listed(BPF_PROG_GET_FD_BY_ID, 0, 0))
+	if (is_owned(KIND_PROGRAM, aux->id))
+		return listed(BPF_PROG_GET_FD_BY_ID, 0, 0) ? refuse(&what) : 0;
+	u.maps = BPF_CORE_READ(aux, used_maps);
+	bpf_loop(BPF_CORE_READ(aux, used_map_cnt), use, &u, 0);
+	if (!u.owned)
 		return 0;
+	what.kind = KIND_MAP;
+	what.id = u.owned;
 	return refuse(&what);
 }
 
@@ -865,11 +934,22 @@ static __always_inline struct mount *real_mount(struct vfsmount *mnt)
 	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
 }
 
+/* The first process, as the kernel has it now. */
+static __always_inline struct task_struct *first_process(void)
+{
+	void *pid = BPF_CORE_READ(bpf_get_current_task_btf(), thread_pid);
+	struct pid_namespace *ns = 0;
+
+	bpf_probe_read_kernel(&ns, sizeof(ns), pid + bpf_core_field_offset(struct pid, numbers) + bpf_core_field_offset(struct upid, ns));
+	return BPF_CORE_READ(ns, child_reaper);
+}
+
+/* In a namespace that the first process is in, or hornetd. */
 static __always_inline _Bool at_home(struct mount *m)
 {
-	__u32 namespace = BPF_CORE_READ(m, mnt_ns, ns.inum);
+	struct mnt_namespace *ns = BPF_CORE_READ(m, mnt_ns);
 
-	return namespace == state.namespaces[0] || namespace == state.namespaces[1];
+	return ns && (ns == BPF_CORE_READ(first_process(), nsproxy, mnt_ns) || serial(ns) == state.namespace);
 }
 
 static __always_inline _Bool has_peers(struct mount *m)
@@ -937,6 +1017,9 @@ static __always_inline _Bool takes_along(struct vfsmount *mnt)
 SEC("lsm/sb_umount")
 int BPF_PROG(guard_umount, struct vfsmount *mnt, int flags)
 {
+	/* So it leaves the root file system that it comes from. */
+	if (bpf_get_current_task_btf()->tgid == 1 && flags & MNT_DETACH)
+		return 0;
 	return must_stay(real_mount(mnt)) || (flags & MNT_DETACH && takes_along(mnt)) ? mount(MOUNT_UMOUNT) : 0;
 }
 
@@ -981,10 +1064,9 @@ static __always_inline _Bool may_signal(void)
 	return may && may->signals;
 }
 
-static __always_inline int signal(struct task_struct *task, __u32 sig)
+/* Would a signal end, stop or change what is protected? */
+static __always_inline _Bool harms(struct task_struct *task, __u32 sig)
 {
-	struct what what = { .deed = DEED_SIGNAL, .detail = sig, .reason = REASON_OWNED };
-
 	switch (sig) {
 	case 0: /* only asks */
 	case SIGHUP: /* reload */
@@ -994,21 +1076,26 @@ static __always_inline int signal(struct task_struct *task, __u32 sig)
 	case SIGWINCH:
 		return 0;
 	}
-	/* What makes maps for hornetd, too: Go has its threads change themselves by signals. */
-	return !mark_of(task) || mark_of(bpf_get_current_task_btf()) || may_signal() ? 0 : refuse(&what);
+	return protected(task);
 }
 
 SEC("lsm/task_kill")
 int BPF_PROG(guard_kill, struct task_struct *task, struct kernel_siginfo *info, int sig)
 {
-	return signal(task, sig);
+	struct what what = { .deed = DEED_SIGNAL, .detail = sig, .reason = REASON_OWNED };
+
+	/* What makes maps for hornetd, too: Go has its threads change themselves by signals. */
+	return !harms(task, sig) || protected(bpf_get_current_task_btf()) || may_signal() ? 0 : refuse(&what);
 }
 
-/* F_SETOWN and F_SETSIG; 0 is SIGIO */
+/* F_SETOWN and F_SETSIG; 0 is SIGIO. Whoever has asked for it is not there any more:
+ * the current process is the one that wrote, hornetd itself as well. */
 SEC("lsm/file_send_sigiotask")
 int BPF_PROG(guard_sigio, struct task_struct *task, struct fown_struct *fown, int sig)
 {
-	return signal(task, sig ? sig : SIGIO);
+	struct what what = { .deed = DEED_SIGNAL, .detail = sig ? sig : SIGIO, .reason = REASON_OWNED };
+
+	return harms(task, what.detail) ? refuse(&what) : 0;
 }
 
 SEC("lsm/ptrace_access_check")
@@ -1016,7 +1103,7 @@ int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)
 {
 	struct what what = { .deed = DEED_TRACE, .detail = mode, .reason = REASON_OWNED };
 
-	return mode & PTRACE_MODE_ATTACH && mark_of(child) && !hornetd() ? refuse(&what) : 0;
+	return mode & PTRACE_MODE_ATTACH && protected(child) && !hornetd() ? refuse(&what) : 0;
 }
 
 SEC("lsm/file_open")
@@ -1065,9 +1152,10 @@ int BPF_PROG(guard_exec, struct linux_binprm *bprm)
 	if (!enrolled(bprm))
 		return 0;
 	parent = task->real_parent;
-	if (started_by_init(task))
+	if (started_by_init(task)) {
 		mark = MARK_HORNETD;
-	else if (parent && mark_of(parent) == MARK_HORNETD)
+		note_namespace();
+	} else if (parent && mark_of(parent) == MARK_HORNETD)
 		mark = MARK_MAKER;
 	if (mark)
 		bpf_task_storage_get(&marks, task, &mark, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -1083,6 +1171,7 @@ static __always_inline int control(__u64 op, __u64 a, __u64 b, __u64 c)
 
 	switch (op) {
 	case OP_WHOAMI:
+		note_namespace();
 		return 0;
 	case OP_MODE:
 		state.deadline = b;

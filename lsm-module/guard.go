@@ -53,7 +53,7 @@ func Adopt(dir string) (*Guard, error) {
 		return nil, err
 	}
 	if n == 0 {
-		return nil, fmt.Errorf("guard: %s: %w", dir, ErrNotArmed)
+		return nil, errors.Join(fmt.Errorf("guard: %s: %w", dir, ErrNotArmed), sweep(dir))
 	}
 	g := &Guard{dir: dir, number: n, named: true}
 	if err := g.open(); err != nil {
@@ -68,17 +68,32 @@ func Adopt(dir string) (*Guard, error) {
 	return g, nil
 }
 
-// Look says how the guard in dir is, to anybody who may read the directory.
+// Look says how the guard in dir is, to anybody who may read the directory. While it
+// enforces, only hornetd is told more than that it does.
 func Look(dir string) (Status, error) {
-	n, err := newest(dir)
-	if err != nil {
-		return Status{}, err
+	for last := 0; ; {
+		n, err := newest(dir)
+		if err != nil {
+			return Status{}, err
+		}
+		s, err := look(dir, n)
+		if !errors.Is(err, fs.ErrNotExist) || n == last {
+			return s, err
+		}
+		last = n // an upgrade may have replaced it meanwhile
 	}
+}
+
+func look(dir string, n int) (Status, error) {
 	if n == 0 {
 		return Status{}, fmt.Errorf("guard: %s: %w", dir, ErrNotArmed)
 	}
 	set := filepath.Join(dir, "set-"+strconv.Itoa(n))
 	m, err := ebpf.LoadPinnedMap(filepath.Join(set, "maps", pinName(stateMap)), &ebpf.LoadPinOptions{ReadOnly: true})
+	if errors.Is(err, unix.EPERM) { // the guard's answer: it gives its maps to hornetd only
+		hooks, err := names(filepath.Join(set, "links"))
+		return Status{Mode: Enforce, Enforces: true, Hooks: hooks}, err
+	}
 	if err != nil {
 		return Status{}, fmt.Errorf("guard: state: %w", err)
 	}
@@ -256,7 +271,8 @@ func (g *Guard) Close() error {
 
 // control asks the guard to change something; it does so for hornetd only.
 func (g *Guard) control(what string, op uint64, args ...uint64) error {
-	context := [4]uint64{op}
+	// More than any build's reads: the kernel refuses less, and this is the most it takes.
+	context := [12]uint64{op}
 	copy(context[1:], args)
 	ret, err := g.programs[controlProgram].Run(&ebpf.RunOptions{Context: context})
 	if err == nil && int32(ret) < 0 {
@@ -424,8 +440,16 @@ func remove(set string) error {
 	return nil
 }
 
-// takeDown removes g and closes it.
+// takeDown removes g and closes it. It is a stage first: whatever is left of it when
+// this process dies is nobody's guard, and the next one sweeps it away.
 func (g *Guard) takeDown() error {
+	if g.named {
+		set := g.path()
+		g.named = false
+		if err := os.Rename(set, g.path()); err != nil {
+			return errors.Join(fmt.Errorf("guard: %w", err), g.Close())
+		}
+	}
 	return errors.Join(remove(g.path()), g.Close())
 }
 

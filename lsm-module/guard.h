@@ -28,13 +28,13 @@ enum mode {
 /* What was done, by hook. */
 enum deed {
 	DEED_BPF = 1,	/* detail: command of bpf(2) */
-	DEED_MAP,	/* a writable descriptor of an owned map */
-	DEED_PROGRAM,	/* a descriptor of an owned program */
+	DEED_MAP,	/* a descriptor of an owned map */
+	DEED_PROGRAM,	/* a descriptor of an owned program, or of one that uses an owned map */
 	DEED_PIN,	/* detail: a PIN_ */
 	DEED_MOUNT,	/* detail: a MOUNT_ */
 	DEED_TRACE,	/* detail: the kernel's PTRACE_MODE_ */
 	DEED_SIGNAL,	/* detail: the signal */
-	DEED_BINARY,	/* an enrolled executable opened for writing */
+	DEED_BINARY,	/* an enrolled or listed executable opened for writing */
 	DEED_SOCKET,	/* detail: the socket option */
 	DEED_IOCTL,	/* detail: the ioctl */
 	DEED_TOKEN,	/* detail: command of bpf(2) */
@@ -77,7 +77,7 @@ enum kind {
 
 /* Of the control program. Only hornetd may, in every mode. */
 enum op {
-	OP_WHOAMI = 1,
+	OP_WHOAMI = 1,	/* said by hornetd where it arms and adopts */
 	OP_MODE,	/* mode, deadline */
 	OP_ENROLL,	/* descriptor of an executable */
 	OP_RETIRE,	/* device and generation, inode */
@@ -88,6 +88,7 @@ enum op {
 enum {
 	OWNED_YES = 1,
 	OWNED_SHARED = 2,	/* a map that hornetd gives others to write */
+	OWNED_GUARD = 4,	/* a map of the guard's own: nobody else reads it */
 };
 
 enum {
@@ -132,7 +133,8 @@ struct object {
 	__u32 id;
 };
 
-/* The only state that changes. User space cannot write it: it is frozen. */
+/* The only state that changes. User space cannot write it: it is frozen. It grows at
+ * its end only, as events do: hornetd reads those of another build. */
 struct state {
 	__u64 deadline;		/* of enforcing, on the boot clock; 0 is none */
 	__u64 calls;		/* bpf(2) seen */
@@ -143,7 +145,7 @@ struct state {
 	__u32 mode;
 	__u32 hooks;		/* links that there must be */
 	struct exe last;	/* that was enrolled */
-	__u32 namespaces[2];	/* mount namespaces: hornetd's, the first process's */
+	__u64 namespace;	/* hornetd's mount namespace */
 	struct root roots[ROOTS];
 	struct place home;	/* hornetd's cgroup */
 };
@@ -250,6 +252,7 @@ enum {
 	IFLA_XDP = 43,
 	TCA_KIND = 1, /* and TCA_ACT_KIND */
 
+	PF_FORKNOEXEC = 1 << 6,
 	PF_KTHREAD = 1 << 21,
 
 	ATTR_SIZE = 1 << 3,
@@ -276,6 +279,7 @@ enum {
 	ENOSPC = 28,
 	ETXTBSY = 26,
 	EBADF = 9,
+	ENOMEM = 12,
 };
 
 /* Of user space's union bpf_attr what is read here; its layout is fixed. */
@@ -360,11 +364,28 @@ struct list_head {
 } KERNEL;
 
 struct ns_common {
-	unsigned int inum;
+	__u64 ns_id; /* since 6.18, */
 } KERNEL;
 
 struct mnt_namespace {
 	struct ns_common ns;
+	__u64 seq; /* before it */
+} KERNEL;
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+} KERNEL;
+
+struct pid_namespace {
+	struct task_struct *child_reaper;
+} KERNEL;
+
+struct upid {
+	struct pid_namespace *ns;
+} KERNEL;
+
+struct pid {
+	struct upid numbers[1]; /* the first is of the first namespace */
 } KERNEL;
 
 struct mount {
@@ -431,6 +452,8 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct files_struct *files;
 	struct css_set *cgroups;
+	struct nsproxy *nsproxy;
+	struct pid *thread_pid;
 } KERNEL;
 
 struct iattr {
@@ -450,6 +473,8 @@ struct bpf_map {
 
 struct bpf_prog_aux {
 	__u32 id;
+	__u32 used_map_cnt;
+	struct bpf_map **used_maps;
 	char name[16];
 } KERNEL;
 

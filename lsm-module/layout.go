@@ -41,13 +41,13 @@ type Deed uint32
 
 const (
 	DeedBPF     Deed = iota + 1 // Detail is the command of bpf(2)
-	DeedMap                     // a writable descriptor of an owned map
-	DeedProgram                 // a descriptor of an owned program
+	DeedMap                     // a descriptor of an owned map
+	DeedProgram                 // a descriptor of an owned program, or of one that uses an owned map: Object says which
 	DeedPin                     // Detail is a Pin
 	DeedMount                   // Detail is a Mount
 	DeedTrace                   // Detail has the kernel's PTRACE_MODE bits
 	DeedSignal                  // Detail is the signal
-	DeedBinary                  // an enrolled executable, opened for writing
+	DeedBinary                  // an enrolled or listed executable, opened for writing
 	DeedSocket                  // Detail is the socket option
 	DeedIoctl                   // Detail is the ioctl
 	DeedToken                   // Detail is the command of bpf(2)
@@ -119,6 +119,7 @@ const (
 const (
 	ownedYes    = 1
 	ownedShared = 2
+	ownedGuard  = 4
 )
 
 const (
@@ -145,6 +146,8 @@ type may struct {
 	Signals     uint32
 }
 
+// state grows at its end only, and what it has keeps its meaning: a guard in force
+// may be another build's.
 type state struct {
 	Deadline   uint64
 	Calls      uint64
@@ -155,7 +158,7 @@ type state struct {
 	Mode       Mode
 	Hooks      uint32
 	Last       Executable
-	Namespaces [2]uint32
+	Namespace  uint64
 	Roots      [roots]root
 	Home       place
 }
@@ -169,6 +172,12 @@ func (s *state) bytes() []byte {
 	return b.Bytes()
 }
 
+// firstState is how long it was in the first build, firstEvent how long an event.
+const (
+	firstState = 216
+	firstEvent = 120
+)
+
 // readState reads the state out of the map that holds it.
 func readState(m *ebpf.Map) (*state, error) {
 	b, err := m.LookupBytes(uint32(0))
@@ -176,7 +185,19 @@ func readState(m *ebpf.Map) (*state, error) {
 		return nil, err
 	}
 	s := new(state)
-	return s, binary.Read(bytes.NewReader(b), binary.NativeEndian, s)
+	return s, decode(b, firstState, s)
+}
+
+// decode reads a structure that another build has written: what it had not is 0, what
+// it has more is not read.
+func decode(b []byte, first int, into any) error {
+	if len(b) < first {
+		return fmt.Errorf("guard: %T of %d bytes, the least is %d", into, len(b), first)
+	}
+	if short := binary.Size(into) - len(b); short > 0 {
+		b = append(bytes.Clone(b), make([]byte, short)...)
+	}
+	return binary.Read(bytes.NewReader(b), binary.NativeEndian, into)
 }
 
 // kernelDevice turns the number of a device that stat(2) tells into the kernel's.

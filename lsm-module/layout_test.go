@@ -2,6 +2,7 @@ package lsm
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"reflect"
 	"regexp"
@@ -100,7 +101,7 @@ func TestConstants(t *testing.T) {
 		"REASON_CALLER": uint32(ReasonCaller), "REASON_TYPE": uint32(ReasonType), "REASON_OWNED": uint32(ReasonOwned),
 		"KIND_PROGRAM": uint32(Program), "KIND_MAP": uint32(Map), "KIND_LINK": uint32(Link),
 		"OP_WHOAMI": opWhoAmI, "OP_MODE": opMode, "OP_ENROLL": opEnroll, "OP_RETIRE": opRetire, "OP_OWN": opOwn, "OP_DISOWN": opDisown,
-		"OWNED_YES": ownedYes, "OWNED_SHARED": ownedShared, "ROOTS": roots, "NAME_SIZE": nameSize, "MARK_HORNETD": markHornetd,
+		"OWNED_YES": ownedYes, "OWNED_SHARED": ownedShared, "OWNED_GUARD": ownedGuard, "ROOTS": roots, "NAME_SIZE": nameSize, "MARK_HORNETD": markHornetd,
 		"BPF_OBJ_PIN": unix.BPF_OBJ_PIN, "BPF_PROG_TEST_RUN": unix.BPF_PROG_TEST_RUN, "BPF_LINK_DETACH": unix.BPF_LINK_DETACH,
 		"BPF_PROG_BIND_MAP": unix.BPF_PROG_BIND_MAP, "SO_ATTACH_BPF": unix.SO_ATTACH_BPF, "PERF_EVENT_IOC_SET_BPF": unix.PERF_EVENT_IOC_SET_BPF,
 	} {
@@ -182,9 +183,37 @@ func FuzzDecodeEvent(f *testing.F) {
 	f.Add(make([]byte, size))
 	f.Add(bytes.Repeat([]byte{0xff}, size))
 	f.Add([]byte{1})
+	f.Add(make([]byte, size+8)) // of a later build
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := decodeEvent(b); (err == nil) != (len(b) == size) {
-			t.Errorf("%d bytes are an event", len(b))
+		if _, err := decodeEvent(b); (err == nil) != (len(b) >= firstEvent) {
+			t.Errorf("%d bytes are an event: %v", len(b), err)
 		}
 	})
+}
+
+// What another build wrote is read as far as it goes.
+func TestOtherBuilds(t *testing.T) {
+	if size := binary.Size(state{}); size < firstState {
+		t.Errorf("the state has %d bytes, the first build's had %d", size, firstState)
+	}
+	if size := binary.Size(rawEvent{}); size < firstEvent {
+		t.Errorf("an event has %d bytes, the first build's had %d", size, firstEvent)
+	}
+	type grown struct {
+		Mode  uint32
+		Calls uint32
+		More  uint64
+	}
+	whole := []byte{2, 0, 0, 0, 7, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1}
+	for n := range len(whole) + 1 {
+		var g grown
+		err := decode(whole[:n:n], 8, &g)
+		want := grown{2, 7, 0}
+		if n > 8 {
+			want.More = 9
+		}
+		if n < 8 && err == nil || n >= 8 && (err != nil || g != want) {
+			t.Errorf("of %d bytes: %+v, %v, want %+v", n, g, err, want)
+		}
+	}
 }

@@ -2,6 +2,7 @@ package lsm
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
@@ -385,6 +387,158 @@ func TestInterruptedUpgrade(t *testing.T) {
 	newMap(t)
 	if out, err := child("create", nil).CombinedOutput(); err == nil {
 		t.Errorf("a map was made: %s", out)
+	}
+}
+
+// hornetd dies while it takes the guard down: what is left is no guard, for nobody is
+// in it any more, and the next one arms as if there had been nothing.
+func TestInterruptedDisarm(t *testing.T) {
+	guestOnly(t)
+	dir := filepath.Join(testenv.BPFFS(t), "guard")
+	c := Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: testenv.CgroupRoot(t)}
+	for _, adopts := range []bool{true, false} {
+		g, err := Arm(dir, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps := filepath.Join(g.path(), "maps")
+		full := filepath.Join(maps, "full") // what is in it cannot be removed, so that the rest stays
+		for _, name := range []string{full, filepath.Join(full, "up")} {
+			if err := os.Mkdir(name, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		top := filepath.Join(full, "up")
+		if err := unix.Mount("tmpfs", top, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Disarm(); err == nil {
+			t.Error("it was disarmed in spite of what is in its directory")
+		}
+		if left, err := names(dir); err != nil || len(left) != 1 || left[0] != "stage-1" {
+			t.Errorf("there are %v, %v", left, err)
+		}
+		if s, err := Look(dir); !errors.Is(err, ErrNotArmed) {
+			t.Errorf("status %+v, %v, want none", s, err)
+		}
+		if err := unix.Unmount(strings.Replace(top, "set-1", "stage-1", 1), 0); err != nil {
+			t.Fatal(err)
+		}
+		if !adopts {
+			continue // Arm sweeps, too
+		}
+		if g, err := Adopt(dir); !errors.Is(err, ErrNotArmed) {
+			t.Errorf("adopted %+v, %v", g, err)
+		}
+		if left, err := names(dir); err != nil || len(left) != 0 {
+			t.Errorf("afterwards there are %v, %v", left, err)
+		}
+	}
+	g, err := Arm(dir, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Disarm(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The guard of another build has a shorter state or a longer one, and a control program
+// that reads more words: it is looked at and asked all the same.
+func TestGuardOfAnotherBuild(t *testing.T) {
+	guestOnly(t)
+	dir := filepath.Join(testenv.BPFFS(t), "guard")
+	set := filepath.Join(dir, "set-1")
+	for _, name := range []string{"maps", "links"} {
+		if err := os.MkdirAll(filepath.Join(set, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := state{Mode: Audit, Refused: 5, Object: objectSum + 1}
+	for _, size := range []uint32{firstState, firstState + 64} {
+		m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: size, MaxEntries: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(set, "maps", pinName(stateMap))
+		err = errors.Join(m.Put(uint32(0), append(s.bytes(), make([]byte, 64)...)[:size]), m.Pin(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Look(dir); err != nil || got.Mode != Audit || got.Refused != 5 || got.Current {
+			t.Errorf("a state of %d bytes: %+v, %v", size, got, err)
+		}
+		if err := errors.Join(os.Remove(name), m.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const word = 11 // the last that the kernel hands over
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.RawTracepoint, License: "GPL", Instructions: asm.Instructions{
+		asm.LoadMem(asm.R0, asm.R1, word*8, asm.DWord), asm.Return(),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	other := &Guard{programs: map[string]*ebpf.Program{controlProgram: p}}
+	if err := other.control("ask", opWhoAmI); err != nil {
+		t.Error(err)
+	}
+}
+
+// One set replaces another while somebody looks.
+func TestLookDuringUpgrades(t *testing.T) {
+	guestOnly(t)
+	dir := filepath.Join(testenv.BPFFS(t), "guard")
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(binary.Size(state{})), MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	set := func(n int) error {
+		stage, set := filepath.Join(dir, fmt.Sprint("stage-", n)), filepath.Join(dir, fmt.Sprint("set-", n))
+		for _, name := range []string{"maps", "links"} {
+			if err := os.MkdirAll(filepath.Join(stage, name), 0o700); err != nil {
+				return err
+			}
+		}
+		c, err := m.Clone()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return errors.Join(c.Pin(filepath.Join(stage, "maps", pinName(stateMap))), os.Rename(stage, set))
+	}
+	if err := set(1); err != nil {
+		t.Fatal(err)
+	}
+	replaced := make(chan error)
+	go func() {
+		defer close(replaced)
+		for n := 1; n < 2000; n++ {
+			old := &Guard{dir: dir, number: n, named: true}
+			if err := errors.Join(set(n+1), old.takeDown()); err != nil {
+				replaced <- err
+				return
+			}
+		}
+	}()
+	for looks := 0; ; looks++ {
+		select {
+		case err := <-replaced:
+			if err != nil {
+				t.Error(err)
+			}
+			t.Logf("%d looks", looks)
+			return
+		default:
+		}
+		if _, err := Look(dir); err != nil {
+			t.Fatalf("look %d: %v", looks, err)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ var children = map[string]func(args []string) error{
 	"loop":    childLoop,
 	"token":   childToken,
 	"tries":   childTries,
+	"waits":   childWaits,
 	"who":     childWho,
 	"makes":   childMakes,
 }

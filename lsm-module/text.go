@@ -19,6 +19,9 @@ func (e Event) String() string {
 	}
 	switch e.Reason {
 	case ReasonOwned:
+		if e.Deed == DeedBinary { // hornetd's or one of [[guard.allow]]
+			break
+		}
 		b.WriteString(", which is hornetd's")
 	case ReasonType:
 		b.WriteString(": not of what the caller is allowed")
@@ -41,7 +44,7 @@ func (e Event) what() string {
 		}
 		return s
 	case DeedMap:
-		return "a writable descriptor of a map"
+		return "a descriptor of a map"
 	case DeedProgram:
 		return "a descriptor of a program"
 	case DeedPin:
@@ -53,7 +56,7 @@ func (e Event) what() string {
 	case DeedSignal:
 		return fmt.Sprintf("signal %d to hornetd", e.Detail)
 	case DeedBinary:
-		return "hornetd's executable opened for writing"
+		return "an executable that the guard knows opened for writing"
 	case DeedSocket:
 		return "a program attached to a socket"
 	case DeedIoctl:
