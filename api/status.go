@@ -25,7 +25,7 @@ type Charge struct {
 	Cgroup string    `json:"cgroup,omitempty"` // its path, where it is one of their own
 	Bytes  uint64    `json:"bytes,omitempty"`  // that are charged to it now
 	Most   uint64    `json:"most,omitempty"`   // that may be; absent: no limit of its own
-	Reason string    `json:"reason,omitempty"` // why there is none of their own
+	Reason string    `json:"reason,omitempty"` // why there is none of their own, or what is charged to none
 	Hint   string    `json:"hint,omitempty"`   // what to do about Reason
 }
 

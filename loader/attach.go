@@ -59,7 +59,7 @@ func AttachShown(coll *ebpf.Collection, ts []Target, shown *Shown) (_ Links, err
 			return nil, fmt.Errorf("attach %s to %s: the collection has no such program", t.Program, t)
 		}
 		l, err := attach(coll, prog, t, shown)
-		if t.Caller && errors.Is(err, ErrAbsent) {
+		if t.Caller && t.PID == 0 && errors.Is(err, ErrAbsent) { // of a process it is the executable that is absent
 			err = changedHands{err, ErrEnded}
 		}
 		if err != nil {

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/pidfd"
@@ -119,5 +121,47 @@ func TestInProcess(t *testing.T) {
 		if ended := target.Ended(nil); (ended == nil) != (test.why == "") {
 			t.Errorf("%s: ended: %v", test.name, ended)
 		}
+	}
+}
+
+// What a caller showed has ended where it is gone itself, and not where something else is
+// missing.
+func TestEndedOrAbsent(t *testing.T) {
+	testenv.RequireRoot(t)
+	const uid, gid = 4301, 4302
+	cmd := exec.Command("sleep", "600")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	process, err := pidfd.Identify(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	coll := &ebpf.Collection{Programs: map[string]*ebpf.Program{"p": {}}}
+	attach := func(what Target) error {
+		what.Program, what.Link, what.Caller, what.Owner, what.OwnerGID = "p", "p", true, uid, gid
+		_, err := AttachShown(coll, []Target{what}, nil)
+		return err
+	}
+	probe := Target{Kind: kindPerfEvent, Executable: filepath.Join(t.TempDir(), "missing"), Process: process}
+	cgroup := Target{Kind: kindCgroup, Cgroup: "no/such", CgroupID: 1}
+	if err := attach(probe); !errors.Is(err, ErrAbsent) || errors.Is(err, ErrEnded) {
+		t.Errorf("an executable that is missing: %v", err)
+	}
+	if err := attach(cgroup); !errors.Is(err, ErrAbsent) || !errors.Is(err, ErrEnded) {
+		t.Errorf("a cgroup that is gone: %v", err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if err := attach(probe); !errors.Is(err, ErrEnded) {
+		t.Errorf("a process that has ended: %v", err)
 	}
 }

@@ -63,6 +63,16 @@ func Beside(m manifest.Manifest, spec *ebpf.CollectionSpec) (uint64, error) {
 	return measure(m, spec, cpus).beside, nil
 }
 
+// Loose returns how many of the bytes that Memory counts the kernel charges to no cgroup:
+// values that are preallocated for each CPU.
+func Loose(m manifest.Manifest, spec *ebpf.CollectionSpec) (uint64, error) {
+	cpus, err := Limits{}.cpus()
+	if err != nil {
+		return 0, err
+	}
+	return measure(m, spec, cpus).loose, nil
+}
+
 // Grows reports whether a map of spec has an element for each task, socket, inode or
 // cgroup that comes: what it will take no definition says, and Memory counts one.
 func Grows(spec *ebpf.CollectionSpec) bool {

@@ -285,3 +285,26 @@ func TestBesideIsClose(t *testing.T) {
 		}
 	}
 }
+
+func TestLoose(t *testing.T) {
+	cpus := uint64(ebpf.MustPossibleCPU())
+	perCPU := func(typ ebpf.MapType, flags uint32) *ebpf.MapSpec {
+		return &ebpf.MapSpec{Type: typ, KeySize: 8, ValueSize: 8, MaxEntries: 10, Flags: flags}
+	}
+	for _, tt := range []struct {
+		ms   *ebpf.MapSpec
+		want uint64
+	}{
+		{perCPU(ebpf.PerCPUArray, 0), 80 * cpus},
+		{perCPU(ebpf.PerCPUHash, 0), 80 * cpus},
+		{perCPU(ebpf.LRUCPUHash, 0), 80 * cpus},
+		{perCPU(ebpf.PerCPUHash, unix.BPF_F_NO_PREALLOC), 0},
+		{preallocated(8, 8, 10), 0},
+		{perCPU(ebpf.Array, 0), 0},
+	} {
+		got, err := Loose(manifest.Manifest{}, objectOf(map[string]*ebpf.MapSpec{"a": tt.ms, "b": hash(8, 8, 1)}))
+		if err != nil || got != tt.want {
+			t.Errorf("%s: %d, %v, want %d", tt.ms, got, err, tt.want)
+		}
+	}
+}

@@ -18,6 +18,7 @@ type measured struct {
 	maps   int
 	bytes  uint64 // math.MaxUint64 stands for all that is more
 	beside uint64 // what the kernel keeps beside them, at most
+	loose  uint64 // of bytes, what it charges to no cgroup
 
 	name string // of the largest map
 	most uint64 // its bytes
@@ -28,6 +29,7 @@ func (d *measured) add(name string, ms *ebpf.MapSpec, entries, cpus uint64) {
 	d.maps++
 	d.bytes = add(d.bytes, n)
 	d.beside = add(d.beside, beside(ms, reserved(ms, entries, cpus), n))
+	d.loose = add(d.loose, loose(ms, entries, cpus))
 	if n > d.most {
 		d.name, d.most = name, n
 	}
@@ -133,6 +135,24 @@ func beside(ms *ebpf.MapSpec, entries, n uint64) uint64 {
 		return add(mul(entries, pointer), base)
 	}
 	return add(add(mul(entries, node), n), base)
+}
+
+// loose is how many bytes of a map's values the kernel charges to no cgroup: those of
+// each CPU that are there from the beginning are allocated before the map has one.
+//
+// Source: map_create in kernel/bpf/syscall.c, where bpf_map_save_memcg is behind
+// map_alloc.
+func loose(ms *ebpf.MapSpec, entries, cpus uint64) uint64 {
+	switch ms.Type {
+	case ebpf.PerCPUHash:
+		if ms.Flags&noPrealloc != 0 {
+			return 0
+		}
+	case ebpf.PerCPUArray, ebpf.LRUCPUHash:
+	default:
+		return 0
+	}
+	return mul(mul(padded(ms.ValueSize), cpus), reserved(ms, entries, cpus))
 }
 
 // Flags of maps. Source: include/uapi/linux/bpf.h.

@@ -129,6 +129,7 @@ func chargeRows(t *table, x *api.Charge) {
 			text += " of " + bytesText(x.Most)
 		}
 		t.row("Charged to", fmt.Sprintf("cgroup %s: %s", x.Cgroup, text))
+		optional(t, "", x.Reason)
 	case api.ChargedToEarlier:
 		t.row("Charged to", "a hornetd before this one")
 	default:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/api/bpfmap"
 	"github.com/hornetd/hornetd/internal/testdaemon"
 	"github.com/hornetd/hornetd/internal/testenv"
 	"github.com/hornetd/hornetd/internal/vmtest"
@@ -104,6 +105,18 @@ func TestGuardEnforces(t *testing.T) {
 	onRecord(t, h, func(r guardRecord) bool {
 		return r.Phase == "refusal" && r.Caller.UID == 0 && strings.HasSuffix(r.Caller.Exe, "bpftool") && strings.Contains(r.Error, "prog_load")
 	})
+
+	// Whoever is given a map to write can.
+	m, err := bpfmap.Open(t.Context(), h.Client(), "xdp-drop", "hits", api.AccessReadWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Put(uint32(7), make([]byte, m.ValueSize())); err != nil {
+		t.Errorf("a map that was given to write: %v", err)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
 
 	if _, _, exit := h.CtlAs(1234, "guard", "audit"); exit != 3 {
 		t.Errorf("another user's guard audit: exit %d, want 3", exit)

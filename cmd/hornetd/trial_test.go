@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
@@ -130,6 +131,9 @@ func TestTrialThatFails(t *testing.T) {
 			if now.Version != 1 || fmt.Sprint(now.Programs) != fmt.Sprint(first.Programs) || fmt.Sprint(now.Maps) != fmt.Sprint(first.Maps) {
 				t.Errorf("afterwards: %+v, before %+v", now, first)
 			}
+			if diff := cmp.Diff(first.Charged, now.Charged); diff != "" || now.Adopted {
+				t.Errorf("adopted %t, charged before (-) and afterwards (+):\n%s", now.Adopted, diff)
+			}
 			links := byProgram(t, now)
 			for _, program := range []string{"xdp_pass", "tcx_in", "skb_ingress"} {
 				if links[program] != was[program] {
@@ -165,7 +169,9 @@ func TestTrialThatFails(t *testing.T) {
 			if c := upgrade(t, h, "mixed"); c.Version != 2 || c.TrialUntil.IsZero() {
 				t.Errorf("upgrade of what failed before: version %d, on trial until %s", c.Version, c.TrialUntil)
 			}
-			trialOver(t, h, "mixed")
+			if c := trialOver(t, h, "mixed"); !c.Adopted || c.Charged.To != api.ChargedToEarlier {
+				t.Errorf("what a hornetd before this one loaded is adopted: %t, charged to %+v", c.Adopted, c.Charged)
+			}
 			// The older one counts still: it loads from disk.
 			h.Manifest("mixed", mixed(pair, cgroup, 1, room))
 			unload(t, h, "mixed")

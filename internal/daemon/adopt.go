@@ -80,7 +80,7 @@ func (d *Daemon) adoptOne(name pinning.Name) (*collection, error) {
 	if err := seen.wrong(); err != nil {
 		return nil, err
 	}
-	return &collection{record: entry.Record, adopted: true, drift: seen.drift}, nil
+	return &collection{record: entry.Record, origin: origin{adopted: true}, drift: seen.drift}, nil
 }
 
 // recover ends what a crash interrupted: links of a replacement that did not

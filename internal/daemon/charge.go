@@ -52,6 +52,7 @@ type home struct {
 	name  string
 	need  uint64 // bytes of keys and values
 	bytes uint64 // that it may have: more than need
+	loose uint64 // of need, which no cgroup is charged for
 	room  *memcg.Room
 	why   string // there is none, and they are charged to hornetd
 	log   *zap.Logger
@@ -76,6 +77,9 @@ func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec) (*home, er
 	if light(spec, need, beside) && !d.cgroups.Has(m.Name) {
 		h.why = fmt.Sprintf("they are small: less than %d bytes", heavy)
 		return h, nil
+	}
+	if h.loose, err = policy.Loose(m, spec); err != nil {
+		return nil, err
 	}
 	// What it was allowed, not what it declares: maps of a task's or a socket's storage
 	// declare nothing.
@@ -132,8 +136,8 @@ func (h *home) createBy(maker loader.MapMaker, plan *loader.Plan, kept map[strin
 func (h *home) noMemory(err error) error {
 	limit, more := fmt.Sprintf("they may take %d", h.room.Most), "lower max_entries in the manifest, or unload others to free memory of the host"
 	if u := h.room.Unit; u > 0 {
-		limit += fmt.Sprintf(", and the maps of all collections that have a cgroup %d by the unit's memory.max", u)
-		more = "lower max_entries in the manifest, raise MemoryMax= of hornetd.service, or unload others"
+		limit += fmt.Sprintf(", and the maps of all collections that have a cgroup %d by memory.max or memory.high of the unit or what it is in", u)
+		more = "lower max_entries in the manifest, raise MemoryMax= of hornetd.service (or MemoryHigh=, or those of its slice), or unload others"
 	}
 	return remedy.With(fmt.Errorf("collection %q: its maps need %d bytes, and the kernel has no memory for them (%s): %w: %w", h.name, h.need, limit, err, policy.ErrLimit), "%s", more)
 }
@@ -186,12 +190,24 @@ func (d *Daemon) viewCharge() *api.Charge {
 	return &api.Charge{To: api.ChargedToOwn, Cgroup: u.Cgroup, Bytes: u.Bytes, Most: u.Most}
 }
 
+// notCharged says how much of a collection's maps no cgroup is charged for, "" for none.
+func notCharged(loose uint64) string {
+	if loose == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d bytes of values that are preallocated for each CPU are charged to no cgroup: [limits] alone bounds them", loose)
+}
+
 // chargeOf is where the maps of what runs under a name are charged.
 func (d *Daemon) chargeOf(name string) *api.Charge {
 	c := d.collection(name)
 	if d.cgroups != nil && (c == nil || c.shares == "") {
 		if u, ok := d.cgroups.Usage(name); ok {
-			return &api.Charge{To: api.ChargedToOwn, Cgroup: u.Cgroup, Bytes: u.Bytes, Most: u.Most}
+			charge := &api.Charge{To: api.ChargedToOwn, Cgroup: u.Cgroup, Bytes: u.Bytes, Most: u.Most}
+			if c != nil {
+				charge.Reason = notCharged(c.loose)
+			}
+			return charge
 		}
 	}
 	switch {

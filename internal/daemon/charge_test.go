@@ -101,3 +101,13 @@ func TestLight(t *testing.T) {
 		}
 	}
 }
+
+// What no cgroup is charged for is told of what has one.
+func TestNotCharged(t *testing.T) {
+	if said := notCharged(0); said != "" {
+		t.Error(said)
+	}
+	if said := notCharged(4096); !strings.HasPrefix(said, "4096 bytes of values ") || !strings.Contains(said, "to no cgroup") {
+		t.Error(said)
+	}
+}

@@ -95,14 +95,20 @@ type declared struct {
 // collection is what runs under a name.
 type collection struct {
 	record      pinning.Record
-	adopted     bool     // it ran before this daemon started
 	trial       *trial   // it may still go back to what ran before
 	unconfirmed error    // why it runs though it was not confirmed, and nobody watches it; nil otherwise
 	proof       proof    // what the object on disk says now
 	drift       []string // what is not as recorded and stays so
 	hint        string   // what can be done about it; "" is the ordinary
 	revoked     string   // why it would be refused now; set where changes are decided only
-	shares      string   // why its maps are charged to hornetd; "" where they are not, or it was adopted
+	origin
+}
+
+// origin is where what runs comes from.
+type origin struct {
+	adopted bool   // it ran before this daemon started
+	loose   uint64 // bytes of its maps that no cgroup is charged for, where they have one
+	shares  string // why its maps are charged to hornetd; "" where they are not, or it was adopted
 }
 
 // proof is the result of verifying a running collection's object again, from

@@ -50,6 +50,11 @@ func (d *Daemon) OpenMap(who Peer, name, mapName string, access api.Access) (Des
 	if err != nil {
 		return Descriptor{}, err
 	}
+	if access == api.AccessReadWrite {
+		if err := d.share(info.ID); err != nil {
+			return Descriptor{}, err
+		}
+	}
 	fd, err := unix.FcntlInt(uintptr(m.FD()), unix.F_DUPFD_CLOEXEC, 0) // the library closes its own
 	if err != nil {
 		return Descriptor{}, fmt.Errorf("map %q: %w", mapName, err)

@@ -348,6 +348,22 @@ func (g *guardian) forget(now time.Time) {
 	}
 }
 
+// share has a guard let others write a map whose descriptor they are given.
+func (d *Daemon) share(id uint32) error {
+	d.mu.RLock()
+	armed := d.seals.armed
+	d.mu.RUnlock()
+	if !armed {
+		return nil
+	}
+	return d.owner.do(func() error {
+		if d.guard.force == nil {
+			return nil
+		}
+		return d.guard.force.Share(id)
+	})
+}
+
 // gone reports whether the kernel has nothing of that id.
 func gone(o lsm.Object) bool {
 	var err error

@@ -227,7 +227,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if a.rec.Trial = record.Trial != ""; !a.rec.Trial {
 		d.advance(claim)
 	}
-	c := &collection{record: record, proof: proven(verified), trial: trial, shares: home.why}
+	c := &collection{record: record, proof: proven(verified), trial: trial, origin: origin{shares: home.why, loose: home.loose}}
 	if d.mending != nil {
 		c.unconfirmed = d.mending.unconfirmed
 	}

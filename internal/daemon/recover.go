@@ -117,7 +117,7 @@ func (d *Daemon) whole(dir string) (*collection, error) {
 	if err := errors.Join(contentsDiffer(entry)); err != nil {
 		return nil, err
 	}
-	return &collection{record: entry.Record, adopted: true, drift: seen.drift}, nil
+	return &collection{record: entry.Record, origin: origin{adopted: true}, drift: seen.drift}, nil
 }
 
 // heldCaller returns whose a quarantined directory is; nil where its record cannot

@@ -37,6 +37,7 @@ type trial struct {
 	claim  signing.Claim
 	until  time.Time
 	began  uint64 // what the counter showed first
+	before origin // of what it would go back to
 
 	failed string // why it did not pass
 
@@ -54,7 +55,10 @@ func (d *Daemon) begins(old *collection, m manifest.Manifest, gauge *loader.Gaug
 	case old == nil || m.Health == nil:
 		return nil, nil
 	}
-	t := &trial{health: *m.Health, gauge: gauge, claim: claim, until: time.Now().Add(m.Health.For)}
+	t := &trial{health: *m.Health, gauge: gauge, claim: claim, until: time.Now().Add(m.Health.For), before: old.origin}
+	if old.trial != nil && d.store.OnTrial(old.record) { // what that one would have gone back to
+		t.before = old.trial.before
+	}
 	if gauge == nil {
 		return t, nil
 	}
@@ -305,7 +309,11 @@ func (d *Daemon) giveBack(c *collection, why string) (err error) {
 	}
 	d.tell("superseded", d.settled(d.store.Confirm(c.record)))
 	a.loaded(record, false)
-	d.replaceRunning(&collection{record: record, proof: c.proof})
+	back := &collection{record: record, proof: c.proof}
+	if c.trial != nil {
+		back.origin = c.trial.before
+	}
+	d.replaceRunning(back)
 	return nil
 }
 

@@ -237,7 +237,7 @@ type Room struct {
 	before string // its limit before this load; "" where there was no cgroup
 
 	Most uint64 // bytes that may be charged to it
-	Unit uint64 // bytes that may be charged to all of them, by the unit's limit; 0: it has none
+	Unit uint64 // bytes that may be charged to all of them, by the limit of the unit or of what it is in; 0: there is none
 }
 
 // Room makes the cgroup of a collection, or enlarges the one that it has: for bytes
@@ -278,9 +278,27 @@ func (r *Room) Enlarge(bytes uint64) error {
 	return write(filepath.Join(dir, "memory.oom.group"), "1")
 }
 
+// limit is the least that may be charged to the unit or to a cgroup that it is in, or
+// above which the kernel holds its processes back; ok is false where there is none.
+func (t *Tree) limit() (least uint64, ok bool, err error) {
+	for dir := t.unit; ; dir = filepath.Dir(dir) {
+		for _, file := range []string{"memory.max", "memory.high"} {
+			n, has, err := read(filepath.Join(dir, file))
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return least, ok, nil // the root of the hierarchy has none
+			case err != nil:
+				return 0, false, err
+			case has && (!ok || n < least):
+				least, ok = n, true
+			}
+		}
+	}
+}
+
 // bound holds all maps below the unit's limit, and returns how far.
 func (t *Tree) bound() (uint64, error) {
-	limit, ok, err := read(filepath.Join(t.unit, "memory.max"))
+	limit, ok, err := t.limit()
 	if err != nil {
 		return 0, err
 	}

@@ -250,3 +250,42 @@ func TestOwn(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// The least of what the unit and all that it is in may have counts, as the files say.
+func TestLimit(t *testing.T) {
+	top := t.TempDir()
+	slice := filepath.Join(top, "a.slice")
+	unit := filepath.Join(slice, "a.service")
+	if err := os.MkdirAll(unit, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	say := func(dir, most, high string) {
+		for file, text := range map[string]string{"memory.max": most, "memory.high": high} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, tt := range []struct {
+		max, high, sliceMax, sliceHigh string
+		want                           uint64
+		ok                             bool
+	}{
+		{"max", "max", "max", "max", 0, false},
+		{"4096", "max", "max", "max", 4096, true},
+		{"8192", "4096", "max", "max", 4096, true},
+		{"8192", "max", "4096", "max", 4096, true},
+		{"max", "max", "max", "0", 0, true},
+		{"4096", "8192", "8192", "12288", 4096, true},
+	} {
+		say(unit, tt.max, tt.high)
+		say(slice, tt.sliceMax, tt.sliceHigh)
+		if n, ok, err := (&Tree{unit}).limit(); n != tt.want || ok != tt.ok || err != nil {
+			t.Errorf("%+v: %d, %t, %v", tt, n, ok, err)
+		}
+	}
+	say(slice, "lots", "max")
+	if n, ok, err := (&Tree{unit}).limit(); err == nil {
+		t.Errorf("%d, %t", n, ok)
+	}
+}
