@@ -168,23 +168,24 @@ func (g *Guard) fill(want *checked, old *Guard) error {
 	if err := g.fillExecutables(want, old); err != nil {
 		return err
 	}
-	owned := want.Owned
+	owned := map[Object]uint32{}
 	if old != nil {
-		carried, err := old.Owned()
-		if err != nil {
+		var err error
+		if owned, err = old.owned(); err != nil { // shared as before
 			return err
 		}
-		owned = append(carried, owned...)
+	}
+	for _, o := range want.Owned {
+		owned[o] |= ownedYes
 	}
 	ours, err := g.objects()
 	if err != nil {
 		return err
 	}
-	return errors.Join(g.putOwned(owned, ownedYes), g.putOwned(ours, ownedYes|ownedGuard))
-}
-
-func (g *Guard) putOwned(all []Object, how uint32) error {
-	for _, o := range all {
+	for _, o := range ours {
+		owned[o] = ownedYes | ownedGuard
+	}
+	for o, how := range owned {
 		if err := g.maps["owned"].Put(o, how); err != nil {
 			return fmt.Errorf("guard: own %s %d: %w", o.Kind, o.ID, err)
 		}

@@ -395,6 +395,14 @@ func TestShare(t *testing.T) {
 	if got := tries(); got != "ok EPERM EPERM" {
 		t.Errorf("with one that was given away: %s", got)
 	}
+	next, err := g.Upgrade(Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: testenv.CgroupRoot(t), Owned: []Object{{Map, uint32(id)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	*g = *next
+	if got := tries(); got != "ok EPERM EPERM" {
+		t.Errorf("with one that was given away before an upgrade: %s", got)
+	}
 	if err := g.Disown(Object{Map, uint32(id)}); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -232,12 +233,18 @@ func (g *Guard) Disown(o Object) error {
 
 // Owned are all objects that are protected, those that have gone among them.
 func (g *Guard) Owned() ([]Object, error) {
-	var all []Object
+	all, err := g.owned()
+	return slices.Collect(maps.Keys(all)), err
+}
+
+// owned has the bits of each, too.
+func (g *Guard) owned() (map[Object]uint32, error) {
+	all := map[Object]uint32{}
 	var o Object
-	var yes uint32
+	var how uint32
 	it := g.maps["owned"].Iterate()
-	for it.Next(&o, &yes) {
-		all = append(all, o)
+	for it.Next(&o, &how) {
+		all[o] = how
 	}
 	if err := it.Err(); err != nil {
 		return nil, fmt.Errorf("guard: owned objects: %w", err)
