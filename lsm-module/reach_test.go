@@ -154,7 +154,9 @@ func TestNoMemory(t *testing.T) {
 		t.Errorf("Arm = %v, want ENOMEM", err)
 	}
 	if err == nil {
-		err = g.Disarm()
+		if err := g.Disarm(); err != nil {
+			t.Error(err)
+		}
 	} else if n, newestErr := newest(dir); n != 0 {
 		t.Errorf("set %d is there, %v", n, newestErr)
 	}
