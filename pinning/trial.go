@@ -68,15 +68,24 @@ func (s *Store) Superseded(id string, n Name) (*Entry, error) {
 }
 
 // OnTrial reports whether what the committed collection with record r took the
-// place of is still there.
-func (s *Store) OnTrial(r Record) bool {
-	d, err := s.openStage(r.Trial)
-	if err != nil {
-		return false
+// place of is still there. The error is that nobody could say: a call that a limit
+// of descriptors or of memory refused (Unanswered).
+func (s *Store) OnTrial(r Record) (bool, error) {
+	if r.Trial == "" {
+		return false, nil
 	}
-	defer d.close()
-	old, err := readRecord(d)
-	return err == nil && old.Name == r.Name
+	d, err := s.openStage(r.Trial)
+	if err == nil {
+		defer d.close()
+		var old Record
+		if old, err = readRecord(d); err == nil {
+			return old.Name == r.Name, nil
+		}
+	}
+	if Unanswered(err) {
+		return false, fmt.Errorf("collection %q: on trial: %w", r.Name, err)
+	}
+	return false, nil
 }
 
 // Confirm removes what the collection with record r took the place of, if it is

@@ -56,8 +56,14 @@ func (d *Daemon) begins(old *collection, m manifest.Manifest, gauge *loader.Gaug
 		return nil, nil
 	}
 	t := &trial{health: *m.Health, gauge: gauge, claim: claim, until: time.Now().Add(m.Health.For), before: old.origin}
-	if old.trial != nil && d.store.OnTrial(old.record) { // what that one would have gone back to
-		t.before = old.trial.before
+	if old.trial != nil {
+		pending, err := d.store.OnTrial(old.record)
+		if err != nil {
+			return nil, err
+		}
+		if pending { // what that one would have gone back to
+			t.before = old.trial.before
+		}
 	}
 	if gauge == nil {
 		return t, nil
@@ -75,7 +81,13 @@ func (d *Daemon) commit(stage *pinning.Stage, old *collection, t *trial, record 
 	if before == nil {
 		before = d.mending // whose directory is gone
 	}
-	pending := before != nil && d.store.OnTrial(before.record)
+	pending := false
+	if before != nil {
+		var err error
+		if pending, err = d.store.OnTrial(before.record); err != nil {
+			return nil, err
+		}
+	}
 	replace, over := stage.Replace, false
 	switch {
 	case old == nil:
@@ -370,7 +382,17 @@ func (d *Daemon) endTrials() (stay map[string]error, err error) {
 		}
 		seen := look(entry)
 		entry.Close()
-		if len(seen.differs) > 0 || !d.store.OnTrial(entry.Record) {
+		if len(seen.differs) > 0 {
+			continue
+		}
+		pending, err := d.store.OnTrial(entry.Record)
+		if err != nil {
+			pending, err = d.store.OnTrial(entry.Record)
+		}
+		if err != nil {
+			return nil, err // as above
+		}
+		if !pending {
 			continue
 		}
 		// A crash may have left its links. They go, whether it comes back or not: it

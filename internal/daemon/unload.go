@@ -51,7 +51,8 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 	}
 	// The point of no return: the first thing Remove does is to take the name
 	// away; whatever it leaves undone the next start sweeps.
-	pending := d.store.OnTrial(c.record)
+	pending, err := d.store.OnTrial(c.record)
+	pending = pending || err != nil // Confirm finds out
 	if err := d.removed(d.store.Remove(n), &c.record); err != nil {
 		return err
 	}
