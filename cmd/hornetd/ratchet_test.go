@@ -329,6 +329,8 @@ func TestDevelopmentOnlyWarns(t *testing.T) {
 		h.Kill()
 		h.Start()
 	}
+	// The start looks at objects behind READY, and would replace it, too.
+	eventually(t, "it was looked at", func() bool { return strings.Contains(problems(t, h), "runs, but another version") })
 	h.Object("conn_count.bpf.o", append(example(t, "conn-count/conn_count.bpf.o"), 0))
 	if plan, err := reload(t, h); err != nil || action(plan, "count") != api.ActionReplace {
 		t.Errorf("an object that changed: %+v, %v", plan, err)

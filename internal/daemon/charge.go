@@ -42,9 +42,7 @@ func (d *Daemon) takeCgroup() {
 	if err == nil {
 		d.cgroups, err = memcg.Take(mount, own)
 	}
-	if d.nobody = err; err != nil {
-		d.log.Info("maps are charged to hornetd", zap.Error(err), zap.String("hint", remedy.Of(err)))
-	}
+	d.nobody = err
 }
 
 // home is where the maps of a collection that is being loaded are charged.

@@ -216,6 +216,9 @@ func (d *Daemon) Start() error {
 	if err := d.owner.do(d.start); err != nil {
 		return err
 	}
+	if d.nobody != nil {
+		d.log.Info("maps are charged to hornetd", zap.Error(d.nobody), zap.String("hint", remedy.Of(d.nobody)))
+	}
 	d.awaitLeases()
 	go d.owner.do(d.reprove) // an error means that the daemon stops
 	d.watch()

@@ -90,6 +90,7 @@ func (d *Daemon) startGuard() error {
 			err = d.arm(modeOf(want), d.cfg.Guard.Confirm)
 		}
 		if err == nil {
+			d.guardChanged("armed to " + string(want))
 			d.inventory()
 			return nil
 		}
@@ -152,11 +153,24 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 	}
 	switch {
 	case !s.Current && d.seals.same:
-		return d.upgradeGuard(mode, within)
+		err = d.upgradeGuard(mode, within)
 	case mode != s.Mode:
-		return d.guard.force.SetMode(mode, within)
+		err = d.guard.force.SetMode(mode, within)
+	default:
+		return nil
 	}
-	return nil
+	if err == nil {
+		d.guardChanged("in force as this hornetd has it, to " + mode.String())
+	}
+	return err
+}
+
+// guardChanged records a change of the guard that a start makes, which nobody asked for.
+func (d *Daemon) guardChanged(what string) {
+	d.note(api.EventGuard, "", what)
+	if _, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: verbGuard, Reason: what}); err != nil {
+		d.log.Error("audit record", zap.Error(err))
+	}
 }
 
 func (d *Daemon) cannotGuard(err error) {

@@ -99,6 +99,9 @@ func guardAudits(t *testing.T) {
 	if g := guard(t); g.Mode != "audit" || g.Reason != "" {
 		t.Errorf("guard %+v", g)
 	}
+	if log := read(t, "/var/lib/hornet/audit/audit.jsonl"); !strings.Contains(log, `"phase":"note","verb":"guard","caller":{"uid":0,"gid":0},"reason":"armed to audit"`) {
+		t.Errorf("that it was armed is not on record:\n%s", log)
+	}
 	if out, err := makeMap(); err != nil {
 		t.Errorf("root makes no map: %s", out)
 	}
