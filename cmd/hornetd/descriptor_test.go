@@ -461,7 +461,9 @@ func TestClientDiesBeforeItsDescriptor(t *testing.T) {
 	before := openFDs(t, h.PID())
 	for i := range 200 {
 		conn := dialAs(t, stranger, h.Socket)
-		if _, err := io.WriteString(conn, forDescriptor("maps/maps/counts")[:i]); err != nil {
+		// EPIPE: the daemon has not seen the end of enough of those before it yet, and
+		// takes no more of this user.
+		if _, err := io.WriteString(conn, forDescriptor("maps/maps/counts")[:i]); err != nil && !errors.Is(err, unix.EPIPE) {
 			t.Fatal(err)
 		}
 		conn.Close()
