@@ -137,7 +137,7 @@ func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
 
 func (t *Tests) timeout() time.Duration {
 	if t.Timeout == 0 {
-		return 8 * time.Minute
+		return 15 * time.Minute
 	}
 	return t.Timeout
 }

@@ -38,7 +38,7 @@ func main() {
 	flag.BoolVar(&o.shell, "shell", false, "a shell in the guest instead of tests; end it with exit")
 	flag.BoolVar(&o.matrix, "matrix", false, "the tests that need a kernel, on every kernel")
 	flag.IntVar(&o.guests, "guests", 0, "at most so many guests at once; 0 is what fits")
-	flag.DurationVar(&o.timeout, "timeout", 8*time.Minute, "of the tests of one package")
+	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "of the tests of one package")
 	flag.Parse()
 	o.packages = flag.Args()
 	var err error
