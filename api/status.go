@@ -47,7 +47,7 @@ type Guard struct {
 	Hint    string       `json:"hint,omitempty"`
 	Confirm string       `json:"confirm,omitempty"` // how long until it falls back to audit, as "9m30s"
 	Disarm  string       `json:"disarm,omitempty"`  // what ends it: root or reboot
-	Hooks   List[string] `json:"hooks"`             // LSM hooks of the kernel that it uses
+	Hooks   List[string] `json:"hooks"`             // its programs in force
 	Open    List[string] `json:"open"`              // what it cannot see on this kernel
 	Refused uint64       `json:"refused"`
 	Lost    uint64       `json:"lost"` // of what it saw, untold

@@ -118,14 +118,7 @@ func TestWhoIsHornetd(t *testing.T) {
 	guestOnly(t)
 	home, elsewhere := testenv.Cgroup(t), testenv.Cgroup(t)
 	exe := self(t)
-	copied := filepath.Join(t.TempDir(), "copy")
-	b, err := os.ReadFile(exe)
-	if err == nil {
-		err = os.WriteFile(copied, b, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	copied := copyOf(t, exe)
 	enrolled, err := os.Open(exe)
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/hornetd/hornetd/internal/testenv"
@@ -58,4 +59,18 @@ func guestOnly(t testing.TB) {
 		t.Skip("arms the guard: only in guests")
 	}
 	testenv.RequireRoot(t)
+}
+
+// copyOf returns a copy of an executable, which to the guard is another one.
+func copyOf(t *testing.T, exe string) string {
+	t.Helper()
+	copied := filepath.Join(t.TempDir(), "copy")
+	b, err := os.ReadFile(exe)
+	if err == nil {
+		err = os.WriteFile(copied, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return copied
 }

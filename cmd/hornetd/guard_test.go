@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/api/bpfmap"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -123,6 +125,13 @@ func TestGuardEnforces(t *testing.T) {
 	}
 	if _, stderr, exit := h.Ctl("guard", "disarm"); exit != 2 {
 		t.Errorf("disarm without a reason: exit %d: %s", exit, stderr)
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, exit := h.Ctl("guard", "enroll", pipe); exit == 0 || !strings.Contains(stderr, "no regular file") {
+		t.Errorf("enroll a pipe: exit %d: %s", exit, stderr)
 	}
 	if _, stderr, exit := h.Ctl("guard", "audit"); exit != 0 {
 		t.Fatal(stderr)

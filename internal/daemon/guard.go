@@ -256,7 +256,7 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 		id := lsm.Identity{Commands: a.Commands, Programs: a.Programs, Attachments: a.Attachments, Signals: a.Signals}
 		if a.Cgroup != "" {
 			id.Cgroup = filepath.Join(mount, a.Cgroup)
-		} else if id.Executable, err = os.Open(a.Executable); err != nil {
+		} else if id.Executable, err = openExecutable(a.Executable); err != nil {
 			return lsm.Config{}, nil, remedy.With(fmt.Errorf("guard: allow: %w", err), "remove the entry of [[guard.allow]], or install what it names")
 		} else {
 			open = append(open, id.Executable)
@@ -531,17 +531,28 @@ func (d *Daemon) Enroll(who Peer, file string) (api.Guard, error) {
 		if d.seals.reboot {
 			return errSealed("nothing else becomes hornetd")
 		}
-		f, err := os.Open(file)
+		f, err := openExecutable(file)
 		if err != nil {
-			return err
+			return remedy.With(fmt.Errorf("guard: enroll: %w", err), "name the new hornetd's own file, where it is to be started from")
 		}
 		defer f.Close()
-		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-			return errors.Join(fmt.Errorf("file %.200q: no regular file", file), err)
-		}
 		_, err = d.guard.force.Enroll(f)
 		return err
 	})
+}
+
+// openExecutable opens a regular file. It waits for nobody, as a pipe would have the
+// owner's thread do.
+func openExecutable(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, errors.Join(fmt.Errorf("%.200s: no regular file", path), err)
+	}
+	return f, nil
 }
 
 // changeGuard does something to the guard, on record.
