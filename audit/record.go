@@ -89,6 +89,10 @@ type Caller struct {
 	Unit  string `json:"unit,omitempty"`  // of the system's systemd
 	Exe   string `json:"exe,omitempty"`   // path, as its mount namespace has it
 	Label string `json:"label,omitempty"` // by a security module
+
+	// What a process that the guard tells of calls itself: anything, but it is there
+	// where the process had ended before its executable was looked at.
+	Comm string `json:"comm,omitempty"`
 }
 
 // Shown is what identifies what a caller showed descriptors of, and whose it was found

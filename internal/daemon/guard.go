@@ -423,7 +423,7 @@ func (d *Daemon) hear() error {
 // counted, root's too: it is not root's own disk that another root fills.
 func (d *Daemon) foreign(e lsm.Event) {
 	rec := audit.Record{Phase: audit.Note, Verb: verbForeign, Reason: e.String(),
-		Caller: audit.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID)}}
+		Caller: audit.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID), Comm: e.Comm}}
 	rec.Caller.Unit, rec.Caller.Exe = foreignProcess(e)
 	if e.Object.Kind == lsm.Program && e.Object.ID != 0 {
 		rec.Programs = []uint32{e.Object.ID}
@@ -454,7 +454,7 @@ func (d *Daemon) foreign(e lsm.Event) {
 	d.events.publish(api.Event{Time: time.Now(), Kind: api.EventForeign, Message: fmt.Sprintf("%s by %s: %s", e, who, verdict),
 		Caller: &api.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID), Unit: rec.Caller.Unit}})
 	d.log.Warn(verbForeign, zap.String("what", e.String()), zap.Bool("refused", e.Refused), zap.Uint32("uid", e.UID),
-		zap.Uint32("pid", e.PID), zap.String("exe", rec.Caller.Exe), zap.String("unit", rec.Caller.Unit))
+		zap.Uint32("pid", e.PID), zap.String("comm", e.Comm), zap.String("exe", rec.Caller.Exe), zap.String("unit", rec.Caller.Unit))
 }
 
 // sortOf is what events count together by. Of another user's it is few kinds,
