@@ -61,7 +61,7 @@ func (s *System) Run(t *testing.T) []Result {
 	var results []Result
 	for boot := 1; boot <= s.Boots; boot++ {
 		g := &Guest{
-			Kernel: k, Disk: disk, Reboot: boot < s.Boots, Networks: 2, Timeout: s.Timeout + time.Minute,
+			Kernel: k, CPUs: 1, Disk: disk, Reboot: boot < s.Boots, Networks: 2, Timeout: s.Timeout + time.Minute,
 			Files:    map[string]string{binaryDir: self},
 			Commands: []Command{s.command(t, boot)},
 		}
