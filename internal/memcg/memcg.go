@@ -105,7 +105,7 @@ func (t *Tree) delegated() error {
 	case err != nil:
 		return err
 	case !marked:
-		return remedy.With(fmt.Errorf("cgroup %s is not delegated to hornetd", t.unit), "run hornetd as hornetd.service, with Delegate=memory")
+		return remedy.With(fmt.Errorf("cgroup %s is not delegated to hornetd", t.unit), "run hornetd as hornetd.service, with Delegate=memory and without DelegateSubgroup=")
 	case !hasWord(string(controllers), "memory"):
 		return remedy.With(fmt.Errorf("cgroup %s has no memory controller", t.unit),
 			"say Delegate=memory in hornetd.service, and have the kernel count memory in cgroup2 (cgroup_no_v1=all)")

@@ -176,8 +176,11 @@ func life(mount string) error {
 	if err != nil {
 		return err
 	}
-	if again.Most < u.Bytes+size {
-		return fmt.Errorf("%d for a second one", again.Most)
+	if again.Most < u.Bytes+size || again.Most > u.Bytes+size+2*slack {
+		return fmt.Errorf("%d for a second one beside %d", again.Most, u.Bytes)
+	}
+	if alone, err := t.Room("big", 4*size, size); err != nil || alone.Most != 4*size+slack {
+		return fmt.Errorf("%d, %v, where what runs may have more than both", alone.Most, err)
 	}
 	// What runs then may have its own, as soon as the first one is given back.
 	if over, err := t.Tighten("big", size); err != nil || !over {

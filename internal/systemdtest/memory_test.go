@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,6 +34,7 @@ var memorySteps = []step{
 	{"undelegated", 1, undelegated},
 	{"restarted", 1, restarted},
 	{"killed", 1, killed},
+	{"leftover", 1, leftover},
 }
 
 // sized is hornetd with a collection that runs, and others whose one map is of a
@@ -353,6 +355,41 @@ func killed(t *testing.T) {
 	if found < 2 {
 		t.Errorf("only %d were killed while a process made maps", found)
 	}
+}
+
+// A process that stays where maps were charged, as one would that cannot be killed, keeps
+// hornetd from being started for as long as it is there, and no longer.
+func leftover(t *testing.T) {
+	sized.reach(t)
+	pid := active(t, "")
+	run(t, "systemctl", "stop", "hornetd")
+	stays := exec.Command("sleep", "600")
+	if err := stays.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer stays.Wait()
+	defer stays.Process.Kill()
+	if err := os.MkdirAll(unitCgroup+"maps/left", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, unitCgroup+"cgroup.subtree_control", "+memory")
+	put(t, unitCgroup+"maps/cgroup.subtree_control", "+memory")
+	put(t, unitCgroup+"maps/left/cgroup.procs", strconv.Itoa(stays.Process.Pid))
+	try("systemctl", "start", "hornetd")
+	t.Logf("beside it hornetd is %s, %s", property(t, "hornetd", "ActiveState"), property(t, "hornetd", "Result"))
+	stays.Process.Kill()
+	stays.Wait()
+	if now := active(t, pid); now == pid {
+		t.Errorf("hornetd is process %s", now)
+	}
+	if dirs := leaves(t); len(dirs) != 0 {
+		t.Errorf("left: %v", dirs)
+	}
+	run(t, "hornetctl", "load", "large")
+	if got := chargeOf(t, "show", "large"); got.To != "own" {
+		t.Errorf("it is charged to %+v", got)
+	}
+	run(t, "hornetctl", "unload", "large")
 }
 
 // makers are the processes that make maps now.
