@@ -33,6 +33,7 @@ type Core interface {
 	MayShow(who Peer, name string) error
 	LoadShown(who Peer, name string, fds []int) (api.Collection, error)
 	Lease(ctx context.Context, who Peer, name, resume string) (api.LeaseGrant, error)
+	LeaseShown(ctx context.Context, who Peer, name string, fds []int) (api.LeaseGrant, error)
 	RunLease(ctx context.Context, who Peer, name string, b api.Bundle) (api.LeaseGrant, error)
 	LeaseEnds(ctx context.Context, name, token string) *api.Error
 	EndLease(name, token, why string)
@@ -41,6 +42,7 @@ type Core interface {
 	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
 	MayRunShown(who Peer, name string, b api.Bundle) error
 	RunShown(who Peer, name string, b api.Bundle, fds []int) (api.Collection, error)
+	RunLeaseShown(ctx context.Context, who Peer, name string, b api.Bundle, fds []int) (api.LeaseGrant, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
@@ -116,13 +118,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
-	err := d.change(who, "load", name, d.aheadOf(name), func() error {
-		src, err := d.find(name)
-		if err != nil {
-			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
-		}
-		return d.load(who, src, asLoad, btf.NewCache())
-	})
+	err := d.change(who, "load", name, d.aheadOf(name), func() error { return d.loadByName(who, name, asLoad) })
 	if err != nil {
 		return api.Collection{}, err
 	}
@@ -312,6 +308,15 @@ func (d *Daemon) mayChange(who Peer, verb policy.Verb, name string) error {
 	}
 	_, err = d.policy.Authorize(who.subject(), verb, m)
 	return err
+}
+
+// loadByName is load of what lies on disk under a name.
+func (d *Daemon) loadByName(who Peer, name string, as loading) error {
+	src, err := d.find(name)
+	if err != nil {
+		return d.refuse(who, as.verb, name, d.private(who, policy.Load, name, err))
+	}
+	return d.load(who, src, as, btf.NewCache())
 }
 
 // onDisk reads the manifest of name, as it is now.

@@ -108,6 +108,7 @@ type collection struct {
 type origin struct {
 	adopted bool   // it ran before this daemon started
 	loose   uint64 // bytes of its maps that no cgroup is charged for, where they have one
+	most    uint64 // bytes that its maps may have in their cgroup; 0 where they have none
 	shares  string // why its maps are charged to hornetd; "" where they are not, or it was adopted
 }
 

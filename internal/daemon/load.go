@@ -126,15 +126,6 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err := a.intend(); err != nil {
 		return err
 	}
-	home, err := d.home(m, plan.Spec())
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			d.tell("cgroup", home.leave())
-		}
-	}()
 	stage, err := d.stage(name, old != nil)
 	if err != nil {
 		return err
@@ -146,10 +137,19 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	}
 	defer closeMaps(kept)
 	if len(kept) > 0 {
-		if err := rehearse(plan, m, cache, home, d.owner.beat); err != nil {
+		if err := d.rehearse(plan, m, cache, d.owner.beat); err != nil {
 			return err
 		}
 	}
+	home, err := d.home(m, plan.Spec(), kept)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			d.tell("cgroup", home.leave())
+		}
+	}()
 	maps, err := home.createMaps(plan, kept)
 	if err != nil {
 		return err
@@ -227,11 +227,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if a.rec.Trial = record.Trial != ""; !a.rec.Trial {
 		d.advance(claim)
 	}
-	c := &collection{record: record, proof: proven(verified), trial: trial, origin: origin{shares: home.why, loose: home.loose}}
+	c := &collection{record: record, proof: proven(verified), trial: trial, origin: origin{shares: home.why, loose: home.loose, most: home.most}}
 	if d.mending != nil {
 		c.unconfirmed = d.mending.unconfirmed
 	}
 	d.put(m, c)
+	d.fit(c)
 	d.countSigned(record)
 	if trial != nil && d.mending == nil {
 		go d.try(m.Name, trial)
@@ -321,10 +322,15 @@ func (d *Daemon) kept(old *collection, m manifest.Manifest, who sharing) (_ map[
 
 // rehearse runs the manifest's tests on maps of their own, which go away
 // again: those that are kept belong to what runs now.
-func rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache, home *home, step func()) error {
+func (d *Daemon) rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache, step func()) error {
 	if len(m.Tests) == 0 {
 		return nil
 	}
+	home, err := d.home(m, plan.Spec(), nil)
+	if err != nil {
+		return err
+	}
+	defer func() { d.tell("cgroup", home.leave()) }()
 	maps, err := home.createMaps(plan, nil)
 	if err != nil {
 		return err
