@@ -44,7 +44,7 @@ vm-shell:
 	@$(VM) -shell $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
 
 vm-systemd:
-	@scripts/vm-setup && go test -count=1 -v -exec "$(CURDIR)/scripts/as-root" $(if $(RUN),-run '$(RUN)') ./internal/systemdtest
+	@scripts/vm-setup && go test -count=1 -v -timeout 1h -exec "$(CURDIR)/scripts/as-root" $(if $(RUN),-run '$(RUN)') ./internal/systemdtest
 
 vm-matrix:
 	@$(VM) -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)

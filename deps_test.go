@@ -48,7 +48,7 @@ var ours = map[string]struct {
 	"internal/names":    {leaf("policy"), "what a name in a rule stands for, the same for who decides and who explains"},
 	"loader":            {leaf("manifest", "signing", "internal/bpfsys", "internal/pidfd"), "touches the kernel with what was verified; who may ask is decided before"},
 	"internal/mapmaker": {leaf("internal/confine"), "makes maps of plain data; what they are for, and whether they are what was asked for, is for others"},
-	"config":            {leaf("policy", "signing", "internal/bpfname", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
+	"config":            {leaf("policy", "signing", "internal/bpfname", "internal/safefile", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
 
 	"lsm-module": {leaf("internal/bpfname"), "gets a directory and data: who uses it decides what they mean"},
 

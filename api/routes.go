@@ -21,6 +21,9 @@ const (
 	RouteEvents   = "GET /v1/events"
 	RouteGuard    = "POST /v1/guard"
 	RouteEnroll   = "POST /v1/guard/enroll"
+
+	RouteStatement = "POST /v1/guard/statement"
+	RouteSigned    = "POST /v1/guard/signed"
 )
 
 // Route is one thing that can be asked.
@@ -57,6 +60,8 @@ func Routes() []Route {
 		{Pattern: RouteEvents, Query: []string{"since", "follow", "kind", "collection"}, Response: Event{}},
 		{Pattern: RouteGuard, Request: GuardRequest{}, Response: Guard{}},
 		{Pattern: RouteEnroll, Request: EnrollRequest{}, Response: Guard{}},
+		{Pattern: RouteStatement, Request: StatementRequest{}, Response: Statement{}},
+		{Pattern: RouteSigned, Request: SignedRequest{}, Response: Guard{}},
 	}
 }
 

@@ -25,6 +25,9 @@ type Config struct {
 	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
 	Rules     []policy.Rule                // which callers may run bundles of their own
 	Guard     Guard
+
+	File   string   // that Read was given, absolute
+	Digest [32]byte // SHA-256 of its contents; of nothing where it is absent
 }
 
 // Paths are where things lie, all absolute.
@@ -143,6 +146,7 @@ type Disarm string
 
 const (
 	DisarmRoot   Disarm = "root"   // root's word, through the socket
+	DisarmSigned Disarm = "signed" // a statement that a key of Trust.Roots signed
 	DisarmReboot Disarm = "reboot" // nothing else
 )
 

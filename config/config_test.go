@@ -252,7 +252,8 @@ func TestParseRefuses(t *testing.T) {
 		{"rule = [" + strings.Repeat("{},", 257) + "]", "1: rule: has 257 rules, more than 256", "group"},
 
 		{"[guard]\nmode = 'on'", `2: guard.mode: `, ""},
-		{"[guard]\ndisarm = 'signed'", `2: guard.disarm: `, ""},
+		{"[guard]\ndisarm = 'never'", `2: guard.disarm: `, "signed"},
+		{"[guard]\ndisarm = 'signed'", `2: guard.disarm: is "signed", and trust.roots is empty`, "trust.roots"},
 		{"[guard]\nconfirm = '5s'", `2: guard.confirm: is 5s`, "10s"},
 		{"[guard]\nconfirm = '25h'", `2: guard.confirm: is 25h0m0s`, "24h"},
 		{"[guard]\nallow = [" + strings.Repeat("{},", 65) + "]", "2: guard.allow: has 65 entries, more than 64", "a cgroup"},

@@ -32,7 +32,7 @@ type rawAllowed struct {
 func (c checker) guard(raw rawGuard) Guard {
 	g := Guard{Mode: GuardMode(raw.Mode), Confirm: time.Duration(raw.Confirm), Disarm: Disarm(raw.Disarm)}
 	c.OneOf("guard.mode", raw.Mode, string(GuardOff), string(GuardAudit), string(GuardEnforce))
-	c.OneOf("guard.disarm", raw.Disarm, string(DisarmRoot), string(DisarmReboot))
+	c.OneOf("guard.disarm", raw.Disarm, string(DisarmRoot), string(DisarmSigned), string(DisarmReboot))
 	if g.Confirm != 0 && (g.Confirm < leastConfirm || g.Confirm > mostConfirm) {
 		c.Add("guard.confirm", fmt.Sprintf("write %s to %s, or \"0s\" for never", leastConfirm, mostConfirm), "is %s", g.Confirm)
 	}

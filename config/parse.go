@@ -38,6 +38,9 @@ func Parse(file string, b []byte) (Config, error) {
 		Rules:     c.rules(raw.Rules),
 		Guard:     c.guard(raw.Guard),
 	}
+	if cfg.Guard.Disarm == DisarmSigned && len(cfg.Trust.Roots) == 0 {
+		c.Add("guard.disarm", "name who may sign in trust.roots", `is "signed", and trust.roots is empty: nobody could`)
+	}
 	if err := c.First(); err != nil {
 		return Config{}, err
 	}

@@ -91,7 +91,7 @@ func build(dir string, n int, c Config, old *Guard) (_ *Guard, err error) {
 			err = errors.Join(err, g.abandon())
 		}
 	}()
-	if err := g.load(use); err != nil {
+	if err := g.load(use, len(want.Sealed)); err != nil {
 		return nil, err
 	}
 	if err := g.fill(want, old); err != nil {
@@ -123,8 +123,8 @@ func build(dir string, n int, c Config, old *Guard) (_ *Guard, err error) {
 	return g, nil
 }
 
-// load creates maps and programs.
-func (g *Guard) load(use []hook) error {
+// load creates maps and programs, with room for so many digests.
+func (g *Guard) load(use []hook, digests int) error {
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)
@@ -138,6 +138,7 @@ func (g *Guard) load(use []hook) error {
 			delete(spec.Programs, name)
 		}
 	}
+	spec.Maps["sealed"].MaxEntries = uint32(max(1, digests))
 	spec.Variables = nil // the library would map the state, and what is mapped cannot be frozen
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {

@@ -1165,7 +1165,7 @@ int BPF_PROG(guard_exec, struct linux_binprm *bprm)
 static __always_inline int control(__u64 op, __u64 a, __u64 b, __u64 c)
 {
 	struct exe exe = {};
-	struct may may = { .hornetd = 1 };
+	struct may may = { .hornetd = !b }; /* where b: nobody writes it, and that is all */
 	struct object o = { a, b };
 	struct inode *inode;
 

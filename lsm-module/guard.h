@@ -79,7 +79,7 @@ enum kind {
 enum op {
 	OP_WHOAMI = 1,	/* said by hornetd where it arms and adopts */
 	OP_MODE,	/* mode, deadline */
-	OP_ENROLL,	/* descriptor of an executable */
+	OP_ENROLL,	/* descriptor of an executable; 1: not yet hornetd */
 	OP_RETIRE,	/* device and generation, inode */
 	OP_OWN,		/* kind, id, OWNED_ bits */
 	OP_DISOWN,	/* kind, id */

@@ -53,7 +53,11 @@ himself out.`, func() api.GuardRequest {
 	cmd.AddCommand(auditCmd, enforceCmd,
 		c.guardChange("confirm", "Let the guard go on enforcing", "Take the time limit away that enforce --confirm-within set.",
 			func() api.GuardRequest { return api.GuardRequest{Confirm: true} }),
-		disarmCmd, c.guardEnroll())
+		disarmCmd, c.guardEnroll(), c.guardStatement(), c.guardTrust())
+	signs := map[*cobra.Command]api.GuardAct{disarmCmd: api.ActDisarm, auditCmd: api.ActAudit}
+	for cmd, act := range signs {
+		c.orSigned(cmd, act)
+	}
 	return cmd
 }
 
@@ -75,12 +79,13 @@ func (c *ctl) guardChange(use, short, long string, request func() api.GuardReque
 }
 
 func (c *ctl) guardEnroll() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "enroll FILE",
 		Short: "Make an executable one that the guard takes for hornetd",
 		Long: `Make FILE an executable that the guard takes for hornetd where systemd starts it
 in hornetd's cgroup. Do so before a new hornetd is started under an armed guard:
-one that is not enrolled can change nothing.`,
+one that is not enrolled can change nothing. With --statement it is the file that
+this names.`,
 		Args: args("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := filepath.Abs(args[0])
@@ -94,6 +99,8 @@ one that is not enrolled can change nothing.`,
 			return c.print(g, func() { c.say("%s: enrolled", file) })
 		},
 	}
+	c.orSigned(cmd, api.ActEnroll)
+	return cmd
 }
 
 func (c *ctl) guardTable(g api.Guard) {

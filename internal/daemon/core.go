@@ -57,6 +57,8 @@ type Core interface {
 	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Guard(who Peer, req api.GuardRequest) (api.Guard, error)
 	Enroll(who Peer, file string) (api.Guard, error)
+	Statement(who Peer, req api.StatementRequest) (api.Statement, error)
+	Signed(who Peer, req api.SignedRequest) (api.Guard, error)
 	Refuse(who Peer, what string, err error)
 }
 

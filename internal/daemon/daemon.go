@@ -69,20 +69,21 @@ type Daemon struct {
 	ahead   parsed           // what came of it, for the turn that runs now; on the owner's thread only
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
-	mu       sync.RWMutex
-	ready    time.Time
-	trust    *signing.Trust
-	copied   error                  // why the list in force is the copy of the last good one; nil where it is not
-	declared map[string]declared    // what the directories said when last read
-	running  map[string]*collection // what the kernel runs
-	held     map[string]held        // by quarantined directory
-	failed   map[string]failure     // what should run and does not
-	problems []api.Problem          // of the last scan
-	leases   map[string]*lease      // of what runs for as long as somebody only
-	strays   []api.Problem          // drop-ins without a manifest, by the last scan
-	state    []trouble              // with the daemon's own state
-	seals    seals
-	unarmed  error // why the guard is not what hornetd.toml says; nil where it is
+	mu         sync.RWMutex
+	ready      time.Time
+	trust      *signing.Trust
+	copied     error                  // why the list in force is the copy of the last good one; nil where it is not
+	declared   map[string]declared    // what the directories said when last read
+	running    map[string]*collection // what the kernel runs
+	held       map[string]held        // by quarantined directory
+	failed     map[string]failure     // what should run and does not
+	problems   []api.Problem          // of the last scan
+	leases     map[string]*lease      // of what runs for as long as somebody only
+	strays     []api.Problem          // drop-ins without a manifest, by the last scan
+	state      []trouble              // with the daemon's own state
+	seals      seals
+	statements statements // that a root may sign
+	unarmed    error      // why the guard is not what hornetd.toml says; nil where it is
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,7 +21,6 @@ import (
 	"github.com/hornetd/hornetd/loader"
 	lsm "github.com/hornetd/hornetd/lsm-module"
 	"github.com/hornetd/hornetd/pinning"
-	"github.com/hornetd/hornetd/signing"
 )
 
 const (
@@ -34,12 +32,19 @@ const (
 
 // What is sealed in a guard, by the number that Config.Sealed has.
 const (
-	sealSettings = 1 // of what was configured: see settings
-	sealReboot   = 2 // only a reboot ends it
+	sealSettings = 1 // of what was configured: see settingsOf
+	sealReboot   = 2 // root's word does not end it
 	sealKey      = 3 // of a key in the trust store
+	sealSigned   = 4 // with sealReboot: what a root signed does
+	sealRoot     = 5 // of a key that signs statements
+	sealNext     = 6 // as sealSettings, of what a root signed for the next start
+	sealFile     = 7 // of where hornetd.toml is
 )
 
-var rebootOnly = sha256.Sum256([]byte("disarm = reboot"))
+var (
+	rebootOnly = sha256.Sum256([]byte("disarm = reboot"))
+	signedToo  = sha256.Sum256([]byte("disarm = signed"))
+)
 
 // guardian is the daemon's side of the guard.
 type guardian struct {
@@ -53,8 +58,10 @@ type guardian struct {
 type seals struct {
 	armed  bool // there is one, and it is this process's to change
 	same   bool // it was armed with what hornetd.toml says now
-	reboot bool // only a reboot ends it or makes it weaker
-	keys   map[[32]byte]bool
+	next   bool // a root signed what hornetd.toml says now
+	strict bool // root's word neither ends it nor makes it weaker
+	signed bool // but what a root signed does
+	found  map[[32]byte]uint32
 }
 
 // deaf ends the reading of what the guard tells.
@@ -108,7 +115,7 @@ func (d *Daemon) startGuard() error {
 	if err := errors.Join(d.readSeals(), d.hear()); err != nil {
 		return err
 	}
-	if err := d.unsealed(d.trusted()); err != nil {
+	if err := d.sealedStart(); err != nil {
 		return err
 	}
 	if err := d.takeUp(want); err != nil {
@@ -152,8 +159,8 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 		mode, within = modeOf(want), d.cfg.Guard.Confirm
 	}
 	switch {
-	case !s.Current && d.seals.same:
-		err = d.upgradeGuard(mode, within)
+	case !s.Current && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
+		err = d.upgradeGuard(mode, within, nil)
 	case mode != s.Mode:
 		err = d.guard.force.SetMode(mode, within)
 	default:
@@ -189,6 +196,10 @@ func (d *Daemon) arm(mode lsm.Mode, within time.Duration) error {
 		return err
 	}
 	defer done()
+	if c.Sealed, err = d.sealing(); err != nil {
+		return err
+	}
+	d.statements.forget()
 	if d.guard.force, err = lsm.Arm(d.guardDir(), c); err != nil {
 		return err
 	}
@@ -196,14 +207,19 @@ func (d *Daemon) arm(mode lsm.Mode, within time.Duration) error {
 	return errors.Join(d.readSeals(), d.hear())
 }
 
-// upgradeGuard puts one of this build, and as hornetd.toml is now, in the place of
-// what is in force.
-func (d *Daemon) upgradeGuard(mode lsm.Mode, within time.Duration) error {
+// upgradeGuard puts one of this build, and as hornetd.toml was when hornetd started,
+// in the place of what is in force, sealed with that or, where it is not nil, sealed.
+func (d *Daemon) upgradeGuard(mode lsm.Mode, within time.Duration, sealed map[[32]byte]uint32) error {
 	c, done, err := d.guardConfig(mode, within)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if c.Sealed = sealed; sealed == nil {
+		if c.Sealed, err = d.sealing(); err != nil {
+			return err
+		}
+	}
 	d.guard.deaf()
 	next, err := d.guard.force.Upgrade(c)
 	if next != nil {
@@ -235,16 +251,9 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 	if d.cgroup == "" {
 		return lsm.Config{}, nil, errors.New("guard: this process is in no cgroup of version 2")
 	}
-	c := lsm.Config{Mode: mode, Cgroup: filepath.Join(mount, d.cgroup), Guarded: []string{d.cfg.Paths.BPFFS}, Owned: d.objects(),
-		Sealed: map[[32]byte]uint32{d.settings(): sealSettings}}
+	c := lsm.Config{Mode: mode, Cgroup: filepath.Join(mount, d.cgroup), Guarded: []string{d.cfg.Paths.BPFFS}, Owned: d.objects()}
 	if mode == lsm.Enforce {
 		c.ConfirmWithin = within
-	}
-	if d.cfg.Guard.Disarm == config.DisarmReboot {
-		c.Sealed[rebootOnly] = sealReboot
-		for _, key := range keysOf(d.trusted()) {
-			c.Sealed[key] = sealKey
-		}
 	}
 	exe, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -264,57 +273,6 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 		c.Allow = append(c.Allow, id)
 	}
 	return c, done, nil
-}
-
-// settings is the digest of what decides what a guard lets through, beside its
-// mode, and whom hornetd itself trusts.
-func (d *Daemon) settings() [32]byte {
-	c := d.cfg
-	b, _ := json.Marshal([]any{c.Guard.Allow, c.Guard.Disarm, c.Paths, c.Trust, c.Signers, c.Rules, c.Manifests}) // plain data
-	return sha256.Sum256(b)
-}
-
-// readSeals notes what is sealed in what is in force.
-func (d *Daemon) readSeals() error {
-	found, err := d.guard.force.Sealed()
-	if err != nil {
-		return err
-	}
-	s := seals{armed: true, same: found[d.settings()] == sealSettings, reboot: found[rebootOnly] == sealReboot, keys: map[[32]byte]bool{}}
-	for sum, number := range found {
-		s.keys[sum] = number == sealKey
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.seals = s
-	return nil
-}
-
-// unsealed refuses settings, and keys of a trust store, that are others than those
-// of a guard that only a reboot makes weaker: whoever can write them could else have
-// hornetd, which may, load what they like. That there are fewer keys is no matter.
-func (d *Daemon) unsealed(trust *signing.Trust) error {
-	if !d.seals.reboot {
-		return nil
-	}
-	const hint = "put back what it was, or reboot"
-	if !d.seals.same {
-		return remedy.With(errors.New(`guard: it was armed with disarm = "reboot", and hornetd.toml says other things now`), hint)
-	}
-	for i, key := range keysOf(trust) {
-		if !d.seals.keys[key] {
-			return remedy.With(fmt.Errorf(`guard: it was armed with disarm = "reboot", and signer %q came to the trust store since`, trust.Signers()[i].Name), hint)
-		}
-	}
-	return nil
-}
-
-// keysOf are the digests of a trust store's keys, in the order of its signers.
-func keysOf(trust *signing.Trust) (all [][32]byte) {
-	for _, s := range trust.Signers() {
-		all = append(all, sha256.Sum256([]byte("key "+s.KeySHA256)))
-	}
-	return all
 }
 
 // objects are those that the guard has not seen being made.
@@ -528,8 +486,8 @@ func (d *Daemon) Enroll(who Peer, file string) (api.Guard, error) {
 		if d.guard.force == nil {
 			return d.notInForce()
 		}
-		if d.seals.reboot {
-			return errSealed("nothing else becomes hornetd")
+		if d.seals.strict {
+			return d.errSealed("nothing else becomes hornetd")
 		}
 		f, err := openExecutable(file)
 		if err != nil {
@@ -579,6 +537,7 @@ type wish struct {
 	mode    lsm.Mode
 	within  time.Duration
 	confirm bool
+	signed  bool   // by a root
 	reason  string // for the record
 }
 
@@ -652,8 +611,8 @@ func (d *Daemon) setGuard(w wish) error {
 		return err
 	}
 	switch {
-	case d.seals.reboot && (w.mode < s.Mode || !d.seals.same || w.within > 0):
-		return errSealed("nothing makes it weaker")
+	case d.seals.strict && !w.signed && (w.mode < s.Mode || !d.seals.same || w.within > 0):
+		return d.errSealed("nothing makes it weaker")
 	case w.mode == lsm.Off:
 		d.guard.deaf()
 		d.guard.force = nil
@@ -662,13 +621,9 @@ func (d *Daemon) setGuard(w wish) error {
 		d.mu.Unlock()
 		return g.Disarm()
 	case !d.seals.same || !s.Current || len(d.cfg.Guard.Allow) > 0: // whose files may be others by now
-		return d.upgradeGuard(w.mode, w.within)
+		return d.upgradeGuard(w.mode, w.within, nil)
 	}
 	return g.SetMode(w.mode, w.within)
-}
-
-func errSealed(what string) error {
-	return remedy.With(fmt.Errorf(`guard: it was armed with disarm = "reboot": %s`, what), "reboot")
 }
 
 // guardLocked says how the guard is.
@@ -685,10 +640,7 @@ func (d *Daemon) guardLocked() *api.Guard {
 		if err == nil && d.seals.armed && !d.seals.same {
 			err = remedy.With(errors.New("hornetd.toml says other things than it was armed with"), "hornetctl guard %s, from when on they count", s.Mode)
 		}
-		out.Disarm = string(config.DisarmRoot)
-		if d.seals.reboot {
-			out.Disarm = string(config.DisarmReboot)
-		}
+		out.Disarm = string(d.seals.disarm())
 		out.Mode = api.GuardMode(s.Mode.String())
 		out.Open = s.Open
 		out.Hooks, out.Refused, out.Lost = s.Hooks, s.Refused, s.Lost

@@ -44,6 +44,9 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteEvents:   events,
 		api.RouteGuard:    guard,
 		api.RouteEnroll:   enroll,
+
+		api.RouteStatement: statementFor,
+		api.RouteSigned:    signed,
 	}
 	mux := http.NewServeMux()
 	for _, route := range api.Routes() {
@@ -216,6 +219,22 @@ func enroll(core Core, r request) (any, error) {
 		return nil, err
 	}
 	return core.Enroll(r.who, body.File)
+}
+
+func statementFor(core Core, r request) (any, error) {
+	var body api.StatementRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Statement(r.who, body)
+}
+
+func signed(core Core, r request) (any, error) {
+	var body api.SignedRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Signed(r.who, body)
 }
 
 func plan(core Core, r request) (any, error) {

@@ -22,9 +22,17 @@ func TestGuard(t *testing.T) {
 		{"signals", 1, guardSignals},
 		{"restarts", 1, guardRestarts},
 		{"fallback", 1, guardFallsBack},
+		{"configuration", 1, guardConfiguration},
 		{"upgrade", 1, guardUpgrade},
+		{"downgrade", 1, guardDowngrade},
+		{"purge", 1, guardPurge},
 		{"disarm", 1, guardDisarm},
 	})
+}
+
+// TestGuardSealed is a host whose guard only what a root signs ends.
+func TestGuardSealed(t *testing.T) {
+	inGuest(t, "6.12", 1, []step{{"signed", 1, guardSigned}})
 }
 
 const configFile = "/etc/hornet/hornetd.toml"
@@ -232,7 +240,7 @@ func guardFallsBack(t *testing.T) {
 // A new binary is hornetd once the old one has enrolled it, and nothing before.
 func guardUpgrade(t *testing.T) {
 	enforcing.reach(t)
-	const binary, old, next = "/usr/sbin/hornetd", "/usr/sbin/hornetd.old", "/usr/sbin/hornetd.new"
+	const old, next = oldBinary, newBinary
 	if f, err := os.OpenFile(binary, os.O_RDWR, 0); err == nil {
 		f.Close()
 		t.Error("root opens the running executable for writing")
