@@ -58,6 +58,7 @@ type GuardMode string
 
 const (
 	GuardOff     GuardMode = "off"     // nothing
+	GuardDetect  GuardMode = "detect"  // there is none: programs that others loaded are told of, nothing could be refused
 	GuardAudit   GuardMode = "audit"   // it tells
 	GuardEnforce GuardMode = "enforce" // it refuses, and tells
 )

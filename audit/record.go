@@ -90,7 +90,7 @@ type Caller struct {
 	Exe   string `json:"exe,omitempty"`   // path, as its mount namespace has it
 	Label string `json:"label,omitempty"` // by a security module
 
-	// What a process that the guard tells of calls itself: anything, but it is there
+	// What a process that the guard or the watch of loads tells of calls itself: anything, but it is there
 	// where the process had ended before its executable was looked at.
 	Comm string `json:"comm,omitempty"`
 }

@@ -105,9 +105,9 @@ this names.`,
 
 func (c *ctl) guardTable(g api.Guard) {
 	t := c.table()
-	mode := cell{string(g.Mode), good}
+	mode := cell{guardText(g.Mode), good}
 	if g.Mode != g.Wanted {
-		mode = cell{fmt.Sprintf("%s, and hornetd.toml says %s", g.Mode, g.Wanted), uneasy}
+		mode = cell{fmt.Sprintf("%s, and hornetd.toml says %s", guardText(g.Mode), g.Wanted), uneasy}
 	}
 	t.row("Guard", mode)
 	optional(t, "Because", g.Reason)
@@ -115,11 +115,21 @@ func (c *ctl) guardTable(g api.Guard) {
 	if g.Confirm != "" {
 		t.row("To confirm", cell{"within " + g.Confirm, uneasy})
 	}
-	if g.Mode != api.GuardOff {
+	switch g.Mode {
+	case api.GuardDetect:
+		t.row("Untold", fmt.Sprint(g.Lost))
+	case api.GuardAudit, api.GuardEnforce:
 		t.row("Ends by", g.Disarm)
 		t.row("Refused", fmt.Sprint(g.Refused))
 		t.row("Untold", fmt.Sprint(g.Lost))
 		optional(t, "Hooks", strings.Join(g.Hooks, ", "))
 	}
 	t.print()
+}
+
+func guardText(m api.GuardMode) string {
+	if m == api.GuardDetect {
+		return "detects, does not prevent"
+	}
+	return string(m)
 }

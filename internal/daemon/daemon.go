@@ -59,7 +59,8 @@ type Daemon struct {
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
 
 	watcher     atomic.Pointer[watcher] // nil until Start is done
-	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
+	detector    detector
+	interrupted map[string][]link.Link // what repairs made that were killed, by pin; set while the start resumes them only
 
 	remade  int              // how often the audit log was made again, as told
 	sought  bool             // hidden was asked for
@@ -319,6 +320,7 @@ func (d *Daemon) Close() error {
 	d.stopParser()
 	looks := d.watcher.Load().wait(stopWait)
 	d.guard.close()
+	d.detector.stop()
 	d.refused.stop()
 	if d.ratchet.ahead {
 		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))

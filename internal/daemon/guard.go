@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -105,6 +106,7 @@ func (d *Daemon) startGuard() error {
 			return fmt.Errorf(`not ready, guard.mode = "enforce": %w`, err)
 		}
 		d.cannotGuard(err)
+		d.detect()
 		return nil
 	case g == nil:
 		return d.foreignGuard(err)
@@ -204,6 +206,7 @@ func (d *Daemon) arm(mode lsm.Mode, within time.Duration) error {
 		return err
 	}
 	d.cannotGuard(nil)
+	d.detector.stop() // the guard tells
 	return errors.Join(d.readSeals(), d.hear())
 }
 
@@ -393,7 +396,13 @@ func (d *Daemon) foreign(e lsm.Event) {
 	if e.Suppressed > 0 {
 		rec.Reason += fmt.Sprintf(" (%d more of this caller were not told)", e.Suppressed)
 	}
-	settle := d.refused.firstRead(rec, sortOf(e))
+	d.tellForeign(rec, sortOf(e), e.String(), e.Comm)
+}
+
+// tellForeign puts on record what of somebody else's is not counted together with
+// the like of it, and tells of it. name is what they call themselves.
+func (d *Daemon) tellForeign(rec audit.Record, sort, what, name string) {
+	settle := d.refused.firstRead(rec, sort)
 	if settle == nil {
 		return
 	}
@@ -401,18 +410,15 @@ func (d *Daemon) foreign(e lsm.Event) {
 	if _, err := d.audit.Append(rec); err != nil {
 		d.log.Error("audit record", zap.Error(err))
 	}
-	who := rec.Caller.Exe
-	if who == "" {
-		who = e.Comm
-	}
+	refused := rec.Phase == audit.Refusal
 	verdict := "went through"
-	if e.Refused {
+	if refused {
 		verdict = "refused"
 	}
-	d.events.publish(api.Event{Time: time.Now(), Kind: api.EventForeign, Message: fmt.Sprintf("%s by %s: %s", e, who, verdict),
-		Caller: &api.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID), Unit: rec.Caller.Unit}})
-	d.log.Warn(verbForeign, zap.String("what", e.String()), zap.Bool("refused", e.Refused), zap.Uint32("uid", e.UID),
-		zap.Uint32("pid", e.PID), zap.String("comm", e.Comm), zap.String("exe", rec.Caller.Exe), zap.String("unit", rec.Caller.Unit))
+	d.events.publish(api.Event{Time: time.Now(), Kind: api.EventForeign, Message: fmt.Sprintf("%s by %s: %s", what, cmp.Or(rec.Caller.Exe, name), verdict),
+		Caller: &api.Caller{UID: rec.Caller.UID, GID: rec.Caller.GID, PID: rec.Caller.PID, Unit: rec.Caller.Unit}})
+	d.log.Warn(verbForeign, zap.String("what", what), zap.Bool("refused", refused), zap.Uint32("uid", rec.Caller.UID),
+		zap.Int32("pid", rec.Caller.PID), zap.String("comm", rec.Caller.Comm), zap.String("exe", rec.Caller.Exe), zap.String("unit", rec.Caller.Unit))
 }
 
 // sortOf is what events count together by. Of another user's it is few kinds,
@@ -449,11 +455,17 @@ func (d *Daemon) inventory() {
 	if len(all) == 0 {
 		return
 	}
-	rec := audit.Record{Phase: audit.Note, Verb: verbForeign,
-		Reason: fmt.Sprintf("%d programs that are not hornetd's ran when the guard was armed", len(all))}
-	for _, f := range all {
-		rec.Programs = append(rec.Programs, f.ID)
+	ids := make([]uint32, len(all))
+	for i, f := range all {
+		ids[i] = f.ID
 	}
+	d.ranBefore(ids, "the guard was armed")
+}
+
+// ranBefore records programs of others that are there already.
+func (d *Daemon) ranBefore(ids []uint32, when string) {
+	rec := audit.Record{Phase: audit.Note, Verb: verbForeign, Programs: ids,
+		Reason: fmt.Sprintf("%d programs that are not hornetd's ran when %s", len(ids), when)}
 	if _, err := d.audit.Append(rec); err != nil {
 		d.log.Error("audit record", zap.Error(err))
 	}
@@ -632,6 +644,9 @@ func (d *Daemon) guardLocked() *api.Guard {
 	s, err := lsm.Look(d.guardDir())
 	switch {
 	case errors.Is(err, lsm.ErrNotArmed):
+		if d.detector.runs() {
+			out.Mode, out.Lost = api.GuardDetect, d.detector.lost.Load()
+		}
 		if err = d.unarmed; err == nil && d.cfg.Guard.Mode != config.GuardOff {
 			err = remedy.With(errors.New("it was disarmed"), "hornetctl guard %s", d.cfg.Guard.Mode)
 		}

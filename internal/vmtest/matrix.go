@@ -16,7 +16,7 @@ import (
 )
 
 // MatrixPackages have tests that a kernel decides.
-var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bpfsys", "./internal/daemon", "./internal/mapmaker", "./internal/memcg", "./internal/testenv", "./internal/safefile",
+var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bpfsys", "./internal/daemon", "./internal/mapmaker", "./internal/memcg", "./internal/progwatch", "./internal/testenv", "./internal/safefile",
 	"./systemd", "./systemd/units", "./examples", "./cmd/hornetd", "./cmd/hornetctl",
 	"./lsm-module"} // the last: what a guard that stays would refuse is not there any more
 
