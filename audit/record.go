@@ -90,8 +90,8 @@ type Caller struct {
 	Exe   string `json:"exe,omitempty"`   // path, as its mount namespace has it
 	Label string `json:"label,omitempty"` // by a security module
 
-	// What a process that the guard or the watch of loads tells of calls itself: anything, but it is there
-	// where the process had ended before its executable was looked at.
+	// What the process calls itself, which may be anything; only in what is foreign. The
+	// guard knows it of one that ended before its executable was looked at, too.
 	Comm string `json:"comm,omitempty"`
 }
 
