@@ -155,7 +155,8 @@ func (d *Daemon) vacate(name string) {
 	}
 }
 
-// occupied reports whether something of that name runs, in quarantine or not.
+// occupied reports whether something of that name runs, in quarantine or not, or is
+// verified to.
 func (d *Daemon) occupied(name string) bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -164,7 +165,7 @@ func (d *Daemon) occupied(name string) bool {
 			return true
 		}
 	}
-	return d.running[name] != nil
+	return d.running[name] != nil || d.verifying[name] != nil
 }
 
 // sweepCgroups takes away what a daemon left that was killed.
