@@ -386,6 +386,50 @@ func TestUpgradeMeanwhile(t *testing.T) {
 	}
 }
 
+// TestRunMeanwhile: bundles that callers bring are verified aside like what is on disk, and
+// count for their rule meanwhile. What lies on disk of one is what runs.
+func TestRunMeanwhile(t *testing.T) {
+	testenv.NoLeaks(t)
+	const owner, name = 1000, "u1000-held"
+	ctx := context.Background()
+	h := testdaemon.New(t, "[limits]\nuser_verifier_jobs = 2\n"+mayRun)
+	h.Start()
+	cgroup := testenv.Cgroup(t)
+	brings := func(text, file string, object []byte) func() (api.Collection, error) {
+		return func() (api.Collection, error) {
+			return apiAs(t, h, owner).Run(ctx, strings.TrimSuffix(file, ".bpf.o"), api.Bundle{Manifest: []byte(text), Object: object, Signature: h.Sign(object)})
+		}
+	}
+	object := read(t, "testdata/held.bpf.o")
+	run := verified(t, h, name, brings(held(cgroup, "", ""), "held.bpf.o", object))
+	var e *api.Error
+	if _, err := brings(connCount(cgroup), "conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))(); !errors.As(err, &e) || e.Kind != api.KindLimit || !strings.Contains(e.Message, "the user runs 1 already") {
+		t.Errorf("a second one, of one that the rule lets run: %v", err)
+	}
+	_, err := reload(t, h)
+	must(t, err)
+	still(t, run)
+	if on := lies(t, h); on != "" {
+		t.Errorf("on disk before it runs: %q", on)
+	}
+	first := <-run
+	must(t, first.err)
+	if on := lies(t, h); on != name || len(kernelLinks(t, first.c)) != 1 {
+		t.Errorf("on disk: %q", on)
+	}
+
+	run = verified(t, h, name, brings(held(cgroup, "description = \"another\"", ""), "held.bpf.o", object))
+	_, err = h.Client().Unload(ctx, name, api.UnloadRequest{})
+	must(t, err)
+	still(t, run)
+	if end := <-run; kindOf(end.err) != api.KindConflict {
+		t.Errorf("it ended with %v", end.err)
+	}
+	if rest := left(t, h, name); len(rest) > 0 || lies(t, h) != "" {
+		t.Errorf("left behind: %v, %q", rest, lies(t, h))
+	}
+}
+
 // TestVerifierJobs: so many users' loads are verified at a time, of one user one; who
 // waits for that keeps nobody else waiting, and no change of their own.
 func TestVerifierJobs(t *testing.T) {
