@@ -430,6 +430,38 @@ func TestRunMeanwhile(t *testing.T) {
 	}
 }
 
+// TestTargetMeanwhile: what the caller showed is no more theirs when its programs are verified,
+// whether others had the turn or not.
+func TestTargetMeanwhile(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "")
+	h.Object("held.bpf.o", read(t, "testdata/held.bpf.o"))
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	parent := testenv.Cgroup(t)
+	h.Manifest("one", connCount(parent))
+	h.Manifest("held", strings.Replace(held("DIR", "", "", stranger), "cgroup = \"DIR\"\n", ofCaller, 1))
+	h.Start()
+	for _, others := range []bool{false, true} {
+		dir := cgroupOf(t, parent, fmt.Sprintf("others-%t", others), stranger)
+		shown := opened(t, dir)
+		load := verified(t, h, "held", func() (api.Collection, error) {
+			return clientOf(t, h, stranger).LoadTargets(context.Background(), "held", shown)
+		})
+		must(t, os.Chown(dir, 0, 0))
+		if others {
+			_, err := h.Client().Load(context.Background(), "one")
+			must(t, err)
+		}
+		still(t, load)
+		if end := <-load; kindOf(end.err) != api.KindDenied {
+			t.Errorf("others %t: it ended with %v", others, end.err)
+		}
+		if rest := left(t, h, "held"); len(rest) > 0 {
+			t.Errorf("left behind: %v", rest)
+		}
+	}
+}
+
 // TestVerifierJobs: so many users' loads are verified at a time, of one user one; who
 // waits for that keeps nobody else waiting, and no change of their own.
 func TestVerifierJobs(t *testing.T) {

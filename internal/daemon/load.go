@@ -20,7 +20,7 @@ import (
 
 // load brings one manifest into the kernel: for the first time, or in place of
 // what runs under its name where replace allows that. It runs on the owner's
-// thread.
+// thread, and a user's gives the turn there away while the kernel has its programs.
 //
 // Values flow forward: files are read, then decided on, then the kernel is
 // touched, and nothing reaches back. Whatever fails before the commit leaves

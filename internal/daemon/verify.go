@@ -94,7 +94,7 @@ func clientGone(name string) error {
 func (d *Daemon) overtakeLocked(name string) {
 	if v := d.verifying[name]; v != nil {
 		v.over = remedy.With(api.Errorf(api.KindConflict, "collection %q: it was unloaded while its programs were verified", name),
-			"hornetctl load %s, if it is still wanted", name)
+			"ask again, if it is still wanted")
 	}
 }
 
