@@ -5,7 +5,7 @@
 # make vm-systemd the unit and its daemon in a Debian with systemd: RUN=TestSystemd/kill
 # make vm-matrix  the tests that need a kernel, on every kernel
 # make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
-# make faults   a kill and every error at every system call of six verbs, and 2,000 power cuts; ONLY="load KILL" for some
+# make faults   a kill and every error at every system call of seven verbs, and 2,000 power cuts; ONLY="load KILL" for some
 # make faults-proof  the bugs that it must notice, one at a time; ONLY= for some
 # make bench    the figures of docs/, side by side
 # make soak     a million changed objects, signatures and manifests: none may be accepted; HORNET_SEED=2 for others.

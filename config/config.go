@@ -78,20 +78,22 @@ const (
 // Limits bound what may be created and held, per manifest, per user and in total. None
 // is 0.
 type Limits struct {
-	Memory           uint64 // bytes of map keys and values, per manifest
-	Maps             int    // per manifest
-	Programs         int    // per manifest
-	TotalMemory      uint64 // bytes of map keys and values of all that runs
-	TotalPrograms    int    // of all that runs
-	TotalCollections int    // that run at the same time
-	UserMemory       uint64 // bytes of map keys and values of what one user, not root, had loaded
-	UserPrograms     int    // of the same
-	UserCollections  int    // the same
-	UserStreams      int    // of samples, that one user, not root, reads at the same time
-	TotalStreams     int    // that all users but root read
-	StreamMemory     uint64 // bytes of samples of one stream that wait for its client
-	StreamBuffer     uint64 // bytes of the buffer of each CPU, for a stream of a perf event array
-	Events           int    // the last ones, that clients can still fetch
+	Memory            uint64 // bytes of map keys and values, per manifest
+	Maps              int    // per manifest
+	Programs          int    // per manifest
+	TotalMemory       uint64 // bytes of map keys and values of all that runs
+	TotalPrograms     int    // of all that runs
+	TotalCollections  int    // that run at the same time
+	UserMemory        uint64 // bytes of map keys and values of what one user, not root, had loaded
+	UserPrograms      int    // of the same
+	UserCollections   int    // the same
+	UserStreams       int    // of samples, that one user, not root, reads at the same time
+	TotalStreams      int    // that all users but root read
+	UserVerifierJobs  int    // loads of one user, other than root, that the kernel verifies at a time
+	TotalVerifierJobs int    // of all of them
+	StreamMemory      uint64 // bytes of samples of one stream that wait for its client
+	StreamBuffer      uint64 // bytes of the buffer of each CPU, for a stream of a perf event array
+	Events            int    // the last ones, that clients can still fetch
 }
 
 // Policy returns the limits of one manifest.
@@ -197,7 +199,7 @@ func Default() Config {
 			Memory: 64 << 20, Maps: 128, Programs: 128,
 			TotalMemory: 1 << 30, TotalPrograms: 16384, TotalCollections: 1024,
 			UserMemory: 256 << 20, UserPrograms: 1024, UserCollections: 64,
-			UserStreams: 4, TotalStreams: 16, StreamMemory: 1 << 20, StreamBuffer: 64 << 10, Events: 1024,
+			UserStreams: 4, TotalStreams: 16, UserVerifierJobs: 1, TotalVerifierJobs: 2, StreamMemory: 1 << 20, StreamBuffer: 64 << 10, Events: 1024,
 		},
 		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}, Signers: map[string][]string{}},
 		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep, Expiry: ExpiryBoot},

@@ -107,6 +107,8 @@ user_programs = 6
 user_collections = 7
 user_streams = 8
 total_streams = 9
+user_verifier_jobs = 3
+total_verifier_jobs = 4
 stream_memory = "64KiB"
 stream_buffer = 4096
 events = 16384
@@ -169,7 +171,7 @@ development = true
 		Log: Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits: Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalPrograms: 5, TotalCollections: 10_000,
 			UserMemory: 1 << 10, UserPrograms: 6, UserCollections: 7,
-			UserStreams: 8, TotalStreams: 9, StreamMemory: 64 << 10, StreamBuffer: 4 << 10, Events: 16384},
+			UserStreams: 8, TotalStreams: 9, UserVerifierJobs: 3, TotalVerifierJobs: 4, StreamMemory: 64 << 10, StreamBuffer: 4 << 10, Events: 16384},
 		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}, Signers: map[string][]string{"/m": {"dev", "x"}}},
 		Signers: map[string]policy.SignerRule{
 			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
@@ -309,6 +311,8 @@ func TestParseRefuses(t *testing.T) {
 		{"[limits]\nuser_programs = 0", "2: limits.user_programs: is 0", ""},
 		{"[limits]\nuser_collections = 0", "2: limits.user_collections: is 0", ""},
 		{"[limits]\nuser_streams = 0", "2: limits.user_streams: is 0, must be 1 to 4096", ""},
+		{"[limits]\nuser_verifier_jobs = 0", "2: limits.user_verifier_jobs: is 0, must be 1 to 16", ""},
+		{"[limits]\ntotal_verifier_jobs = 17", "2: limits.total_verifier_jobs: is 17, must be 1 to 16", ""},
 		{"[limits]\ntotal_streams = 5000", "2: limits.total_streams: is 5000, must be 1 to 4096", ""},
 		{"[limits]\nstream_memory = 65535", "2: limits.stream_memory: is 65535, must be 65536 to 67108864", "from 64KiB to 65536KiB"},
 		{"[limits]\nstream_buffer = '17MiB'", "2: limits.stream_buffer: is 17825792, must be 4096 to 16777216", ""},

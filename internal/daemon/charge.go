@@ -219,13 +219,24 @@ func (d *Daemon) fitAfter(r pinning.Record, pause time.Duration) {
 	if c == nil || !c.record.LoadedAt.Equal(r.LoadedAt) || c.most == 0 || c.trial != nil {
 		return
 	}
-	over, err := d.cgroups.Tighten(r.Name, c.most)
-	d.tell("cgroup", err)
-	if over {
+	later := d.isVerified(r.Name) // it has room for both
+	if !later {
+		var err error
+		later, err = d.cgroups.Tighten(r.Name, c.most)
+		d.tell("cgroup", err)
+	}
+	if later {
 		time.AfterFunc(pause, func() {
 			d.owner.do(func() error { d.fitAfter(r, min(2*pause, time.Minute)); return nil })
 		})
 	}
+}
+
+// isVerified reports whether a load of that name has given its turn away.
+func (d *Daemon) isVerified(name string) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.verifying[name] != nil
 }
 
 // vacate takes away the cgroup of what is unloaded.
@@ -235,7 +246,8 @@ func (d *Daemon) vacate(name string) {
 	}
 }
 
-// occupied reports whether something of that name runs, in quarantine or not.
+// occupied reports whether something of that name runs, in quarantine or not, or is
+// verified to.
 func (d *Daemon) occupied(name string) bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -244,7 +256,7 @@ func (d *Daemon) occupied(name string) bool {
 			return true
 		}
 	}
-	return d.running[name] != nil
+	return d.running[name] != nil || d.verifying[name] != nil
 }
 
 // sweepCgroups takes away what a daemon left that was killed.

@@ -366,7 +366,7 @@ func (d *Daemon) mayLocked(who Peer, verb policy.Verb, name string) error {
 		m, ok = d.ceasedLocked(name)
 	}
 	if who.UID == 0 {
-		if _, runs := d.running[name]; !ok && !runs && d.held[name].reason == "" {
+		if _, runs := d.running[name]; !ok && !runs && d.verifying[name] == nil && d.held[name].reason == "" {
 			return d.notFound(name)
 		}
 		return nil

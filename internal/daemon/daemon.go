@@ -72,6 +72,7 @@ type Daemon struct {
 	// Written on the owner's thread only, under mu; read anywhere under mu.
 	mu         sync.RWMutex
 	ready      time.Time
+	verifying  map[string]*verification // by name: loads that have given their turn away
 	trust      *signing.Trust
 	copied     error                  // why the list in force is the copy of the last good one; nil where it is not
 	declared   map[string]declared    // what the directories said when last read
@@ -163,7 +164,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		cfg: cfg, build: build, log: log, started: time.Now(),
 		policy:   policy.New(cfg.Limits.Policy(), new(names.Host)).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
 		declared: map[string]declared{}, running: map[string]*collection{},
-		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
+		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{}, verifying: map[string]*verification{},
 		parsing: make(chan struct{}, mostAhead),
 		allowed: newAllowance(cfg.API.RecordedBurst, cfg.API.RecordedPerMinute),
 		readers: readers{perUser: cfg.Limits.UserStreams, total: cfg.Limits.TotalStreams},
@@ -205,7 +206,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	d.openList()
 	d.refused = newCoalescer(d)
-	d.owner = newOwner(cfg.API.ChangesPerUser)
+	d.owner = newOwner(cfg.API.ChangesPerUser, verifierJobs{cfg.Limits.UserVerifierJobs, cfg.Limits.TotalVerifierJobs})
 	d.takeCgroup() // before there is another process in it
 	d.startParser()
 	return d, nil
@@ -289,21 +290,33 @@ func (d *Daemon) anyClosed() bool {
 // start or reload ends soon.
 func (d *Daemon) Interrupt() { d.owner.interrupt() }
 
-// Beat is how far the two loops were whose health the watchdog asks for: that
-// which makes changes, and that which looks for what is to be mended.
-type Beat struct{ owner, watcher uint64 }
+// Beat is how far those were whose health the watchdog asks for: that
+// which makes changes, that which looks for what is to be mended, and loads that are
+// verified meanwhile.
+type Beat struct {
+	owner, watcher uint64
+	verifying      map[*verification]uint64
+}
 
 // Heart answers what the watchdog asks: whether changes can still be made, and
-// are looked for. A loop beats while it has nothing to do and with every step of
+// are looked for, and no program is verified for ever. A loop beats while it has nothing to do and with every step of
 // what it does; since is what Heart answered last.
 func (d *Daemon) Heart(since Beat) (now Beat, beats bool) {
-	busy := d.owner.busy.Load()
+	busy := d.owner.busy()
 	now.owner = d.owner.beats.Load()
 	beats = !busy || now.owner != since.owner
 	if w := d.watcher.Load(); w != nil {
 		busy = w.busy.Load()
 		now.watcher = w.beats.Load()
 		beats = beats && (!busy || now.watcher != since.watcher)
+	}
+	now.verifying = make(map[*verification]uint64)
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, v := range d.verifying {
+		now.verifying[v] = v.beats.Load()
+		was, known := since.verifying[v]
+		beats = beats && (!known || !v.busy.Load() || was != now.verifying[v])
 	}
 	return now, beats
 }

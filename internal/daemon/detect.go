@@ -161,7 +161,7 @@ func (l *listener) walk() error {
 			if own == nil {
 				beats := l.d.owner.beats.Load()
 				own = l.ours()
-				if l.d.owner.busy.Load() || l.d.owner.beats.Load() != beats { // it may load it
+				if l.d.owner.busy() || len(l.d.owner.away()) > 0 || l.d.owner.beats.Load() != beats { // it may load it
 					l.next = time.Now().Add(walkSoon)
 					return nil
 				}

@@ -97,10 +97,10 @@ func (d *Daemon) runLease(ctx context.Context, who Peer, src manifest.Source, as
 // newLease loads name by load, and gives who the lease.
 func (d *Daemon) newLease(ctx context.Context, who Peer, as loading, name string, ahead func() parsed, load func(loading) error) (api.LeaseGrant, error) {
 	token, hash := newToken()
-	as.lease = hash
+	as.lease, as.client = hash, ctx
 	err := d.change(who, as.verb, name, ahead, func() error {
 		if ctx.Err() != nil { // while it waited: nobody would hold it
-			return d.refuse(who, as.verb, name, api.Errorf(api.KindUnavailable, "collection %q: the client that wanted a lease is gone", name))
+			return d.refuse(who, as.verb, name, clientGone(name))
 		}
 		if err := load(as); err != nil {
 			return err

@@ -384,10 +384,14 @@ func (r *Room) Join(pid int) error {
 	return write(filepath.Join(r.tree.of(r.name), "cgroup.procs"), strconv.Itoa(pid))
 }
 
-// Undo makes it as it was before.
+// Undo makes it as it was before; if it was removed meanwhile, it stays so.
 func (r *Room) Undo() error {
 	if r.before == "" {
 		return r.tree.Remove(r.name)
 	}
-	return write(filepath.Join(r.tree.of(r.name), "memory.max"), r.before)
+	err := write(filepath.Join(r.tree.of(r.name), "memory.max"), r.before)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }

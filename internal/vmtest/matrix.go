@@ -31,7 +31,7 @@ const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestVerify|TestExposure|Test
 	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey|" +
 	"KilledAtEverySystemCallOfA(Re|Trial)|KilledDuring|KilledWhile|EveryFailedCall|UpgradesUnderTraffic|Sender|ManyRepairs|Flapping|Fight|ComesAndGoes|OneInterface|OnePlace|Pending|" +
 	"Document|NotHTTP|Mixed|ClientDiesAnywhere|Lease|ThousandLeases|EventsFilter|TrustIsTold|SlowReader|Flood|ChangesInTurn|LimitIsTold|LimitsInStatus|UserLimits|RecordsAreBounded|" +
-	"LargeEntries|ReplacedMeanwhile|RightsAre|Trial|PolicyTest|Target(AttachedAnew|ByHand|CgroupOfAll|ChangesHands|Decisions|EndsAtOnce|EndsWhateverElse|GoesMeanwhile|InPython|KeepsNoReload|Lease|Moved|NotAsked|NotTaken|Required|Run|Trial|WithoutDirectory|sNot)|LongestVerification|Run|Template|WhatComesDuring|UntrustedCorpus|UntrustedKeeps|AnotherSigner|QuarantineIsRevoked|Samples(Stalled|Dripped|Limits|HalfClosed)|CompareAndWrite|WritesAreRecorded).*)$"
+	"LargeEntries|ReplacedMeanwhile|RightsAre|Trial|PolicyTest|Target(AttachedAnew|ByHand|CgroupOfAll|ChangesHands|Decisions|EndsAtOnce|EndsWhateverElse|GoesMeanwhile|InPython|KeepsNoReload|Lease|Moved|NotAsked|NotTaken|Required|Run|Trial|WithoutDirectory|sNot)|LongestVerification|VerifierJobs|Meanwhile|TargetMeanwhile|ClientGoesMeanwhile|UpgradeMeanwhile|Run|Template|WhatComesDuring|UntrustedCorpus|UntrustedKeeps|AnotherSigner|QuarantineIsRevoked|Samples(Stalled|Dripped|Limits|HalfClosed)|CompareAndWrite|WritesAreRecorded).*)$"
 
 // Matrix runs tests on several kernels.
 type Matrix struct {
