@@ -114,6 +114,9 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 		return err
 	}
 	a.rec.Shown = recordOf(targets)
+	if err := as.keepsLeased(m, targets); err != nil {
+		return err
+	}
 	steps, err := old.steps(m, targets, d.mending != nil)
 	if err != nil {
 		return err
