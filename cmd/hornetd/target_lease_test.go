@@ -138,14 +138,12 @@ func TestTargetLease(t *testing.T) {
 	}
 }
 
-// TestTargetLeaseOfNetfilter: what would keep its network namespace there for ever has it
+// TestTargetNetfilter: what would keep its network namespace there for ever has it
 // for as long as the client, also where the namespace's own processes have ended, and over
 // restarts for as long as somebody comes back.
-func TestTargetLeaseOfNetfilter(t *testing.T) {
+func TestTargetNetfilter(t *testing.T) {
 	testenv.NoLeaks(t)
-	if len(here(t, "filter")) == 0 {
-		t.Skip("needs programs of netfilter, Linux 6.4")
-	}
+	testenv.RequireEnum(t, "bpf_attach_type", "BPF_NETFILTER")
 	h := newShownWith(t, copyOfLibc(t), "lease_grace = \"2s\"\n")
 	cmd, ns := spaceOf(t, owner)
 	client := clientOf(t, h, owner)
