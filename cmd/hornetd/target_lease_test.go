@@ -66,7 +66,9 @@ func TestTargetLease(t *testing.T) {
 	_, ns := spaceOf(t, owner)
 	cmd := sleeper(t, owner)
 	client := clientOf(t, h, owner)
-	for kind, file := range map[string]*os.File{"connect": cgroup, "lookup": ns, "call": pidfdOf(t, cmd.Process.Pid)} {
+	files := map[string]*os.File{"connect": cgroup, "lookup": ns, "filter": ns, "call": pidfdOf(t, cmd.Process.Pid)}
+	for _, kind := range here(t, "connect", "lookup", "filter", "call") {
+		file := files[kind]
 		for _, ends := range []func(*api.Lease){
 			func(l *api.Lease) { l.Close() },
 			func(l *api.Lease) {
@@ -134,6 +136,39 @@ func TestTargetLease(t *testing.T) {
 			t.Errorf("%s: %d links", what, n)
 		}
 	}
+}
+
+// TestTargetNetfilter: what would keep its network namespace there for ever has it
+// for as long as the client, also where the namespace's own processes have ended, and over
+// restarts for as long as somebody comes back.
+func TestTargetNetfilter(t *testing.T) {
+	testenv.NoLeaks(t)
+	testenv.RequireEnum(t, "bpf_attach_type", "BPF_NETFILTER")
+	h := newShownWith(t, copyOfLibc(t), "lease_grace = \"2s\"\n")
+	cmd, ns := spaceOf(t, owner)
+	client := clientOf(t, h, owner)
+	if _, err := client.LoadTargets(t.Context(), "filter", ns); refusedAs(err) != api.KindBadRequest || !strings.Contains(hintOf(err), "hornetctl load --lease filter --target-netns") {
+		t.Errorf("without a lease: %v, %q", err, hintOf(err))
+	}
+	lease, err := client.LoadLease(t.Context(), "filter", ns)
+	was := held(t, h, "filter", "filter", lease, err, ns)
+	end(cmd)
+	stays(t, h, was)
+	for _, keys := range []string{"priority = -7\n", "priorities = [-7, -8]\n"} {
+		h.Manifest("filter", "version = 2\n"+shownBy("shown_filter", ofCaller+"family = \"ipv4\"\nhook = \"input\"\n"+keys))
+		if _, err := client.Upgrade(t.Context(), "filter"); err == nil || !strings.Contains(hintOf(err), "hornetctl unload filter") {
+			t.Errorf("upgrade, %s: %v, %q", keys, err, hintOf(err))
+		}
+		stays(t, h, was)
+	}
+	h.Kill()
+	h.Start()
+	must(t, lease.Resume(t.Context()))
+	stays(t, h, was)
+	checkShown(t, "resumed", shownLinks(t)[0], "filter", ns)
+	h.Kill()
+	h.Start() // and nobody comes
+	eventually(t, "unloaded after the grace", func() bool { return len(shownLinks(t)) == 0 })
 }
 
 // TestTargetLeaseByHand: hornetctl opens what it shows and holds the lease.

@@ -250,6 +250,9 @@ func (d *Daemon) prepare(a *act, who Peer, src manifest.Source, as loading, cach
 		return nil, err
 	}
 	a.rec.Shown = recordOf(targets)
+	if err := as.keepsLeased(m, targets); err != nil {
+		return nil, err
+	}
 	steps, err := old.steps(m, targets, d.mending != nil)
 	if err != nil {
 		return nil, err

@@ -318,6 +318,20 @@ func ownsProcess(who Peer, fd int) error {
 	return nil
 }
 
+// keepsLeased refuses for all but a lease what would keep there what the caller showed: nobody
+// would see it end. With a lease it ends with the client.
+func (as loading) keepsLeased(m manifest.Manifest, ts []loader.Target) error {
+	if as.shown == nil || as.lease != "" || !slices.ContainsFunc(ts, loader.Target.Keeps) {
+		return nil
+	}
+	how := "load --lease " + m.Name
+	if as.sent != nil {
+		how = "run --lease DIR"
+	}
+	return remedy.With(api.Errorf(api.KindBadRequest, "collection %q: a netfilter link keeps its network namespace there, whoever leaves it, so that one in a caller's is for a lease only", m.Name),
+		"hornetctl %s --target-netns FILE", how)
+}
+
 // showing returns where a load attaches what is the caller's: where they show, or
 // where it is already.
 func (d *Daemon) showing(as loading, old *collection) (*loader.Shown, error) {
