@@ -322,17 +322,15 @@ func TestTargetLeaseNotAsAgreed(t *testing.T) {
 		}
 	}
 
-	// One who goes while another's change runs is not loaded for at all.
+	// One who goes while root's change runs is not loaded for at all.
 	_, ns := spaceOf(t, neighbour)
 	strace := tracer(t, h.PID(), "-o", os.DevNull, "-e", "trace=bpf", "-e", "inject=bpf:delay_enter=20000")
 	slow := make(chan error)
 	go func() {
-		other := clientOf(t, h, neighbour)
-		defer other.Close()
-		_, err := other.LoadTargets(context.Background(), "lookup", ns)
+		_, err := h.Client().LoadTargets(context.Background(), "lookup", ns)
 		slow <- err
 	}()
-	eventually(t, "another's load has begun", func() bool { return len(intents(t, h, "lookup")) == 1 })
+	eventually(t, "root's load has begun", func() bool { return len(intents(t, h, "lookup")) == 1 })
 	intended := len(intents(t, h, "connect"))
 	gone := leasesFrom101(t, h)
 	show(gone, "\n", own)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -57,6 +58,8 @@ type home struct {
 	why   string // there is none, and they are charged to hornetd
 	log   *zap.Logger
 
+	beside *collection // what ran under the name when it was found; nil: nothing
+
 	loose uint64 // bytes of all maps which no cgroup is charged for
 	most  uint64 // bytes that all may have in their cgroup, where they have one
 }
@@ -65,7 +68,7 @@ type home struct {
 // place. What cannot be made keeps nothing from being loaded: a host must not be without
 // its firewall for it.
 func (d *Daemon) home(m manifest.Manifest, spec *ebpf.CollectionSpec, kept map[string]*ebpf.Map) (*home, error) {
-	h := &home{name: m.Name, log: d.log}
+	h := &home{name: m.Name, log: d.log, beside: d.collection(m.Name)}
 	made := &ebpf.CollectionSpec{Maps: maps.Clone(spec.Maps)}
 	for name := range kept {
 		delete(made.Maps, name)
@@ -207,6 +210,23 @@ func (h *home) leave() error {
 		return nil
 	}
 	return h.room.Undo()
+}
+
+// leave takes back the homes of what was not loaded. Where something else has come to
+// run under the name while others had their turn, its maps are there too: the limit
+// becomes that of what runs. Where what ran was unloaded, the cgroup goes with release.
+func (d *Daemon) leave(b *built) {
+	if b == nil {
+		return
+	}
+	for _, h := range slices.Backward(b.homes) {
+		switch now := d.collection(h.name); {
+		case now == h.beside:
+			d.tell("cgroup", h.leave())
+		case now != nil:
+			d.fit(now)
+		}
+	}
 }
 
 // fit has the limit of the cgroup of c, which runs since now, be that of c alone as soon

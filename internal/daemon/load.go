@@ -48,6 +48,13 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	}
 	defer closeMaps(kept)
 	var b *built
+	loaded := false
+	defer func() {
+		if !loaded {
+			d.leave(b)
+		}
+		b.close() // from the commit on the pins hold it
+	}()
 	if who.UID == 0 {
 		b, err = d.make(p, kept, cache, func() error { d.owner.beat(); return nil })
 	} else {
@@ -59,16 +66,12 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 			p, err = d.again(a, v, src, p, kept, cache)
 		}
 	}
-	if b != nil {
-		defer func() {
-			if err != nil {
-				d.tell("cgroup", b.home.leave())
-			}
-		}()
-		defer b.close() // from the commit on the pins hold it
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case p == nil:
+		a.rec.Reason = "by somebody else, meanwhile"
+		return nil
 	}
 	m, old, verified, coll := p.m, p.old, p.verified, b.coll
 	if err := stage.PinMaps(coll.Maps); err != nil {
@@ -124,13 +127,14 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err := commit(); err != nil {
 		return err
 	}
+	loaded = true
 	links.keep()
 	a.loaded(record, old != nil)
 	a.rec.Reason = strings.Join(links.gaps, "; ")
 	if a.rec.Trial = record.Trial != ""; !a.rec.Trial {
 		d.advance(claim)
 	}
-	c := &collection{record: record, proof: proven(verified), trial: trial, origin: origin{shares: b.home.why, loose: b.home.loose, most: b.home.most}}
+	c := &collection{record: record, proof: proven(verified), trial: trial, origin: b.origin()}
 	if d.mending != nil {
 		c.unconfirmed = d.mending.unconfirmed
 	}
@@ -266,66 +270,68 @@ func (d *Daemon) prepare(a *act, who Peer, src manifest.Source, as loading, cach
 
 // built is what a load has in the kernel before anything is pinned.
 type built struct {
-	plan *loader.Plan // that it was made by
-	home *home
-	maps *loader.Maps
-	coll *ebpf.Collection
+	plan  *loader.Plan // that it was made by
+	homes []*home      // of its maps last, before that of those that a rehearsal had
+	maps  *loader.Maps
+	coll  *ebpf.Collection
 }
 
 // close lets go of it. What has no pin then is gone.
 func (b *built) close() {
-	if b != nil {
+	if b == nil {
+		return
+	}
+	if b.coll != nil {
 		b.coll.Close()
+	}
+	if b.maps != nil {
 		b.maps.Close()
 	}
 }
 
+// origin says where its maps came from.
+func (b *built) origin() origin {
+	h := b.homes[len(b.homes)-1]
+	return origin{shares: h.why, loose: h.loose, most: h.most}
+}
+
 // make makes the maps and has the kernel verify the programs and the manifest's tests
-// run them. It can be away from the owner's turn: all that it knows is in its arguments,
-// and of d it asks only for what never changes. step is called behind each program, and
-// ends it with an error.
-func (d *Daemon) make(p *prepared, kept map[string]*ebpf.Map, cache *btf.Cache, step func() error) (_ *built, err error) {
-	if len(kept) > 0 {
-		if err := d.rehearse(p.plan, p.m, cache, step); err != nil {
-			return nil, err
+// run them. It can be away from the owner's turn: what it knows is in its arguments,
+// and it asks d only for what never changes. step is called now and then and behind each
+// program, and ends it with an error. What it returns is to be closed also with an error.
+func (d *Daemon) make(p *prepared, kept map[string]*ebpf.Map, cache *btf.Cache, step func() error) (b *built, err error) {
+	b = &built{plan: p.plan}
+	if len(kept) > 0 && len(p.m.Tests) > 0 {
+		if err := d.rehearse(b, p, cache, step); err != nil {
+			return b, err
 		}
 	}
+	if b.maps, err = d.furnish(b, p, kept); err != nil {
+		return b, err
+	}
+	if err := step(); err != nil {
+		return b, err
+	}
+	if _, err := b.maps.Freeze(); err != nil {
+		return b, err
+	}
+	if b.coll, err = loader.LoadPrograms(p.plan, b.maps, cache, step); err != nil {
+		return b, err
+	}
+	if len(kept) > 0 {
+		return b, nil
+	}
+	return b, loader.RunTests(b.coll, p.m.Tests)
+}
+
+// furnish makes the maps that are not kept, in a home of theirs.
+func (d *Daemon) furnish(b *built, p *prepared, kept map[string]*ebpf.Map) (*loader.Maps, error) {
 	home, err := d.home(p.m, p.plan.Spec(), kept)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			d.tell("cgroup", home.leave())
-		}
-	}()
-	maps, err := home.createMaps(p.plan, kept)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			maps.Close()
-		}
-	}()
-	if _, err := maps.Freeze(); err != nil {
-		return nil, err
-	}
-	coll, err := loader.LoadPrograms(p.plan, maps, cache, step)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			coll.Close()
-		}
-	}()
-	if len(kept) == 0 {
-		if err := loader.RunTests(coll, p.m.Tests); err != nil {
-			return nil, err
-		}
-	}
-	return &built{p.plan, home, maps, coll}, nil
+	b.homes = append(b.homes, home)
+	return home.createMaps(p.plan, kept)
 }
 
 // callerOf returns whose it was that a load takes the place of; nil where there is
@@ -410,16 +416,8 @@ func (d *Daemon) kept(old *collection, m manifest.Manifest, who sharing) (_ map[
 
 // rehearse runs the manifest's tests on maps of their own, which go away
 // again: those that are kept belong to what runs now.
-func (d *Daemon) rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cache, step func() error) error {
-	if len(m.Tests) == 0 {
-		return nil
-	}
-	home, err := d.home(m, plan.Spec(), nil)
-	if err != nil {
-		return err
-	}
-	defer func() { d.tell("cgroup", home.leave()) }()
-	maps, err := home.createMaps(plan, nil)
+func (d *Daemon) rehearse(b *built, p *prepared, cache *btf.Cache, step func() error) error {
+	maps, err := d.furnish(b, p, nil)
 	if err != nil {
 		return err
 	}
@@ -427,12 +425,12 @@ func (d *Daemon) rehearse(plan *loader.Plan, m manifest.Manifest, cache *btf.Cac
 	if _, err := maps.Freeze(); err != nil {
 		return err
 	}
-	coll, err := loader.LoadPrograms(plan, maps, cache, step)
+	coll, err := loader.LoadPrograms(p.plan, maps, cache, step)
 	if err != nil {
 		return err
 	}
 	defer coll.Close()
-	return loader.RunTests(coll, m.Tests)
+	return loader.RunTests(coll, p.m.Tests)
 }
 
 func closeMaps(ms map[string]*ebpf.Map) {

@@ -29,7 +29,7 @@ var errTooManyChanges = fmt.Errorf("no room for one more: %w", policy.ErrLimit)
 // What waits for it waits in turn: the daemon's own and root's first, then one
 // of each user's, so that a user waits for one change of each other's at most. A user's
 // load gives the turn away while the kernel verifies its programs (aside), and there are
-// so many such at a time.
+// so many such at a time. One that wants it back, to end what has begun, has it before all others.
 type owner struct {
 	perUser int           // changes of one user that may wait or run, root's aside
 	jobs    verifierJobs  // at a time

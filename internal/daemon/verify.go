@@ -99,7 +99,8 @@ func (d *Daemon) overtakeLocked(name string) {
 }
 
 // again decides anew on what was decided before others had their turn, all of it and
-// by the same function. Where what comes out is not what was built, nothing is done.
+// by the same function. Where what comes out is not what was built, nothing is done. It
+// returns nil, and no error, where somebody else has done what was to be done.
 func (d *Daemon) again(a *act, v *verification, src manifest.Source, was *prepared, kept map[string]*ebpf.Map, cache *btf.Cache) (_ *prepared, err error) {
 	intended := a.rec
 	defer func() {
@@ -110,12 +111,17 @@ func (d *Daemon) again(a *act, v *verification, src manifest.Source, was *prepar
 	if err := v.ended(); err != nil {
 		return nil, err
 	}
+	if v.as.sent == nil { // a drop-in or a directory that goes before may have come
+		if src, err = d.find(src.Name); err != nil {
+			return nil, d.private(v.who, v.as.right, v.name, err)
+		}
+	}
 	p, err := d.prepare(a, v.who, src, v.as, cache)
-	if err != nil {
+	if p == nil || err != nil {
 		return nil, err
 	}
 	// A guard that came meanwhile does not know whose the maps and programs are.
-	if p == nil || !p.buildsAs(was) || d.guard.force != v.guard {
+	if !p.buildsAs(was) || d.guard.force != v.guard {
 		return nil, changedMeanwhile(v.name)
 	}
 	now, err := d.kept(p.old, p.m, p.sharing())

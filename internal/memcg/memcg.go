@@ -41,8 +41,8 @@ const (
 	mapsBranch = "maps"
 )
 
-// Tree is the part of the hierarchy that is hornetd's. It is one goroutine's but for
-// Usage.
+// Tree is the part of the hierarchy that is hornetd's. Those who make or
+// change the cgroup of one name see to it that nobody else does.
 type Tree struct {
 	unit string // absolute path of the unit's cgroup
 }
