@@ -219,6 +219,15 @@ func replaced(t *testing.T) {
 		}
 		soon(t, "the limit is that of one", func() bool { return bytesIn(t, "maps/large/memory.max") == limit })
 	}
+	// On trial both are there, and then the one that has passed or came back.
+	for _, health := range []string{"at_least = 0", "equals = 12345"} {
+		put(t, "/etc/hornet.d/large.toml", bounded+"\n[health]\nseconds = 2\nmap = \"calls\"\n"+health+"\n")
+		run(t, "hornetctl", "upgrade", "large")
+		if now := bytesIn(t, "maps/large/memory.max"); now < 200*mib && health == "at_least = 0" {
+			t.Errorf("on trial it may have %d", now)
+		}
+		soon(t, health+": the limit is that of one", func() bool { return bytesIn(t, "maps/large/memory.max") == limit })
+	}
 	// Whoever has a descriptor of the map that was holds it there, and then no more.
 	m, err := ebpf.LoadPinnedMap(pins+"large/maps/calls", nil)
 	if err != nil {
