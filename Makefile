@@ -3,6 +3,7 @@
 # make test     every test; PKG=./loader/... for some
 # make vm       tests in a guest: KERNEL=7.3 PKG=./loader RUN=TestX; vm-shell gives a shell there
 # make vm-systemd the unit and its daemon in a Debian with systemd: RUN=TestSystemd/kill
+# make vm-uefi    what takes a key in the kernel's platform keyring, under UEFI
 # make vm-matrix  the tests that need a kernel, on every kernel
 # make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
 # make faults   a kill and every error at every system call of seven verbs, and 2,000 power cuts; ONLY="load KILL" for some
@@ -24,7 +25,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))$(if $(SOURCE_DATE_EPOCH), -X main.sourceDate=$(SOURCE_DATE_EPOCH))'
 
-.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 faults faults-proof bench soak mutate generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-uefi vm-matrix vm-arm64 faults faults-proof bench soak mutate generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
@@ -45,6 +46,9 @@ vm-shell:
 
 vm-systemd:
 	@scripts/vm-setup && go test -count=1 -v -timeout 1h -exec "$(CURDIR)/scripts/as-root" $(if $(RUN),-run '$(RUN)') ./internal/systemdtest
+
+vm-uefi:
+	@$(VM) -uefi -v $(if $(KERNEL),-kernel $(KERNEL)) -run 'TestVerified$$' ./lsm-module
 
 vm-matrix:
 	@$(VM) -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)

@@ -154,6 +154,10 @@ cgroup = "/system.slice/docker.service"
 commands = ["prog_attach"]
 attach = ["cgroup_device"]
 signals = true
+[[guard.allow]]
+kernel_signed = ["platform", "builtin"]
+commands = ["prog_load", "prog_test_run"]
+programs = ["syscall"]
 [trust]
 roots = ["r"]
 revoked = "unload"
@@ -180,6 +184,7 @@ development = true
 		Guard: Guard{Mode: GuardEnforce, Confirm: 5 * time.Minute, Disarm: DisarmReboot, Allow: []Allowed{
 			{Executable: "/usr/sbin/tcpdump", Commands: []uint32{5, 0}, Programs: []uint32{1}},
 			{Cgroup: "/system.slice/docker.service", Commands: []uint32{8}, Attachments: []uint32{6}, Signals: true},
+			{KernelSigned: []uint32{3, 1}, Commands: []uint32{5, 10}, Programs: []uint32{31}},
 		}},
 		Rules: []policy.Rule{
 			{Who: policy.Who{User: "ada", Exe: "/usr/bin/tool"}, Signers: []string{"dev", "*"}, Attach: []string{"xdp", "cgroup/*"},
@@ -259,8 +264,13 @@ func TestParseRefuses(t *testing.T) {
 		{"[guard]\nconfirm = '5s'", `2: guard.confirm: is 5s`, "10s"},
 		{"[guard]\nconfirm = '25h'", `2: guard.confirm: is 25h0m0s`, "24h"},
 		{"[guard]\nallow = [" + strings.Repeat("{},", 65) + "]", "2: guard.allow: has 65 entries, more than 64", "a cgroup"},
-		{"[[guard.allow]]\ncommands = ['prog_load']", `1: guard.allow[0]: must have an executable or a cgroup`, "one entry for each"},
-		{"[[guard.allow]]\nexecutable = '/a'\ncgroup = '/b'\nsignals = true", `1: guard.allow[0]: must have an executable or a cgroup`, ""},
+		{"[[guard.allow]]\ncommands = ['prog_load']", `1: guard.allow[0]: must have an executable, a cgroup or kernel_signed`, "one entry for each"},
+		{"[[guard.allow]]\nexecutable = '/a'\ncgroup = '/b'\nsignals = true", `1: guard.allow[0]: must have an executable, a cgroup or kernel_signed`, ""},
+		{"[[guard.allow]]\nexecutable = '/a'\nkernel_signed = ['platform']\nsignals = true", `1: guard.allow[0]: must have an executable, a cgroup or kernel_signed`, ""},
+		{"[[guard.allow]]\nkernel_signed = ['session']\ncommands = ['prog_load']\nprograms = ['xdp']", `2: guard.allow[0].kernel_signed[0]: `, "platform"},
+		{"[[guard.allow]]\nkernel_signed = ['platform']\ncommands = ['prog_load']", `1: guard.allow[0].programs: is empty`, "syscall"},
+		{"[[guard.allow]]\nkernel_signed = ['platform']\ncommands = ['prog_load']\nprograms = ['xdp']\nsignals = true", `5: guard.allow[0].signals: does not go with kernel_signed`, ""},
+		{strings.Repeat("[[guard.allow]]\nkernel_signed = ['builtin']\ncommands = ['prog_load']\nprograms = ['xdp']\n", 2), `5: guard.allow[1]: is about what the kernel has verified, as guard.allow[0] is`, "one entry"},
 		{"[[guard.allow]]\nexecutable = 'a'\nsignals = true", `2: guard.allow[0].executable: "a" is not an absolute path`, ""},
 		{"[[guard.allow]]\ncgroup = 'a.slice'\nsignals = true", `2: guard.allow[0].cgroup: "a.slice" is not an absolute path`, ""},
 		{"[[guard.allow]]\ncgroup = '/a'", `1: guard.allow[0]: allows nothing`, "prog_load"},

@@ -82,6 +82,9 @@ func build(dir string, n int, c Config, old *Guard) (_ *Guard, err error) {
 	}
 	use := choose(kernel).hooks
 	want, err := c.check(dir, len(use))
+	if err == nil && want.state.Keyrings != 0 {
+		err = verdicts(kernel)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
 	"github.com/hornetd/hornetd/internal/testenv"
+	"github.com/hornetd/hornetd/internal/vmtest"
 )
 
 // detecting starts a hornetd that cannot arm a guard, as the first process has not
@@ -204,12 +205,16 @@ func TestDetect(t *testing.T) {
 func TestDetectFlood(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := detecting(t)
-	const many = 10_000
+	many := 10_000
+	if vmtest.InGuest() { // whose processor is emulated
+		many = 500
+	}
+	const more = 16 // the library's own, by which it asks what the kernel can
 	slowest := time.Duration(0)
 	for i := range many {
 		p, _ := foreignProgram(t, ebpf.SocketFilter)
 		p.Close()
-		if i%1000 == 0 {
+		if i%(many/10) == 0 {
 			asked := time.Now()
 			if _, err := h.Client().Status(t.Context()); err != nil {
 				t.Fatal(err)
@@ -233,14 +238,14 @@ func TestDetectFlood(t *testing.T) {
 			continue
 		}
 		records++
-		var more int
-		if n, _ := fmt.Sscanf(r.Error, "%d more of this kind", &more); n == 1 {
-			told += more
+		var counted int
+		if n, _ := fmt.Sscanf(r.Error, "%d more of this kind", &counted); n == 1 {
+			told += counted
 		} else {
 			told++
 		}
 	}
-	if told+int(s.Guard.Lost) < many || told > many+1 || records > 12 {
+	if told+int(s.Guard.Lost) < many || told > many+more || records > 12 {
 		t.Errorf("%d of %d told in %d records, %d lost", told, many, records, s.Guard.Lost)
 	}
 }

@@ -243,7 +243,7 @@ func TestGuardByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Guard.Mode != api.GuardOff || !strings.Contains(s.Guard.Reason, "not started by the first process") {
+	if s.Guard.Mode != api.GuardDetect || !strings.Contains(s.Guard.Reason, "not started by the first process") {
 		t.Errorf("guard %+v", s.Guard)
 	}
 	h = testdaemon.New(t, "\n[guard]\nmode = \"enforce\"\n")

@@ -266,6 +266,13 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 	c.Executables = []*os.File{exe}
 	for _, a := range d.cfg.Guard.Allow {
 		id := lsm.Identity{Commands: a.Commands, Programs: a.Programs, Attachments: a.Attachments, Signals: a.Signals}
+		for _, k := range a.KernelSigned {
+			id.Keyrings = append(id.Keyrings, lsm.Keyring(k))
+		}
+		if len(id.Keyrings) > 0 {
+			c.Allow = append(c.Allow, id)
+			continue
+		}
 		if a.Cgroup != "" {
 			id.Cgroup = filepath.Join(mount, a.Cgroup)
 		} else if id.Executable, err = openExecutable(a.Executable); err != nil {

@@ -20,12 +20,12 @@ import (
 )
 
 type options struct {
-	kernel, run, cover, module string
-	arch                       *vmtest.Arch
-	verbose, shell, matrix     bool
-	guests                     int
-	timeout                    time.Duration
-	packages                   []string
+	kernel, run, cover, module   string
+	arch                         *vmtest.Arch
+	verbose, shell, matrix, uefi bool
+	guests                       int
+	timeout                      time.Duration
+	packages                     []string
 }
 
 func main() {
@@ -36,6 +36,7 @@ func main() {
 	flag.StringVar(&o.cover, "coverprofile", "", "write a coverage profile to `file`")
 	flag.BoolVar(&o.verbose, "v", false, "print every test")
 	flag.BoolVar(&o.shell, "shell", false, "a shell in the guest instead of tests; end it with exit")
+	flag.BoolVar(&o.uefi, "uefi", false, "boot by Debian's UEFI firmware, whose key the kernel then has; not with -matrix")
 	flag.BoolVar(&o.matrix, "matrix", false, "the tests that need a kernel, on every kernel")
 	flag.IntVar(&o.guests, "guests", 0, "at most so many guests at once; 0 is what fits")
 	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "of the tests of one package")
@@ -90,6 +91,7 @@ func (o *options) main(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	g.UEFI = o.uefi
 	if o.shell {
 		g.Commands, g.Shell = nil, true
 		fmt.Printf("%s: test binaries are in /vm/bin, sources in /src; end with exit\n", k.Release)
