@@ -116,7 +116,7 @@ func (c *ctl) guardTable(g api.Guard) {
 		t.row("To confirm", cell{"within " + g.Confirm, uneasy})
 	}
 	if g.Mode != api.GuardOff {
-		t.row("Ends by", g.Disarm)
+		optional(t, "Ends by", g.Disarm)
 		t.row("Refused", fmt.Sprint(g.Refused))
 		t.row("Untold", fmt.Sprint(g.Lost))
 		optional(t, "Hooks", strings.Join(g.Hooks, ", "))

@@ -33,6 +33,7 @@ type owner struct {
 	wake    chan struct{} // something was queued
 	quit    chan struct{}
 	done    chan struct{}
+	closed  error // why no change is made, nil where they are; set before anybody asks for one
 
 	mu    sync.Mutex
 	first []*job   // the daemon's own and root's
@@ -96,6 +97,9 @@ func (o *owner) do(change func() error) error { return o.doFor(0, func() {}, cha
 // it where the user has as many as one may. before is what comes first and need not
 // be done there.
 func (o *owner) doFor(uid uint32, before func(), change func() error) error {
+	if o.closed != nil {
+		return o.closed
+	}
 	j := &job{uid, change, make(chan error, 1)}
 	if err := o.admit(uid); err != nil {
 		return err
