@@ -119,7 +119,7 @@ func (c *ctl) guardTable(g api.Guard) {
 	case api.GuardDetect:
 		t.row("Untold", fmt.Sprint(g.Lost))
 	case api.GuardAudit, api.GuardEnforce:
-		t.row("Ends by", g.Disarm)
+		optional(t, "Ends by", g.Disarm)
 		t.row("Refused", fmt.Sprint(g.Refused))
 		t.row("Untold", fmt.Sprint(g.Lost))
 		optional(t, "Hooks", strings.Join(g.Hooks, ", "))

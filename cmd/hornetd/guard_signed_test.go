@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -56,7 +57,14 @@ func (s signedHost) statement(act, reason string, args ...string) string {
 	if exit != 0 {
 		s.t.Fatal(stderr)
 	}
-	return s.write(act+".txt", []byte(out))
+	f, err := os.CreateTemp(s.dir, act)
+	if err == nil {
+		_, err = f.WriteString(out)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+	return f.Name()
 }
 
 // sign has openssl sign a file; "dev" is hornetctl's key.
@@ -159,7 +167,7 @@ func TestGuardSigned(t *testing.T) {
 	if exit != 2 || !strings.Contains(stderr, "--signature is missing") {
 		t.Errorf("without a signature: exit %d: %s", exit, stderr)
 	}
-	good := s.statement("disarm", "it was a test")
+	earlier, good := s.statement("disarm", "another time"), s.statement("disarm", "it was a test")
 	stderr, exit = s.do("disarm", good, "root")
 	s.wantDone("disarm", stderr, exit)
 	if out, _ := tool(t, "link"); strings.Contains(out, "lsm") {
@@ -175,7 +183,7 @@ func TestGuardSigned(t *testing.T) {
 	if _, err := s.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardAudit}); err != nil {
 		t.Fatal(err)
 	}
-	stderr, exit = s.do("disarm", bad, "root")
+	stderr, exit = s.do("disarm", earlier, "root")
 	s.wantRefused("of an earlier arming", stderr, exit, "has not given it out")
 	kept := s.statement("disarm", "it was a test")
 	s.Stop()

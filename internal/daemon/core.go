@@ -209,6 +209,10 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	for _, err := range leftOut(d.trust) {
 		s.Problems = append(s.Problems, problem("", err))
 	}
+	if d.readOnly != nil {
+		s.Problems = append(s.Problems, problem("", d.readOnly))
+		return s, nil // all else that is wrong follows from that, or is not known
+	}
 	if p, wrong := guardProblem(s.Guard); wrong {
 		s.Problems = append(s.Problems, p)
 	}

@@ -85,6 +85,7 @@ type Daemon struct {
 	state      []trouble              // with the daemon's own state
 	seals      seals
 	statements statements // that a root may sign
+	readOnly   error      // why nothing can be changed; nil where it can
 	unarmed    error      // why the guard is not what hornetd.toml says; nil where it is
 }
 
@@ -220,6 +221,11 @@ func (d *Daemon) Start() error {
 	if err := d.owner.do(d.start); err != nil {
 		return err
 	}
+	if d.readOnly != nil {
+		d.owner.closed = d.readOnly
+		d.note(api.EventStarted, "", d.readOnly.Error())
+		return nil
+	}
 	if d.nobody != nil {
 		d.log.Info("maps are charged to hornetd", zap.Error(d.nobody), zap.String("hint", remedy.Of(d.nobody)))
 	}
@@ -230,6 +236,9 @@ func (d *Daemon) Start() error {
 }
 
 func (d *Daemon) start() error {
+	if err := d.stranger(); err != nil {
+		return d.startReadOnly(err)
+	}
 	if err := d.adopt(); err != nil {
 		return err
 	}
@@ -249,7 +258,7 @@ func (d *Daemon) start() error {
 		return errStopped
 	}
 	var closed []error
-	strict := d.anyClosed()
+	strict := anyClosed(d.declared)
 	for _, c := range changes {
 		dc := d.declared[c.Collection]
 		switch {
@@ -277,8 +286,8 @@ func (d *Daemon) start() error {
 
 // anyClosed reports whether a manifest says fail = "closed". Where one does,
 // what cannot be read may say so too.
-func (d *Daemon) anyClosed() bool {
-	for _, dc := range d.declared {
+func anyClosed(declared map[string]declared) bool {
+	for _, dc := range declared {
 		if dc.manifest.Fail == manifest.FailClosed {
 			return true
 		}

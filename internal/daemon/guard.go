@@ -662,7 +662,9 @@ func (d *Daemon) guardLocked() *api.Guard {
 		if err == nil && d.seals.armed && !d.seals.same {
 			err = remedy.With(errors.New("hornetd.toml says other things than it was armed with"), "hornetctl guard %s, from when on they count", s.Mode)
 		}
-		out.Disarm = string(d.seals.disarm())
+		if out.Disarm = ""; d.seals.armed { // else nobody here knows
+			out.Disarm = string(d.seals.disarm())
+		}
 		out.Mode = api.GuardMode(s.Mode.String())
 		out.Open = s.Open
 		out.Hooks, out.Refused, out.Lost = s.Hooks, s.Refused, s.Lost

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -270,7 +271,7 @@ func (d *Daemon) toTrust(s *statement) ([]string, error) {
 			signs = "signs objects, revocation lists and statements such as this"
 		}
 		means = append(means, fmt.Sprintf("key %q: %s, SHA-256 of the key %s, of the certificate %s: %s",
-			signer.Name, signer.Algorithm, signer.KeySHA256, strconv.Quote(signer.Chain[0].Certificate), signs))
+			signer.Name, signer.Algorithm, signer.KeySHA256, cmp.Or(signer.Chain[0].Certificate, "(none)"), signs))
 	}
 	if gone := count(d.seals.found, sealKey) - kept; gone > 0 {
 		means = append(means, fmt.Sprintf("and %d keys or certificates that are not there any more not count again", gone))

@@ -35,6 +35,7 @@ type owner struct {
 	jobs    verifierJobs  // at a time
 	quit    chan struct{} // closed under mu
 	threads sync.WaitGroup
+	closed  error // why no change is made, nil where they are; set before anybody asks for one
 
 	mu    sync.Mutex
 	news  *sync.Cond    // of what follows
@@ -171,6 +172,9 @@ func (o *owner) do(change func() error) error { return o.doFor(errand{}, func() 
 // it where the user has as many as one may. before is what comes first and need not
 // be done there.
 func (o *owner) doFor(e errand, before func(), change func() error) error {
+	if o.closed != nil {
+		return o.closed
+	}
 	j := &job{e, change, make(chan error, 1)}
 	if err := o.admit(e.uid); err != nil {
 		return err

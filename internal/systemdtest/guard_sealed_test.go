@@ -35,6 +35,44 @@ func notReady(t *testing.T, what, why string) {
 	stopped(t)
 }
 
+// readOnly starts a hornetd that the guard does not know: it says so to whoever asks,
+// changes nothing, and what ran runs. It is stopped then.
+func readOnly(t *testing.T) {
+	t.Helper()
+	before := pinned(t)
+	stopped(t)
+	pid := started(t)
+	const want = "read-only: guard: "
+	if got := property(t, "hornetd", "StatusText"); !strings.HasPrefix(got, want) {
+		t.Errorf("status text %q", got)
+	}
+	if out := run(t, "hornetctl", "status"); !strings.Contains(out, want) || !strings.Contains(out, "hornetctl guard enroll") {
+		t.Errorf("it does not say why:\n%s", out)
+	}
+	if out := run(t, "hornetctl", "list"); !strings.Contains(out, "packets") {
+		t.Errorf("it does not list what ran:\n%s", out)
+	}
+	if out := run(t, "hornetctl", "events"); !strings.Contains(out, want) {
+		t.Errorf("it is no event:\n%s", out)
+	}
+	for _, args := range []string{"load packets", "unload packets", "upgrade packets", "reload", "plan", "guard audit",
+		"guard disarm --reason x", "guard enroll " + binary, "rollback packets --to 1 --reason x", "recover quarantine-1-packets"} {
+		if out, err := try("hornetctl", strings.Fields(args)...); err == nil || !strings.Contains(out, want) || !strings.Contains(out, "hint: ") {
+			t.Errorf("%s: %v: %s", args, err, out)
+		}
+	}
+	try("systemctl", "kill", "-s", "HUP", "hornetd")
+	refusedToRoot(t)
+	filters(t)
+	if after := pinned(t); strings.Join(before, " ") != strings.Join(after, " ") {
+		t.Errorf("pinned are %v, were %v", after, before)
+	}
+	if now := active(t, ""); now != pid {
+		t.Errorf("process %s became %s", pid, now)
+	}
+	stopped(t)
+}
+
 // A hornetd that somebody starts with another configuration is none.
 func guardConfiguration(t *testing.T) {
 	enforcing.reach(t)
@@ -80,8 +118,7 @@ func guardDowngrade(t *testing.T) {
 	stopped(t)
 	run(t, "mv", binary, oldBinary)
 	run(t, "cp", oldBinary, binary)
-	notReady(t, "a copy", "does not know this process as hornetd")
-	refusedToRoot(t)
+	readOnly(t)
 	run(t, "mv", oldBinary, binary)
 	started(t)
 }
