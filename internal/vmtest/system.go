@@ -18,6 +18,7 @@ import (
 // several boots of it.
 type System struct {
 	Kernel  string        // "7.3"
+	Modules []string      // of the kernel, by name
 	Lay     string        // directory of this machine that is laid over the disk first
 	Boots   int           // all but the last end with systemctl reboot
 	Timeout time.Duration // of the test in one boot
@@ -62,6 +63,7 @@ func (s *System) Run(t *testing.T) []Result {
 	for boot := 1; boot <= s.Boots; boot++ {
 		g := &Guest{
 			Kernel: k, Disk: disk, Reboot: boot < s.Boots, Networks: 2, Timeout: s.Timeout + time.Minute,
+			Modules:  s.Modules,
 			Files:    map[string]string{binaryDir: self},
 			Commands: []Command{s.command(t, boot)},
 		}
