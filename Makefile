@@ -6,6 +6,8 @@
 # make vm-uefi    what takes a key in the kernel's platform keyring, under UEFI
 # make vm-matrix  the tests that need a kernel, on every kernel
 # make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
+# make guard-upgrades  the guard is replaced while hornetd is killed 200 times and root tries all the time; KILLS= KERNEL=6.12
+# make bench-guard  what the guard costs a call, in instructions of an emulated processor; KERNEL=6.12
 # make faults   a kill and every error at every system call of seven verbs, and 2,000 power cuts; ONLY="load KILL" for some
 # make faults-proof  the bugs that it must notice, one at a time; ONLY= for some
 # make bench    the figures of docs/, side by side
@@ -25,7 +27,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))$(if $(SOURCE_DATE_EPOCH), -X main.sourceDate=$(SOURCE_DATE_EPOCH))'
 
-.PHONY: build run test vm vm-shell vm-systemd vm-uefi vm-matrix vm-arm64 faults faults-proof bench soak mutate generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-uefi vm-matrix vm-arm64 guard-upgrades bench-guard faults faults-proof bench soak mutate generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
@@ -56,6 +58,12 @@ vm-matrix:
 # Asked for by name: what cannot run has failed.
 vm-arm64:
 	@scripts/vm-setup arm64 && CI=true go run ./internal/vmtest/cmd/vm -arch arm64 -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(PKG)
+
+guard-upgrades:
+	@$(VM) -v -timeout 4h $(if $(KERNEL),-kernel $(KERNEL)) -run 'TestKilledDuringUpgrades$$' ./lsm-module -args -guard.kills=$(or $(KILLS),200)
+
+bench-guard:
+	@$(VM) -v -icount -timeout 30m $(if $(KERNEL),-kernel $(KERNEL)) -run '^$$' ./lsm-module -args -test.bench=Cost -test.benchtime=1x
 
 FAULTS = go test -count=1 -v -timeout 12h -exec "$(CURDIR)/scripts/as-root"
 

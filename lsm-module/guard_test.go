@@ -12,7 +12,7 @@ import (
 
 // arm arms a guard for the test, on a bpffs of its own. At the end it is disarmed;
 // should that fail, it falls back to audit two minutes after it was armed.
-func arm(t *testing.T, change func(*Config)) *Guard {
+func arm(t testing.TB, change func(*Config)) *Guard {
 	t.Helper()
 	guestOnly(t)
 	dir := filepath.Join(testenv.BPFFS(t), "guard")

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -694,6 +695,9 @@ func childLoop(args []string) error {
 	}
 }
 
+// make guard-upgrades asks for more.
+var kills = flag.Int("guard.kills", 3, "how often hornetd is killed while it upgrades its guard")
+
 // hornetd is killed at any point of upgrade after upgrade; whatever it left, the
 // guard is in force all the time, and the next one takes it up.
 func TestKilledDuringUpgrades(t *testing.T) {
@@ -701,8 +705,8 @@ func TestKilledDuringUpgrades(t *testing.T) {
 	dir := filepath.Join(testenv.BPFFS(t), "guard")
 	home := testenv.Cgroup(t)
 	exe := self(t)
-	const rounds = 3
-	upgrades := 0
+	rounds, upgrades := *kills, 0
+	span := 10 * time.Second // of one upgrade, and more
 	defer func() {
 		_, out := fromInit(t, home, exe, "daemon", dir, home, "disarms")
 		if got := said(t, out); got != "disarms" {
@@ -733,13 +737,15 @@ func TestKilledDuringUpgrades(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if round%2 == 1 { // the old one is in force no more, or just going
+		if round%10 == 1 { // the old one is in force no more, or just going
+			begun := time.Now()
 			if line, err := lines.ReadString('\n'); err != nil {
 				t.Fatalf("round %d: %s, %v", round, line, err)
 			}
 			upgrades++
+			span = time.Since(begun) * 5 / 4
 		}
-		wait := time.Duration(rand.Int64N(int64(10 * time.Second)))
+		wait := time.Duration(rand.Int64N(int64(span)))
 		time.Sleep(wait)
 		if err := p.Kill(); err != nil {
 			t.Fatalf("round %d: %v", round, err)

@@ -15,6 +15,7 @@ import (
 // of its own: name -> function of the arguments.
 var children = map[string]func(args []string) error{
 	"attacks": childAttacks,
+	"costs":   childCosts,
 	"create":  childCreates,
 	"daemon":  childDaemon,
 	"flood":   childFlood,

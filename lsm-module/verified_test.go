@@ -194,11 +194,11 @@ func childSigned(args []string) error {
 			fd, err := p.load()
 			fmt.Printf("%s: %s\n", name, answer(err))
 			if err == nil && p.typ == ebpf.Syscall {
-				fmt.Printf("%s runs: %s\n", name, runs(fd))
-				fmt.Printf("old loader after %s: %s\n", name, runs(old))
+				fmt.Printf("%s runs: %s\n", name, outcome(fd))
+				fmt.Printf("old loader after %s: %s\n", name, outcome(old))
 			}
 		}
-		fmt.Printf("old loader: %s\n", runs(old))
+		fmt.Printf("old loader: %s\n", outcome(old))
 		fmt.Println("done")
 		if _, err := lines.ReadString('\n'); err != nil {
 			return nil
@@ -206,8 +206,8 @@ func childSigned(args []string) error {
 	}
 }
 
-// runs says what became of a loader, and of what it loads.
-func runs(loader int) string {
+// outcome says what became of a loader, and of what it loads.
+func outcome(loader int) string {
 	got, err := run(loader)
 	switch {
 	case err != nil:

@@ -61,7 +61,7 @@ func TestFloor(t *testing.T) {
 	})
 }
 
-func inGuest(t *testing.T, kernel string, boots int, steps []step) {
+func inGuest(t *testing.T, kernel string, boots int, steps []step, modules ...string) {
 	boot := vmtest.Boot()
 	if boot > 0 {
 		for _, s := range steps {
@@ -78,7 +78,7 @@ func inGuest(t *testing.T, kernel string, boots int, steps []step) {
 		t.Skip("needs root: run make vm-systemd")
 	}
 	t.Parallel() // a guest has one processor
-	guest := &vmtest.System{Kernel: kernel, Lay: packaged(t), Boots: boots, Timeout: 12 * time.Minute}
+	guest := &vmtest.System{Kernel: kernel, Modules: modules, Lay: packaged(t), Boots: boots, Timeout: 12 * time.Minute}
 	results := guest.Run(t)
 	for _, s := range steps {
 		t.Run(s.name, func(t *testing.T) { replay(t, t.Name(), results) })

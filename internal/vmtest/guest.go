@@ -36,6 +36,7 @@ type Guest struct {
 	Reboot   bool          // after the commands, reboot the disk instead of switching off
 	Networks int           // interfaces: eth0 has the host 10.0.2.2, eth1 10.0.3.2, and nobody else
 	CPUs     int           // 0 is 2
+	Counted  bool          // one processor, whose clock is the number of its instructions, in nanoseconds
 	Memory   int           // MiB; 0 is 2048
 	Timeout  time.Duration // of the whole guest; 0 is 5 minutes
 	UEFI     bool          // boot by Debian's firmware, whose db, and so the kernel's platform keyring, has the key of UEFIKey
@@ -169,6 +170,9 @@ func (g *Guest) follow(cmd *exec.Cmd, r *Report, p *Plan, out func(int, []byte))
 	if limit == 0 {
 		limit = bootLimit
 	}
+	if g.Counted {
+		limit *= 5
+	}
 	var late atomic.Bool
 	patience := time.AfterFunc(limit, func() { late.Store(true); cmd.Process.Kill() })
 	defer patience.Stop()
@@ -202,13 +206,19 @@ func (g *Guest) arguments(initrd, console string) []string {
 	// look stuck.
 	line := "console=" + g.Kernel.Arch.console + " loglevel=5 panic=-1 oops=panic nosoftlockup nowatchdog mitigations=off " +
 		"random.trust_cpu=on lsm=landlock,lockdown,yama,integrity,bpf " + g.Kernel.Arch.line
-	args := append(slices.Clip(g.Kernel.Arch.machine),
-		"-accel", "tcg,thread=multi", "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
+	accel := "tcg,thread=multi"
+	if g.Counted {
+		accel, cpus = "tcg", 1
+	}
+	args := append(slices.Clip(g.Kernel.Arch.machine), "-accel", accel, "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
 		"-display", "none", "-no-reboot", "-net", "none", "-nodefaults", "-no-user-config",
 		"-kernel", filepath.Join(g.Kernel.dir, "vmlinuz"), "-initrd", initrd, "-append", line)
 	if g.UEFI {
 		args = append(args, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+uefiCode,
 			"-drive", "if=pflash,format=raw,unit=1,snapshot=on,file="+uefiVars)
+	}
+	if g.Counted {
+		args = append(args, "-icount", "shift=0,sleep=off")
 	}
 	if g.Disk != "" {
 		// Not more durable than the guest: it is a copy.

@@ -18,6 +18,7 @@ import (
 // several boots of it.
 type System struct {
 	Kernel  string        // "7.3"
+	Modules []string      // of the kernel, by name
 	Lay     string        // directory of this machine that is laid over the disk first
 	Boots   int           // all but the last end with systemctl reboot
 	Timeout time.Duration // of the test in one boot
@@ -61,7 +62,7 @@ func (s *System) Run(t *testing.T) []Result {
 	var results []Result
 	for boot := 1; boot <= s.Boots; boot++ {
 		g := &Guest{
-			Kernel: k, CPUs: 1, Disk: disk, Reboot: boot < s.Boots, Networks: 2, Timeout: s.Timeout + time.Minute,
+			Kernel: k, CPUs: 1, Modules: s.Modules, Disk: disk, Reboot: boot < s.Boots, Networks: 2, Timeout: s.Timeout + time.Minute,
 			Files:    map[string]string{binaryDir: self},
 			Commands: []Command{s.command(t, boot)},
 		}

@@ -21,16 +21,17 @@ import (
 // userlandSuite is the Debian that boots with systemd as its first process.
 const userlandSuite = "trixie"
 
-// userlandPackages are what is in it beside what every Debian has: systemd, and
-// the tools that tests take as second opinion.
-var userlandPackages = []string{"systemd", "systemd-sysv", "kmod", "iproute2", "iputils-ping", "curl", "bpftool", "libxdp1"}
+// userlandPackages are what is in it beside what every Debian has: systemd, the
+// tools that tests take as second opinion, and what the guard must let be.
+var userlandPackages = []string{"systemd", "systemd-sysv", "kmod", "iproute2", "iputils-ping", "curl", "bpftool", "libxdp1",
+	"busybox-static", "crun", "gdb-minimal", "iptables", "linux-perf", "nftables", "runc", "strace", "tcpdump"}
 
 // userlandWithout is left out of every package.
 var userlandWithout = []string{"/usr/share/doc/*", "/usr/share/i18n/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*"}
 
 const (
 	userlandDisk = "disk.ext4"
-	userlandSize = 512 << 20 // of the disk; a quarter is in use
+	userlandSize = 512 << 20 // of the disk; half is in use
 )
 
 // Userland returns the disk image of a Debian with systemd, from the cache or

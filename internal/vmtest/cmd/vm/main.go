@@ -2,6 +2,7 @@
 //
 //	go run ./internal/vmtest/cmd/vm -kernel 7.3 -run TestX -v ./loader
 //	go run ./internal/vmtest/cmd/vm -kernel 6.1 -shell
+//	go run ./internal/vmtest/cmd/vm -run TestX ./lsm-module -args -guard.kills=200
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,12 +22,14 @@ import (
 )
 
 type options struct {
-	kernel, run, cover, module   string
-	arch                         *vmtest.Arch
-	verbose, shell, matrix, uefi bool
-	guests                       int
-	timeout                      time.Duration
-	packages                     []string
+	kernel, run, cover, module string
+	arch                       *vmtest.Arch
+	verbose, shell, matrix     bool
+	uefi                       bool
+	counted                    bool
+	guests                     int
+	timeout                    time.Duration
+	packages, args             []string // args: of the test binary
 }
 
 func main() {
@@ -39,9 +43,13 @@ func main() {
 	flag.BoolVar(&o.uefi, "uefi", false, "boot by Debian's UEFI firmware, whose key the kernel then has; not with -matrix")
 	flag.BoolVar(&o.matrix, "matrix", false, "the tests that need a kernel, on every kernel")
 	flag.IntVar(&o.guests, "guests", 0, "at most so many guests at once; 0 is what fits")
+	flag.BoolVar(&o.counted, "icount", false, "one processor, whose clock counts its instructions: one is a nanosecond")
 	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "of the tests of one package")
 	flag.Parse()
 	o.packages = flag.Args()
+	if i := slices.Index(o.packages, "-args"); i >= 0 {
+		o.packages, o.args = o.packages[:i], o.packages[i+1:]
+	}
 	var err error
 	if o.arch, err = vmtest.ArchNamed(*arch); err != nil {
 		fmt.Fprintln(os.Stderr, "vm:", err)
@@ -92,6 +100,7 @@ func (o *options) main(ctx context.Context) error {
 		return err
 	}
 	g.UEFI = o.uefi
+	g.Counted = o.counted
 	if o.shell {
 		g.Commands, g.Shell = nil, true
 		fmt.Printf("%s: test binaries are in /vm/bin, sources in /src; end with exit\n", k.Release)
@@ -150,7 +159,7 @@ func (o *options) flags() []string {
 	if o.verbose {
 		flags = append(flags, "-test.v")
 	}
-	return flags
+	return append(flags, o.args...)
 }
 
 // profile joins the coverage profiles of the packages.
