@@ -633,6 +633,9 @@ func (d *Daemon) setGuard(w wish) error {
 	case d.seals.strict && !w.signed && (w.mode < s.Mode || !d.seals.same || w.within > 0):
 		return d.errSealed("nothing makes it weaker")
 	case w.mode == lsm.Off:
+		if err := g.SetMode(lsm.Off, 0); err != nil {
+			return err // it is in force, as before
+		}
 		d.guard.deaf()
 		d.guard.force = nil
 		d.mu.Lock()
