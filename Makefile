@@ -3,11 +3,12 @@
 # make test     every test; PKG=./loader/... for some
 # make vm       tests in a guest: KERNEL=7.3 PKG=./loader RUN=TestX; vm-shell gives a shell there
 # make vm-systemd the unit and its daemon in a Debian with systemd: RUN=TestSystemd/kill
+# make vm-uefi    what takes a key in the kernel's platform keyring, under UEFI
 # make vm-matrix  the tests that need a kernel, on every kernel
 # make vm-arm64  the examples on an arm64 kernel; KERNEL=6.1,6.12 PKG= RUN= as above
 # make guard-upgrades  the guard is replaced while hornetd is killed 200 times and root tries all the time; KILLS= KERNEL=6.12
 # make bench-guard  what the guard costs a call, in instructions of an emulated processor; KERNEL=6.12
-# make faults   a kill and every error at every system call of six verbs, and 2,000 power cuts; ONLY="load KILL" for some
+# make faults   a kill and every error at every system call of seven verbs, and 2,000 power cuts; ONLY="load KILL" for some
 # make faults-proof  the bugs that it must notice, one at a time; ONLY= for some
 # make bench    the figures of docs/, side by side
 # make soak     a million changed objects, signatures and manifests: none may be accepted; HORNET_SEED=2 for others.
@@ -26,7 +27,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))$(if $(SOURCE_DATE_EPOCH), -X main.sourceDate=$(SOURCE_DATE_EPOCH))'
 
-.PHONY: build run test vm vm-shell vm-systemd vm-matrix vm-arm64 guard-upgrades bench-guard faults faults-proof bench soak mutate generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-uefi vm-matrix vm-arm64 guard-upgrades bench-guard faults faults-proof bench soak mutate generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
@@ -46,7 +47,10 @@ vm-shell:
 	@$(VM) -shell $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)
 
 vm-systemd:
-	@scripts/vm-setup && go test -count=1 -v -exec "$(CURDIR)/scripts/as-root" $(if $(RUN),-run '$(RUN)') ./internal/systemdtest
+	@scripts/vm-setup && go test -count=1 -v -timeout 1h -exec "$(CURDIR)/scripts/as-root" $(if $(RUN),-run '$(RUN)') ./internal/systemdtest
+
+vm-uefi:
+	@$(VM) -uefi -v $(if $(KERNEL),-kernel $(KERNEL)) -run 'TestVerified$$' ./lsm-module
 
 vm-matrix:
 	@$(VM) -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(PKG)

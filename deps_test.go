@@ -48,12 +48,14 @@ var ours = map[string]struct {
 	"internal/names":    {leaf("policy"), "what a name in a rule stands for, the same for who decides and who explains"},
 	"loader":            {leaf("manifest", "signing", "internal/bpfsys", "internal/pidfd"), "touches the kernel with what was verified; who may ask is decided before"},
 	"internal/mapmaker": {leaf("internal/confine"), "makes maps of plain data; what they are for, and whether they are what was asked for, is for others"},
-	"config":            {leaf("policy", "signing", "internal/bpfname", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
+	"config":            {leaf("policy", "signing", "internal/bpfname", "internal/safefile", "internal/tomlfile"), "the operator's word; shares nothing with manifest, which is anybody's"},
+
+	"internal/progwatch": {nil, "hears of programs, and does not know whose they are"},
 
 	"lsm-module": {leaf("internal/bpfname"), "gets a directory and data: who uses it decides what they mean"},
 
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "lsm-module", "manifest", "pinning", "policy", "signing",
-		"internal/bpfsys", "internal/confine", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/safefile"), "composes the rest; nothing composes it but the command"},
+		"internal/bpfname", "internal/bpfsys", "internal/confine", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/progwatch", "internal/safefile"), "composes the rest; nothing composes it but the command"},
 	"cmd/hornetd": {leaf("config", "systemd", "internal/daemon", "internal/safefile"), "flags, configuration, values, run"},
 	"cmd/hornetctl": {leaf("api", "config", "loader", "manifest", "policy", "signing", "internal/names", "internal/safefile"),
 		"a client: what it does without the daemon is reading, judging and signing files"},
@@ -97,9 +99,9 @@ var others = []struct {
 		"hornetd runs no other program, and hornetctl only the one it is told to sign with"},
 	{"os/user", []string{"cmd/hornetctl", "internal/daemon"}, "with cgo it asks the C library, slow or not; a rule's names are looked up in the files (internal/names)"},
 	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "cmd/hornetctl", "api/bpfmap", "audit", "systemd", "loader", "lsm-module", "pinning", "examples/toctou",
-		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
+		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/progwatch", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
 		"api, manifest, policy, config and signing decide on data, without system calls"},
-	{"unsafe", []string{"internal/bpfsys", "internal/confine", "internal/daemon", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
+	{"unsafe", []string{"internal/bpfsys", "internal/confine", "internal/daemon", "internal/progwatch", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
 	{"C", nil, "static binaries"},
 	{"compress", nil, "a compressed file says nothing about its size"},
 	{"archive", nil, "an archive says nothing about its size"},

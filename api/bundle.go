@@ -6,6 +6,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/url"
+	"os"
 )
 
 // BundleType is the media type of a bundle: a form of files, RFC 7578, each part
@@ -62,14 +63,19 @@ func (c *Client) Run(ctx context.Context, name string, b Bundle) (Collection, er
 	return out, c.decode(ctx, RouteRun, resp, &out)
 }
 
-// RunLease is Run for what does not run yet, for as long as the lease is held.
-func (c *Client) RunLease(ctx context.Context, name string, b Bundle) (*Lease, error) {
-	req, err := newRun(ctx, url.Values{"name": {name}, "lease": {"true"}}, b)
+// RunLease is Run for what does not run yet, for as long as the lease is held, with
+// files as LoadLease has them.
+func (c *Client) RunLease(ctx context.Context, name string, b Bundle, files ...*os.File) (*Lease, error) {
+	query := url.Values{"name": {name}, "lease": {"true"}}
+	if len(files) > 0 {
+		query.Set("targets", "true")
+	}
+	req, err := newRun(ctx, query, b)
 	if err != nil {
 		return nil, err
 	}
 	l := &Lease{client: c, name: name}
-	if err := l.begin(req); err != nil {
+	if err := l.begin(req, files); err != nil {
 		return nil, err
 	}
 	return l, nil

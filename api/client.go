@@ -134,6 +134,20 @@ func (c *Client) Enroll(ctx context.Context, file string) (Guard, error) {
 	return out, err
 }
 
+// Statement returns what a root has to sign for something to be done.
+func (c *Client) Statement(ctx context.Context, req StatementRequest) (Statement, error) {
+	var out Statement
+	err := c.call(ctx, RouteStatement, nil, nil, req, &out)
+	return out, err
+}
+
+// Signed has what a root signed be done.
+func (c *Client) Signed(ctx context.Context, req SignedRequest) (Guard, error) {
+	var out Guard
+	err := c.call(ctx, RouteSigned, nil, nil, req, &out)
+	return out, err
+}
+
 // Status returns the daemon's own state.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var out Status

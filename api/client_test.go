@@ -124,6 +124,14 @@ func TestClientRequests(t *testing.T) {
 			return err
 		},
 		RouteEnroll: func() error { _, err := c.Enroll(ctx, "/a"); return err },
+		RouteStatement: func() error {
+			_, err := c.Statement(ctx, StatementRequest{Act: ActDisarm, Reason: "why"})
+			return err
+		},
+		RouteSigned: func() error {
+			_, err := c.Signed(ctx, SignedRequest{Act: ActTrust, Statement: "s", Signature: []byte("t")})
+			return err
+		},
 		RouteEvents: func() error {
 			for _, err := range c.Events(ctx, EventsOptions{Since: 7, Follow: true}) {
 				return err
@@ -150,7 +158,11 @@ func TestClientRequests(t *testing.T) {
 		RoutePlan:     "POST /v1/plan application/json {}",
 		RouteGuard:    `POST /v1/guard application/json {"mode":"enforce","confirm_within":"10m"}`,
 		RouteEnroll:   `POST /v1/guard/enroll application/json {"file":"/a"}`,
-		RouteEvents:   "GET /v1/events?follow=true&since=7  ",
+
+		RouteStatement: `POST /v1/guard/statement application/json {"act":"disarm","reason":"why"}`,
+		RouteSigned:    `POST /v1/guard/signed application/json {"act":"trust","statement":"s","signature":"dA=="}`,
+
+		RouteEvents: "GET /v1/events?follow=true&since=7  ",
 	}
 	for _, r := range Routes() {
 		if calls[r.Pattern] == nil {

@@ -30,7 +30,7 @@ const (
 	EventRolledBack  EventKind = "rolled-back" // an older version may load again
 	EventReloaded    EventKind = "reloaded"    // the manifests were read again
 	EventTrust       EventKind = "trust"       // whose signatures count, or what is revoked, is another than before
-	EventForeign     EventKind = "foreign"     // somebody else loads or changes eBPF, or tried to: the guard tells
+	EventForeign     EventKind = "foreign"     // somebody else loads or changes eBPF, or tried to: the guard tells, or where there is none the kernel, of loads
 	EventGuard       EventKind = "guard"       // the guard does something else than before
 	EventLost        EventKind = "lost"        // events before this one are no longer there
 )

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
+	"os"
 	"sync"
 	"time"
 )
@@ -15,7 +15,9 @@ import (
 // UpgradeLease is what a load asks to upgrade its connection to, to run for as long
 // as that connection. After the 101 the daemon sends a line of JSON, the
 // LeaseGrant, and where the lease ends while the connection lives one more, an
-// Error. The client sends nothing.
+// Error. The client sends nothing, but where its request says targets: then its
+// descriptors, as UpgradeTarget has it, come first, and the daemon's line may be an Error
+// in the place of the grant.
 const UpgradeLease = "hornet-lease"
 
 // LeaseGrant is the beginning of a lease.
@@ -41,10 +43,11 @@ type Lease struct {
 }
 
 // LoadLease makes a collection run that does not, for as long as the lease is
-// held: when this process ends, however it ends, the daemon unloads it. ctx bounds
-// the beginning only.
-func (c *Client) LoadLease(ctx context.Context, name string) (*Lease, error) {
-	return c.lease(ctx, name, "")
+// held: when this process ends, however it ends, the daemon unloads it. Where its
+// manifest says target = "caller" it is attached to what files are, as LoadTargets has
+// it. ctx bounds the beginning only.
+func (c *Client) LoadLease(ctx context.Context, name string, files ...*os.File) (*Lease, error) {
+	return c.lease(ctx, name, "", files)
 }
 
 // ResumeLease takes up a lease by its token, which the same user was granted: where
@@ -53,54 +56,46 @@ func (c *Client) ResumeLease(ctx context.Context, name, token string) (*Lease, e
 	if token == "" {
 		return nil, Errorf(KindBadRequest, "lease of %q: the token is empty", name)
 	}
-	return c.lease(ctx, name, token)
+	return c.lease(ctx, name, token, nil)
 }
 
-func (c *Client) lease(ctx context.Context, name, token string) (*Lease, error) {
+func (c *Client) lease(ctx context.Context, name, token string, files []*os.File) (*Lease, error) {
 	l := &Lease{client: c, name: name}
-	if err := l.load(ctx, token); err != nil {
+	if err := l.load(ctx, token, files); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
 // load asks for the lease of a load, or for the one that token is of.
-func (l *Lease) load(ctx context.Context, token string) error {
-	req, err := newRequest(ctx, RouteLoad, []string{l.name}, nil, LoadRequest{Lease: true, Resume: token})
+func (l *Lease) load(ctx context.Context, token string, files []*os.File) error {
+	req, err := newRequest(ctx, RouteLoad, []string{l.name}, nil, LoadRequest{Lease: true, Resume: token, Targets: len(files) > 0})
 	if err != nil {
 		return err
 	}
-	return l.begin(req)
+	return l.begin(req, files)
 }
 
-// begin asks for a lease and reads its grant.
-func (l *Lease) begin(req *http.Request) error {
+// begin asks for a lease, shows files where there are any, and reads its grant.
+func (l *Lease) begin(req *http.Request, files []*os.File) error {
 	ctx := req.Context()
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", UpgradeLease)
-	resp, err := l.client.http.Do(req)
+	conn, socket, err := l.client.changeTo(req, UpgradeLease)
 	if err != nil {
-		return l.client.unreachable(ctx, err)
-	}
-	conn, ok := resp.Body.(io.ReadWriteCloser)
-	if resp.StatusCode != http.StatusSwitchingProtocols || !ok || !strings.EqualFold(resp.Header.Get("Upgrade"), UpgradeLease) {
-		defer resp.Body.Close()
-		if resp.StatusCode/100 == 4 || resp.StatusCode/100 == 5 {
-			return l.client.refusal(ctx, resp)
-		}
-		return l.client.stranger("answer to a lease: status %d", resp.StatusCode)
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	if len(files) > 0 {
+		err = showOn(socket, files)
+	}
 	r := bufio.NewReader(io.LimitReader(conn, maxLeaseLine))
-	line, err := r.ReadBytes('\n')
 	var grant LeaseGrant
 	if err == nil {
-		err = json.Unmarshal(line, &grant)
+		grant, err = readGrant(r)
 	}
-	if err != nil || grant.Token == "" {
+	if err != nil {
 		conn.Close()
-		return l.client.broken(ctx, errors.Join(err, io.ErrUnexpectedEOF))
+		return l.client.broken(ctx, err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -113,6 +108,25 @@ func (l *Lease) begin(req *http.Request) error {
 	}
 	l.name, l.grant, l.conn, l.r = grant.Collection.Name, grant, conn, r
 	return nil
+}
+
+// readGrant reads the daemon's first line.
+func readGrant(r *bufio.Reader) (grant LeaseGrant, err error) {
+	line, err := r.ReadBytes('\n')
+	if err != nil {
+		return grant, noEOF(err)
+	}
+	var refused Error
+	if err := errors.Join(json.Unmarshal(line, &refused), json.Unmarshal(line, &grant)); err != nil {
+		return grant, err
+	}
+	switch {
+	case refused.Kind != "" && refused.Message != "":
+		return grant, &refused
+	case grant.Token == "":
+		return grant, errors.New("no line of the protocol")
+	}
+	return grant, nil
 }
 
 func errLeaseClosed(name string) error {
@@ -156,7 +170,7 @@ func (l *Lease) Wait() error {
 // ctx ends; give it the grace, from when the daemon can be expected back.
 func (l *Lease) Resume(ctx context.Context) error {
 	for {
-		err := l.load(ctx, l.Grant().Token)
+		err := l.load(ctx, l.Grant().Token, nil)
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != KindUnavailable {
 			return err

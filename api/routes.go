@@ -21,6 +21,9 @@ const (
 	RouteEvents   = "GET /v1/events"
 	RouteGuard    = "POST /v1/guard"
 	RouteEnroll   = "POST /v1/guard/enroll"
+
+	RouteStatement = "POST /v1/guard/statement"
+	RouteSigned    = "POST /v1/guard/signed"
 )
 
 // Route is one thing that can be asked.
@@ -49,7 +52,7 @@ func Routes() []Route {
 		{Pattern: RouteWrite, Request: WriteRequest{}, Response: Changed{}},
 		{Pattern: RouteDelete, Request: DeleteRequest{}, Response: Changed{}},
 		{Pattern: RouteStream, Response: Sample{}},
-		{Pattern: RouteRun, Query: []string{"name", "lease"}, Request: Bundle{}, Response: Collection{},
+		{Pattern: RouteRun, Query: []string{"name", "lease", "targets"}, Request: Bundle{}, Response: Collection{},
 			Upgrades: map[string]any{UpgradeLease: LeaseGrant{}, UpgradeTarget: Loaded{}}},
 		{Pattern: RouteStatus, Response: Status{}},
 		{Pattern: RouteReload, Request: ReloadRequest{}, Response: Plan{}},
@@ -57,6 +60,8 @@ func Routes() []Route {
 		{Pattern: RouteEvents, Query: []string{"since", "follow", "kind", "collection"}, Response: Event{}},
 		{Pattern: RouteGuard, Request: GuardRequest{}, Response: Guard{}},
 		{Pattern: RouteEnroll, Request: EnrollRequest{}, Response: Guard{}},
+		{Pattern: RouteStatement, Request: StatementRequest{}, Response: Statement{}},
+		{Pattern: RouteSigned, Request: SignedRequest{}, Response: Guard{}},
 	}
 }
 
@@ -70,8 +75,9 @@ type Collections struct {
 // to choose is only how long. Loading what runs already changes nothing, but that it
 // cannot be had as a lease.
 type LoadRequest struct {
-	Lease  bool   `json:"lease,omitempty"`  // for as long as the connection, see UpgradeLease
-	Resume string `json:"resume,omitempty"` // with Lease: the token of one that lost its connection
+	Lease   bool   `json:"lease,omitempty"`   // for as long as the connection, see UpgradeLease
+	Resume  string `json:"resume,omitempty"`  // with Lease: the token of one that lost its connection
+	Targets bool   `json:"targets,omitempty"` // with Lease: the client shows what it is attached to, see UpgradeLease
 }
 
 // UpgradeRequest asks that what runs be replaced by what is on disk now. What

@@ -46,7 +46,7 @@ type Guard struct {
 	Reason  string       `json:"reason,omitempty"` // why the two differ, or what is wrong with it
 	Hint    string       `json:"hint,omitempty"`
 	Confirm string       `json:"confirm,omitempty"` // how long until it falls back to audit, as "9m30s"
-	Disarm  string       `json:"disarm,omitempty"`  // what ends it: root or reboot
+	Disarm  string       `json:"disarm,omitempty"`  // what ends it: root, signed or reboot
 	Hooks   List[string] `json:"hooks"`             // its programs in force
 	Open    List[string] `json:"open"`              // what it cannot see on this kernel
 	Refused uint64       `json:"refused"`
@@ -58,6 +58,7 @@ type GuardMode string
 
 const (
 	GuardOff     GuardMode = "off"     // nothing
+	GuardDetect  GuardMode = "detect"  // there is none: programs that others loaded are told of, nothing could be refused
 	GuardAudit   GuardMode = "audit"   // it tells
 	GuardEnforce GuardMode = "enforce" // it refuses, and tells
 )

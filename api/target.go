@@ -7,11 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
-	"time"
 )
 
 // UpgradeTarget is the protocol that a connection changes to in order to show what a
@@ -56,43 +57,16 @@ func (c *Client) RunTargets(ctx context.Context, name string, b Bundle, files ..
 // show sends a request, and behind the 101 the files.
 func (c *Client) show(req *http.Request, route string, files []*os.File) (Collection, error) {
 	ctx := req.Context()
-	var conn *net.UnixConn
-	transport := c.http.Transport.(*http.Transport).Clone()
-	dial := transport.DialContext
-	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		any, err := dial(ctx, network, addr)
-		conn, _ = any.(*net.UnixConn)
-		return any, err
-	}
-	defer transport.CloseIdleConnections()
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", UpgradeTarget)
-	resp, err := transport.RoundTrip(req)
+	body, conn, err := c.changeTo(req, UpgradeTarget)
 	if err != nil {
-		return Collection{}, c.unreachable(ctx, err)
+		return Collection{}, err
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != UpgradeTarget {
-		if resp.StatusCode/100 == 4 || resp.StatusCode/100 == 5 {
-			return Collection{}, c.refusal(ctx, resp)
-		}
-		return Collection{}, c.stranger("answer to %s: status %d, not a change to %s", route, resp.StatusCode, UpgradeTarget)
-	}
-	if conn == nil {
-		return Collection{}, Errorf(KindInternal, "client: connects to something that takes no descriptors")
-	}
-	// A deadline in the past ends whatever waits.
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	fds := make([]int, len(files))
-	for i, f := range files {
-		fds[i] = int(f.Fd())
-	}
-	_, _, err = conn.WriteMsgUnix([]byte{'\n'}, syscall.UnixRights(fds...), nil)
-	runtime.KeepAlive(files)
-	if err != nil {
+	defer body.Close()
+	defer context.AfterFunc(ctx, func() { body.Close() })()
+	if err := showOn(conn, files); err != nil {
 		return Collection{}, c.broken(ctx, err)
 	}
-	line, err := io.ReadAll(io.LimitReader(resp.Body, MaxResponseBytes))
+	line, err := io.ReadAll(io.LimitReader(body, MaxResponseBytes))
 	if err != nil {
 		return Collection{}, c.broken(ctx, err)
 	}
@@ -111,4 +85,40 @@ func (c *Client) show(req *http.Request, route string, files []*os.File) (Collec
 		return Collection{}, loaded.Error
 	}
 	return *loaded.Collection, nil
+}
+
+// changeTo sends a request that has its connection change to protocol. What comes is
+// read by body, which has read some of it already maybe; socket is for descriptors.
+func (c *Client) changeTo(req *http.Request, protocol string) (body io.ReadWriteCloser, socket *net.UnixConn, err error) {
+	ctx := req.Context()
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", protocol)
+	trace := httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { socket, _ = got.Conn.(*net.UnixConn) }}
+	resp, err := c.http.Do(req.WithContext(httptrace.WithClientTrace(ctx, &trace)))
+	if err != nil {
+		return nil, nil, c.unreachable(ctx, err)
+	}
+	body, ok := resp.Body.(io.ReadWriteCloser)
+	if resp.StatusCode == http.StatusSwitchingProtocols && ok && strings.EqualFold(resp.Header.Get("Upgrade"), protocol) {
+		return body, socket, nil
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 == 4 || resp.StatusCode/100 == 5 {
+		return nil, nil, c.refusal(ctx, resp)
+	}
+	return nil, nil, c.stranger("answer to %s: status %d, not a change to %s", req.URL.Path, resp.StatusCode, protocol)
+}
+
+// showOn sends files, as UpgradeTarget has it.
+func showOn(socket *net.UnixConn, files []*os.File) error {
+	if socket == nil {
+		return Errorf(KindInternal, "client: connects to something that takes no descriptors")
+	}
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	_, _, err := socket.WriteMsgUnix([]byte{'\n'}, syscall.UnixRights(fds...), nil)
+	runtime.KeepAlive(files)
+	return err
 }

@@ -89,6 +89,10 @@ type Caller struct {
 	Unit  string `json:"unit,omitempty"`  // of the system's systemd
 	Exe   string `json:"exe,omitempty"`   // path, as its mount namespace has it
 	Label string `json:"label,omitempty"` // by a security module
+
+	// What the process calls itself, which may be anything; only in what is foreign. The
+	// guard knows it of one that ended before its executable was looked at, too.
+	Comm string `json:"comm,omitempty"`
 }
 
 // Shown is what identifies what a caller showed descriptors of, and whose it was found

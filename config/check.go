@@ -100,6 +100,8 @@ func (c checker) limits(raw rawLimits) Limits {
 	c.count("limits.user_collections", raw.UserCollections, 10_000)
 	c.count("limits.user_streams", raw.UserStreams, 4096)
 	c.count("limits.total_streams", raw.TotalStreams, 4096)
+	c.count("limits.user_verifier_jobs", raw.UserVerifierJobs, 16)
+	c.count("limits.total_verifier_jobs", raw.TotalVerifierJobs, 16)
 	c.size("limits.stream_memory", raw.StreamMemory, 64<<10, 64<<20)
 	c.size("limits.stream_buffer", raw.StreamBuffer, 4<<10, 16<<20)
 	c.count("limits.events", raw.Events, 16384)
@@ -111,7 +113,8 @@ func (c checker) limits(raw rawLimits) Limits {
 		Memory: uint64(raw.Memory), Maps: raw.Maps, Programs: raw.Programs,
 		TotalMemory: uint64(raw.TotalMemory), TotalPrograms: raw.TotalPrograms, TotalCollections: raw.TotalCollections,
 		UserMemory: uint64(raw.UserMemory), UserPrograms: raw.UserPrograms, UserCollections: raw.UserCollections,
-		UserStreams: raw.UserStreams, TotalStreams: raw.TotalStreams, StreamMemory: uint64(raw.StreamMemory), StreamBuffer: uint64(raw.StreamBuffer), Events: raw.Events,
+		UserStreams: raw.UserStreams, TotalStreams: raw.TotalStreams, UserVerifierJobs: raw.UserVerifierJobs, TotalVerifierJobs: raw.TotalVerifierJobs,
+		StreamMemory: uint64(raw.StreamMemory), StreamBuffer: uint64(raw.StreamBuffer), Events: raw.Events,
 	}
 }
 

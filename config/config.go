@@ -25,6 +25,9 @@ type Config struct {
 	Signers   map[string]policy.SignerRule // by name in the trust store, or policy.AnySigner
 	Rules     []policy.Rule                // which callers may run bundles of their own
 	Guard     Guard
+
+	File   string   // that Read was given, absolute
+	Digest [32]byte // SHA-256 of its contents; of nothing where it is absent
 }
 
 // Paths are where things lie, all absolute.
@@ -75,20 +78,22 @@ const (
 // Limits bound what may be created and held, per manifest, per user and in total. None
 // is 0.
 type Limits struct {
-	Memory           uint64 // bytes of map keys and values, per manifest
-	Maps             int    // per manifest
-	Programs         int    // per manifest
-	TotalMemory      uint64 // bytes of map keys and values of all that runs
-	TotalPrograms    int    // of all that runs
-	TotalCollections int    // that run at the same time
-	UserMemory       uint64 // bytes of map keys and values of what one user, not root, had loaded
-	UserPrograms     int    // of the same
-	UserCollections  int    // the same
-	UserStreams      int    // of samples, that one user, not root, reads at the same time
-	TotalStreams     int    // that all users but root read
-	StreamMemory     uint64 // bytes of samples of one stream that wait for its client
-	StreamBuffer     uint64 // bytes of the buffer of each CPU, for a stream of a perf event array
-	Events           int    // the last ones, that clients can still fetch
+	Memory            uint64 // bytes of map keys and values, per manifest
+	Maps              int    // per manifest
+	Programs          int    // per manifest
+	TotalMemory       uint64 // bytes of map keys and values of all that runs
+	TotalPrograms     int    // of all that runs
+	TotalCollections  int    // that run at the same time
+	UserMemory        uint64 // bytes of map keys and values of what one user, not root, had loaded
+	UserPrograms      int    // of the same
+	UserCollections   int    // the same
+	UserStreams       int    // of samples, that one user, not root, reads at the same time
+	TotalStreams      int    // that all users but root read
+	UserVerifierJobs  int    // loads of one user, other than root, that the kernel verifies at a time
+	TotalVerifierJobs int    // of all of them
+	StreamMemory      uint64 // bytes of samples of one stream that wait for its client
+	StreamBuffer      uint64 // bytes of the buffer of each CPU, for a stream of a perf event array
+	Events            int    // the last ones, that clients can still fetch
 }
 
 // Policy returns the limits of one manifest.
@@ -143,17 +148,20 @@ type Disarm string
 
 const (
 	DisarmRoot   Disarm = "root"   // root's word, through the socket
+	DisarmSigned Disarm = "signed" // a statement that a key of Trust.Roots signed
 	DisarmReboot Disarm = "reboot" // nothing else
 )
 
-// Allowed is somebody else who may do something: by an executable, or a cgroup.
+// Allowed is somebody else who may do something: by an executable, a cgroup, or the
+// kernel's word that a program is signed.
 type Allowed struct {
-	Executable  string // absolute path
-	Cgroup      string // path from the root of the hierarchy, such as /system.slice/docker.service
-	Commands    []uint32
-	Programs    []uint32
-	Attachments []uint32
-	Signals     bool
+	Executable   string   // absolute path
+	Cgroup       string   // path from the root of the hierarchy, such as /system.slice/docker.service
+	KernelSigned []uint32 `json:",omitempty"` // keyrings, by enum bpf_sig_keyring; what a guard was armed with before has the same digest
+	Commands     []uint32
+	Programs     []uint32
+	Attachments  []uint32
+	Signals      bool
 }
 
 // Manifests says how to treat them.
@@ -193,7 +201,7 @@ func Default() Config {
 			Memory: 64 << 20, Maps: 128, Programs: 128,
 			TotalMemory: 1 << 30, TotalPrograms: 16384, TotalCollections: 1024,
 			UserMemory: 256 << 20, UserPrograms: 1024, UserCollections: 64,
-			UserStreams: 4, TotalStreams: 16, StreamMemory: 1 << 20, StreamBuffer: 64 << 10, Events: 1024,
+			UserStreams: 4, TotalStreams: 16, UserVerifierJobs: 1, TotalVerifierJobs: 2, StreamMemory: 1 << 20, StreamBuffer: 64 << 10, Events: 1024,
 		},
 		Manifests: Manifests{Removed: RemovedUnload, Signed: []string{}, Signers: map[string][]string{}},
 		Trust:     Trust{Roots: []string{}, Revoked: RevokedKeep, Expiry: ExpiryBoot},

@@ -107,6 +107,8 @@ user_programs = 6
 user_collections = 7
 user_streams = 8
 total_streams = 9
+user_verifier_jobs = 3
+total_verifier_jobs = 4
 stream_memory = "64KiB"
 stream_buffer = 4096
 events = 16384
@@ -152,6 +154,10 @@ cgroup = "/system.slice/docker.service"
 commands = ["prog_attach"]
 attach = ["cgroup_device"]
 signals = true
+[[guard.allow]]
+kernel_signed = ["platform", "builtin"]
+commands = ["prog_load", "prog_test_run"]
+programs = ["syscall"]
 [trust]
 roots = ["r"]
 revoked = "unload"
@@ -169,7 +175,7 @@ development = true
 		Log: Log{Level: zapcore.DebugLevel, Format: FormatConsole},
 		Limits: Limits{Memory: 4096, Maps: 1, Programs: 4096, TotalMemory: 1 << 40, TotalPrograms: 5, TotalCollections: 10_000,
 			UserMemory: 1 << 10, UserPrograms: 6, UserCollections: 7,
-			UserStreams: 8, TotalStreams: 9, StreamMemory: 64 << 10, StreamBuffer: 4 << 10, Events: 16384},
+			UserStreams: 8, TotalStreams: 9, UserVerifierJobs: 3, TotalVerifierJobs: 4, StreamMemory: 64 << 10, StreamBuffer: 4 << 10, Events: 16384},
 		Manifests: Manifests{Removed: RemovedKeep, Signed: []string{"/m"}, Signers: map[string][]string{"/m": {"dev", "x"}}},
 		Signers: map[string]policy.SignerRule{
 			"dev": {Attach: []string{"xdp", "cgroup/*"}, Programs: []string{"drop_*"}, Variables: []string{}, Limits: policy.Limits{Memory: 1 << 20, Maps: 8, Programs: 2}},
@@ -178,6 +184,7 @@ development = true
 		Guard: Guard{Mode: GuardEnforce, Confirm: 5 * time.Minute, Disarm: DisarmReboot, Allow: []Allowed{
 			{Executable: "/usr/sbin/tcpdump", Commands: []uint32{5, 0}, Programs: []uint32{1}},
 			{Cgroup: "/system.slice/docker.service", Commands: []uint32{8}, Attachments: []uint32{6}, Signals: true},
+			{KernelSigned: []uint32{3, 1}, Commands: []uint32{5, 10}, Programs: []uint32{31}},
 		}},
 		Rules: []policy.Rule{
 			{Who: policy.Who{User: "ada", Exe: "/usr/bin/tool"}, Signers: []string{"dev", "*"}, Attach: []string{"xdp", "cgroup/*"},
@@ -252,12 +259,18 @@ func TestParseRefuses(t *testing.T) {
 		{"rule = [" + strings.Repeat("{},", 257) + "]", "1: rule: has 257 rules, more than 256", "group"},
 
 		{"[guard]\nmode = 'on'", `2: guard.mode: `, ""},
-		{"[guard]\ndisarm = 'signed'", `2: guard.disarm: `, ""},
+		{"[guard]\ndisarm = 'never'", `2: guard.disarm: `, "signed"},
+		{"[guard]\ndisarm = 'signed'", `2: guard.disarm: is "signed", and trust.roots is empty`, "trust.roots"},
 		{"[guard]\nconfirm = '5s'", `2: guard.confirm: is 5s`, "10s"},
 		{"[guard]\nconfirm = '25h'", `2: guard.confirm: is 25h0m0s`, "24h"},
 		{"[guard]\nallow = [" + strings.Repeat("{},", 65) + "]", "2: guard.allow: has 65 entries, more than 64", "a cgroup"},
-		{"[[guard.allow]]\ncommands = ['prog_load']", `1: guard.allow[0]: must have an executable or a cgroup`, "one entry for each"},
-		{"[[guard.allow]]\nexecutable = '/a'\ncgroup = '/b'\nsignals = true", `1: guard.allow[0]: must have an executable or a cgroup`, ""},
+		{"[[guard.allow]]\ncommands = ['prog_load']", `1: guard.allow[0]: must have an executable, a cgroup or kernel_signed`, "one entry for each"},
+		{"[[guard.allow]]\nexecutable = '/a'\ncgroup = '/b'\nsignals = true", `1: guard.allow[0]: must have an executable, a cgroup or kernel_signed`, ""},
+		{"[[guard.allow]]\nexecutable = '/a'\nkernel_signed = ['platform']\nsignals = true", `1: guard.allow[0]: must have an executable, a cgroup or kernel_signed`, ""},
+		{"[[guard.allow]]\nkernel_signed = ['session']\ncommands = ['prog_load']\nprograms = ['xdp']", `2: guard.allow[0].kernel_signed[0]: `, "platform"},
+		{"[[guard.allow]]\nkernel_signed = ['platform']\ncommands = ['prog_load']", `1: guard.allow[0].programs: is empty`, "syscall"},
+		{"[[guard.allow]]\nkernel_signed = ['platform']\ncommands = ['prog_load']\nprograms = ['xdp']\nsignals = true", `5: guard.allow[0].signals: does not go with kernel_signed`, ""},
+		{strings.Repeat("[[guard.allow]]\nkernel_signed = ['builtin']\ncommands = ['prog_load']\nprograms = ['xdp']\n", 2), `5: guard.allow[1]: is about what the kernel has verified, as guard.allow[0] is`, "one entry"},
 		{"[[guard.allow]]\nexecutable = 'a'\nsignals = true", `2: guard.allow[0].executable: "a" is not an absolute path`, ""},
 		{"[[guard.allow]]\ncgroup = 'a.slice'\nsignals = true", `2: guard.allow[0].cgroup: "a.slice" is not an absolute path`, ""},
 		{"[[guard.allow]]\ncgroup = '/a'", `1: guard.allow[0]: allows nothing`, "prog_load"},
@@ -308,6 +321,8 @@ func TestParseRefuses(t *testing.T) {
 		{"[limits]\nuser_programs = 0", "2: limits.user_programs: is 0", ""},
 		{"[limits]\nuser_collections = 0", "2: limits.user_collections: is 0", ""},
 		{"[limits]\nuser_streams = 0", "2: limits.user_streams: is 0, must be 1 to 4096", ""},
+		{"[limits]\nuser_verifier_jobs = 0", "2: limits.user_verifier_jobs: is 0, must be 1 to 16", ""},
+		{"[limits]\ntotal_verifier_jobs = 17", "2: limits.total_verifier_jobs: is 17, must be 1 to 16", ""},
 		{"[limits]\ntotal_streams = 5000", "2: limits.total_streams: is 5000, must be 1 to 4096", ""},
 		{"[limits]\nstream_memory = 65535", "2: limits.stream_memory: is 65535, must be 65536 to 67108864", "from 64KiB to 65536KiB"},
 		{"[limits]\nstream_buffer = '17MiB'", "2: limits.stream_buffer: is 17825792, must be 4096 to 16777216", ""},

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hornetd/hornetd/internal/bpfname"
@@ -21,18 +22,19 @@ type rawGuard struct {
 }
 
 type rawAllowed struct {
-	Executable  string   `toml:"executable"`
-	Cgroup      string   `toml:"cgroup"`
-	Commands    []string `toml:"commands"`
-	Programs    []string `toml:"programs"`
-	Attachments []string `toml:"attach"`
-	Signals     bool     `toml:"signals"`
+	Executable   string   `toml:"executable"`
+	Cgroup       string   `toml:"cgroup"`
+	KernelSigned []string `toml:"kernel_signed"`
+	Commands     []string `toml:"commands"`
+	Programs     []string `toml:"programs"`
+	Attachments  []string `toml:"attach"`
+	Signals      bool     `toml:"signals"`
 }
 
 func (c checker) guard(raw rawGuard) Guard {
 	g := Guard{Mode: GuardMode(raw.Mode), Confirm: time.Duration(raw.Confirm), Disarm: Disarm(raw.Disarm)}
 	c.OneOf("guard.mode", raw.Mode, string(GuardOff), string(GuardAudit), string(GuardEnforce))
-	c.OneOf("guard.disarm", raw.Disarm, string(DisarmRoot), string(DisarmReboot))
+	c.OneOf("guard.disarm", raw.Disarm, string(DisarmRoot), string(DisarmSigned), string(DisarmReboot))
 	if g.Confirm != 0 && (g.Confirm < leastConfirm || g.Confirm > mostConfirm) {
 		c.Add("guard.confirm", fmt.Sprintf("write %s to %s, or \"0s\" for never", leastConfirm, mostConfirm), "is %s", g.Confirm)
 	}
@@ -40,21 +42,38 @@ func (c checker) guard(raw rawGuard) Guard {
 		c.Add("guard.allow", "allow a cgroup instead of many executables", "has %d entries, more than %d", len(raw.Allow), maxAllowed)
 		return g
 	}
+	signed := ""
 	for i, a := range raw.Allow {
-		g.Allow = append(g.Allow, c.allowed(fmt.Sprintf("guard.allow[%d]", i), a))
+		key := fmt.Sprintf("guard.allow[%d]", i)
+		g.Allow = append(g.Allow, c.allowed(key, a))
+		switch {
+		case len(a.KernelSigned) == 0:
+		case signed != "":
+			c.Add(key, "write all keyrings into one entry", "is about what the kernel has verified, as %s is", signed)
+		default:
+			signed = key
+		}
 	}
 	return g
 }
 
 func (c checker) allowed(key string, raw rawAllowed) Allowed {
 	a := Allowed{Executable: raw.Executable, Cgroup: raw.Cgroup, Signals: raw.Signals}
+	whose := 0
+	for _, is := range []bool{raw.Executable != "", raw.Cgroup != "", len(raw.KernelSigned) > 0} {
+		if is {
+			whose++
+		}
+	}
 	switch {
-	case (raw.Executable == "") == (raw.Cgroup == ""):
-		c.Add(key, "write one entry for each", "must have an executable or a cgroup, and not both")
+	case whose != 1:
+		c.Add(key, "write one entry for each", "must have an executable, a cgroup or kernel_signed, and one of them only")
 	case raw.Executable != "":
 		c.path(key+".executable", raw.Executable)
-	default:
+	case raw.Cgroup != "":
 		c.path(key+".cgroup", raw.Cgroup)
+	default:
+		a.KernelSigned = c.keyrings(key, raw)
 	}
 	a.Commands = c.numbers(key+".commands", raw.Commands, bpfname.Commands)
 	a.Programs = c.numbers(key+".programs", raw.Programs, bpfname.Programs)
@@ -63,6 +82,22 @@ func (c checker) allowed(key string, raw rawAllowed) Allowed {
 		c.Add(key, `write commands = ["prog_load"], say`, "allows nothing")
 	}
 	return a
+}
+
+// keyrings are those of an entry that is about signatures.
+func (c checker) keyrings(key string, raw rawAllowed) (all []uint32) {
+	names := []string{"", "builtin", "secondary", "platform"} // by enum bpf_sig_keyring
+	for i, s := range raw.KernelSigned {
+		c.OneOf(fmt.Sprintf("%s.kernel_signed[%d]", key, i), s, names[1:]...)
+		all = append(all, uint32(max(0, slices.Index(names, s))))
+	}
+	if raw.Signals {
+		c.Add(key+".signals", "write an entry with an executable or a cgroup", "does not go with kernel_signed")
+	}
+	if len(raw.Programs) == 0 {
+		c.Add(key+".programs", `name the types of programs, such as "syscall"`, "is empty: nothing may be loaded")
+	}
+	return all
 }
 
 // numbers turns the kernel's names into its numbers.

@@ -38,6 +38,9 @@ func Parse(file string, b []byte) (Config, error) {
 		Rules:     c.rules(raw.Rules),
 		Guard:     c.guard(raw.Guard),
 	}
+	if cfg.Guard.Disarm == DisarmSigned && len(cfg.Trust.Roots) == 0 {
+		c.Add("guard.disarm", "name who may sign in trust.roots", `is "signed", and trust.roots is empty: nobody could`)
+	}
 	if err := c.First(); err != nil {
 		return Config{}, err
 	}
@@ -91,20 +94,22 @@ type rawLog struct {
 }
 
 type rawLimits struct {
-	Memory           tomlfile.Size `toml:"memory"`
-	Maps             int           `toml:"maps"`
-	Programs         int           `toml:"programs"`
-	TotalMemory      tomlfile.Size `toml:"total_memory"`
-	TotalPrograms    int           `toml:"total_programs"`
-	TotalCollections int           `toml:"total_collections"`
-	UserMemory       tomlfile.Size `toml:"user_memory"`
-	UserPrograms     int           `toml:"user_programs"`
-	UserCollections  int           `toml:"user_collections"`
-	UserStreams      int           `toml:"user_streams"`
-	TotalStreams     int           `toml:"total_streams"`
-	StreamMemory     tomlfile.Size `toml:"stream_memory"`
-	StreamBuffer     tomlfile.Size `toml:"stream_buffer"`
-	Events           int           `toml:"events"`
+	Memory            tomlfile.Size `toml:"memory"`
+	Maps              int           `toml:"maps"`
+	Programs          int           `toml:"programs"`
+	TotalMemory       tomlfile.Size `toml:"total_memory"`
+	TotalPrograms     int           `toml:"total_programs"`
+	TotalCollections  int           `toml:"total_collections"`
+	UserMemory        tomlfile.Size `toml:"user_memory"`
+	UserPrograms      int           `toml:"user_programs"`
+	UserCollections   int           `toml:"user_collections"`
+	UserStreams       int           `toml:"user_streams"`
+	TotalStreams      int           `toml:"total_streams"`
+	UserVerifierJobs  int           `toml:"user_verifier_jobs"`
+	TotalVerifierJobs int           `toml:"total_verifier_jobs"`
+	StreamMemory      tomlfile.Size `toml:"stream_memory"`
+	StreamBuffer      tomlfile.Size `toml:"stream_buffer"`
+	Events            int           `toml:"events"`
 }
 
 type rawManifests struct {
@@ -144,7 +149,7 @@ func rawOf(c Config) rawConfig {
 		Limits: rawLimits{tomlfile.Size(c.Limits.Memory), c.Limits.Maps, c.Limits.Programs,
 			tomlfile.Size(c.Limits.TotalMemory), c.Limits.TotalPrograms, c.Limits.TotalCollections,
 			tomlfile.Size(c.Limits.UserMemory), c.Limits.UserPrograms, c.Limits.UserCollections,
-			c.Limits.UserStreams, c.Limits.TotalStreams, tomlfile.Size(c.Limits.StreamMemory), tomlfile.Size(c.Limits.StreamBuffer), c.Limits.Events},
+			c.Limits.UserStreams, c.Limits.TotalStreams, c.Limits.UserVerifierJobs, c.Limits.TotalVerifierJobs, tomlfile.Size(c.Limits.StreamMemory), tomlfile.Size(c.Limits.StreamBuffer), c.Limits.Events},
 		Manifests: rawManifests{string(c.Manifests.Removed), c.Manifests.Signed, c.Manifests.Signers},
 		Trust:     rawTrust{c.Trust.Roots, string(c.Trust.Revoked), string(c.Trust.Expiry), c.Trust.Development},
 		Guard:     rawGuard{Mode: string(c.Guard.Mode), Confirm: duration(c.Guard.Confirm), Disarm: string(c.Guard.Disarm)},

@@ -38,9 +38,9 @@ type ProgramState struct {
 // cache amortises kernel BTF over a batch of loads and may be nil; it is not
 // touched for programs that need none. step, if it is not nil, is called behind each
 // program, or each struct_ops map with its programs: the verifier can take seconds for
-// one, and an object has many. The error is a *VerifierError where the verifier gave a
-// reason.
-func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache, step func()) (_ *ebpf.Collection, err error) {
+// one, and an object has many. An error of step ends it, and is returned as it is. Else
+// it is a *VerifierError where the verifier gave a reason.
+func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache, step func() error) (_ *ebpf.Collection, err error) {
 	coll := &ebpf.Collection{
 		Programs: make(map[string]*ebpf.Program),
 		Maps:     make(map[string]*ebpf.Map),
@@ -54,7 +54,7 @@ func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache, step func()) (_ *ebpf.Col
 		cache = btf.NewCache()
 	}
 	if step == nil {
-		step = func() {}
+		step = func() error { return nil }
 	}
 	for _, name := range p.loadOrder() {
 		spec, err := p.prepared(name, ms, coll)
@@ -66,13 +66,17 @@ func LoadPrograms(p *Plan, ms *Maps, cache *btf.Cache, step func()) (_ *ebpf.Col
 			return nil, fmt.Errorf("program %q: %w", name, err)
 		}
 		coll.Programs[name] = prog
-		step()
+		if err := step(); err != nil {
+			return nil, err
+		}
 	}
 	for _, name := range p.structOps() {
 		if err := p.loadStructOps(name, ms, coll, cache); err != nil {
 			return nil, err
 		}
-		step()
+		if err := step(); err != nil {
+			return nil, err
+		}
 	}
 	if err := ms.settleLate(coll.Programs); err != nil {
 		return nil, err

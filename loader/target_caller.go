@@ -55,11 +55,10 @@ const (
 )
 
 // shows returns what of the caller's h is about, "" where it is about nothing of
-// anybody's. A netfilter link keeps its network namespace there, for ever, so that a
-// caller could leave behind what only root can end.
+// anybody's.
 func (h hook) shows() string {
 	switch h.kind {
-	case kindXDP, kindTCX, kindNetns:
+	case kindXDP, kindTCX, kindNetns, kindNetfilter:
 		return showsNetns
 	case kindCgroup:
 		return showsCgroup
@@ -144,6 +143,12 @@ func (r request) callersInterface(t Target) ([]Target, error) {
 	})
 	return []Target{t}, r.fail("interface", err)
 }
+
+// Keeps reports whether a link to t keeps what a caller showed there for as long as it is
+// itself: then that does not end with its last process and descriptor.
+//
+// Source: bpf_nf_link_attach in net/netfilter/nf_bpf_link.c, get_net_track.
+func (t Target) Keeps() bool { return t.Caller && t.Kind == kindNetfilter }
 
 // callersNetns is the network namespace of a descriptor, which the caller keeps.
 func callersNetns(f *os.File, inode uint64) netns {

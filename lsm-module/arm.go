@@ -82,6 +82,9 @@ func build(dir string, n int, c Config, old *Guard) (_ *Guard, err error) {
 	}
 	use := choose(kernel).hooks
 	want, err := c.check(dir, len(use))
+	if err == nil && want.state.Keyrings != 0 {
+		err = verdicts(kernel)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +94,7 @@ func build(dir string, n int, c Config, old *Guard) (_ *Guard, err error) {
 			err = errors.Join(err, g.abandon())
 		}
 	}()
-	if err := g.load(use); err != nil {
+	if err := g.load(use, len(want.Sealed)); err != nil {
 		return nil, err
 	}
 	if err := g.fill(want, old); err != nil {
@@ -123,8 +126,8 @@ func build(dir string, n int, c Config, old *Guard) (_ *Guard, err error) {
 	return g, nil
 }
 
-// load creates maps and programs.
-func (g *Guard) load(use []hook) error {
+// load creates maps and programs, with room for so many digests.
+func (g *Guard) load(use []hook, digests int) error {
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)
@@ -138,6 +141,7 @@ func (g *Guard) load(use []hook) error {
 			delete(spec.Programs, name)
 		}
 	}
+	spec.Maps["sealed"].MaxEntries = uint32(max(1, digests))
 	spec.Variables = nil // the library would map the state, and what is mapped cannot be frozen
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {

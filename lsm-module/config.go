@@ -39,13 +39,27 @@ type Config struct {
 // with its own libraries, and move into the cgroup.
 type Identity struct {
 	Executable *os.File // or
-	Cgroup     string   // its directory, in one that is there already
+	Cgroup     string   // its directory, in one that is there already; or
+	// Keyrings are those of the kernel whose keys vouch for a program: it may be loaded
+	// by anybody, be run, and do what is listed while it runs. One entry has them.
+	Keyrings []Keyring
 
 	Commands    []uint32 // of bpf(2), below 64
 	Programs    []uint32 // types that may be loaded, below 64
 	Attachments []uint32 // attach types, below 64
 	Signals     bool     // may end and stop hornetd
 }
+
+// Keyring is one of the kernel's that programs are verified with. What it verifies with
+// a keyring that the caller names is verified by nobody.
+type Keyring uint32
+
+// The keyrings, by enum bpf_sig_keyring.
+const (
+	Builtin   Keyring = iota + 1 // keys that the kernel was built with
+	Secondary                    // and those that root added, signed by one of them; or of the machine's owner
+	Platform                     // keys of the firmware
+)
 
 // checked is a Config that has been looked at.
 type checked struct {
@@ -98,6 +112,9 @@ func (c *checked) allow(id Identity) error {
 	if err != nil {
 		return err
 	}
+	if len(id.Keyrings) > 0 {
+		return c.vouch(id.Keyrings, m)
+	}
 	if id.Executable != nil {
 		c.identities = append(c.identities, checkedExecutable{id.Executable, m})
 		return nil
@@ -107,6 +124,20 @@ func (c *checked) allow(id Identity) error {
 		return err
 	}
 	c.places[p] = c.places[p].or(m)
+	return nil
+}
+
+func (c *checked) vouch(keyrings []Keyring, m may) error {
+	if c.state.Keyrings != 0 {
+		return errors.New("guard: two entries for what the kernel has verified, the most is one")
+	}
+	for _, k := range keyrings {
+		if k < Builtin || k > Platform {
+			return fmt.Errorf("guard: keyring %d: not one of the kernel's own", k)
+		}
+		c.state.Keyrings |= 1 << k
+	}
+	c.state.Verified = m
 	return nil
 }
 

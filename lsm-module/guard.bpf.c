@@ -537,6 +537,57 @@ static __always_inline void describe(__u32 command, struct attr *a, struct what 
 	}
 }
 
+/* What the kernel vouches for */
+
+/* Of "commands", for a thread without a mark: it runs a verified program. */
+enum { VERIFIED_RUN = 1 << 31 };
+
+/* Signed by a key of a keyring that was allowed? The kernel takes the caller's own
+ * keyrings too: what is verified by one of those is verified by nobody. */
+static __always_inline _Bool verified(struct bpf_prog *prog)
+{
+	struct bpf_prog_aux *aux = BPF_CORE_READ(prog, aux);
+
+	if (!bpf_core_field_exists(aux->sig))
+		return 0;
+	return BPF_CORE_READ(aux, sig.verdict) == BPF_SIG_VERIFIED && bit(state.keyrings, BPF_CORE_READ(aux, sig.keyring_type));
+}
+
+static __noinline int verified_fd(__u32 fd)
+{
+	struct file *file = file_of(fd);
+	char name[16] = {};
+
+	bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(file, f_path.dentry, d_name.name));
+	return same(name, "bpf-prog", 9) && verified(BPF_CORE_READ(file, private_data));
+}
+
+/* Somebody who is not listed: 0 if the kernel vouches for what he does, or the reason.
+ * What a verified program loads has no signature of its own. It does that on the
+ * thread that runs it, and a thread's next call from user space is not in that run. */
+static __noinline int vouched(__u32 command, struct attr *a, __u32 attach, _Bool kernel)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 run = 0, *now;
+	int reason;
+
+	if (!a || !state.keyrings)
+		return REASON_CALLER;
+	if (!kernel && command == BPF_PROG_TEST_RUN && verified_fd(a->fd))
+		run = VERIFIED_RUN;
+	now = bpf_task_storage_get(&commands, task, 0, run ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
+	if (now && !kernel)
+		*now = run;
+	reason = permits(&state.verified, command, a->type, attach);
+	if (reason)
+		return reason;
+	if (kernel)
+		return now && *now == VERIFIED_RUN ? 0 : REASON_UNVERIFIED;
+	if (command == BPF_PROG_LOAD || run)
+		return 0; /* of a load guard_load hears the kernel's verdict */
+	return REASON_UNVERIFIED;
+}
+
 /* What a thread with a mark is in: guard_map and guard_prog ask. Without memory for
  * it the call fails: what it makes could not be told to be hornetd's. */
 static __always_inline int note(__u32 command)
@@ -560,13 +611,13 @@ static __always_inline int pins(__u32 command, struct attr *a)
 	return o.kind == KIND_LINK ? own(o.kind, o.id, OWNED_YES) : 0;
 }
 
-SEC("lsm/bpf")
-int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size)
+static __always_inline int judge(int cmd, union bpf_attr *attr, _Bool kernel)
 {
 	__u32 command = cmd & ~BPF_COMMON_ATTRS;
 	struct what what = { .deed = DEED_BPF, .detail = command };
 	enum class c = class(command);
 	struct attr a = {};
+	int vouch;
 
 	__sync_fetch_and_add(&state.calls, 1);
 	bpf_probe_read_kernel(&a, sizeof(a), attr);
@@ -576,15 +627,48 @@ int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 		return pins(command, &a);
 	if (makes_maps(command))
 		return 0;
+	describe(command, &a, &what);
+	vouch = vouched(command, &a, what.attach, kernel);
 	if (c == FREE)
 		return 0;
-	describe(command, &a, &what);
 	if (touches(c, &a, &what))
 		return c == OF_LINK_ID && !listed(command, 0, 0) ? 0 : refuse(&what);
 	if (c != GATED && c != GATED_OF_FD)
 		return 0;
 	what.reason = listed(command, what.type, what.attach);
-	return what.reason ? refuse(&what) : 0;
+	if (!what.reason || !vouch)
+		return 0;
+	if (vouch > what.reason)
+		what.reason = vouch;
+	return refuse(&what);
+}
+
+SEC("lsm/bpf")
+int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size, _Bool kernel)
+{
+	return judge(cmd, attr, kernel);
+}
+
+/* Up to Linux 6.14, where nothing is verified. */
+SEC("lsm/bpf")
+int BPF_PROG(guard_bpf_old, int cmd, union bpf_attr *attr, unsigned int size)
+{
+	return judge(cmd, attr, 0);
+}
+
+/* Behind the kernel's own look at the signature. What a program loads guard_bpf has
+ * judged, and what is neither listed nor may be verified. */
+SEC("lsm/bpf_prog_load")
+int BPF_PROG(guard_load, struct bpf_prog *prog, union bpf_attr *attr, struct bpf_token *token, _Bool kernel)
+{
+	struct what what = { .deed = DEED_BPF, .detail = BPF_PROG_LOAD, .reason = REASON_UNVERIFIED, .type = prog->type,
+			     .attach = prog->expected_attach_type, .name = prog->aux->name };
+
+	if (kernel || hornetd() || verified(prog) || !state.keyrings)
+		return 0;
+	if (permits(&state.verified, BPF_PROG_LOAD, what.type, 0) || !listed(BPF_PROG_LOAD, what.type, 0))
+		return 0;
+	return refuse(&what);
 }
 
 /* Programs attached by other system calls; their descriptors have to be had first. */
@@ -1165,7 +1249,7 @@ int BPF_PROG(guard_exec, struct linux_binprm *bprm)
 static __always_inline int control(__u64 op, __u64 a, __u64 b, __u64 c)
 {
 	struct exe exe = {};
-	struct may may = { .hornetd = 1 };
+	struct may may = { .hornetd = !b }; /* where b: nobody writes it, and that is all */
 	struct object o = { a, b };
 	struct inode *inode;
 

@@ -161,8 +161,31 @@ func (g *Guard) Confirm() error {
 // Enroll makes an executable one that becomes hornetd when the first process
 // starts it in hornetd's cgroup. f is open for reading; the error is ETXTBSY while
 // somebody has the file open for writing.
-func (g *Guard) Enroll(f *os.File) (Executable, error) {
-	err := g.control("executable "+f.Name(), opEnroll, uint64(f.Fd()))
+func (g *Guard) Enroll(f *os.File) (Executable, error) { return g.enroll(f, 0) }
+
+// EnrollIf is Enroll where is, called while nobody can write the file any more,
+// has no error. (In audit mode they can, and it is told.)
+func (g *Guard) EnrollIf(f *os.File, is func() error) (Executable, error) {
+	before, err := g.Enrolled()
+	if err != nil {
+		return Executable{}, err
+	}
+	e, err := g.enroll(f, 1)
+	if err != nil {
+		return Executable{}, err
+	}
+	if err := is(); err != nil {
+		if slices.Contains(before, e) {
+			_, again := g.Enroll(f)
+			return Executable{}, errors.Join(err, again)
+		}
+		return Executable{}, errors.Join(err, g.Retire(e))
+	}
+	return g.Enroll(f)
+}
+
+func (g *Guard) enroll(f *os.File, hold uint64) (Executable, error) {
+	err := g.control("executable "+f.Name(), opEnroll, uint64(f.Fd()), hold)
 	if errors.Is(err, unix.ETXTBSY) {
 		err = remedy.With(err, "end what writes it (fuser -v %s)", f.Name())
 	}

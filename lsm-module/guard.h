@@ -61,6 +61,7 @@ enum reason {
 	REASON_CALLER = 1,	/* not hornetd, and nothing allows it */
 	REASON_TYPE,		/* the command is allowed, the type of program or attachment is not */
 	REASON_OWNED,		/* what hornetd owns */
+	REASON_UNVERIFIED,	/* allowed if the kernel has verified it, which it has not */
 };
 
 /* Who a process is to the guard. */
@@ -79,7 +80,7 @@ enum kind {
 enum op {
 	OP_WHOAMI = 1,	/* said by hornetd where it arms and adopts */
 	OP_MODE,	/* mode, deadline */
-	OP_ENROLL,	/* descriptor of an executable */
+	OP_ENROLL,	/* descriptor of an executable; 1: not yet hornetd */
 	OP_RETIRE,	/* device and generation, inode */
 	OP_OWN,		/* kind, id, OWNED_ bits */
 	OP_DISOWN,	/* kind, id */
@@ -148,6 +149,8 @@ struct state {
 	__u64 namespace;	/* hornetd's mount namespace */
 	struct root roots[ROOTS];
 	struct place home;	/* hornetd's cgroup */
+	struct may verified;	/* for programs that the kernel has verified, and while they run */
+	__u64 keyrings;		/* bit N: by a key of enum bpf_sig_keyring N */
 };
 
 struct event {
@@ -183,6 +186,10 @@ enum bpf_map_type {
 
 enum bpf_prog_type {
 	BPF_PROG_TYPE_UNSPEC = 0,
+};
+
+enum bpf_attach_type {
+	BPF_CGROUP_INET_INGRESS = 0,
 };
 
 enum {
@@ -232,6 +239,11 @@ enum bpf_cmd {
 	BPF_PROG_STREAM_READ_BY_FD,
 
 	BPF_COMMON_ATTRS = 1 << 16, /* a flag of 7.x */
+};
+
+enum bpf_sig_verdict {
+	BPF_SIG_UNSIGNED,
+	BPF_SIG_VERIFIED,
 };
 
 enum {
@@ -476,10 +488,15 @@ struct bpf_prog_aux {
 	__u32 used_map_cnt;
 	struct bpf_map **used_maps;
 	char name[16];
+	struct {
+		__u8 keyring_type;
+		__u8 verdict;
+	} sig; /* since 7.2 */
 } KERNEL;
 
 struct bpf_prog {
 	enum bpf_prog_type type;
+	enum bpf_attach_type expected_attach_type;
 	struct bpf_prog_aux *aux;
 } KERNEL;
 

@@ -7,13 +7,16 @@ type hook struct {
 	Args    int    // how many of them there must be; 0 is any number
 	Since   string // kernels that have it; "" is all from 6.1 on
 	For     string // what is open without it; "" is required
+	Verdict bool   // only where the kernel tells whether it has verified a program; nothing is open without it
 }
 
 // hooks are all of them, in the order in which they are attached: first what
 // makes hornetd known, so that nothing of its own is refused.
 var hooks = []hook{
 	{Program: "guard_exec", Name: "bprm_committed_creds"},
-	{Program: "guard_bpf", Name: "bpf"},
+	{Program: "guard_bpf", Name: "bpf", Args: 4},
+	{Program: "guard_bpf_old", Name: "bpf", Args: 3},
+	{Program: "guard_load", Name: "bpf_prog_load", Args: 4, Verdict: true},
 	{Program: "guard_map", Name: "bpf_map"},
 	{Program: "guard_prog", Name: "bpf_prog"},
 

@@ -62,13 +62,14 @@ func (d Deed) String() string {
 type Reason uint32
 
 const (
-	ReasonCaller Reason = iota + 1 // not hornetd, and nothing allows it
-	ReasonType                     // the command is allowed, the type of program or attachment is not
-	ReasonOwned                    // it is hornetd's
+	ReasonCaller     Reason = iota + 1 // not hornetd, and nothing allows it
+	ReasonType                         // the command is allowed, the type of program or attachment is not
+	ReasonOwned                        // it is hornetd's
+	ReasonUnverified                   // it is allowed if the kernel has verified it, which it has not
 )
 
 func (r Reason) String() string {
-	return name([]string{"", "caller", "type", "owned"}, uint32(r))
+	return name([]string{"", "caller", "type", "owned", "unverified"}, uint32(r))
 }
 
 // markHornetd is the mark of hornetd itself.
@@ -161,6 +162,8 @@ type state struct {
 	Namespace  uint64
 	Roots      [roots]root
 	Home       place
+	Verified   may
+	Keyrings   uint64
 }
 
 // stateMap is the compiler's map of variables; it has the state alone.

@@ -98,7 +98,7 @@ func TestConstants(t *testing.T) {
 		"DEED_BPF": uint32(DeedBPF), "DEED_MAP": uint32(DeedMap), "DEED_PROGRAM": uint32(DeedProgram), "DEED_PIN": uint32(DeedPin), "DEED_MOUNT": uint32(DeedMount),
 		"DEED_TRACE": uint32(DeedTrace), "DEED_SIGNAL": uint32(DeedSignal), "DEED_BINARY": uint32(DeedBinary), "DEED_SOCKET": uint32(DeedSocket),
 		"DEED_IOCTL": uint32(DeedIoctl), "BPF_PROG_TYPE_SCHED_CLS": uint32(ebpf.SchedCLS), "BPF_PROG_TYPE_XDP": uint32(ebpf.XDP), "BPF_PROG_TYPE_SK_REUSEPORT": uint32(ebpf.SkReuseport), "BPF_PERF_EVENT": uint32(ebpf.AttachPerfEvent), "RTM_NEWTFILTER": unix.RTM_NEWTFILTER, "RTM_NEWACTION": unix.RTM_NEWACTION, "IFLA_XDP": unix.IFLA_XDP, "TUNSETSTEERINGEBPF": unix.TUNSETSTEERINGEBPF, "TUNSETFILTEREBPF": unix.TUNSETFILTEREBPF, "DEED_TOKEN": uint32(DeedToken), "DEED_NETLINK": uint32(DeedNetlink),
-		"REASON_CALLER": uint32(ReasonCaller), "REASON_TYPE": uint32(ReasonType), "REASON_OWNED": uint32(ReasonOwned),
+		"REASON_CALLER": uint32(ReasonCaller), "REASON_TYPE": uint32(ReasonType), "REASON_OWNED": uint32(ReasonOwned), "REASON_UNVERIFIED": uint32(ReasonUnverified),
 		"KIND_PROGRAM": uint32(Program), "KIND_MAP": uint32(Map), "KIND_LINK": uint32(Link),
 		"OP_WHOAMI": opWhoAmI, "OP_MODE": opMode, "OP_ENROLL": opEnroll, "OP_RETIRE": opRetire, "OP_OWN": opOwn, "OP_DISOWN": opDisown,
 		"OWNED_YES": ownedYes, "OWNED_SHARED": ownedShared, "OWNED_GUARD": ownedGuard, "ROOTS": roots, "NAME_SIZE": nameSize, "MARK_HORNETD": markHornetd,

@@ -207,6 +207,41 @@ func TestWhoIsHornetd(t *testing.T) {
 			t.Errorf("enrolled all the same: %v, %v", list, err)
 		}
 	})
+
+	t.Run("enrolled if it is the right one", func(t *testing.T) {
+		f, err := os.Open(copied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		writable := func() error {
+			return exec.Command("sh", "-c", "exec 3<>"+copied).Run()
+		}
+		wrong := errors.New("wrong")
+		look := func(answer error) func() error {
+			return func() error {
+				if writable() == nil {
+					t.Error("it can be written while it is looked at")
+				}
+				if list, err := g.Enrolled(); err != nil || len(list) != 0 {
+					t.Errorf("it is hornetd while it is looked at: %v, %v", list, err)
+				}
+				return answer
+			}
+		}
+		if _, err := g.EnrollIf(f, look(wrong)); !errors.Is(err, wrong) {
+			t.Errorf("EnrollIf = %v, want what it was told", err)
+		}
+		if list, err := g.Enrolled(); err != nil || len(list) != 0 || writable() != nil {
+			t.Errorf("enrolled all the same, or not to be written: %v, %v", list, err)
+		}
+		if _, err := g.EnrollIf(f, look(nil)); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := g.Enrolled(); err != nil || len(list) != 1 || writable() == nil {
+			t.Errorf("not enrolled, or to be written: %v, %v", list, err)
+		}
+	})
 }
 
 // trace lets a traced process go on until it ends.
@@ -354,7 +389,7 @@ func TestInterruptedUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	use := choose(kernel).hooks
-	if err := half.load(use); err != nil {
+	if err := half.load(use, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(half.mark(), half.pinObjects(), half.attach("guard_unlink")); err != nil {

@@ -26,6 +26,7 @@ var children = map[string]func(args []string) error{
 	"waits":   childWaits,
 	"who":     childWho,
 	"makes":   childMakes,
+	"signed":  childSigned,
 }
 
 const childEnv = "LSM_TEST_CHILD"

@@ -147,6 +147,9 @@ type plan struct {
 func choose(kernel *btf.Spec) plan {
 	var p plan
 	for _, h := range hooks {
+		if h.Verdict && verdicts(kernel) != nil {
+			continue
+		}
 		args, err := arguments(kernel, h.Name)
 		switch {
 		case err == nil && (h.Args == 0 || h.Args == args):
@@ -159,6 +162,20 @@ func choose(kernel *btf.Spec) plan {
 		}
 	}
 	return p
+}
+
+// verdicts returns nil where the kernel tells of a program whether it has verified its
+// signature: struct bpf_prog_aux has it, since 7.2.
+func verdicts(kernel *btf.Spec) error {
+	var aux *btf.Struct
+	if err := kernel.TypeByName("bpf_prog_aux", &aux); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(aux.Members, func(m btf.Member) bool { return m.Name == "sig" }) {
+		return nil
+	}
+	return remedy.With(errors.New("guard: the kernel does not tell whether it has verified a program"),
+		"boot Linux 7.2 or later, or take kernel_signed out of [[guard.allow]]")
 }
 
 func since(h hook) string {

@@ -23,6 +23,8 @@ func (e Event) String() string {
 			break
 		}
 		b.WriteString(", which is hornetd's")
+	case ReasonUnverified:
+		b.WriteString(": not verified by the kernel, with a key of a keyring that is allowed")
 	case ReasonType:
 		b.WriteString(": not of what the caller is allowed")
 	}

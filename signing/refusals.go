@@ -78,6 +78,10 @@ func (t *Trust) unknownKey(b Bundle, m *cms.Message, why error) error {
 }
 
 func notAllowed(b Bundle, name string, signers []string) error {
+	if b.inStore {
+		return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("%s names the key of %q, and only %s may sign this", b.signatureFile(), name, quote(signers))),
+			"have one of those sign it")
+	}
 	return remedy.With(refuse(b, UnknownKey, name, fmt.Sprintf("%s names the key of %q, the manifest allows %s", b.signatureFile(), name, quote(signers))),
 		"add %q to the manifest's signers, or have one of those sign it", name)
 }

@@ -41,18 +41,19 @@ shown to the daemon, as with load.`,
 			if err != nil {
 				return err
 			}
+			ctx := cmd.Context()
 			if lease {
-				held, err := c.client().RunLease(cmd.Context(), name, bundle)
+				held, err := at(t, func(files []*os.File) (*api.Lease, error) { return c.client().RunLease(ctx, name, bundle, files...) })
 				if err != nil {
 					return err
 				}
-				return c.hold(cmd.Context(), held, command)
+				return c.hold(ctx, held, command)
 			}
-			collection, err := t.at(func(files []*os.File) (api.Collection, error) {
+			collection, err := at(t, func(files []*os.File) (api.Collection, error) {
 				if len(files) == 0 {
-					return c.client().Run(cmd.Context(), name, bundle)
+					return c.client().Run(ctx, name, bundle)
 				}
-				return c.client().RunTargets(cmd.Context(), name, bundle, files...)
+				return c.client().RunTargets(ctx, name, bundle, files...)
 			})
 			if err != nil {
 				return err

@@ -53,7 +53,11 @@ himself out.`, func() api.GuardRequest {
 	cmd.AddCommand(auditCmd, enforceCmd,
 		c.guardChange("confirm", "Let the guard go on enforcing", "Take the time limit away that enforce --confirm-within set.",
 			func() api.GuardRequest { return api.GuardRequest{Confirm: true} }),
-		disarmCmd, c.guardEnroll())
+		disarmCmd, c.guardEnroll(), c.guardStatement(), c.guardTrust())
+	signs := map[*cobra.Command]api.GuardAct{disarmCmd: api.ActDisarm, auditCmd: api.ActAudit}
+	for cmd, act := range signs {
+		c.orSigned(cmd, act)
+	}
 	return cmd
 }
 
@@ -75,12 +79,13 @@ func (c *ctl) guardChange(use, short, long string, request func() api.GuardReque
 }
 
 func (c *ctl) guardEnroll() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "enroll FILE",
 		Short: "Make an executable one that the guard takes for hornetd",
 		Long: `Make FILE an executable that the guard takes for hornetd where systemd starts it
 in hornetd's cgroup. Do so before a new hornetd is started under an armed guard:
-one that is not enrolled can change nothing.`,
+one that is not enrolled can change nothing. With --statement it is the file that
+this names.`,
 		Args: args("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := filepath.Abs(args[0])
@@ -94,13 +99,15 @@ one that is not enrolled can change nothing.`,
 			return c.print(g, func() { c.say("%s: enrolled", file) })
 		},
 	}
+	c.orSigned(cmd, api.ActEnroll)
+	return cmd
 }
 
 func (c *ctl) guardTable(g api.Guard) {
 	t := c.table()
-	mode := cell{string(g.Mode), good}
+	mode := cell{guardText(g.Mode), good}
 	if g.Mode != g.Wanted {
-		mode = cell{fmt.Sprintf("%s, and hornetd.toml says %s", g.Mode, g.Wanted), uneasy}
+		mode = cell{fmt.Sprintf("%s, and hornetd.toml says %s", guardText(g.Mode), g.Wanted), uneasy}
 	}
 	t.row("Guard", mode)
 	optional(t, "Because", g.Reason)
@@ -108,11 +115,21 @@ func (c *ctl) guardTable(g api.Guard) {
 	if g.Confirm != "" {
 		t.row("To confirm", cell{"within " + g.Confirm, uneasy})
 	}
-	if g.Mode != api.GuardOff {
-		t.row("Ends by", g.Disarm)
+	switch g.Mode {
+	case api.GuardDetect:
+		t.row("Untold", fmt.Sprint(g.Lost))
+	case api.GuardAudit, api.GuardEnforce:
+		optional(t, "Ends by", g.Disarm)
 		t.row("Refused", fmt.Sprint(g.Refused))
 		t.row("Untold", fmt.Sprint(g.Lost))
 		optional(t, "Hooks", strings.Join(g.Hooks, ", "))
 	}
 	t.print()
+}
+
+func guardText(m api.GuardMode) string {
+	if m == api.GuardDetect {
+		return "detects, does not prevent"
+	}
+	return string(m)
 }

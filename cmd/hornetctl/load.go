@@ -27,18 +27,19 @@ as whoever calls, and shown to the daemon, which looks whose it is.`,
 			if err != nil {
 				return err
 			}
+			ctx := cmd.Context()
 			if lease {
-				held, err := c.client().LoadLease(cmd.Context(), name)
+				held, err := at(t, func(files []*os.File) (*api.Lease, error) { return c.client().LoadLease(ctx, name, files...) })
 				if err != nil {
 					return err
 				}
-				return c.hold(cmd.Context(), held, command)
+				return c.hold(ctx, held, command)
 			}
-			collection, err := t.at(func(files []*os.File) (api.Collection, error) {
+			collection, err := at(t, func(files []*os.File) (api.Collection, error) {
 				if len(files) == 0 {
-					return c.client().Load(cmd.Context(), name)
+					return c.client().Load(ctx, name)
 				}
-				return c.client().LoadTargets(cmd.Context(), name, files...)
+				return c.client().LoadTargets(ctx, name, files...)
 			})
 			if err != nil {
 				return err
@@ -51,18 +52,15 @@ as whoever calls, and shown to the daemon, which looks whose it is.`,
 	return cmd
 }
 
-// flags adds the options of t, which are not for a lease.
+// flags adds the options of t.
 func (t *target) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.cgroup, "target-cgroup", "", "the caller's cgroup to attach to, its directory")
 	cmd.Flags().IntVar(&t.pid, "target-pid", 0, "the caller's process to probe")
 	cmd.Flags().StringVar(&t.netns, "target-netns", "", "the caller's network namespace to attach in, such as /proc/PID/ns/net")
-	for _, option := range []string{"target-cgroup", "target-pid", "target-netns"} {
-		cmd.MarkFlagsMutuallyExclusive("lease", option)
-	}
 }
 
-// at has a collection loaded by load, which gets what t names.
-func (t target) at(load func(files []*os.File) (api.Collection, error)) (api.Collection, error) {
+// at returns what load does, which gets what t names.
+func at[T any](t target, load func(files []*os.File) (T, error)) (loaded T, err error) {
 	files, err := t.open()
 	defer func() {
 		for _, f := range files {
@@ -70,7 +68,7 @@ func (t target) at(load func(files []*os.File) (api.Collection, error)) (api.Col
 		}
 	}()
 	if err != nil {
-		return api.Collection{}, err
+		return loaded, err
 	}
 	return load(files)
 }

@@ -37,7 +37,7 @@ func (c *ctl) statusTables(s api.Status) {
 	t.row("Collections", countsCell(s.Collections))
 	// Only root is told the rest.
 	if g := s.Guard; g != nil {
-		text := string(g.Mode)
+		text := guardText(g.Mode)
 		if g.Mode != g.Wanted {
 			text += ": " + g.Reason
 		}

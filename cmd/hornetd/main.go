@@ -5,11 +5,16 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/daemon"
 )
+
+// The first thread stays the main goroutine's: the kernel names the process by it, and a
+// goroutine that ends with its thread must not take that one along.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	switch os.Args[0] {

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -17,7 +15,6 @@ import (
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/daemon"
 	"github.com/hornetd/hornetd/internal/remedy"
-	"github.com/hornetd/hornetd/internal/safefile"
 	"github.com/hornetd/hornetd/systemd"
 )
 
@@ -36,11 +33,6 @@ func build() (daemon.Build, error) {
 	return daemon.Build{Version: version, Date: time.Unix(seconds, 0)}, nil
 }
 
-const (
-	defaultConfig = "/etc/hornet/hornetd.toml"
-	maxConfig     = 64 << 10
-)
-
 // env is what the program takes from the process it runs in.
 type env struct {
 	stdout, stderr io.Writer
@@ -53,7 +45,7 @@ type env struct {
 func run(ctx context.Context, e env, args []string) int {
 	flags := flag.NewFlagSet("hornetd", flag.ContinueOnError)
 	flags.SetOutput(e.stderr)
-	path := flags.String("config", defaultConfig, "configuration `file`; the default one may be absent")
+	path := flags.String("config", config.DefaultFile, "configuration `file`; the default one may be absent")
 	check := flags.Bool("check", false, "check the configuration, the manifests and the signatures, then exit")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil {
@@ -67,7 +59,7 @@ func run(ctx context.Context, e env, args []string) int {
 		fmt.Fprintln(e.stdout, "hornetd", version)
 		return 0
 	}
-	cfg, err := readConfig(*path)
+	cfg, err := config.Read(*path)
 	if err != nil {
 		return fail(e.stderr, err)
 	}
@@ -90,22 +82,6 @@ func fail(w io.Writer, err error) int {
 		fmt.Fprintf(w, "hint: %s\n", hint)
 	}
 	return 1
-}
-
-// readConfig reads the configuration. Only the default file may be absent.
-func readConfig(path string) (config.Config, error) {
-	b, err := safefile.Read(path, maxConfig)
-	if errors.Is(err, fs.ErrNotExist) && path == defaultConfig {
-		return config.Default(), nil
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return config.Config{}, remedy.With(fmt.Errorf("configuration %s: no such file", path),
-			"write it (hornetd.toml.example explains every key), or leave --config out for the defaults")
-	}
-	if err != nil {
-		return config.Config{}, fmt.Errorf("configuration: %w", err)
-	}
-	return config.Parse(path, b)
 }
 
 func checkAll(e env, cfg config.Config, made daemon.Build) int {

@@ -27,7 +27,7 @@ func newRunners(t *testing.T, libc string) *testdaemon.Host {
 	rules := ""
 	for uid, target := range map[int]string{owner: "caller", neighbour: "caller", member: "cgroup:/sys/fs/cgroup/**"} {
 		rules += fmt.Sprintf("[[rule]]\nuser = \"%d\"\nmay = [\"run\"]\nsigners = [\"dev\"]\ntargets = [%q]\nunsigned_manifests = true\nlimits = { collections = 9 }\n"+
-			"attach = [\"xdp\", \"tcx/*\", \"sk_lookup\", \"cgroup/*\", \"cgroup_skb/*\", \"tracepoint/*/*\", \"uprobe\", \"uprobe.multi\", \"uprobe/%s:*\", \"uprobe.multi/%[3]s:*\"]\n", uid, target, libc)
+			"attach = [\"xdp\", \"tcx/*\", \"sk_lookup\", \"netfilter\", \"cgroup/*\", \"cgroup_skb/*\", \"tracepoint/*/*\", \"uprobe\", \"uprobe.multi\", \"uprobe/%s:*\", \"uprobe.multi/%[3]s:*\"]\n", uid, target, libc)
 	}
 	return newShownWith(t, libc, rules)
 }
@@ -41,8 +41,10 @@ func shownBundle(t *testing.T, h *testdaemon.Host, libc, kind string) api.Bundle
 		}
 		text := ownShownBy(k.program, strings.ReplaceAll(k.keys, "LIBRARY", libc))
 		object := "caller.bpf.o"
-		if strings.Contains(text, "calls.bpf.o") {
-			object = "calls.bpf.o"
+		for _, own := range []string{"calls.bpf.o", "filter.bpf.o"} {
+			if strings.Contains(text, own) {
+				object = own
+			}
 		}
 		b := api.Bundle{Manifest: []byte(text), Object: read(t, filepath.Join(h.Manifests, object))}
 		b.Signature = h.Sign(b.Object)
@@ -50,6 +52,24 @@ func shownBundle(t *testing.T, h *testdaemon.Host, libc, kind string) api.Bundle
 	}
 	t.Fatalf("no kind %q", kind)
 	return api.Bundle{}
+}
+
+// runShown is loadShown of a bundle.
+func runShown(t *testing.T, client *api.Client, name string, b api.Bundle, file *os.File) (api.Collection, error) {
+	t.Helper()
+	c, err := client.RunTargets(t.Context(), name, b, file)
+	if name != "filter" {
+		return c, err
+	}
+	if err == nil {
+		t.Errorf("%s runs without a lease", name)
+	}
+	lease, err := client.RunLease(t.Context(), name, b, file)
+	if err != nil {
+		return api.Collection{}, err
+	}
+	t.Cleanup(func() { lease.Close() })
+	return lease.Grant().Collection, nil
 }
 
 // TestTargetRun: a bundle of the caller's own attaches to what they show as a load
@@ -96,7 +116,7 @@ func TestTargetRun(t *testing.T) {
 				if target == "nothing" {
 					c, err = client.Run(t.Context(), k.name, b)
 				} else {
-					c, err = client.RunTargets(t.Context(), k.name, b, file)
+					c, err = runShown(t, client, k.name, b, file)
 				}
 				want := (uid == 0 || uid == owner) && (target == "own" || target == "gone" && kind == "netns" || uid == 0 && (target == "other's" || target == "root's"))
 				links := shownLinks(t)

@@ -52,8 +52,10 @@ func shownBy(program, keys string) string {
 func ownShownBy(program, keys string) string {
 	object := "caller.bpf.o"
 	program = strings.Replace(program, "shown_", shownPrefix, 1)
-	if program == shownPrefix+"calls" {
-		object = "calls.bpf.o"
+	for _, own := range []string{"calls", "filter"} { // types that not every kernel has
+		if program == shownPrefix+own {
+			object = own + ".bpf.o"
+		}
 	}
 	s := ""
 	if !strings.Contains(keys, ofCaller) {
@@ -71,6 +73,7 @@ func newShownWith(t *testing.T, libc, extra string) *testdaemon.Host {
 	h := testdaemon.New(t, "connections_per_user = 200\n"+extra) // what is closed is forgotten in a moment only
 	h.Object("caller.bpf.o", bytes.ReplaceAll(read(t, "testdata/caller.bpf.o"), []byte("shown_"), []byte(shownPrefix)))
 	h.Object("calls.bpf.o", bytes.ReplaceAll(read(t, "testdata/calls.bpf.o"), []byte("shown_"), []byte(shownPrefix)))
+	h.Object("filter.bpf.o", bytes.ReplaceAll(read(t, "testdata/filter.bpf.o"), []byte("shown_"), []byte(shownPrefix)))
 	for _, k := range shownHere(t) {
 		h.Manifest(k.name, shownBy(k.program, strings.ReplaceAll(k.keys, "LIBRARY", libc)))
 	}
@@ -87,7 +90,7 @@ type shownKind struct{ name, program, keys, wants string }
 func shownHere(t *testing.T) (all []shownKind) {
 	t.Helper()
 	for _, k := range shownKinds {
-		if since := map[string]string{"tcx": "BPF_TCX_INGRESS", "calls": "BPF_TRACE_UPROBE_MULTI"}[k.name]; since == "" || testenv.HasEnum(t, "bpf_attach_type", since) {
+		if since := map[string]string{"tcx": "BPF_TCX_INGRESS", "calls": "BPF_TRACE_UPROBE_MULTI", "filter": "BPF_NETFILTER"}[k.name]; since == "" || testenv.HasEnum(t, "bpf_attach_type", since) {
 			all = append(all, k)
 		}
 	}
@@ -109,6 +112,7 @@ var shownKinds = []shownKind{
 	{"xdp", "shown_xdp", ofCaller + "interface = \"lo\"\nmode = \"generic\"\n", "netns"},
 	{"tcx", "shown_tcx", ofCaller + "interface = \"lo\"\n", "netns"},
 	{"lookup", "shown_lookup", ofCaller, "netns"},
+	{"filter", "shown_filter", ofCaller + "family = \"ipv4\"\nhook = \"input\"\npriority = -7\n", "netns"},
 	{"connect", "shown_connect", ofCaller, "cgroup"},
 	{"leave", "shown_leave", ofCaller, "cgroup"},
 	{"call", "shown_call", ofCaller + "executable = \"LIBRARY\"\nsymbol = \"setlocale\"\n", "process"},
@@ -404,7 +408,7 @@ func TestTargetDecisions(t *testing.T) {
 				if target == "nothing" {
 					c, err = client.Load(t.Context(), k.name)
 				} else {
-					c, err = client.LoadTargets(t.Context(), k.name, file)
+					c, err = loadShown(t, client, k.name, file)
 				}
 				want := may(s.uid, s.loads, k.wants, target)
 				links := shownLinks(t)
@@ -447,6 +451,24 @@ func TestTargetDecisions(t *testing.T) {
 	}
 }
 
+// loadShown loads by a lease, which client holds until t ends, what only a lease may have.
+func loadShown(t *testing.T, client *api.Client, name string, file *os.File) (api.Collection, error) {
+	t.Helper()
+	c, err := client.LoadTargets(t.Context(), name, file)
+	if name != "filter" {
+		return c, err
+	}
+	if err == nil {
+		t.Errorf("%s is loaded without a lease", name)
+	}
+	lease, err := client.LoadLease(t.Context(), name, file)
+	if err != nil {
+		return api.Collection{}, err
+	}
+	t.Cleanup(func() { lease.Close() })
+	return lease.Grant().Collection, nil
+}
+
 // checkShown asks the kernel whether a link is at what was shown, and nowhere else.
 func checkShown(t *testing.T, what string, l *link.Info, kind string, shown *os.File) {
 	t.Helper()
@@ -458,6 +480,22 @@ func checkShown(t *testing.T, what string, l *link.Info, kind string, shown *os.
 	case "xdp", "tcx":
 		if got := programsIn(t, shown, kind); !slices.Equal(got, []ebpf.ProgramID{l.Program}) {
 			t.Errorf("%s: in that namespace are programs %d, not %d", what, got, l.Program)
+		}
+	case "filter": // a hook has one BPF program for each priority
+		p, err := ebpf.NewProgramFromID(l.Program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		err = testenv.InNetns(t, fmt.Sprintf("/proc/self/fd/%d", shown.Fd()), func() error {
+			again, err := link.AttachNetfilter(link.NetfilterOptions{Program: p, ProtocolFamily: link.NetfilterProtoIPv4, Hook: link.NetfilterInetLocalIn, Priority: -7})
+			if err == nil {
+				again.Close()
+			}
+			return err
+		})
+		if !errors.Is(err, unix.EBUSY) {
+			t.Errorf("%s: the hook in that namespace is free: %v", what, err)
 		}
 	case "lookup":
 		if got := l.NetNs().NetnsInode; uint64(got) != st.Ino {

@@ -156,13 +156,18 @@ func (d *Daemon) authorize(who Peer, as loading, m manifest.Manifest) (policy.Gr
 	return d.policy.Authorize(who.subject(), as.right, m)
 }
 
-// ownOf counts what else of the caller's own runs than name.
+// ownOf counts what else of the caller's own runs, or is verified to, than name.
 func (d *Daemon) ownOf(who Peer, name string) (n int) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	for other := range d.running {
 		if uid, isOwn := manifest.Owner(other); isOwn && uid == who.UID && other != name {
 			n++
+		}
+	}
+	for other, v := range d.verifying {
+		if v.needs.collections > 0 && isOwn(other) && v.who.UID == who.UID && other != name {
+			n++ // else it runs, and is counted above
 		}
 	}
 	return n

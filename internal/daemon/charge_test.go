@@ -74,6 +74,44 @@ type saysMaker struct{ err error }
 
 func (m saysMaker) Make([]*ebpf.MapSpec) ([]*ebpf.Map, error) { return nil, m.err }
 
+// What is kept is there already, and is not counted as what is made.
+func TestKeptIsNotMade(t *testing.T) {
+	const size = 8 << 20
+	d := &Daemon{log: zap.NewNop(), nobody: errors.New("nothing is delegated")}
+	m := manifest.Manifest{Name: "c"}
+	spec := &ebpf.CollectionSpec{Maps: map[string]*ebpf.MapSpec{
+		"large":  {Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: size / 8},
+		"larger": {Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: size / 4},
+		"small":  {Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1},
+		"loose":  {Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8 << 10, MaxEntries: size},
+	}}
+	for _, tt := range []struct {
+		kept []string
+		most uint64 // 0: it is little
+	}{
+		{[]string{"loose"}, 3 * size},
+		{[]string{"loose", "large"}, 2 * size},
+		{[]string{"loose", "larger"}, size},
+		{[]string{"loose", "large", "larger"}, 0},
+		{[]string{"large", "larger"}, 8 * size}, // pointers to what no cgroup is charged for
+	} {
+		kept := map[string]*ebpf.Map{}
+		for _, name := range tt.kept {
+			kept[name] = nil
+		}
+		h, err := d.home(m, spec, kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.takes < tt.most || h.takes > tt.most+tt.most/8 || h.room != nil || h.why != "nothing is delegated" {
+			t.Errorf("with %v kept it takes %d, want %d: %q", tt.kept, h.takes, tt.most, h.why)
+		}
+		if len(spec.Maps) != 4 {
+			t.Fatalf("%d maps are left", len(spec.Maps))
+		}
+	}
+}
+
 // What grows with what runs on the host is never light, however little it declares.
 func TestLight(t *testing.T) {
 	const kib = 1 << 10

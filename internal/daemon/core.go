@@ -33,6 +33,7 @@ type Core interface {
 	MayShow(who Peer, name string) error
 	LoadShown(who Peer, name string, fds []int) (api.Collection, error)
 	Lease(ctx context.Context, who Peer, name, resume string) (api.LeaseGrant, error)
+	LeaseShown(ctx context.Context, who Peer, name string, fds []int) (api.LeaseGrant, error)
 	RunLease(ctx context.Context, who Peer, name string, b api.Bundle) (api.LeaseGrant, error)
 	LeaseEnds(ctx context.Context, name, token string) *api.Error
 	EndLease(name, token, why string)
@@ -41,6 +42,7 @@ type Core interface {
 	Run(who Peer, name string, b api.Bundle) (api.Collection, error)
 	MayRunShown(who Peer, name string, b api.Bundle) error
 	RunShown(who Peer, name string, b api.Bundle, fds []int) (api.Collection, error)
+	RunLeaseShown(ctx context.Context, who Peer, name string, b api.Bundle, fds []int) (api.LeaseGrant, error)
 	Unload(who Peer, name string, force bool) (api.Collection, error)
 	Rollback(who Peer, name string, to uint64, reason string) (api.Collection, error)
 	Recover(who Peer, dir string) (api.Collection, error)
@@ -55,6 +57,8 @@ type Core interface {
 	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Guard(who Peer, req api.GuardRequest) (api.Guard, error)
 	Enroll(who Peer, file string) (api.Guard, error)
+	Statement(who Peer, req api.StatementRequest) (api.Statement, error)
+	Signed(who Peer, req api.SignedRequest) (api.Guard, error)
 	Refuse(who Peer, what string, err error)
 }
 
@@ -116,13 +120,7 @@ func (d *Daemon) Load(who Peer, name string) (api.Collection, error) {
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.Collection{}, d.refuse(who, "load", name, err)
 	}
-	err := d.change(who, "load", name, d.aheadOf(name), func() error {
-		src, err := d.find(name)
-		if err != nil {
-			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
-		}
-		return d.load(who, src, asLoad, btf.NewCache())
-	})
+	err := d.change(who, "load", name, d.aheadOf(name), func() error { return d.loadByName(who, name, asLoad) })
 	if err != nil {
 		return api.Collection{}, err
 	}
@@ -210,6 +208,10 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 	}
 	for _, err := range leftOut(d.trust) {
 		s.Problems = append(s.Problems, problem("", err))
+	}
+	if d.readOnly != nil {
+		s.Problems = append(s.Problems, problem("", d.readOnly))
+		return s, nil // all else that is wrong follows from that, or is not known
 	}
 	if p, wrong := guardProblem(s.Guard); wrong {
 		s.Problems = append(s.Problems, p)
@@ -314,6 +316,15 @@ func (d *Daemon) mayChange(who Peer, verb policy.Verb, name string) error {
 	return err
 }
 
+// loadByName is load of what lies on disk under a name.
+func (d *Daemon) loadByName(who Peer, name string, as loading) error {
+	src, err := d.find(name)
+	if err != nil {
+		return d.refuse(who, as.verb, name, d.private(who, policy.Load, name, err))
+	}
+	return d.load(who, src, as, btf.NewCache())
+}
+
 // onDisk reads the manifest of name, as it is now.
 func (d *Daemon) onDisk(name string) (manifest.Manifest, error) {
 	src, err := d.find(name)
@@ -359,7 +370,7 @@ func (d *Daemon) mayLocked(who Peer, verb policy.Verb, name string) error {
 		m, ok = d.ceasedLocked(name)
 	}
 	if who.UID == 0 {
-		if _, runs := d.running[name]; !ok && !runs && d.held[name].reason == "" {
+		if _, runs := d.running[name]; !ok && !runs && d.verifying[name] == nil && d.held[name].reason == "" {
 			return d.notFound(name)
 		}
 		return nil

@@ -59,7 +59,8 @@ type Daemon struct {
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
 
 	watcher     atomic.Pointer[watcher] // nil until Start is done
-	interrupted map[string][]link.Link  // what repairs made that were killed, by pin; set while the start resumes them only
+	detector    detector
+	interrupted map[string][]link.Link // what repairs made that were killed, by pin; set while the start resumes them only
 
 	remade  int              // how often the audit log was made again, as told
 	sought  bool             // hidden was asked for
@@ -69,20 +70,23 @@ type Daemon struct {
 	ahead   parsed           // what came of it, for the turn that runs now; on the owner's thread only
 
 	// Written on the owner's thread only, under mu; read anywhere under mu.
-	mu       sync.RWMutex
-	ready    time.Time
-	trust    *signing.Trust
-	copied   error                  // why the list in force is the copy of the last good one; nil where it is not
-	declared map[string]declared    // what the directories said when last read
-	running  map[string]*collection // what the kernel runs
-	held     map[string]held        // by quarantined directory
-	failed   map[string]failure     // what should run and does not
-	problems []api.Problem          // of the last scan
-	leases   map[string]*lease      // of what runs for as long as somebody only
-	strays   []api.Problem          // drop-ins without a manifest, by the last scan
-	state    []trouble              // with the daemon's own state
-	seals    seals
-	unarmed  error // why the guard is not what hornetd.toml says; nil where it is
+	mu         sync.RWMutex
+	ready      time.Time
+	verifying  map[string]*verification // by name: loads that have given their turn away
+	trust      *signing.Trust
+	copied     error                  // why the list in force is the copy of the last good one; nil where it is not
+	declared   map[string]declared    // what the directories said when last read
+	running    map[string]*collection // what the kernel runs
+	held       map[string]held        // by quarantined directory
+	failed     map[string]failure     // what should run and does not
+	problems   []api.Problem          // of the last scan
+	leases     map[string]*lease      // of what runs for as long as somebody only
+	strays     []api.Problem          // drop-ins without a manifest, by the last scan
+	state      []trouble              // with the daemon's own state
+	seals      seals
+	statements statements // that a root may sign
+	readOnly   error      // why nothing can be changed; nil where it can
+	unarmed    error      // why the guard is not what hornetd.toml says; nil where it is
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -108,6 +112,7 @@ type collection struct {
 type origin struct {
 	adopted bool   // it ran before this daemon started
 	loose   uint64 // bytes of its maps that no cgroup is charged for, where they have one
+	most    uint64 // bytes that its maps may have in their cgroup; 0 where they have none
 	shares  string // why its maps are charged to hornetd; "" where they are not, or it was adopted
 }
 
@@ -160,7 +165,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		cfg: cfg, build: build, log: log, started: time.Now(),
 		policy:   policy.New(cfg.Limits.Policy(), new(names.Host)).WithSigners(cfg.Signers).WithDirectories(cfg.Manifests.Signers).WithRules(cfg.Rules),
 		declared: map[string]declared{}, running: map[string]*collection{},
-		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{},
+		held: map[string]held{}, failed: map[string]failure{}, leases: map[string]*lease{}, verifying: map[string]*verification{},
 		parsing: make(chan struct{}, mostAhead),
 		allowed: newAllowance(cfg.API.RecordedBurst, cfg.API.RecordedPerMinute),
 		readers: readers{perUser: cfg.Limits.UserStreams, total: cfg.Limits.TotalStreams},
@@ -202,7 +207,7 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 	}
 	d.openList()
 	d.refused = newCoalescer(d)
-	d.owner = newOwner(cfg.API.ChangesPerUser)
+	d.owner = newOwner(cfg.API.ChangesPerUser, verifierJobs{cfg.Limits.UserVerifierJobs, cfg.Limits.TotalVerifierJobs})
 	d.takeCgroup() // before there is another process in it
 	d.startParser()
 	return d, nil
@@ -216,6 +221,11 @@ func (d *Daemon) Start() error {
 	if err := d.owner.do(d.start); err != nil {
 		return err
 	}
+	if d.readOnly != nil {
+		d.owner.closed = d.readOnly
+		d.note(api.EventStarted, "", d.readOnly.Error())
+		return nil
+	}
 	if d.nobody != nil {
 		d.log.Info("maps are charged to hornetd", zap.Error(d.nobody), zap.String("hint", remedy.Of(d.nobody)))
 	}
@@ -226,6 +236,9 @@ func (d *Daemon) Start() error {
 }
 
 func (d *Daemon) start() error {
+	if err := d.stranger(); err != nil {
+		return d.startReadOnly(err)
+	}
 	if err := d.adopt(); err != nil {
 		return err
 	}
@@ -245,7 +258,7 @@ func (d *Daemon) start() error {
 		return errStopped
 	}
 	var closed []error
-	strict := d.anyClosed()
+	strict := anyClosed(d.declared)
 	for _, c := range changes {
 		dc := d.declared[c.Collection]
 		switch {
@@ -273,8 +286,8 @@ func (d *Daemon) start() error {
 
 // anyClosed reports whether a manifest says fail = "closed". Where one does,
 // what cannot be read may say so too.
-func (d *Daemon) anyClosed() bool {
-	for _, dc := range d.declared {
+func anyClosed(declared map[string]declared) bool {
+	for _, dc := range declared {
 		if dc.manifest.Fail == manifest.FailClosed {
 			return true
 		}
@@ -286,21 +299,33 @@ func (d *Daemon) anyClosed() bool {
 // start or reload ends soon.
 func (d *Daemon) Interrupt() { d.owner.interrupt() }
 
-// Beat is how far the two loops were whose health the watchdog asks for: that
-// which makes changes, and that which looks for what is to be mended.
-type Beat struct{ owner, watcher uint64 }
+// Beat is how far those were whose health the watchdog asks for: that
+// which makes changes, that which looks for what is to be mended, and loads that are
+// verified meanwhile.
+type Beat struct {
+	owner, watcher uint64
+	verifying      map[*verification]uint64
+}
 
 // Heart answers what the watchdog asks: whether changes can still be made, and
-// are looked for. A loop beats while it has nothing to do and with every step of
+// are looked for, and no program is verified for ever. A loop beats while it has nothing to do and with every step of
 // what it does; since is what Heart answered last.
 func (d *Daemon) Heart(since Beat) (now Beat, beats bool) {
-	busy := d.owner.busy.Load()
+	busy := d.owner.busy()
 	now.owner = d.owner.beats.Load()
 	beats = !busy || now.owner != since.owner
 	if w := d.watcher.Load(); w != nil {
 		busy = w.busy.Load()
 		now.watcher = w.beats.Load()
 		beats = beats && (!busy || now.watcher != since.watcher)
+	}
+	now.verifying = make(map[*verification]uint64)
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, v := range d.verifying {
+		now.verifying[v] = v.beats.Load()
+		was, known := since.verifying[v]
+		beats = beats && (!known || !v.busy.Load() || was != now.verifying[v])
 	}
 	return now, beats
 }
@@ -317,6 +342,7 @@ func (d *Daemon) Close() error {
 	d.stopParser()
 	looks := d.watcher.Load().wait(stopWait)
 	d.guard.close()
+	d.detector.stop()
 	d.refused.stop()
 	if d.ratchet.ahead {
 		d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,18 +24,20 @@ func (l *limiter) runBundle(core Core, r request) (any, error) {
 	if err := core.MayRun(r.who); err != nil { // before anything of it is read
 		return nil, err
 	}
-	if r.query.Has("lease") && r.query.Get("lease") != "true" {
-		return nil, api.Errorf(api.KindBadRequest, "lease %.80q: want true", r.query.Get("lease"))
+	for _, flag := range []string{"lease", "targets"} {
+		if v := r.query.Get(flag); r.query.Has(flag) && v != "true" {
+			return nil, api.Errorf(api.KindBadRequest, "%s %.80q: want true", flag, v)
+		}
 	}
-	shows := changesTo(r.Request, api.UpgradeTarget)
-	lease := false
+	shows, lease := changesTo(r.Request, api.UpgradeTarget), r.query.Has("lease")
 	switch {
-	case shows && r.query.Has("lease"):
+	case shows && lease:
 		return nil, api.Errorf(api.KindBadRequest, "lease: not with %s, whose connection ends with the load", api.UpgradeTarget).
-			WithHint("do without a lease: it ends when what is shown does")
+			WithHint(`send "Upgrade: %s", and targets=true in the query`, api.UpgradeLease)
+	case r.query.Has("targets") && !lease:
+		return nil, api.Errorf(api.KindBadRequest, "targets: without a lease there are none").WithHint("send lease=true as well")
 	case !shows:
-		var err error
-		if lease, err = asksLease(r, r.query.Has("lease")); err != nil {
+		if _, err := asksLease(r, lease); err != nil {
 			return nil, err
 		}
 	}
@@ -54,11 +57,16 @@ func (l *limiter) runBundle(core Core, r request) (any, error) {
 		return nil, err
 	}
 	name := r.query.Get("name")
-	if shows {
-		may := func() error { return core.MayRunShown(r.who, name, b) }
+	may := func() error { return core.MayRunShown(r.who, name, b) }
+	switch {
+	case shows:
 		return nil, takeTargets(core, r, may, func(fds []int) (api.Collection, error) { return core.RunShown(r.who, name, b, fds) })
-	}
-	if lease {
+	case r.query.Has("targets"):
+		return nil, holdShown(core, r, may, func(ctx context.Context, fds []int) (api.LeaseGrant, error) {
+			defer done() // the lease goes on
+			return core.RunLeaseShown(ctx, r.who, name, b, fds)
+		})
+	case lease:
 		return hold(core, r, func() (api.LeaseGrant, error) {
 			defer done() // the lease goes on
 			return core.RunLease(r.Context(), r.who, name, b)

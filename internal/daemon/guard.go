@@ -1,8 +1,8 @@
 package daemon
 
 import (
+	"cmp"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,7 +22,6 @@ import (
 	"github.com/hornetd/hornetd/loader"
 	lsm "github.com/hornetd/hornetd/lsm-module"
 	"github.com/hornetd/hornetd/pinning"
-	"github.com/hornetd/hornetd/signing"
 )
 
 const (
@@ -34,12 +33,19 @@ const (
 
 // What is sealed in a guard, by the number that Config.Sealed has.
 const (
-	sealSettings = 1 // of what was configured: see settings
-	sealReboot   = 2 // only a reboot ends it
+	sealSettings = 1 // of what was configured: see settingsOf
+	sealReboot   = 2 // root's word does not end it
 	sealKey      = 3 // of a key in the trust store
+	sealSigned   = 4 // with sealReboot: what a root signed does
+	sealRoot     = 5 // of a key that signs statements
+	sealNext     = 6 // as sealSettings, of what a root signed for the next start
+	sealFile     = 7 // of where hornetd.toml is
 )
 
-var rebootOnly = sha256.Sum256([]byte("disarm = reboot"))
+var (
+	rebootOnly = sha256.Sum256([]byte("disarm = reboot"))
+	signedToo  = sha256.Sum256([]byte("disarm = signed"))
+)
 
 // guardian is the daemon's side of the guard.
 type guardian struct {
@@ -53,8 +59,10 @@ type guardian struct {
 type seals struct {
 	armed  bool // there is one, and it is this process's to change
 	same   bool // it was armed with what hornetd.toml says now
-	reboot bool // only a reboot ends it or makes it weaker
-	keys   map[[32]byte]bool
+	next   bool // a root signed what hornetd.toml says now
+	strict bool // root's word neither ends it nor makes it weaker
+	signed bool // but what a root signed does
+	found  map[[32]byte]uint32
 }
 
 // deaf ends the reading of what the guard tells.
@@ -98,6 +106,7 @@ func (d *Daemon) startGuard() error {
 			return fmt.Errorf(`not ready, guard.mode = "enforce": %w`, err)
 		}
 		d.cannotGuard(err)
+		d.detect()
 		return nil
 	case g == nil:
 		return d.foreignGuard(err)
@@ -108,7 +117,7 @@ func (d *Daemon) startGuard() error {
 	if err := errors.Join(d.readSeals(), d.hear()); err != nil {
 		return err
 	}
-	if err := d.unsealed(d.trusted()); err != nil {
+	if err := d.sealedStart(); err != nil {
 		return err
 	}
 	if err := d.takeUp(want); err != nil {
@@ -152,8 +161,8 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 		mode, within = modeOf(want), d.cfg.Guard.Confirm
 	}
 	switch {
-	case !s.Current && d.seals.same:
-		err = d.upgradeGuard(mode, within)
+	case !s.Current && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
+		err = d.upgradeGuard(mode, within, nil)
 	case mode != s.Mode:
 		err = d.guard.force.SetMode(mode, within)
 	default:
@@ -189,21 +198,31 @@ func (d *Daemon) arm(mode lsm.Mode, within time.Duration) error {
 		return err
 	}
 	defer done()
+	if c.Sealed, err = d.sealing(); err != nil {
+		return err
+	}
+	d.statements.forget()
 	if d.guard.force, err = lsm.Arm(d.guardDir(), c); err != nil {
 		return err
 	}
 	d.cannotGuard(nil)
+	d.detector.stop() // the guard tells
 	return errors.Join(d.readSeals(), d.hear())
 }
 
-// upgradeGuard puts one of this build, and as hornetd.toml is now, in the place of
-// what is in force.
-func (d *Daemon) upgradeGuard(mode lsm.Mode, within time.Duration) error {
+// upgradeGuard puts one of this build, and as hornetd.toml was when hornetd started,
+// in the place of what is in force, sealed with that or, where it is not nil, sealed.
+func (d *Daemon) upgradeGuard(mode lsm.Mode, within time.Duration, sealed map[[32]byte]uint32) error {
 	c, done, err := d.guardConfig(mode, within)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if c.Sealed = sealed; sealed == nil {
+		if c.Sealed, err = d.sealing(); err != nil {
+			return err
+		}
+	}
 	d.guard.deaf()
 	next, err := d.guard.force.Upgrade(c)
 	if next != nil {
@@ -235,16 +254,9 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 	if d.cgroup == "" {
 		return lsm.Config{}, nil, errors.New("guard: this process is in no cgroup of version 2")
 	}
-	c := lsm.Config{Mode: mode, Cgroup: filepath.Join(mount, d.cgroup), Guarded: []string{d.cfg.Paths.BPFFS}, Owned: d.objects(),
-		Sealed: map[[32]byte]uint32{d.settings(): sealSettings}}
+	c := lsm.Config{Mode: mode, Cgroup: filepath.Join(mount, d.cgroup), Guarded: []string{d.cfg.Paths.BPFFS}, Owned: d.objects()}
 	if mode == lsm.Enforce {
 		c.ConfirmWithin = within
-	}
-	if d.cfg.Guard.Disarm == config.DisarmReboot {
-		c.Sealed[rebootOnly] = sealReboot
-		for _, key := range keysOf(d.trusted()) {
-			c.Sealed[key] = sealKey
-		}
 	}
 	exe, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -254,6 +266,13 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 	c.Executables = []*os.File{exe}
 	for _, a := range d.cfg.Guard.Allow {
 		id := lsm.Identity{Commands: a.Commands, Programs: a.Programs, Attachments: a.Attachments, Signals: a.Signals}
+		for _, k := range a.KernelSigned {
+			id.Keyrings = append(id.Keyrings, lsm.Keyring(k))
+		}
+		if len(id.Keyrings) > 0 {
+			c.Allow = append(c.Allow, id)
+			continue
+		}
 		if a.Cgroup != "" {
 			id.Cgroup = filepath.Join(mount, a.Cgroup)
 		} else if id.Executable, err = openExecutable(a.Executable); err != nil {
@@ -264,57 +283,6 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 		c.Allow = append(c.Allow, id)
 	}
 	return c, done, nil
-}
-
-// settings is the digest of what decides what a guard lets through, beside its
-// mode, and whom hornetd itself trusts.
-func (d *Daemon) settings() [32]byte {
-	c := d.cfg
-	b, _ := json.Marshal([]any{c.Guard.Allow, c.Guard.Disarm, c.Paths, c.Trust, c.Signers, c.Rules, c.Manifests}) // plain data
-	return sha256.Sum256(b)
-}
-
-// readSeals notes what is sealed in what is in force.
-func (d *Daemon) readSeals() error {
-	found, err := d.guard.force.Sealed()
-	if err != nil {
-		return err
-	}
-	s := seals{armed: true, same: found[d.settings()] == sealSettings, reboot: found[rebootOnly] == sealReboot, keys: map[[32]byte]bool{}}
-	for sum, number := range found {
-		s.keys[sum] = number == sealKey
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.seals = s
-	return nil
-}
-
-// unsealed refuses settings, and keys of a trust store, that are others than those
-// of a guard that only a reboot makes weaker: whoever can write them could else have
-// hornetd, which may, load what they like. That there are fewer keys is no matter.
-func (d *Daemon) unsealed(trust *signing.Trust) error {
-	if !d.seals.reboot {
-		return nil
-	}
-	const hint = "put back what it was, or reboot"
-	if !d.seals.same {
-		return remedy.With(errors.New(`guard: it was armed with disarm = "reboot", and hornetd.toml says other things now`), hint)
-	}
-	for i, key := range keysOf(trust) {
-		if !d.seals.keys[key] {
-			return remedy.With(fmt.Errorf(`guard: it was armed with disarm = "reboot", and signer %q came to the trust store since`, trust.Signers()[i].Name), hint)
-		}
-	}
-	return nil
-}
-
-// keysOf are the digests of a trust store's keys, in the order of its signers.
-func keysOf(trust *signing.Trust) (all [][32]byte) {
-	for _, s := range trust.Signers() {
-		all = append(all, sha256.Sum256([]byte("key "+s.KeySHA256)))
-	}
-	return all
 }
 
 // objects are those that the guard has not seen being made.
@@ -423,7 +391,7 @@ func (d *Daemon) hear() error {
 // counted, root's too: it is not root's own disk that another root fills.
 func (d *Daemon) foreign(e lsm.Event) {
 	rec := audit.Record{Phase: audit.Note, Verb: verbForeign, Reason: e.String(),
-		Caller: audit.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID)}}
+		Caller: audit.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID), Comm: e.Comm}}
 	rec.Caller.Unit, rec.Caller.Exe = foreignProcess(e)
 	if e.Object.Kind == lsm.Program && e.Object.ID != 0 {
 		rec.Programs = []uint32{e.Object.ID}
@@ -435,7 +403,13 @@ func (d *Daemon) foreign(e lsm.Event) {
 	if e.Suppressed > 0 {
 		rec.Reason += fmt.Sprintf(" (%d more of this caller were not told)", e.Suppressed)
 	}
-	settle := d.refused.firstRead(rec, sortOf(e))
+	d.tellForeign(rec, sortOf(e), e.String(), e.Comm)
+}
+
+// tellForeign puts on record what of somebody else's is not counted together with
+// the like of it, and tells of it. name is what they call themselves.
+func (d *Daemon) tellForeign(rec audit.Record, sort, what, name string) {
+	settle := d.refused.firstRead(rec, sort)
 	if settle == nil {
 		return
 	}
@@ -443,18 +417,15 @@ func (d *Daemon) foreign(e lsm.Event) {
 	if _, err := d.audit.Append(rec); err != nil {
 		d.log.Error("audit record", zap.Error(err))
 	}
-	who := rec.Caller.Exe
-	if who == "" {
-		who = e.Comm
-	}
+	refused := rec.Phase == audit.Refusal
 	verdict := "went through"
-	if e.Refused {
+	if refused {
 		verdict = "refused"
 	}
-	d.events.publish(api.Event{Time: time.Now(), Kind: api.EventForeign, Message: fmt.Sprintf("%s by %s: %s", e, who, verdict),
-		Caller: &api.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID), Unit: rec.Caller.Unit}})
-	d.log.Warn(verbForeign, zap.String("what", e.String()), zap.Bool("refused", e.Refused), zap.Uint32("uid", e.UID),
-		zap.Uint32("pid", e.PID), zap.String("exe", rec.Caller.Exe), zap.String("unit", rec.Caller.Unit))
+	d.events.publish(api.Event{Time: time.Now(), Kind: api.EventForeign, Message: fmt.Sprintf("%s by %s: %s", what, cmp.Or(rec.Caller.Exe, name), verdict),
+		Caller: &api.Caller{UID: rec.Caller.UID, GID: rec.Caller.GID, PID: rec.Caller.PID, Unit: rec.Caller.Unit}})
+	d.log.Warn(verbForeign, zap.String("what", what), zap.Bool("refused", refused), zap.Uint32("uid", rec.Caller.UID),
+		zap.Int32("pid", rec.Caller.PID), zap.String("comm", rec.Caller.Comm), zap.String("exe", rec.Caller.Exe), zap.String("unit", rec.Caller.Unit))
 }
 
 // sortOf is what events count together by. Of another user's it is few kinds,
@@ -491,11 +462,17 @@ func (d *Daemon) inventory() {
 	if len(all) == 0 {
 		return
 	}
-	rec := audit.Record{Phase: audit.Note, Verb: verbForeign,
-		Reason: fmt.Sprintf("%d programs that are not hornetd's ran when the guard was armed", len(all))}
-	for _, f := range all {
-		rec.Programs = append(rec.Programs, f.ID)
+	ids := make([]uint32, len(all))
+	for i, f := range all {
+		ids[i] = f.ID
 	}
+	d.ranBefore(ids, "the guard was armed")
+}
+
+// ranBefore records programs of others that are there already.
+func (d *Daemon) ranBefore(ids []uint32, when string) {
+	rec := audit.Record{Phase: audit.Note, Verb: verbForeign, Programs: ids,
+		Reason: fmt.Sprintf("%d programs that are not hornetd's ran when %s", len(ids), when)}
 	if _, err := d.audit.Append(rec); err != nil {
 		d.log.Error("audit record", zap.Error(err))
 	}
@@ -528,8 +505,8 @@ func (d *Daemon) Enroll(who Peer, file string) (api.Guard, error) {
 		if d.guard.force == nil {
 			return d.notInForce()
 		}
-		if d.seals.reboot {
-			return errSealed("nothing else becomes hornetd")
+		if d.seals.strict {
+			return d.errSealed("nothing else becomes hornetd")
 		}
 		f, err := openExecutable(file)
 		if err != nil {
@@ -579,6 +556,7 @@ type wish struct {
 	mode    lsm.Mode
 	within  time.Duration
 	confirm bool
+	signed  bool   // by a root
 	reason  string // for the record
 }
 
@@ -652,8 +630,8 @@ func (d *Daemon) setGuard(w wish) error {
 		return err
 	}
 	switch {
-	case d.seals.reboot && (w.mode < s.Mode || !d.seals.same || w.within > 0):
-		return errSealed("nothing makes it weaker")
+	case d.seals.strict && !w.signed && (w.mode < s.Mode || !d.seals.same || w.within > 0):
+		return d.errSealed("nothing makes it weaker")
 	case w.mode == lsm.Off:
 		d.guard.deaf()
 		d.guard.force = nil
@@ -662,13 +640,9 @@ func (d *Daemon) setGuard(w wish) error {
 		d.mu.Unlock()
 		return g.Disarm()
 	case !d.seals.same || !s.Current || len(d.cfg.Guard.Allow) > 0: // whose files may be others by now
-		return d.upgradeGuard(w.mode, w.within)
+		return d.upgradeGuard(w.mode, w.within, nil)
 	}
 	return g.SetMode(w.mode, w.within)
-}
-
-func errSealed(what string) error {
-	return remedy.With(fmt.Errorf(`guard: it was armed with disarm = "reboot": %s`, what), "reboot")
 }
 
 // guardLocked says how the guard is.
@@ -677,6 +651,9 @@ func (d *Daemon) guardLocked() *api.Guard {
 	s, err := lsm.Look(d.guardDir())
 	switch {
 	case errors.Is(err, lsm.ErrNotArmed):
+		if d.detector.runs() {
+			out.Mode, out.Lost = api.GuardDetect, d.detector.lost.Load()
+		}
 		if err = d.unarmed; err == nil && d.cfg.Guard.Mode != config.GuardOff {
 			err = remedy.With(errors.New("it was disarmed"), "hornetctl guard %s", d.cfg.Guard.Mode)
 		}
@@ -685,9 +662,8 @@ func (d *Daemon) guardLocked() *api.Guard {
 		if err == nil && d.seals.armed && !d.seals.same {
 			err = remedy.With(errors.New("hornetd.toml says other things than it was armed with"), "hornetctl guard %s, from when on they count", s.Mode)
 		}
-		out.Disarm = string(config.DisarmRoot)
-		if d.seals.reboot {
-			out.Disarm = string(config.DisarmReboot)
+		if out.Disarm = ""; d.seals.armed { // else nobody here knows
+			out.Disarm = string(d.seals.disarm())
 		}
 		out.Mode = api.GuardMode(s.Mode.String())
 		out.Open = s.Open

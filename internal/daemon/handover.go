@@ -157,7 +157,7 @@ func (c *peerConn) waiting() bool {
 // give answers 101 and then sends the descriptor, with one line that says what
 // it is.
 func (c *peerConn) give(d Descriptor) error {
-	if err := c.switchTo(api.UpgradeFD); err != nil {
+	if err := switchTo(c, api.UpgradeFD); err != nil {
 		return err
 	}
 	line, err := json.Marshal(d.MapDescriptor)
@@ -169,8 +169,8 @@ func (c *peerConn) give(d Descriptor) error {
 }
 
 // switchTo answers 101.
-func (c *peerConn) switchTo(protocol string) error {
-	_, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
+func switchTo(w io.Writer, protocol string) error {
+	_, err := fmt.Fprintf(w, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
 	return err
 }
 

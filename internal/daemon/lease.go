@@ -70,13 +70,12 @@ func (d *Daemon) Lease(ctx context.Context, who Peer, name, resume string) (api.
 	if err := d.mayChange(who, policy.Load, name); err != nil {
 		return api.LeaseGrant{}, d.refuse(who, "load", name, err)
 	}
-	return d.newLease(ctx, who, asLoad, name, d.aheadOf(name), func(as loading) error {
-		src, err := d.find(name)
-		if err != nil {
-			return d.refuse(who, "load", name, d.private(who, policy.Load, name, err))
-		}
-		return d.load(who, src, as, btf.NewCache())
-	})
+	return d.loadLease(ctx, who, name, asLoad)
+}
+
+// loadLease is Lease of what does not run, with the right to load it.
+func (d *Daemon) loadLease(ctx context.Context, who Peer, name string, as loading) (api.LeaseGrant, error) {
+	return d.newLease(ctx, who, as, name, d.aheadOf(name), func(as loading) error { return d.loadByName(who, name, as) })
 }
 
 // RunLease is Run for as long as who holds the lease.
@@ -85,6 +84,11 @@ func (d *Daemon) RunLease(ctx context.Context, who Peer, name string, b api.Bund
 	if err != nil {
 		return api.LeaseGrant{}, err
 	}
+	return d.runLease(ctx, who, src, as)
+}
+
+// runLease is RunLease of a bundle whose name is a good one.
+func (d *Daemon) runLease(ctx context.Context, who Peer, src manifest.Source, as loading) (api.LeaseGrant, error) {
 	return d.newLease(ctx, who, as, src.Name, func() parsed { return d.parseAhead(as.sent, true, src) }, func(as loading) error {
 		return d.load(who, src, as, btf.NewCache())
 	})
@@ -93,10 +97,10 @@ func (d *Daemon) RunLease(ctx context.Context, who Peer, name string, b api.Bund
 // newLease loads name by load, and gives who the lease.
 func (d *Daemon) newLease(ctx context.Context, who Peer, as loading, name string, ahead func() parsed, load func(loading) error) (api.LeaseGrant, error) {
 	token, hash := newToken()
-	as.lease = hash
+	as.lease, as.client = hash, ctx
 	err := d.change(who, as.verb, name, ahead, func() error {
 		if ctx.Err() != nil { // while it waited: nobody would hold it
-			return d.refuse(who, as.verb, name, api.Errorf(api.KindUnavailable, "collection %q: the client that wanted a lease is gone", name))
+			return d.refuse(who, as.verb, name, clientGone(name))
 		}
 		if err := load(as); err != nil {
 			return err

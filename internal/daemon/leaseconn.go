@@ -1,9 +1,9 @@
 package daemon
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -42,37 +42,75 @@ func hold(core Core, r request, take func() (api.LeaseGrant, error)) (any, error
 		return nil, err
 	}
 	defer conn.Close()
-	// The request's context ends with the client too; this one only with the daemon.
-	daemon := stopping(r.Context())
-	ctx, cancel := context.WithCancel(daemon)
-	defer cancel()
-	why := "the client is gone"
-	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.UpgradeLease+"\r\n\r\n"); err == nil && tell(conn, grant) == nil {
-		go func() {
-			if ended := core.LeaseEnds(ctx, name, grant.Token); ended != nil {
-				_ = tell(conn, ended) // or nobody is there to be told
-			}
-			conn.Close()
-		}()
-		why = hungUp(conn, rw.Reader)
+	if switchTo(conn, api.UpgradeLease) != nil {
+		core.EndLease(name, grant.Token, errGone.Error())
+		return nil, nil
 	}
-	// A daemon that stops closes the connection itself, and the lease waits for its
-	// client.
-	if daemon.Err() == nil {
-		core.EndLease(name, grant.Token, why)
-	}
+	live(core, conn, whileQuiet(stopping(r.Context()), rw.Reader), grant)
 	return nil, nil
 }
 
-// hungUp waits for the end of the connection and says what it was. A client that
-// closes only its half has ended it too.
-func hungUp(conn net.Conn, r *bufio.Reader) string {
-	if _, err := r.ReadByte(); err != nil {
-		return "the client is gone"
+// holdShown is hold of what is attached to what the client shows behind the 101. What
+// is wrong then is told on a line in the place of the grant.
+func holdShown(core Core, r request, may func() error, take func(ctx context.Context, fds []int) (api.LeaseGrant, error)) error {
+	return takeOver(core, r, func(conn *peerConn) {
+		fds, err := conn.shown(core, api.UpgradeLease, may)
+		client := whileQuiet(stopping(r.Context()), conn)
+		var grant api.LeaseGrant
+		if err == nil {
+			grant, err = take(client, fds)
+		}
+		closeAll(fds) // not only when the lease ends
+		switch {
+		case errors.Is(err, errLeft):
+		case err != nil:
+			_ = tell(conn, asAPIError(err)) // or the client left
+		default:
+			live(core, conn, client, grant)
+		}
+	})
+}
+
+// live keeps a lease until client, which is made by whileQuiet, or what was leased ends.
+func live(core Core, conn net.Conn, client context.Context, grant api.LeaseGrant) {
+	name := grant.Collection.Name
+	why := errGone
+	if tell(conn, grant) == nil {
+		if ended := core.LeaseEnds(client, name, grant.Token); ended != nil {
+			_ = tell(conn, ended) // or nobody is there to be told
+			return
+		}
+		why = context.Cause(client)
 	}
-	_ = tell(conn, api.Errorf(api.KindProtocol, "lease: the client sent something, and there is nothing to be said").
-		WithHint("close the connection to end the lease"))
-	return "the client sent something"
+	switch {
+	case errors.Is(why, errSent):
+		_ = tell(conn, api.Errorf(api.KindProtocol, "lease: the client sent something, and there is nothing to be said").
+			WithHint("close the connection to end the lease"))
+	case !errors.Is(why, errGone):
+		return // a daemon that stops closes the connection itself, and the lease waits for its client
+	}
+	core.EndLease(name, grant.Token, why.Error())
+}
+
+// What ends a lease at the client's end. One that closes only its half has ended it
+// too.
+var (
+	errGone = errors.New("the client is gone")
+	errSent = errors.New("the client sent something")
+)
+
+// whileQuiet returns a context that ends with daemon, or with one of those as its
+// cause. It reads until the connection is closed.
+func whileQuiet(daemon context.Context, conn io.Reader) context.Context {
+	ctx, cancel := context.WithCancelCause(daemon)
+	go func() {
+		if n, _ := conn.Read(make([]byte, 1)); n > 0 {
+			cancel(errSent)
+			return
+		}
+		cancel(errGone)
+	}()
+	return ctx
 }
 
 // tell sends one line of JSON to a client that may not read.

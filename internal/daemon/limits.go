@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hornetd/hornetd/api"
@@ -24,8 +25,14 @@ func (h *holding) add(c *collection) {
 	h.collections++
 }
 
-// holdingsLocked adds up all that runs but the collection called except, and
-// what of it each user had loaded.
+func (h *holding) plus(o holding) {
+	h.memory += o.memory
+	h.programs += o.programs
+	h.collections += o.collections
+}
+
+// holdingsLocked adds up all that runs, or is verified to, but the collection called
+// except, and what of it each user had loaded.
 func (d *Daemon) holdingsLocked(except string) (total holding, users map[uint32]holding) {
 	users = make(map[uint32]holding)
 	for name, c := range d.running {
@@ -36,6 +43,15 @@ func (d *Daemon) holdingsLocked(except string) (total holding, users map[uint32]
 		h := users[c.record.Caller.UID]
 		h.add(c)
 		users[c.record.Caller.UID] = h
+	}
+	for name, v := range d.verifying {
+		if name == except {
+			continue
+		}
+		total.plus(v.needs)
+		h := users[v.who.UID]
+		h.plus(v.needs)
+		users[v.who.UID] = h
 	}
 	return total, users
 }
@@ -84,7 +100,8 @@ func (d *Daemon) change(who Peer, verb, name string, ahead func() parsed, do fun
 			results = ahead()
 		}
 	}
-	err := d.owner.doFor(who.UID, before, func() error {
+	e := errand{uid: who.UID, name: name, away: who.UID != 0 && slices.Contains([]string{asLoad.verb, asUpgrade.verb, asRun.verb}, verb)}
+	err := d.owner.doFor(e, before, func() error {
 		d.ahead = results
 		defer func() { d.ahead = nil }()
 		return do()
@@ -114,6 +131,7 @@ func (d *Daemon) usageLocked(who Peer) []api.Limit {
 			memory,
 			userLimit("limits.user_programs", who.UID, h.programs, uint64(l.UserPrograms)),
 			userLimit("limits.user_collections", who.UID, h.collections, uint64(l.UserCollections)),
+			userLimit("limits.user_verifier_jobs", who.UID, d.owner.away()[who.UID], uint64(l.UserVerifierJobs)),
 			userLimit("limits.user_streams", who.UID, uint64(streams[who.UID]), uint64(l.UserStreams)),
 		}
 	}
@@ -138,8 +156,14 @@ func (d *Daemon) usageLocked(who Peer) []api.Limit {
 	}
 	all = append(all, userLimits("limits.user_programs", programs, uint64(l.UserPrograms))...)
 	all = append(all, userLimits("limits.user_collections", collections, uint64(l.UserCollections))...)
+	jobs, allJobs := d.owner.away(), uint64(0)
+	for _, n := range jobs {
+		allJobs += n
+	}
+	all = append(all, userLimits("limits.user_verifier_jobs", jobs, uint64(l.UserVerifierJobs))...)
 	all = append(all, userLimits("limits.user_streams", streams, uint64(l.UserStreams))...)
 	return append(all,
+		api.Limit{Name: "limits.total_verifier_jobs", Used: new(allJobs), Most: uint64(l.TotalVerifierJobs)},
 		api.Limit{Name: "limits.total_streams", Used: new(uint64(allStreams)), Most: uint64(l.TotalStreams)},
 		api.Limit{Name: "limits.stream_memory", Most: l.StreamMemory, Unit: "bytes"},
 		api.Limit{Name: "limits.stream_buffer", Most: l.StreamBuffer, Unit: "bytes"},

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"time"
@@ -26,32 +25,42 @@ func loadShown(core Core, r request, name string) error {
 // the client may show them, descriptors for load.
 func takeTargets(core Core, r request, may func() error, load func(fds []int) (api.Collection, error)) error {
 	return takeOver(core, r, func(conn *peerConn) {
-		if err := may(); err != nil {
-			answer(conn, asAPIError(err))
-			return
-		}
-		// The time began before: a client that is slow has what is left.
-		if err := conn.switchTo(api.UpgradeTarget); err != nil {
-			return
-		}
 		// They are closed before the connection is, which counts as the client's until
 		// then: the file of a filesystem of theirs may be slow to close.
-		fds, err := conn.receive()
+		fds, err := conn.shown(core, api.UpgradeTarget, may)
 		defer closeAll(fds)
-		if err != nil {
-			if !errors.Is(err, errLeft) {
-				core.Refuse(r.who, "connect", err)
-				conn.conclude(api.Loaded{Error: asAPIError(err)})
-			}
-			return
+		var c api.Collection
+		if err == nil {
+			c, err = load(fds)
 		}
-		c, err := load(fds)
 		loaded := api.Loaded{Collection: &c}
-		if err != nil {
+		switch {
+		case errors.Is(err, errLeft):
+			return
+		case err != nil:
 			loaded = api.Loaded{Error: asAPIError(err)}
 		}
-		conn.conclude(loaded)
+		_ = tell(conn, loaded) // or the client left
 	})
+}
+
+// shown changes to the protocol, if may says that the client may, and takes what they
+// show behind that, which is to be closed. From then on the client has the time that a
+// load takes. errLeft is that there is nothing more to be said.
+func (c *peerConn) shown(core Core, protocol string, may func() error) (fds []int, err error) {
+	if err := may(); err != nil {
+		answer(c, asAPIError(err))
+		return nil, errLeft
+	}
+	// The time began before: a client that is slow has what is left.
+	if switchTo(c, protocol) != nil {
+		return nil, errLeft
+	}
+	if fds, err = c.receive(); err != nil && !errors.Is(err, errLeft) {
+		core.Refuse(c.peer, "connect", err)
+	}
+	c.SetReadDeadline(time.Time{})
+	return fds, err
 }
 
 // errLeft is that there is nobody any more to tell of anything.
@@ -105,14 +114,4 @@ func closeAll(fds []int) {
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
-}
-
-// conclude sends the last line. An error means that the client left.
-func (c *peerConn) conclude(l api.Loaded) {
-	c.SetDeadline(time.Now().Add(eventTimeout)) // a load may take its time
-	line, err := json.Marshal(l)
-	if err != nil {
-		return
-	}
-	c.Write(append(line, '\n'))
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -43,6 +44,9 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteEvents:   events,
 		api.RouteGuard:    guard,
 		api.RouteEnroll:   enroll,
+
+		api.RouteStatement: statementFor,
+		api.RouteSigned:    signed,
 	}
 	mux := http.NewServeMux()
 	for _, route := range api.Routes() {
@@ -136,18 +140,23 @@ func loadCollection(core Core, r request) (any, error) {
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
-	lease, err := asksLease(r, body.Lease || body.Resume != "")
+	name := r.PathValue("name")
+	lease, err := asksLease(r, body.Lease || body.Resume != "" || body.Targets)
 	switch {
 	case err != nil:
 		return nil, err
 	case lease && !body.Lease:
-		return nil, api.Errorf(api.KindBadRequest, "resume: without a lease there is none").WithHint(`say "lease": true as well`)
-	case lease:
-		return hold(core, r, func() (api.LeaseGrant, error) {
-			return core.Lease(r.Context(), r.who, r.PathValue("name"), body.Resume)
+		return nil, api.Errorf(api.KindBadRequest, "resume, targets: without a lease there are none").WithHint(`say "lease": true as well`)
+	case body.Targets && body.Resume != "":
+		return nil, api.Errorf(api.KindBadRequest, "targets: what is resumed is attached already").WithHint("resume without descriptors")
+	case body.Targets:
+		return nil, holdShown(core, r, func() error { return core.MayShow(r.who, name) }, func(ctx context.Context, fds []int) (api.LeaseGrant, error) {
+			return core.LeaseShown(ctx, r.who, name, fds)
 		})
+	case lease:
+		return hold(core, r, func() (api.LeaseGrant, error) { return core.Lease(r.Context(), r.who, name, body.Resume) })
 	}
-	return core.Load(r.who, r.PathValue("name"))
+	return core.Load(r.who, name)
 }
 
 func upgradeCollection(core Core, r request) (any, error) {
@@ -210,6 +219,22 @@ func enroll(core Core, r request) (any, error) {
 		return nil, err
 	}
 	return core.Enroll(r.who, body.File)
+}
+
+func statementFor(core Core, r request) (any, error) {
+	var body api.StatementRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Statement(r.who, body)
+}
+
+func signed(core Core, r request) (any, error) {
+	var body api.SignedRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Signed(r.who, body)
 }
 
 func plan(core Core, r request) (any, error) {

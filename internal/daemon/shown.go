@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,13 +57,22 @@ func ofCaller(m manifest.Manifest) error {
 // LoadShown is Load of a collection that attaches to what the caller shows
 // descriptors of. They stay the caller's.
 func (d *Daemon) LoadShown(who Peer, name string, fds []int) (api.Collection, error) {
-	return d.atShown(who, asLoad, name, fds, d.aheadOf(name), func(as loading) error {
-		src, err := d.find(name)
-		if err != nil {
-			return d.refuse(who, as.verb, name, d.private(who, policy.Load, name, err))
-		}
-		return d.load(who, src, as, btf.NewCache())
+	err := d.atShown(who, asLoad, name, fds, func(as loading) error {
+		return d.change(who, as.verb, name, d.aheadOf(name), func() error { return d.loadByName(who, name, as) })
 	})
+	if err != nil {
+		return api.Collection{}, err
+	}
+	return d.view(name), nil
+}
+
+// LeaseShown is LoadShown for as long as who holds the lease.
+func (d *Daemon) LeaseShown(ctx context.Context, who Peer, name string, fds []int) (grant api.LeaseGrant, err error) {
+	err = d.atShown(who, asLoad, name, fds, func(as loading) error {
+		grant, err = d.loadLease(ctx, who, name, as)
+		return err
+	})
+	return grant, err
 }
 
 // MayRunShown refuses a bundle that attaches to nothing of its caller's, before they
@@ -89,23 +99,39 @@ func (d *Daemon) RunShown(who Peer, name string, b api.Bundle, fds []int) (api.C
 	if err != nil {
 		return api.Collection{}, err
 	}
-	return d.atShown(who, as, src.Name, fds, func() parsed { return d.parseAhead(as.sent, true, src) }, func(as loading) error {
-		return d.load(who, src, as, btf.NewCache())
+	err = d.atShown(who, as, src.Name, fds, func(as loading) error {
+		return d.change(who, as.verb, src.Name, func() parsed { return d.parseAhead(as.sent, true, src) }, func() error {
+			return d.load(who, src, as, btf.NewCache())
+		})
 	})
+	if err != nil {
+		return api.Collection{}, err
+	}
+	return d.view(src.Name), nil
 }
 
-// atShown loads name by load at what fds are of.
-func (d *Daemon) atShown(who Peer, as loading, name string, fds []int, ahead func() parsed, load func(loading) error) (api.Collection, error) {
+// RunLeaseShown is RunShown for as long as who holds the lease.
+func (d *Daemon) RunLeaseShown(ctx context.Context, who Peer, name string, b api.Bundle, fds []int) (grant api.LeaseGrant, err error) {
+	as, src, err := d.asBundle(who, name, b)
+	if err != nil {
+		return api.LeaseGrant{}, err
+	}
+	err = d.atShown(who, as, src.Name, fds, func(as loading) error {
+		grant, err = d.runLease(ctx, who, src, as)
+		return err
+	})
+	return grant, err
+}
+
+// atShown has name loaded by load at what fds are of.
+func (d *Daemon) atShown(who Peer, as loading, name string, fds []int, load func(loading) error) error {
 	shown, err := identify(who, fds)
 	defer closeShown(shown)
 	if err != nil {
-		return api.Collection{}, d.refuse(who, as.verb, name, err)
+		return d.refuse(who, as.verb, name, err)
 	}
 	as.shown = &shown
-	if err := d.change(who, as.verb, name, ahead, func() error { return load(as) }); err != nil {
-		return api.Collection{}, err
-	}
-	return d.view(name), nil
+	return load(as)
 }
 
 // identify finds out what fds are and whether they are the caller's, by what the
@@ -290,6 +316,20 @@ func ownsProcess(who Peer, fd int) error {
 		return notOwned(who, kindProcess, "it has another user's or group's number (than uid %d and gid %d) too, or a capability, or what it executes is not to be traced", who.UID, who.GID)
 	}
 	return nil
+}
+
+// keepsLeased refuses for all but a lease what would keep there what the caller showed: nobody
+// would see it end. With a lease it ends with the client.
+func (as loading) keepsLeased(m manifest.Manifest, ts []loader.Target) error {
+	if as.shown == nil || as.lease != "" || !slices.ContainsFunc(ts, loader.Target.Keeps) {
+		return nil
+	}
+	how := "load --lease " + m.Name
+	if as.sent != nil {
+		how = "run --lease DIR"
+	}
+	return remedy.With(api.Errorf(api.KindBadRequest, "collection %q: a netfilter link keeps its network namespace there, whoever leaves it, so that one in a caller's is for a lease only", m.Name),
+		"hornetctl %s --target-netns FILE", how)
 }
 
 // showing returns where a load attaches what is the caller's: where they show, or

@@ -16,7 +16,7 @@ import (
 // held is an owner whose thread a job holds until release is called.
 func heldOwner(t *testing.T, perUser int) (o *owner, release func()) {
 	t.Helper()
-	o = newOwner(perUser)
+	o = newOwner(perUser, verifierJobs{1, 2})
 	t.Cleanup(o.stop)
 	begun, end := make(chan struct{}), make(chan struct{})
 	go o.do(func() error {
@@ -48,7 +48,7 @@ func queueUp(t *testing.T, o *owner, release func(), uids ...uint32) []string {
 	var wait sync.WaitGroup
 	for i, uid := range uids {
 		wait.Go(func() {
-			o.doFor(uid, func() {}, func() error {
+			o.doFor(errand{uid: uid}, func() {}, func() error {
 				mu.Lock()
 				defer mu.Unlock()
 				ran = append(ran, fmt.Sprintf("%d:%d", uid, i))
@@ -79,19 +79,19 @@ func TestTurns(t *testing.T) {
 
 // TestOneUserTooMany: what runs counts too, and root is not counted.
 func TestOneUserTooMany(t *testing.T) {
-	o := newOwner(2)
+	o := newOwner(2, verifierJobs{1, 2})
 	t.Cleanup(o.stop)
 	begun, end := make(chan struct{}), make(chan struct{})
 	results := make(chan error, 2)
 	go func() {
-		results <- o.doFor(5, func() {}, func() error { close(begun); <-end; return errors.New("ran") })
+		results <- o.doFor(errand{uid: 5}, func() {}, func() error { close(begun); <-end; return errors.New("ran") })
 	}()
 	<-begun
-	go func() { results <- o.doFor(5, func() {}, func() error { return errors.New("ran") }) }()
+	go func() { results <- o.doFor(errand{uid: 5}, func() {}, func() error { return errors.New("ran") }) }()
 	for o.waiting() != 1 {
 		time.Sleep(100 * time.Microsecond)
 	}
-	err := o.doFor(5, func() {}, func() error { t.Error("ran"); return nil })
+	err := o.doFor(errand{uid: 5}, func() {}, func() error { t.Error("ran"); return nil })
 	if e := asAPIError(err); err == nil || e.Kind != api.KindLimit || e.Hint == "" {
 		t.Errorf("one too many: %v", err)
 	}
@@ -102,7 +102,7 @@ func TestOneUserTooMany(t *testing.T) {
 	var wait sync.WaitGroup
 	for _, uid := range []uint32{6, 0, 0, 0} {
 		wait.Go(func() {
-			o.doFor(uid, func() {}, func() error { ran = append(ran, fmt.Sprint(uid)); return nil })
+			o.doFor(errand{uid: uid}, func() {}, func() error { ran = append(ran, fmt.Sprint(uid)); return nil })
 		})
 	}
 	for o.waiting() != 5 {
@@ -119,7 +119,7 @@ func TestOneUserTooMany(t *testing.T) {
 	if diff := cmp.Diff([]string{"0", "0", "0", "6"}, ran); diff != "" {
 		t.Error(diff)
 	}
-	if err := o.doFor(5, func() {}, func() error { return nil }); err != nil {
+	if err := o.doFor(errand{uid: 5}, func() {}, func() error { return nil }); err != nil {
 		t.Errorf("when all is done: %v", err)
 	}
 }
@@ -129,7 +129,7 @@ func TestWaitingWhenItStops(t *testing.T) {
 	o, release := heldOwner(t, 10)
 	results := make(chan error)
 	for _, uid := range []uint32{0, 5, 5, 6} {
-		go func() { results <- o.doFor(uid, func() {}, func() error { t.Error("ran"); return nil }) }()
+		go func() { results <- o.doFor(errand{uid: uid}, func() {}, func() error { t.Error("ran"); return nil }) }()
 	}
 	for o.waiting() != 4 {
 		time.Sleep(100 * time.Microsecond)

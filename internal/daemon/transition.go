@@ -210,7 +210,11 @@ func (c *collection) steps(m manifest.Manifest, targets []loader.Target, mending
 	var stuck *stuckError
 	if errors.As(err, &stuck) {
 		i := slices.IndexFunc(m.Attach, func(a manifest.Attach) bool { return a.Program == stuck.target.Program && a.Map == stuck.target.Map })
-		return nil, remedy.With(m.Errorf(fmt.Sprintf("attach[%d]", max(i, 0)), "%w", err), "%s", stuck.target.Room())
+		room := stuck.target.Room()
+		if stuck.target.Caller { // with a gap nobody would show the way back
+			room = fmt.Sprintf("hornetctl unload %s, and load it with the descriptor again", m.Name)
+		}
+		return nil, remedy.With(m.Errorf(fmt.Sprintf("attach[%d]", max(i, 0)), "%w", err), "%s", room)
 	}
 	if err == nil && c != nil {
 		err = mayAttach(m, steps)

@@ -272,6 +272,7 @@ func (d *Daemon) confirm(c *collection) (err error) {
 	now := *c
 	now.trial = nil
 	d.replaceRunning(&now)
+	d.fit(&now)
 	return nil
 }
 
@@ -326,6 +327,7 @@ func (d *Daemon) giveBack(c *collection, why string) (err error) {
 		back.origin = c.trial.before
 	}
 	d.replaceRunning(back)
+	d.fit(back)
 	return nil
 }
 

@@ -60,6 +60,7 @@ func (d *Daemon) takeOut(a *act, c *collection, why string) error {
 		d.tell("superseded", d.settled(d.store.Confirm(c.record)))
 	}
 	d.mu.Lock()
+	d.overtakeLocked(name)
 	delete(d.running, name)
 	d.settleLeaseLocked(name, why)
 	delete(d.failed, name) // a replacement that waits for its target
@@ -87,10 +88,11 @@ func (d *Daemon) removed(err error, r *pinning.Record) error {
 }
 
 // forget ends what is remembered of a load that failed. One that waits for its
-// target is not loaded when that comes, which is a change and goes on record.
+// target is not loaded when that comes, and one whose programs are being verified not
+// when they are, which is a change and goes on record.
 func (d *Daemon) forget(a *act, name string) error {
 	d.mu.RLock()
-	a.quiet = !d.failed[name].waits()
+	a.quiet = !d.failed[name].waits() && d.verifying[name] == nil
 	d.mu.RUnlock()
 	if !a.quiet {
 		if err := a.intend(); err != nil {
@@ -98,6 +100,7 @@ func (d *Daemon) forget(a *act, name string) error {
 		}
 	}
 	d.mu.Lock()
+	d.overtakeLocked(name)
 	delete(d.failed, name)
 	d.mu.Unlock()
 	return nil

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"context"
+
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/hornetd/hornetd/api"
@@ -13,11 +15,12 @@ import (
 
 // loading says as what a load is done.
 type loading struct {
-	verb     string      // in the audit log
-	right    policy.Verb // that whoever asks must have
-	replaces bool        // what runs under the name may be replaced
-	sent     *sent       // the files of a caller's own; nil: on disk
-	lease    string      // the hash of its token; "" where it is for nobody's time
+	verb     string          // in the audit log
+	right    policy.Verb     // that whoever asks must have
+	replaces bool            // what runs under the name may be replaced
+	sent     *sent           // the files of a caller's own; nil: on disk
+	lease    string          // the hash of its token; "" where it is for nobody's time
+	client   context.Context // of who wants the lease: it ends when they go; nil without one
 
 	caller *pinning.Caller // whose it was, in quarantine; nil: nobody's
 	shown  *loader.Shown   // what the caller shows of where to attach; nil: nothing

@@ -214,6 +214,9 @@ func (d *Daemon) observeNow(name string) (api.Collection, error) {
 func (d *Daemon) Summary() string {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	if d.readOnly != nil {
+		return d.readOnly.Error()
+	}
 	c := d.countsLocked()
 	s := fmt.Sprintf("%d running, %d available", c.Running, c.Available)
 	if c.Pending > 0 {

@@ -9,10 +9,10 @@ import (
 	"github.com/hornetd/hornetd/pinning"
 )
 
-// TestHeart: the watchdog is not fed while a change or a look does not get on, and
+// TestHeart: the watchdog is not fed while a change, a verification or a look does not get on, and
 // waiting for the other loop is no fault of either.
 func TestHeart(t *testing.T) {
-	d := &Daemon{owner: newOwner(4)}
+	d := &Daemon{owner: newOwner(4, verifierJobs{1, 2})}
 	defer d.owner.stop()
 	w := &watcher{d: d, done: make(chan struct{})}
 	var last Beat
@@ -48,6 +48,19 @@ func TestHeart(t *testing.T) {
 	}
 	if beats() {
 		t.Error("a look that hangs behind the change")
+	}
+	w.busy.Store(false)
+	v := &verification{}
+	v.busy.Store(true)
+	d.verifying = map[string]*verification{"x": v}
+	if !beats() || beats() {
+		t.Error("a verification that hangs")
+	}
+	if v.beats.Add(1); !beats() {
+		t.Error("a verification that gets on")
+	}
+	if v.busy.Store(false); !beats() {
+		t.Error("one that waits for the turn")
 	}
 	if w.wait(10*time.Millisecond) == nil {
 		t.Error("a look that hangs is over")

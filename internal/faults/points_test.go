@@ -8,15 +8,19 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testenv"
@@ -115,6 +119,59 @@ func (w *world) load(name string) (answer, error) {
 	return byError(err)
 }
 
+// beside has a user load one collection and root another one at the same time. It is
+// acknowledged where both do, and refused where none does.
+func (w *world) beside(users, roots string) (answer, error) {
+	ctx, cancel := patient()
+	defer cancel()
+	client := api.NewDialer(w.Socket, func(context.Context) (net.Conn, error) { return dialAs(user, w.Socket) })
+	defer client.Close()
+	loaded := make(chan error, 1)
+	go func() {
+		_, err := client.Load(ctx, users)
+		loaded <- err
+	}()
+	a, err := w.load(roots)
+	b, err2 := byError(<-loaded)
+	w.failed = map[string]bool{}
+	switch {
+	case a == b:
+	case a == unknown || b == unknown:
+		a = unknown
+	case a == refused:
+		a, w.failed[roots] = partly, true
+	case b == refused:
+		a, w.failed[users] = partly, true
+	default:
+		a = unrecorded
+	}
+	return a, errors.Join(err, err2)
+}
+
+// user is another user than root, who may load everything.
+const user = 1234
+
+// dialAs connects as that user, from a thread that is nobody's any more afterwards.
+func dialAs(uid int, path string) (net.Conn, error) {
+	type dialed struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan dialed)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		const keep = ^uintptr(0)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(uid), keep); errno != 0 {
+			done <- dialed{nil, errno}
+			return
+		}
+		conn, err := net.Dial("unix", path)
+		done <- dialed{conn, err}
+	}()
+	d := <-done
+	return d.conn, d.err
+}
+
 func (w *world) unload(name string) (answer, error) {
 	ctx, cancel := patient()
 	defer cancel()
@@ -203,6 +260,20 @@ var verbs = []verb{
 		act:       func(w *world) (answer, error) { return w.reload() },
 		converges: true,
 		keeps:     []string{bystander, subject},
+	}, {
+		// A user's load gives its turn away while the kernel verifies it, for a load
+		// of root's.
+		name: "beside",
+		prepare: func(w *world) map[string]int {
+			w.end(subject)
+			w.end(comes)
+			w.declare(comes, "request", 1)
+			w.declare(subject, "request", 1)
+			return w.target(map[string]int{subject: 1, comes: 1})
+		},
+		act:   func(w *world) (answer, error) { return w.beside(subject, comes) },
+		whole: true,
+		keeps: []string{bystander},
 	}, {
 		name: "unload",
 		prepare: func(w *world) map[string]int {
@@ -562,7 +633,7 @@ func (w *world) logged(from int64, like func(logRecord) bool) bool {
 
 // sample is about how many points are tried where not all are: as many of each
 // verb, but there are fewer of stop.
-const sample = 324
+const sample = 378
 
 // TestPoints tries a fault at every system call of every verb, or at some.
 func TestPoints(t *testing.T) {

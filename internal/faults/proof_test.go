@@ -65,7 +65,7 @@ var bugs = []bug{
 		"TestPoints", "upgrade EINTR linkat"},
 	{"maps are not frozen", "loader/maps.go", "		if err := ms.freeze(name); err != nil {\n			return fmt.Errorf(\"freeze: %w\", err)\n		}\n", "",
 		"TestPoints", "load EINTR mkdirat"},
-	{"kept maps begin anew", "internal/daemon/load.go", "d.kept(old, m,", "d.kept(nil, m,",
+	{"kept maps begin anew", "internal/daemon/load.go", "d.kept(p.old, p.m,", "d.kept(nil, p.m,",
 		"TestPoints", "upgrade ENOSPC renameat2"},
 	{"one error leaves a link running behind an unload", "pinning/takedown.go", "		more, err = s.clear(name, keep)\n", "		more, err = nil, fmt.Errorf(\"%w\", err)\n",
 		"TestPoints", "unload EIO unlinkat"},

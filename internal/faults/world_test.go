@@ -155,7 +155,7 @@ func (w *world) declareAs(name, start string, is, version int) {
 			s += fmt.Sprintf("cgroup = %q\n", w.cgroup)
 		}
 	}
-	w.Manifest(name, s)
+	w.Manifest(name, s+fmt.Sprintf("[[allow]]\nuser = \"%d\"\nmay = [\"load\"]\n", user))
 }
 
 // undeclare removes a manifest.

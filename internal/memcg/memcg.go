@@ -41,8 +41,8 @@ const (
 	mapsBranch = "maps"
 )
 
-// Tree is the part of the hierarchy that is hornetd's. It is one goroutine's but for
-// Usage.
+// Tree is the part of the hierarchy that is hornetd's. Those who make or
+// change the cgroup of one name see to it that nobody else does.
 type Tree struct {
 	unit string // absolute path of the unit's cgroup
 }
@@ -105,7 +105,7 @@ func (t *Tree) delegated() error {
 	case err != nil:
 		return err
 	case !marked:
-		return remedy.With(fmt.Errorf("cgroup %s is not delegated to hornetd", t.unit), "run hornetd as hornetd.service, with Delegate=memory")
+		return remedy.With(fmt.Errorf("cgroup %s is not delegated to hornetd", t.unit), "run hornetd as hornetd.service, with Delegate=memory and without DelegateSubgroup=")
 	case !hasWord(string(controllers), "memory"):
 		return remedy.With(fmt.Errorf("cgroup %s has no memory controller", t.unit),
 			"say Delegate=memory in hornetd.service, and have the kernel count memory in cgroup2 (cgroup_no_v1=all)")
@@ -240,9 +240,10 @@ type Room struct {
 	Unit uint64 // bytes that may be charged to all of them, by the limit of the unit or of what it is in; 0: there is none
 }
 
-// Room makes the cgroup of a collection, or enlarges the one that it has: for bytes
-// more than what is charged to it now. Undo takes that back.
-func (t *Tree) Room(name string, bytes uint64) (_ *Room, err error) {
+// Room makes the cgroup of a collection, or enlarges the one that it has: for what the
+// collection may have there when it runs, in bytes, and for more than what is charged
+// now, while it is made beside what it takes the place of. Undo takes that back.
+func (t *Tree) Room(name string, runs, more uint64) (_ *Room, err error) {
 	r := &Room{tree: t, name: name}
 	if r.Unit, err = t.bound(); err != nil {
 		return nil, err
@@ -258,42 +259,110 @@ func (t *Tree) Room(name string, bytes uint64) (_ *Room, err error) {
 	case err != nil:
 		return nil, err
 	}
-	if err := r.Enlarge(bytes); err != nil {
+	if err := r.enlarge(min(runs, 1<<60), min(more, 1<<60)); err != nil {
 		return nil, errors.Join(err, r.Undo())
 	}
 	return r, nil
 }
 
-// Enlarge allows for bytes more than what is charged now.
-func (r *Room) Enlarge(bytes uint64) error {
+func (r *Room) enlarge(runs, more uint64) error {
 	dir := r.tree.of(r.name)
 	now, _, err := read(filepath.Join(dir, "memory.current"))
 	if err != nil {
 		return err
 	}
-	r.Most = now + min(bytes, 1<<60) + slack
+	r.Most = max(runs, now+more) + slack
 	if err := write(filepath.Join(dir, "memory.max"), strconv.FormatUint(r.Most, 10)); err != nil {
 		return err
 	}
 	return write(filepath.Join(dir, "memory.oom.group"), "1")
 }
 
-// limit is the least that may be charged to the unit or to a cgroup that it is in, or
-// above which the kernel holds its processes back; ok is false where there is none.
-func (t *Tree) limit() (least uint64, ok bool, err error) {
-	for dir := t.unit; ; dir = filepath.Dir(dir) {
+// Tighten makes the limit of a cgroup, where there is one, no more than Room makes it for
+// what runs there, in bytes, or for what is charged to it still: over reports whether that
+// is more.
+func (t *Tree) Tighten(name string, runs uint64) (over bool, err error) {
+	u, ok := t.Usage(name)
+	if !ok {
+		return false, nil
+	}
+	if most := max(min(runs, 1<<60), u.Bytes) + slack; most < u.Most {
+		err = write(filepath.Join(t.of(name), "memory.max"), strconv.FormatUint(most, 10))
+	}
+	return u.Bytes > runs, err
+}
+
+// bounds calls f with each limit of a cgroup and of those that it is in: what may be
+// charged to it, or above which the kernel holds its processes back.
+func bounds(dir string, f func(dir string, limit uint64) error) error {
+	for ; ; dir = filepath.Dir(dir) {
 		for _, file := range []string{"memory.max", "memory.high"} {
 			n, has, err := read(filepath.Join(dir, file))
-			switch {
-			case errors.Is(err, fs.ErrNotExist):
-				return least, ok, nil // the root of the hierarchy has none
-			case err != nil:
-				return 0, false, err
-			case has && (!ok || n < least):
-				least, ok = n, true
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // the root of the hierarchy has none
+			}
+			if err == nil && has {
+				err = f(dir, n)
+			}
+			if err != nil {
+				return err
 			}
 		}
 	}
+}
+
+// limit is the least of the unit's bounds; ok is false where there is none.
+func (t *Tree) limit() (least uint64, ok bool, err error) {
+	err = bounds(t.unit, func(_ string, n uint64) error {
+		if !ok || n < least {
+			least, ok = n, true
+		}
+		return nil
+	})
+	return least, ok, err
+}
+
+// Left returns how many bytes maps may still take of what may be charged to a cgroup, and
+// to those that it is in, below mount; ok is false where nothing bounds them. What the
+// kernel takes back when it needs memory is left.
+func Left(mount, own string) (left uint64, ok bool, err error) {
+	err = bounds(filepath.Join(mount, own), func(dir string, limit uint64) error {
+		used, err := kept(dir)
+		if err != nil {
+			return err
+		}
+		limit -= min(reserve, limit/2)
+		n := limit - min(limit, used)
+		if !ok || n < left {
+			left, ok = n, true
+		}
+		return nil
+	})
+	return left, ok, err
+}
+
+// kept is how many bytes that are charged to a cgroup the kernel cannot take back.
+func kept(dir string) (uint64, error) {
+	used, _, err := read(filepath.Join(dir, "memory.current"))
+	if err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "memory.stat"))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		name, number, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		switch name {
+		case "active_file", "inactive_file", "slab_reclaimable":
+			n, err := strconv.ParseUint(number, 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("%s/memory.stat: %w", dir, err)
+			}
+			used -= min(used, n)
+		}
+	}
+	return used, nil
 }
 
 // bound holds all maps below the unit's limit, and returns how far.
@@ -315,10 +384,14 @@ func (r *Room) Join(pid int) error {
 	return write(filepath.Join(r.tree.of(r.name), "cgroup.procs"), strconv.Itoa(pid))
 }
 
-// Undo makes it as it was before.
+// Undo makes it as it was before; if it was removed meanwhile, it stays so.
 func (r *Room) Undo() error {
 	if r.before == "" {
 		return r.tree.Remove(r.name)
 	}
-	return write(filepath.Join(r.tree.of(r.name), "memory.max"), r.before)
+	err := write(filepath.Join(r.tree.of(r.name), "memory.max"), r.before)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }

@@ -143,7 +143,7 @@ func life(mount string) error {
 		return fmt.Errorf("it is in %s, %v", self, err)
 	}
 	const size = 32 << 20
-	r, err := t.Room("big", size)
+	r, err := t.Room("big", size, 0)
 	if err != nil {
 		return err
 	}
@@ -172,12 +172,31 @@ func life(mount string) error {
 	}
 
 	// Another load in its place has room beside it, and failing leaves what there was.
-	again, err := t.Room("big", size)
+	again, err := t.Room("big", size, size)
 	if err != nil {
 		return err
 	}
-	if again.Most < u.Bytes+size {
-		return fmt.Errorf("%d for a second one", again.Most)
+	if again.Most < u.Bytes+size || again.Most > u.Bytes+size+2*slack {
+		return fmt.Errorf("%d for a second one beside %d", again.Most, u.Bytes)
+	}
+	if alone, err := t.Room("big", 4*size, size); err != nil || alone.Most != 4*size+slack {
+		return fmt.Errorf("%d, %v, where what runs may have more than both", alone.Most, err)
+	}
+	// What runs then may have its own, as soon as the first one is given back.
+	if over, err := t.Tighten("big", size); err != nil || !over {
+		return fmt.Errorf("over %t, %v, while both are charged", over, err)
+	}
+	if now, _ := t.Usage("big"); now.Most < u.Bytes || now.Most > u.Bytes+2*slack {
+		return fmt.Errorf("its limit is %d, and charged are %d", now.Most, u.Bytes)
+	}
+	if over, err := t.Tighten("big", 4*size); err != nil || over {
+		return fmt.Errorf("over %t, %v", over, err)
+	}
+	if now, _ := t.Usage("big"); now.Most > u.Bytes+2*slack {
+		return fmt.Errorf("it was made more: %d", now.Most)
+	}
+	if over, err := t.Tighten("never", size); err != nil || over || t.Has("never") {
+		return fmt.Errorf("one that is not there: over %t, %v", over, err)
 	}
 	if err := again.Undo(); err != nil {
 		return err
@@ -185,7 +204,7 @@ func life(mount string) error {
 	if now, _ := t.Usage("big"); now.Most != u.Most {
 		return fmt.Errorf("its limit was %d and is %d", u.Most, now.Most)
 	}
-	small, err := t.Room("small", 0)
+	small, err := t.Room("small", 0, 0)
 	if err != nil {
 		return err
 	}
@@ -286,6 +305,53 @@ func TestLimit(t *testing.T) {
 	}
 	say(slice, "lots", "max")
 	if n, ok, err := (&Tree{unit}).limit(); err == nil {
+		t.Errorf("%d, %t", n, ok)
+	}
+}
+
+// What is left is what no bound of a cgroup or one above it takes away, less what hornetd
+// keeps; what the kernel can take back is none of it.
+func TestLeft(t *testing.T) {
+	const mib = 1 << 20
+	top := t.TempDir()
+	unit := filepath.Join(top, "a.slice/a.service")
+	if err := os.MkdirAll(unit, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	say := func(dir string, most, used, files uint64) {
+		text := "max"
+		if most > 0 {
+			text = fmt.Sprint(most)
+		}
+		for file, text := range map[string]string{"memory.max": text, "memory.high": "max", "memory.current": fmt.Sprint(used),
+			"memory.stat": fmt.Sprintf("anon 7\nactive_file %d\ninactive_file %d\nslab_reclaimable %d\nslab 9\n", files/2, files/4, files/4)} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, tt := range []struct {
+		unit, slice [3]uint64
+		want        uint64
+		ok          bool
+	}{
+		{[3]uint64{0, 9 * mib, 0}, [3]uint64{0, 9 * mib, 0}, 0, false},
+		{[3]uint64{256 * mib, 50 * mib, 10 * mib}, [3]uint64{0, 900 * mib, 0}, (256 - 64 - 40) * mib, true},
+		{[3]uint64{256 * mib, 50 * mib, 10 * mib}, [3]uint64{512 * mib, 440 * mib, 40 * mib}, (512 - 64 - 400) * mib, true},
+		{[3]uint64{100 * mib, 20 * mib, 0}, [3]uint64{0, 0, 0}, 30 * mib, true},
+		{[3]uint64{256 * mib, 250 * mib, 0}, [3]uint64{0, 0, 0}, 0, true},
+		{[3]uint64{256 * mib, 4 * mib, 40 * mib}, [3]uint64{0, 0, 0}, 192 * mib, true},
+	} {
+		say(unit, tt.unit[0], tt.unit[1], tt.unit[2])
+		say(filepath.Dir(unit), tt.slice[0], tt.slice[1], tt.slice[2])
+		if n, ok, err := Left(top, "/a.slice/a.service"); n != tt.want || ok != tt.ok || err != nil {
+			t.Errorf("%+v: %d, %t, %v", tt, n, ok, err)
+		}
+	}
+	if err := os.Remove(filepath.Join(unit, "memory.stat")); err != nil {
+		t.Fatal(err)
+	}
+	if n, ok, err := Left(top, "/a.slice/a.service"); err == nil {
 		t.Errorf("%d, %t", n, ok)
 	}
 }

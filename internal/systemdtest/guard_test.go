@@ -21,10 +21,18 @@ func TestGuard(t *testing.T) {
 		{"signals", 1, guardSignals},
 		{"restarts", 1, guardRestarts},
 		{"fallback", 1, guardFallsBack},
+		{"configuration", 1, guardConfiguration},
 		{"upgrade", 1, guardUpgrade},
+		{"downgrade", 1, guardDowngrade},
+		{"purge", 1, guardPurge},
 		{"disarm", 1, guardDisarm},
 		{"works", 1, guardWorks},
 	}, othersModules...)
+}
+
+// TestGuardSealed is a host whose guard only what a root signs ends.
+func TestGuardSealed(t *testing.T) {
+	inGuest(t, "6.12", 1, []step{{"signed", 1, guardSigned}})
 }
 
 const configFile = "/etc/hornet/hornetd.toml"
@@ -209,7 +217,7 @@ func guardFallsBack(t *testing.T) {
 // A new binary is hornetd once the old one has enrolled it, and nothing before.
 func guardUpgrade(t *testing.T) {
 	enforcing.reach(t)
-	const binary, old, next = "/usr/sbin/hornetd", "/usr/sbin/hornetd.old", "/usr/sbin/hornetd.new"
+	const old, next = oldBinary, newBinary
 	if f, err := os.OpenFile(binary, os.O_RDWR, 0); err == nil {
 		f.Close()
 		t.Error("root opens the running executable for writing")
@@ -217,17 +225,12 @@ func guardUpgrade(t *testing.T) {
 	run(t, "sh", "-c", "cp "+binary+" "+next+" && printf x >>"+next)
 	run(t, "mv", binary, old)
 	run(t, "mv", next, binary)
-	run(t, "systemctl", "stop", "hornetd.socket", "hornetd.service")
-	if out, err := try("systemctl", "start", "hornetd.service"); err == nil {
-		t.Errorf("a hornetd that is not enrolled is ready: %s", out)
-	}
-	if journal := run(t, "journalctl", "--no-pager", "-u", "hornetd"); !strings.Contains(journal, "does not know this process as hornetd") {
-		t.Errorf("it does not say why:\n%s", journal)
-	}
-	run(t, "systemctl", "stop", "hornetd.socket", "hornetd.service")
+	readOnly(t)
+	put(t, "/etc/hornet.d/closed.toml", "start = \"request\"\nfail = \"closed\"\n"+hooks("packet", `cgroup = "system.slice"`))
+	notReady(t, `not enrolled, with fail = "closed"`, "does not know this process as hornetd")
+	run(t, "rm", "/etc/hornet.d/closed.toml")
 	run(t, "mv", binary, next)
 	run(t, "mv", old, binary)
-	try("systemctl", "reset-failed", "hornetd.service")
 	run(t, "systemctl", "start", "hornetd.socket", "hornetd.service")
 	pid := active(t, "")
 	run(t, "hornetctl", "guard", "enroll", next)

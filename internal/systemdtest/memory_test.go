@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -28,8 +30,11 @@ func TestMemoryFloor(t *testing.T) { inGuest(t, "6.1", 1, memorySteps) }
 var memorySteps = []step{
 	{"charged", 1, charged},
 	{"refused", 1, outOfMemory},
+	{"replaced", 1, replaced},
+	{"undelegated", 1, undelegated},
 	{"restarted", 1, restarted},
 	{"killed", 1, killed},
+	{"leftover", 1, leftover},
 }
 
 // sized is hornetd with a collection that runs, and others whose one map is of a
@@ -182,6 +187,92 @@ func outOfMemory(t *testing.T) {
 	run(t, "hornetctl", "unload", "large")
 }
 
+// What takes the place of what runs has the limit of one, as soon as it runs alone, and
+// while both are there what it makes beside it; what is kept is not made.
+func replaced(t *testing.T) {
+	sized.reach(t)
+	text := read(t, "/etc/hornet.d/large.toml")
+	t.Cleanup(func() {
+		try("hornetctl", "unload", "large")
+		put(t, "/etc/hornet.d/large.toml", text)
+		run(t, "systemctl", "reload", "hornetd")
+	})
+	bounded := strings.Replace(text, "[object]\n", "[limits]\nmemory = \"104MiB\"\n[object]\n", 1)
+	keeps := strings.Replace(bounded, "class = \"mutable\"\n", "class = \"mutable\"\nkeep = true\n", 1)
+	if bounded == text || keeps == bounded {
+		t.Fatal(text)
+	}
+	put(t, "/etc/hornet.d/large.toml", bounded)
+	run(t, "systemctl", "reload", "hornetd")
+	run(t, "hornetctl", "load", "large")
+	limit := bytesIn(t, "maps/large/memory.max")
+	for i, version := range []string{keeps, keeps, bounded, bounded} {
+		id := mapID(t)
+		put(t, "/etc/hornet.d/large.toml", fmt.Sprintf("description = \"another %d\"\n%s", i, version))
+		run(t, "hornetctl", "upgrade", "large")
+		kept := version == keeps
+		if now := bytesIn(t, "maps/large/memory.max"); kept && now != limit {
+			t.Errorf("version %d may have %d, and the first one %d", i, now, limit)
+		}
+		if now := mapID(t); (now == id) != kept {
+			t.Errorf("version %d: map %s, was %s", i, now, id)
+		}
+		soon(t, "the limit is that of one", func() bool { return bytesIn(t, "maps/large/memory.max") == limit })
+	}
+	// On trial both are there, and then the one that has passed or came back.
+	for _, health := range []string{"at_least = 0", "equals = 12345"} {
+		put(t, "/etc/hornet.d/large.toml", bounded+"\n[health]\nseconds = 2\nmap = \"calls\"\n"+health+"\n")
+		run(t, "hornetctl", "upgrade", "large")
+		if now := bytesIn(t, "maps/large/memory.max"); now < 200*mib && health == "at_least = 0" {
+			t.Errorf("on trial it may have %d", now)
+		}
+		soon(t, health+": the limit is that of one", func() bool { return bytesIn(t, "maps/large/memory.max") == limit })
+	}
+	// Whoever has a descriptor of the map that was holds it there, and then no more.
+	m, err := ebpf.LoadPinnedMap(pins+"large/maps/calls", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, "/etc/hornet.d/large.toml", "description = \"the last\"\n"+bounded)
+	run(t, "hornetctl", "upgrade", "large")
+	time.Sleep(2 * time.Second)
+	if now := bytesIn(t, "maps/large/memory.max"); now < 200*mib {
+		t.Errorf("two maps are charged, and may have %d", now)
+	}
+	m.Close()
+	soon(t, "the limit is that of one", func() bool { return bytesIn(t, "maps/large/memory.max") == limit })
+}
+
+func mapID(t *testing.T) string {
+	t.Helper()
+	id, _, _ := strings.Cut(run(t, "bpftool", "map", "show", "pinned", pins+"large/maps/calls"), ":")
+	return id
+}
+
+// Where maps are charged to hornetd itself, what its unit's limit leaves no room for is
+// refused, and does not have it killed.
+func undelegated(t *testing.T) {
+	sized.reach(t)
+	for _, limit := range []string{"MemoryMax=256M", "MemoryHigh=256M"} {
+		dropIn(t, "Delegate=no\n"+limit)
+		run(t, "systemctl", "restart", "hornetd")
+		pid := active(t, "")
+		for range 3 {
+			out := run(t, "curl", "-s", "--unix-socket", sock, "-d", "{}", "http://hornetd/v1/collections/larger/load")
+			for _, want := range []string{`"kind":"limit"`, `collection \"larger\": its maps may take 3145`, "not delegated to hornetd", "MemoryMax= of hornetd.service"} {
+				if !strings.Contains(out, want) {
+					t.Fatalf("%s: no %s in\n%s", limit, want, out)
+				}
+			}
+		}
+		run(t, "hornetctl", "load", "large") // what fits does load
+		run(t, "hornetctl", "unload", "large")
+		if got := active(t, ""); got != pid || property(t, "hornetd", "NRestarts") != "0" {
+			t.Errorf("%s: hornetd was process %s and is %s", limit, pid, got)
+		}
+	}
+}
+
 // systemd takes the cgroups away with the unit; what was charged there is charged to
 // the slice, and what runs runs on.
 func restarted(t *testing.T) {
@@ -273,6 +364,41 @@ func killed(t *testing.T) {
 	if found < 2 {
 		t.Errorf("only %d were killed while a process made maps", found)
 	}
+}
+
+// A process that stays where maps were charged, as one would that cannot be killed, keeps
+// hornetd from being started for as long as it is there, and no longer.
+func leftover(t *testing.T) {
+	sized.reach(t)
+	pid := active(t, "")
+	run(t, "systemctl", "stop", "hornetd")
+	stays := exec.Command("sleep", "600")
+	if err := stays.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer stays.Wait()
+	defer stays.Process.Kill()
+	if err := os.MkdirAll(unitCgroup+"maps/left", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, unitCgroup+"cgroup.subtree_control", "+memory")
+	put(t, unitCgroup+"maps/cgroup.subtree_control", "+memory")
+	put(t, unitCgroup+"maps/left/cgroup.procs", strconv.Itoa(stays.Process.Pid))
+	try("systemctl", "start", "hornetd")
+	t.Logf("beside it hornetd is %s, %s", property(t, "hornetd", "ActiveState"), property(t, "hornetd", "Result"))
+	stays.Process.Kill()
+	stays.Wait()
+	if now := active(t, pid); now == pid {
+		t.Errorf("hornetd is process %s", now)
+	}
+	if dirs := leaves(t); len(dirs) != 0 {
+		t.Errorf("left: %v", dirs)
+	}
+	run(t, "hornetctl", "load", "large")
+	if got := chargeOf(t, "show", "large"); got.To != "own" {
+		t.Errorf("it is charged to %+v", got)
+	}
+	run(t, "hornetctl", "unload", "large")
 }
 
 // makers are the processes that make maps now.

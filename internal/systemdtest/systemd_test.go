@@ -77,6 +77,7 @@ func inGuest(t *testing.T, kernel string, boots int, steps []step, modules ...st
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: run make vm-systemd")
 	}
+	t.Parallel() // a guest has one processor
 	guest := &vmtest.System{Kernel: kernel, Modules: modules, Lay: packaged(t), Boots: boots, Timeout: 12 * time.Minute}
 	results := guest.Run(t)
 	for _, s := range steps {

@@ -39,6 +39,7 @@ type Guest struct {
 	Counted  bool          // one processor, whose clock is the number of its instructions, in nanoseconds
 	Memory   int           // MiB; 0 is 2048
 	Timeout  time.Duration // of the whole guest; 0 is 5 minutes
+	UEFI     bool          // boot by Debian's firmware, whose db, and so the kernel's platform keyring, has the key of UEFIKey
 	Console  string        // file for what the kernel prints; "" is one in the cache
 
 	bootLimit time.Duration // 0 is bootLimit
@@ -63,6 +64,11 @@ func (g *Guest) Run(ctx context.Context, out func(command int, b []byte)) (*Repo
 	p := &Plan{
 		Nonce: rand.Text(), Commands: g.Commands, Shell: g.Shell, Console: "/dev/" + arch.console,
 		Disk: g.Disk != "", Reboot: g.Reboot,
+	}
+	if g.UEFI {
+		if err := g.uefi(); err != nil {
+			return r, err
+		}
 	}
 	initrd := filepath.Join(dir, "initrd")
 	if err := g.initramfs(initrd, p); err != nil {
@@ -110,6 +116,30 @@ const (
 	bootLimit = time.Minute // it takes about 4 s
 	maxBoots  = 3
 )
+
+// What boots Debian's ovmf, and the key pair that its variables trust, which is
+// everybody's; its pass phrase is "snakeoil".
+const (
+	uefiCode = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	uefiVars = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"
+	uefiKey  = "/usr/share/ovmf/PkKek-1-snakeoil"
+
+	// UEFIKey is where a guest with UEFI has the key, and the certificate.
+	UEFIKey, UEFICert = "/vm/uefi.key", "/vm/uefi.pem"
+
+	uefiBootLimit = 3 * time.Minute // it takes about 40 s
+)
+
+func (g *Guest) uefi() error {
+	for _, name := range []string{uefiCode, uefiVars, uefiKey + ".key", uefiKey + ".pem"} {
+		if _, err := os.Stat(name); err != nil {
+			return unavailable("guest with UEFI: %w: install ovmf", err)
+		}
+	}
+	g.Files[UEFIKey], g.Files[UEFICert] = uefiKey+".key", uefiKey+".pem"
+	g.bootLimit = uefiBootLimit
+	return nil
+}
 
 // follow runs QEMU and reads the guest's port until it is off. A guest has hung,
 // and is ended, if its /init does not begin within the limit, or if the time of a
@@ -183,6 +213,10 @@ func (g *Guest) arguments(initrd, console string) []string {
 	args := append(slices.Clip(g.Kernel.Arch.machine), "-accel", accel, "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
 		"-display", "none", "-no-reboot", "-net", "none", "-nodefaults", "-no-user-config",
 		"-kernel", filepath.Join(g.Kernel.dir, "vmlinuz"), "-initrd", initrd, "-append", line)
+	if g.UEFI {
+		args = append(args, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+uefiCode,
+			"-drive", "if=pflash,format=raw,unit=1,snapshot=on,file="+uefiVars)
+	}
 	if g.Counted {
 		args = append(args, "-icount", "shift=0,sleep=off")
 	}

@@ -21,7 +21,8 @@ import (
 //
 // The guest runs the test binary that is running, so coverage of both counts.
 // Where no guest can run, t is skipped with the reason, and fails with CI=true.
-func In(t *testing.T, kernel string) bool {
+// change, if any, says what else the guest is to have.
+func In(t *testing.T, kernel string, change ...func(*Guest)) bool {
 	t.Helper()
 	if InGuest() {
 		return true
@@ -33,6 +34,9 @@ func In(t *testing.T, kernel string) bool {
 	g, err := itself(t, k)
 	if err != nil {
 		giveUp(t, err)
+	}
+	for _, c := range change {
+		c(g)
 	}
 	var out strings.Builder
 	r, err := g.Run(t.Context(), func(_ int, b []byte) { out.Write(b) })

@@ -62,8 +62,7 @@ func (s *System) Run(t *testing.T) []Result {
 	var results []Result
 	for boot := 1; boot <= s.Boots; boot++ {
 		g := &Guest{
-			Kernel: k, Disk: disk, Reboot: boot < s.Boots, Networks: 2, Timeout: s.Timeout + time.Minute,
-			Modules:  s.Modules,
+			Kernel: k, CPUs: 1, Modules: s.Modules, Disk: disk, Reboot: boot < s.Boots, Networks: 2, Timeout: s.Timeout + time.Minute,
 			Files:    map[string]string{binaryDir: self},
 			Commands: []Command{s.command(t, boot)},
 		}

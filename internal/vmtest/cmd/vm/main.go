@@ -25,6 +25,7 @@ type options struct {
 	kernel, run, cover, module string
 	arch                       *vmtest.Arch
 	verbose, shell, matrix     bool
+	uefi                       bool
 	counted                    bool
 	guests, cpus               int
 	timeout                    time.Duration
@@ -39,6 +40,7 @@ func main() {
 	flag.StringVar(&o.cover, "coverprofile", "", "write a coverage profile to `file`")
 	flag.BoolVar(&o.verbose, "v", false, "print every test")
 	flag.BoolVar(&o.shell, "shell", false, "a shell in the guest instead of tests; end it with exit")
+	flag.BoolVar(&o.uefi, "uefi", false, "boot by Debian's UEFI firmware, whose key the kernel then has; not with -matrix")
 	flag.BoolVar(&o.matrix, "matrix", false, "the tests that need a kernel, on every kernel")
 	flag.IntVar(&o.guests, "guests", 0, "at most so many guests at once; 0 is what fits")
 	flag.IntVar(&o.cpus, "cpus", 0, "processors of the guest; 0 is 2. With one, the kernel patches no code that another executes, which emulation does not take well")
@@ -98,6 +100,7 @@ func (o *options) main(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	g.UEFI = o.uefi
 	g.Counted, g.CPUs = o.counted, o.cpus
 	if o.shell {
 		g.Commands, g.Shell = nil, true

@@ -1,0 +1,340 @@
+package main_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/internal/testdaemon"
+	"github.com/hornetd/hornetd/internal/testenv"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// signedHost is a host whose guard only what "root" signs ends. openssl has the key.
+type signedHost struct {
+	*testdaemon.Host
+	t   *testing.T
+	dir string // with root.key, root.pem
+}
+
+func guardSigned(t *testing.T) signedHost {
+	t.Helper()
+	testenv.NoLeaks(t)
+	h, _ := guarded(t, api.GuardAudit, "disarm = \"signed\"\n[trust]\nroots = [\"dev\", \"root\"]\n")
+	// dev is a root, and as its only key sealed: root comes by a statement that dev signs.
+	s := signedHost{h, t, t.TempDir()}
+	run(t, "openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-keyout", s.path("root.key"), "-out", s.path("root.pem"),
+		"-subj", "/CN=root", "-addext", "keyUsage=digitalSignature")
+	t.Cleanup(func() { // or the next test has no guard of its own
+		if st, err := h.Client().Status(t.Context()); err == nil && st.Guard.Mode != api.GuardOff {
+			s.do("disarm", s.statement("disarm", "the test ends"), "root")
+		}
+	})
+	return s
+}
+
+func (s signedHost) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s signedHost) write(name string, b []byte) string {
+	s.t.Helper()
+	if err := os.WriteFile(s.path(name), b, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return s.path(name)
+}
+
+// statement returns the file of what hornetd says.
+func (s signedHost) statement(act, reason string, args ...string) string {
+	s.t.Helper()
+	out, stderr, exit := s.Ctl(append([]string{"guard", "statement", act, "--reason", reason}, args...)...)
+	if exit != 0 {
+		s.t.Fatal(stderr)
+	}
+	f, err := os.CreateTemp(s.dir, act)
+	if err == nil {
+		_, err = f.WriteString(out)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+	return f.Name()
+}
+
+// sign has openssl sign a file; "dev" is hornetctl's key.
+func (s signedHost) sign(file, by string) string {
+	s.t.Helper()
+	key, cert := s.path(by+".key"), s.path(by+".pem")
+	if by == "dev" {
+		key, cert = s.Key()
+	}
+	out := s.path(filepath.Base(file) + "." + by + ".p7s")
+	run(s.t, "openssl", "cms", "-sign", "-binary", "-in", file, "-signer", cert, "-inkey", key, "-outform", "DER", "-out", out)
+	return out
+}
+
+// do has hornetd do what a file says, signed by somebody.
+func (s signedHost) do(act, file, by string) (stderr string, exit int) {
+	s.t.Helper()
+	return s.give(act, file, s.sign(file, by))
+}
+
+func (s signedHost) give(act, file, signature string) (stderr string, exit int) {
+	s.t.Helper()
+	_, stderr, exit = s.Ctl("guard", act, "--statement", file, "--signature", signature)
+	return stderr, exit
+}
+
+func (s signedHost) wantRefused(what, stderr string, exit int, like string) {
+	s.t.Helper()
+	if exit == 0 || !strings.Contains(stderr, like) || !strings.Contains(stderr, "hint: ") {
+		s.t.Errorf("%s: exit %d, want %q and a hint: %s", what, exit, like, stderr)
+	}
+}
+
+func (s signedHost) wantDone(what, stderr string, exit int) {
+	s.t.Helper()
+	if exit != 0 {
+		s.t.Fatalf("%s: exit %d: %s", what, exit, stderr)
+	}
+}
+
+func (s signedHost) mode() api.Guard {
+	s.t.Helper()
+	st, err := s.Client().Status(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return *st.Guard
+}
+
+// TestGuardSigned: where the guard was armed with disarm = "signed", root's word ends
+// nothing, enrolls nothing and has no other key count; what a sealed root signed does,
+// once.
+func TestGuardSigned(t *testing.T) {
+	s := guardSigned(t)
+	for _, args := range [][]string{{"disarm", "--reason", "why not"}, {"enroll", "/bin/true"}} {
+		_, stderr, exit := s.Ctl(append([]string{"guard"}, args...)...)
+		s.wantRefused(args[0], stderr, exit, "a root's signature")
+	}
+	if _, _, exit := s.CtlAs(1234, "guard", "statement", "disarm", "--reason", "x"); exit != 3 {
+		t.Errorf("another user's statement: exit %d, want 3", exit)
+	}
+	if g := s.mode(); g.Mode != api.GuardAudit || g.Disarm != "signed" {
+		t.Fatalf("guard %+v", g)
+	}
+
+	// A key in the trust store counts when a sealed root has signed that, not before.
+	cert, err := os.ReadFile(s.path("root.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Write("trust.d/root.pem", cert)
+	_, stderr, exit := s.Ctl("reload")
+	s.wantRefused("reload with another key", stderr, exit, `signer "root" came to the trust store`)
+	trust := s.statement("trust", "our own root")
+	b, err := os.ReadFile(trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasPrefix(b, []byte(signing.StatementHeader)) || !bytes.Contains(b, []byte(`key "root": RSA 2048`)) || !bytes.Contains(b, []byte("statements such as this")) {
+		t.Errorf("the statement does not say what it is about:\n%s", b)
+	}
+	stderr, exit = s.do("trust", trust, "root")
+	s.wantRefused("trust, signed by whom it is about", stderr, exit, "root")
+	stderr, exit = s.do("trust", trust, "dev")
+	s.wantDone("trust", stderr, exit)
+	stderr, exit = s.do("trust", trust, "dev")
+	s.wantRefused("trust again", stderr, exit, "has not given it out")
+	if _, stderr, exit = s.Ctl("reload"); exit != 0 {
+		t.Error(stderr)
+	}
+	_, stderr, exit = s.Ctl("guard", "statement", "trust", "--reason", "x")
+	s.wantRefused("trust, and nothing is new", stderr, exit, "are what is sealed")
+
+	bad := s.statement("disarm", "bad")
+	s.badStatements(bad)
+	s.enrolls()
+	s.settings()
+
+	_, stderr, exit = s.Ctl("guard", "disarm", "--statement", bad)
+	if exit != 2 || !strings.Contains(stderr, "--signature is missing") {
+		t.Errorf("without a signature: exit %d: %s", exit, stderr)
+	}
+	earlier, good := s.statement("disarm", "another time"), s.statement("disarm", "it was a test")
+	stderr, exit = s.do("disarm", good, "root")
+	s.wantDone("disarm", stderr, exit)
+	if out, _ := tool(t, "link"); strings.Contains(out, "lsm") {
+		t.Errorf("disarmed, and there are links: %s", out)
+	}
+	onRecord(t, s.Host, func(r guardRecord) bool {
+		return r.Verb == "guard" && r.Phase == "outcome" && strings.Contains(r.Reason, "it was a test: signed by root (key ")
+	})
+	stderr, exit = s.do("disarm", good, "root")
+	s.wantRefused("disarm again", stderr, exit, "used already")
+
+	// What was asked for another arming is not for this one.
+	if _, err := s.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardAudit}); err != nil {
+		t.Fatal(err)
+	}
+	stderr, exit = s.do("disarm", earlier, "root")
+	s.wantRefused("of an earlier arming", stderr, exit, "has not given it out")
+	kept := s.statement("disarm", "it was a test")
+	s.Stop()
+	s.Start()
+	stderr, exit = s.do("disarm", kept, "root")
+	s.wantRefused("of an earlier hornetd", stderr, exit, "has not given it out")
+	if g := s.mode(); g.Mode != api.GuardAudit {
+		t.Errorf("guard %+v", g)
+	}
+}
+
+// badStatements are what must not end a guard. good is a statement that could.
+func (s signedHost) badStatements(good string) {
+	s.t.Helper()
+	text, err := os.ReadFile(good)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	object := s.write("object", example(s.t, "xdp-drop/xdp_drop.bpf.o"))
+	signature := s.sign(good, "root")
+	der, err := os.ReadFile(signature)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	key, cert, err := signing.Keygen("stranger", "")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.write("stranger.key", key)
+	s.write("stranger.pem", cert)
+	audit := s.statement("audit", "another")
+	resigned := func(name string, b []byte) (string, string) {
+		file := s.write(name, b)
+		return file, s.sign(file, "root")
+	}
+	otherBoot, otherBootSig := resigned("boot", bytes.Replace(text, []byte("\nboot     \""), []byte("\nboot     \"0"), 1))
+	cut, cutSig := resigned("cut", text[:len(text)-2])
+	more, moreSig := resigned("more", append(bytes.Clone(text), '\n'))
+	crlf, crlfSig := resigned("crlf", bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n")))
+	for _, tt := range []struct{ what, act, file, signature, want string }{
+		{"nobody known", "disarm", good, s.sign(good, "stranger"), "unknown-key"},
+		{"an object's signature", "disarm", good, s.sign(object, "root"), "bad-signature"},
+		{"an object", "disarm", object, s.sign(object, "root"), "has not given it out"},
+		{"another statement's signature", "disarm", good, s.sign(audit, "root"), "bad-signature"},
+		{"another act", "disarm", audit, s.sign(audit, "root"), "it is for audit, not for disarm"},
+		{"another act", "trust", good, signature, "it is for disarm, not for trust"},
+		{"another boot", "disarm", otherBoot, otherBootSig, "has not given it out"},
+		{"less", "disarm", cut, cutSig, "has not given it out"},
+		{"more", "disarm", more, moreSig, "has not given it out"},
+		{"other ends of lines", "disarm", crlf, crlfSig, "has not given it out"},
+		{"half a signature", "disarm", good, s.write("half", der[:len(der)/2]), "bad-signature"},
+		{"no signature", "disarm", good, s.write("none", nil), "bad-signature"},
+		{"the statement as its signature", "disarm", good, good, "bad-signature"},
+	} {
+		stderr, exit := s.give(tt.act, tt.file, tt.signature)
+		s.wantRefused(tt.what, stderr, exit, tt.want)
+	}
+	mib := s.write("mib", bytes.Repeat([]byte("x"), 1<<20))
+	for _, files := range [][2]string{{mib, signature}, {good, mib}} {
+		if stderr, exit := s.give("disarm", files[0], files[1]); exit == 0 || !strings.Contains(stderr, "longer than") {
+			s.t.Errorf("1 MiB: exit %d: %s", exit, stderr)
+		}
+	}
+	body := fmt.Sprintf(`{"act":"disarm","statement":"%s","signature":"%s"}`, strings.Repeat("x", 1<<20), base64.StdEncoding.EncodeToString(der))
+	if got := s.raw("/v1/guard/signed", body); !strings.Contains(got, `"limit"`) {
+		s.t.Errorf("1 MiB past hornetctl: %s", got)
+	}
+	if got := s.raw("/v1/guard/signed", `{"act":"off","statement":"x","signature":"eA=="}`); !strings.Contains(got, "no such act") {
+		s.t.Errorf("an act that there is not: %s", got)
+	}
+
+	// Nor is a statement's signature anything but that.
+	s.Object("statement.o", text)
+	s.Write("hornet.d/statement.o.p7s", der)
+	s.Manifest("statement", "start = \"request\"\n[object]\npath = \"statement.o\"\n")
+	if _, stderr, exit := s.Ctl("load", "statement"); exit == 0 {
+		s.t.Errorf("a statement was loaded: %s", stderr)
+	}
+	for _, name := range []string{"statement.o", "statement.o.p7s", "statement.toml"} {
+		if err := os.Remove(filepath.Join(s.Manifests, name)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	if g := s.mode(); g.Mode != api.GuardAudit {
+		s.t.Fatalf("guard %+v", g)
+	}
+}
+
+// raw sends a body, whatever its length.
+func (s signedHost) raw(path, body string) string {
+	s.t.Helper()
+	conn, err := net.Dial("unix", s.Socket)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close()
+	go fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+	b := make([]byte, 64<<10)
+	n, _ := conn.Read(b)
+	return string(b[:n])
+}
+
+// enrolls: the very file that was signed, and no other of its name.
+func (s signedHost) enrolls() {
+	s.t.Helper()
+	program, err := os.ReadFile("/bin/true")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	file := s.write("next", program)
+	statement := s.statement("enroll", "an update", file)
+	if err := os.Rename(s.write("evil", append(bytes.Clone(program), 'x')), file); err != nil {
+		s.t.Fatal(err)
+	}
+	stderr, exit := s.do("enroll", statement, "root")
+	s.wantRefused("another file", stderr, exit, "was signed")
+	s.write("next", program)
+	stderr, exit = s.do("enroll", statement, "root")
+	s.wantRefused("enroll again", stderr, exit, "used already")
+	stderr, exit = s.do("enroll", s.statement("enroll", "an update", file), "root")
+	s.wantDone("enroll", stderr, exit)
+}
+
+// settings: hornetd.toml counts at the next start, and what runs now is as it was.
+func (s signedHost) settings() {
+	s.t.Helper()
+	before, err := os.ReadFile(s.Config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.Write("hornetd.toml", append(bytes.Clone(before), "\n[signers.dev]\nattach = [\"xdp\"]\n"...))
+	statement := s.statement("trust", "dev attaches XDP only")
+	stderr, exit := s.do("trust", statement, "root")
+	s.wantDone("settings", stderr, exit)
+	if _, stderr, exit := s.Ctl("reload"); exit != 0 {
+		s.t.Error(stderr)
+	}
+	// Who will be no root is none at once.
+	s.Write("hornetd.toml", bytes.ReplaceAll(before, []byte(`["dev", "root"]`), []byte(`["root"]`)))
+	stderr, exit = s.do("trust", s.statement("trust", "dev has left"), "root")
+	s.wantDone("a root less", stderr, exit)
+	stderr, exit = s.do("disarm", s.statement("disarm", "revenge"), "dev")
+	s.wantRefused("who is no root any more", stderr, exit, "is no root that is sealed")
+	// Put back, it is what is in force; that the other counts is withdrawn.
+	s.Write("hornetd.toml", before)
+	stderr, exit = s.do("trust", s.statement("trust", "not so"), "root")
+	s.wantDone("settings withdrawn", stderr, exit)
+	_, stderr, exit = s.Ctl("guard", "statement", "trust", "--reason", "x")
+	s.wantRefused("trust, and nothing is new", stderr, exit, "are what is sealed")
+	s.Write("hornetd.toml", bytes.ReplaceAll(before, []byte(`["dev", "root"]`), []byte(`["nobody"]`)))
+	_, stderr, exit = s.Ctl("guard", "statement", "trust", "--reason", "x")
+	s.wantRefused("nobody as root", stderr, exit, "nobody could end it")
+	s.Write("hornetd.toml", before)
+}

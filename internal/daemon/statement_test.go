@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/signing"
+)
+
+// A statement is good once, for what it is for, until it is too old, and until what
+// it was for has changed.
+func TestStatements(t *testing.T) {
+	now := time.Now()
+	var l statements
+	refused := func(what, text string, act api.GuardAct, now time.Time, like string) {
+		t.Helper()
+		s, err := l.find(text, act, now)
+		if err == nil {
+			err = l.use(s, now)
+		}
+		if err == nil || !strings.Contains(err.Error(), like) || remedy.Of(err) == "" {
+			t.Errorf("%s: %v (%s), want %q", what, err, remedy.Of(err), like)
+		}
+	}
+	s := &statement{act: api.ActDisarm, text: "a", until: now.Add(statementLife)}
+	l.give(s)
+	l.give(&statement{act: api.ActTrust, text: "b", until: now.Add(statementLife)})
+	refused("not given out", "c", api.ActDisarm, now, "not given it out")
+	refused("part of it", "", api.ActDisarm, now, "not given it out")
+	refused("another act", "b", api.ActDisarm, now, "it is for trust")
+	refused("too late", "a", api.ActDisarm, now.Add(statementLife+time.Second), "it was good until")
+	found, err := l.find("a", api.ActDisarm, now.Add(statementLife))
+	if err != nil || found != s {
+		t.Fatalf("%v, %v", found, err)
+	}
+	if err := l.use(s, now); err != nil {
+		t.Error(err)
+	}
+	refused("again", "a", api.ActDisarm, now, "used already")
+	for i := range mostStatements {
+		l.give(&statement{act: api.ActAudit, text: fmt.Sprint(i), until: now.Add(statementLife)})
+	}
+	refused("one too many ago", "b", api.ActTrust, now, "not given it out")
+	if _, err := l.find("0", api.ActAudit, now); err != nil {
+		t.Error(err)
+	}
+	l.forget()
+	refused("forgotten", "0", api.ActAudit, now, "not given it out")
+}
+
+// What root says for a reason or a file's name is in its line, and makes no other.
+func FuzzStatementText(f *testing.F) {
+	for _, reason := range []string{"why", "a\nact      audit", "\"\r\n", "\u2028\u202e", "\xff\x00\x1b[2J", strings.Repeat("é", 100)} {
+		f.Add(reason)
+	}
+	line := regexp.MustCompile(`^(act|reason|host|machine|boot|guard|until|nonce|) *[ -~]+$`)
+	f.Fuzz(func(t *testing.T, said string) {
+		s := &statement{act: api.ActDisarm, reason: said, until: time.Now()}
+		text := statementText(s, []string{"end it"}, guardPlace{said, "audit"})
+		rest, ok := strings.CutPrefix(text, signing.StatementHeader)
+		if !ok {
+			t.Fatalf("it begins otherwise: %q", text)
+		}
+		lines := strings.Split(rest, "\n")
+		if len(lines) != 12 || lines[1] != "" || lines[11] != "" {
+			t.Fatalf("%d lines:\n%s", len(lines), text)
+		}
+		for _, l := range lines[2:11] {
+			if !line.MatchString(l) {
+				t.Errorf("line %q", l)
+			}
+		}
+		if again := statementText(s, nil, guardPlace{}); again[strings.LastIndex(again, "nonce"):] == text[strings.LastIndex(text, "nonce"):] {
+			t.Error("the same nonce twice")
+		}
+	})
+}
+
+// What decides changes the settings' digest; what does not, does not; and the same
+// file says the same.
+func TestSettings(t *testing.T) {
+	base, err := config.Parse("f", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base.Digest = [32]byte{1}
+	same := func(c config.Config) bool {
+		for _, a := range settingsOf(base) {
+			for _, b := range settingsOf(c) {
+				if a == b {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	for text, want := range map[string]bool{
+		"[api]\nchanges_per_user = 3": true, "[log]\nlevel = 'warn'": true, "[limits]\nmaps = 4": true, "[guard]\nmode = 'off'": true,
+		"[paths]\ntrust = '/t'": false, "[trust]\nroots = ['a']": false, "[guard]\ndisarm = 'reboot'": false,
+		"[signers.a]\nattach = []": false, "[manifests]\nremoved = 'keep'": false, "[guard]\nallow = [{ cgroup = '/a', signals = true }]": false,
+	} {
+		c, err := config.Parse("f", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Digest = [32]byte{2}
+		if got := same(c); got != want {
+			t.Errorf("%q: the same: %v, want %v", text, got, want)
+		}
+		if c.Digest = base.Digest; !same(c) {
+			t.Errorf("%q: the same file says other things", text)
+		}
+	}
+}
