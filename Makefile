@@ -60,7 +60,7 @@ vm-arm64:
 	@scripts/vm-setup arm64 && CI=true go run ./internal/vmtest/cmd/vm -arch arm64 -matrix $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 guard-upgrades:
-	@$(VM) -v -timeout 4h $(if $(KERNEL),-kernel $(KERNEL)) -run 'TestKilledDuringUpgrades$$' ./lsm-module -args -guard.kills=$(or $(KILLS),200)
+	@$(VM) -v -cpus 1 -timeout 4h $(if $(KERNEL),-kernel $(KERNEL)) -run 'TestKilledDuringUpgrades$$' ./lsm-module -args -guard.kills=$(or $(KILLS),200)
 
 bench-guard:
 	@$(VM) -v -icount -timeout 30m $(if $(KERNEL),-kernel $(KERNEL)) -run '^$$' ./lsm-module -args -test.bench=Cost -test.benchtime=1x

@@ -27,7 +27,7 @@ type options struct {
 	verbose, shell, matrix     bool
 	uefi                       bool
 	counted                    bool
-	guests                     int
+	guests, cpus               int
 	timeout                    time.Duration
 	packages, args             []string // args: of the test binary
 }
@@ -43,6 +43,7 @@ func main() {
 	flag.BoolVar(&o.uefi, "uefi", false, "boot by Debian's UEFI firmware, whose key the kernel then has; not with -matrix")
 	flag.BoolVar(&o.matrix, "matrix", false, "the tests that need a kernel, on every kernel")
 	flag.IntVar(&o.guests, "guests", 0, "at most so many guests at once; 0 is what fits")
+	flag.IntVar(&o.cpus, "cpus", 0, "processors of the guest; 0 is 2. With one, the kernel patches no code that another executes, which emulation does not take well")
 	flag.BoolVar(&o.counted, "icount", false, "one processor, whose clock counts its instructions: one is a nanosecond")
 	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "of the tests of one package")
 	flag.Parse()
@@ -100,7 +101,7 @@ func (o *options) main(ctx context.Context) error {
 		return err
 	}
 	g.UEFI = o.uefi
-	g.Counted = o.counted
+	g.Counted, g.CPUs = o.counted, o.cpus
 	if o.shell {
 		g.Commands, g.Shell = nil, true
 		fmt.Printf("%s: test binaries are in /vm/bin, sources in /src; end with exit\n", k.Release)
