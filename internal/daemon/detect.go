@@ -159,9 +159,9 @@ func (l *listener) walk() error {
 	for _, id := range there {
 		if !l.seen[id] {
 			if own == nil {
-				beats := l.d.owner.beats.Load()
+				beats, idle := l.d.owner.beats.Load(), l.d.owner.idles()
 				own = l.ours()
-				if l.d.owner.busy() || len(l.d.owner.away()) > 0 || l.d.owner.beats.Load() != beats { // it may load it
+				if !idle || !l.d.owner.idles() || l.d.owner.beats.Load() != beats { // it may load it
 					l.next = time.Now().Add(walkSoon)
 					return nil
 				}
@@ -203,7 +203,7 @@ func (l *listener) ours() map[uint32]bool {
 // tell records a load, and tells of it. One without a process was not heard of.
 func (l *listener) tell(load progwatch.Load) {
 	p := programOf(load)
-	if p.gone && load.PID == 0 {
+	if p.gone && load.Boot == 0 {
 		return
 	}
 	rec := audit.Record{Phase: audit.Note, Verb: verbForeign, Reason: p.String(), Programs: []uint32{load.ID},

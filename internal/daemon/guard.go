@@ -237,14 +237,14 @@ func (d *Daemon) upgradeGuard(mode lsm.Mode, within time.Duration, sealed map[[3
 // guardConfig is what hornetd.toml says, opened; done closes it.
 func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config, done func(), err error) {
 	var open []*os.File
-	done = func() {
+	closeAll := func() {
 		for _, f := range open {
 			f.Close()
 		}
 	}
 	defer func() {
 		if err != nil {
-			done()
+			closeAll()
 		}
 	}()
 	mount, err := loader.CgroupMount()
@@ -282,7 +282,7 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 		}
 		c.Allow = append(c.Allow, id)
 	}
-	return c, done, nil
+	return c, closeAll, nil
 }
 
 // objects are those that the guard has not seen being made.

@@ -331,6 +331,13 @@ func (o *owner) busy() bool {
 	return o.held
 }
 
+// idles reports whether no job has begun that has not ended.
+func (o *owner) idles() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.held && len(o.aways) == 0
+}
+
 // interrupt takes no more jobs. One that runs ends at its next change.
 func (o *owner) interrupt() {
 	o.mu.Lock()
