@@ -138,7 +138,7 @@ func (h *home) giveUp(err error) {
 	h.room, h.why, h.most = nil, err.Error(), 0
 }
 
-// createMaps creates the maps of a plan there. It is called on the owner's thread,
+// createMaps creates the maps of a plan there. It is called on a thread of the owner's,
 // which outlives the process that makes them.
 func (h *home) createMaps(plan *loader.Plan, kept map[string]*ebpf.Map) (*loader.Maps, error) {
 	if h.room == nil {
@@ -220,13 +220,22 @@ func (d *Daemon) leave(b *built) {
 		return
 	}
 	for _, h := range slices.Backward(b.homes) {
-		switch now := d.collection(h.name); {
-		case now == h.beside:
+		now := d.collection(h.name)
+		if now.is(h.beside) || now != nil && now.most == 0 {
 			d.tell("cgroup", h.leave())
-		case now != nil:
+		}
+		if now != nil {
 			d.fit(now)
 		}
 	}
+}
+
+// is reports whether both are one load of one name, or both are none.
+func (c *collection) is(other *collection) bool {
+	if c == nil || other == nil {
+		return c == other
+	}
+	return c.record.LoadedAt.Equal(other.record.LoadedAt)
 }
 
 // fit has the limit of the cgroup of c, which runs since now, be that of c alone as soon

@@ -50,10 +50,10 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	var b *built
 	loaded := false
 	defer func() {
+		b.close() // from the commit on the pins hold it
 		if !loaded {
 			d.leave(b)
 		}
-		b.close() // from the commit on the pins hold it
 	}()
 	if who.UID == 0 {
 		b, err = d.make(p, kept, cache, func() error { d.owner.beat(); return nil })
@@ -297,7 +297,8 @@ func (b *built) origin() origin {
 
 // make makes the maps and has the kernel verify the programs and the manifest's tests
 // run them. It can be away from the owner's turn: what it knows is in its arguments,
-// and it asks d only for what never changes. step is called now and then and behind each
+// and of d it takes what never changes and the cgroup of the name, which others leave to
+// it (charge.go). step is called now and then and behind each
 // program, and ends it with an error. What it returns is to be closed also with an error.
 func (d *Daemon) make(p *prepared, kept map[string]*ebpf.Map, cache *btf.Cache, step func() error) (b *built, err error) {
 	b = &built{plan: p.plan}

@@ -242,7 +242,8 @@ type Room struct {
 
 // Room makes the cgroup of a collection, or enlarges the one that it has: for what the
 // collection may have there when it runs, in bytes, and for more than what is charged
-// now, while it is made beside what it takes the place of. Undo takes that back.
+// now, or than it might have been until now, while it is made beside what it takes the
+// place of. Undo takes that back.
 func (t *Tree) Room(name string, runs, more uint64) (_ *Room, err error) {
 	r := &Room{tree: t, name: name}
 	if r.Unit, err = t.bound(); err != nil {
@@ -272,6 +273,9 @@ func (r *Room) enlarge(runs, more uint64) error {
 		return err
 	}
 	r.Most = max(runs, now+more) + slack
+	if before, err := strconv.ParseUint(r.before, 10, 64); err == nil { // what runs may grow to that
+		r.Most = max(r.Most, before+more)
+	}
 	if err := write(filepath.Join(dir, "memory.max"), strconv.FormatUint(r.Most, 10)); err != nil {
 		return err
 	}
@@ -299,7 +303,7 @@ func bounds(dir string, f func(dir string, limit uint64) error) error {
 		for _, file := range []string{"memory.max", "memory.high"} {
 			n, has, err := read(filepath.Join(dir, file))
 			if errors.Is(err, fs.ErrNotExist) {
-				return nil // the root of the hierarchy has none
+				break // the controller is not handed on to it, but may be above; the root has none either
 			}
 			if err == nil && has {
 				err = f(dir, n)
@@ -307,6 +311,9 @@ func bounds(dir string, f func(dir string, limit uint64) error) error {
 			if err != nil {
 				return err
 			}
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "..", "cgroup.procs")); err != nil {
+			return nil // it was the root of the hierarchy
 		}
 	}
 }
@@ -384,12 +391,18 @@ func (r *Room) Join(pid int) error {
 	return write(filepath.Join(r.tree.of(r.name), "cgroup.procs"), strconv.Itoa(pid))
 }
 
-// Undo makes it as it was before; if it was removed meanwhile, it stays so.
+// Undo makes it as it was before; if it was removed meanwhile, it stays so. The limit is
+// not less than what is charged still, for which Tighten is: there is no process to kill.
 func (r *Room) Undo() error {
 	if r.before == "" {
 		return r.tree.Remove(r.name)
 	}
-	err := write(filepath.Join(r.tree.of(r.name), "memory.max"), r.before)
+	limit := r.before
+	if before, err := strconv.ParseUint(r.before, 10, 64); err == nil {
+		u, _ := r.tree.Usage(r.name)
+		limit = strconv.FormatUint(max(before, u.Bytes), 10)
+	}
+	err := write(filepath.Join(r.tree.of(r.name), "memory.max"), limit)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -182,6 +182,9 @@ func life(mount string) error {
 	if alone, err := t.Room("big", 4*size, size); err != nil || alone.Most != 4*size+slack {
 		return fmt.Errorf("%d, %v, where what runs may have more than both", alone.Most, err)
 	}
+	if less, err := t.Room("big", 0, 0); err != nil || less.Most < 4*size+slack {
+		return fmt.Errorf("%d, %v: what runs may grow less while another one is made", less.Most, err)
+	}
 	// What runs then may have its own, as soon as the first one is given back.
 	if over, err := t.Tighten("big", size); err != nil || !over {
 		return fmt.Errorf("over %t, %v, while both are charged", over, err)
@@ -275,9 +278,7 @@ func TestLimit(t *testing.T) {
 	top := t.TempDir()
 	slice := filepath.Join(top, "a.slice")
 	unit := filepath.Join(slice, "a.service")
-	if err := os.MkdirAll(unit, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	cgroups(t, slice, unit)
 	say := func(dir, most, high string) {
 		for file, text := range map[string]string{"memory.max": most, "memory.high": high} {
 			if err := os.WriteFile(filepath.Join(dir, file), []byte(text+"\n"), 0o644); err != nil {
@@ -309,15 +310,23 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// cgroups makes directories that look like cgroups, in this order.
+func cgroups(t *testing.T, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "cgroup.procs"), nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // What is left is what no bound of a cgroup or one above it takes away, less what hornetd
 // keeps; what the kernel can take back is none of it.
 func TestLeft(t *testing.T) {
 	const mib = 1 << 20
 	top := t.TempDir()
 	unit := filepath.Join(top, "a.slice/a.service")
-	if err := os.MkdirAll(unit, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	cgroups(t, filepath.Dir(unit), unit, filepath.Join(unit, "daemon")) // the controller is not handed on to the last
 	say := func(dir string, most, used, files uint64) {
 		text := "max"
 		if most > 0 {
@@ -344,8 +353,10 @@ func TestLeft(t *testing.T) {
 	} {
 		say(unit, tt.unit[0], tt.unit[1], tt.unit[2])
 		say(filepath.Dir(unit), tt.slice[0], tt.slice[1], tt.slice[2])
-		if n, ok, err := Left(top, "/a.slice/a.service"); n != tt.want || ok != tt.ok || err != nil {
-			t.Errorf("%+v: %d, %t, %v", tt, n, ok, err)
+		for _, own := range []string{"/a.slice/a.service", "/a.slice/a.service/daemon"} {
+			if n, ok, err := Left(top, own); n != tt.want || ok != tt.ok || err != nil {
+				t.Errorf("%+v: %s: %d, %t, %v", tt, own, n, ok, err)
+			}
 		}
 	}
 	if err := os.Remove(filepath.Join(unit, "memory.stat")); err != nil {
