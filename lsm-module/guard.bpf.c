@@ -643,8 +643,10 @@ static __always_inline int judge(int cmd, union bpf_attr *attr, _Bool kernel)
 	return refuse(&what);
 }
 
+/* Of an argument that is a bool the lowest byte is defined, and it is all that is looked at. */
+
 SEC("lsm/bpf")
-int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size, _Bool kernel)
+int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size, __u8 kernel)
 {
 	return judge(cmd, attr, kernel);
 }
@@ -659,7 +661,7 @@ int BPF_PROG(guard_bpf_old, int cmd, union bpf_attr *attr, unsigned int size)
 /* Behind the kernel's own look at the signature. What a program loads guard_bpf has
  * judged, and what is neither listed nor may be verified. */
 SEC("lsm/bpf_prog_load")
-int BPF_PROG(guard_load, struct bpf_prog *prog, union bpf_attr *attr, struct bpf_token *token, _Bool kernel)
+int BPF_PROG(guard_load, struct bpf_prog *prog, union bpf_attr *attr, struct bpf_token *token, __u8 kernel)
 {
 	struct what what = { .deed = DEED_BPF, .detail = BPF_PROG_LOAD, .reason = REASON_UNVERIFIED, .type = prog->type,
 			     .attach = prog->expected_attach_type, .name = prog->aux->name };
