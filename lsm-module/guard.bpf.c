@@ -548,7 +548,8 @@ static __always_inline _Bool verified(struct bpf_prog *prog)
 {
 	struct bpf_prog_aux *aux = BPF_CORE_READ(prog, aux);
 
-	if (!bpf_core_field_exists(aux->sig))
+	/* Each that is read: behind a look at another one the kernel refuses the program. */
+	if (!bpf_core_field_exists(aux->sig.verdict) || !bpf_core_field_exists(aux->sig.keyring_type))
 		return 0;
 	return BPF_CORE_READ(aux, sig.verdict) == BPF_SIG_VERIFIED && bit(state.keyrings, BPF_CORE_READ(aux, sig.keyring_type));
 }

@@ -211,17 +211,27 @@ func unused(kernel *btf.Spec, h hook) Missing {
 }
 
 // verdicts returns nil where the kernel tells of a program whether it has verified its
-// signature: struct bpf_prog_aux has it, since 7.2.
+// signature, and by which keyring: struct bpf_prog_aux has it, since 7.2.
 func verdicts(kernel *btf.Spec) error {
 	var aux *btf.Struct
 	if err := kernel.TypeByName("bpf_prog_aux", &aux); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(aux.Members, func(m btf.Member) bool { return m.Name == "sig" }) {
+	if sig, ok := member(aux, "sig").(*btf.Struct); ok && member(sig, "verdict") != nil && member(sig, "keyring_type") != nil {
 		return nil
 	}
 	return remedy.With(errors.New("guard: the kernel does not tell whether it has verified a program"),
 		"boot Linux 7.2 or later, or take kernel_signed out of [[guard.allow]]")
+}
+
+// member returns the type of one, without qualifiers and the like, or nil.
+func member(s *btf.Struct, name string) btf.Type {
+	for _, m := range s.Members {
+		if m.Name == name {
+			return btf.UnderlyingType(m.Type)
+		}
+	}
+	return nil
 }
 
 func since(h hook) string {

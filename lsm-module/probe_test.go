@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 
@@ -96,6 +97,8 @@ func TestChoose(t *testing.T) {
 		"no bpf_prog_load":               {changed{"bpf_prog_load": nil}, sigOf7_2, "guard_bpf guard_setattr", "", other},
 		"inode_setattr with one between": {with("inode_setattr", cIdmap, cInt, cDentry, cIattr), nil, "guard_bpf", "inode_setattr", asked},
 		"inode_setattr with one":         {with("inode_setattr", cDentry), nil, "guard_bpf", "inode_setattr", asked},
+		"sig without verdict":            {nil, []string{"keyring_type", "state"}, "guard_bpf guard_setattr", "", asked},
+		"sig without keyring_type":       {nil, []string{"keyring", "verdict"}, "guard_bpf guard_setattr", "", asked},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := choose(kernelTypes(t, tt.change, tt.sig))
@@ -156,4 +159,52 @@ func TestBoolArguments(t *testing.T) {
 			t.Errorf("%s: the first that is done with its fourth argument is %v", name, i)
 		}
 	}
+}
+
+// TestArmElsewhere: the programs load where the kernel's types tell less of signatures than
+// they read. What they ask for those of this kernel is answered from made-up ones.
+func TestArmElsewhere(t *testing.T) {
+	guestOnly(t)
+	for _, sig := range [][]string{nil, {"verdict"}, {"keyring_type"}, {"other"}, sigOf7_2} {
+		kernel, err := btf.LoadKernelSpec()
+		if err != nil {
+			t.Fatal(err)
+		}
+		use := choose(kernel).hooks
+		kernel = kernel.Copy()
+		changeSig(t, kernel, sig)
+		spec := spec(t)
+		for name := range spec.Programs {
+			if !slices.ContainsFunc(use, func(h hook) bool { return h.Program == name }) {
+				delete(spec.Programs, name)
+			}
+		}
+		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: kernel}})
+		if err != nil {
+			t.Errorf("sig with %v: %v", sig, err)
+			continue
+		}
+		coll.Close()
+	}
+}
+
+// changeSig makes what a program knows of its signature have these members; nil is no sig.
+func changeSig(t *testing.T, kernel *btf.Spec, members []string) {
+	t.Helper()
+	var aux *btf.Struct
+	if err := kernel.TypeByName("bpf_prog_aux", &aux); err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(aux.Members, func(m btf.Member) bool { return m.Name == "sig" })
+	if at >= 0 {
+		aux.Members = slices.Delete(aux.Members, at, at+1)
+	}
+	if members == nil {
+		return
+	}
+	s := &btf.Struct{Size: 8}
+	for i, name := range members {
+		s.Members = append(s.Members, btf.Member{Name: name, Type: cU8, Offset: btf.Bits(8 * i)})
+	}
+	aux.Members = append(aux.Members, btf.Member{Name: "sig", Type: s})
 }
