@@ -80,10 +80,11 @@ func build(dir string, n int, c Config, old *Guard) (_ *Guard, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("guard: %w", err)
 	}
-	use := choose(kernel).hooks
+	plan := choose(kernel)
+	use := plan.hooks
 	want, err := c.check(dir, len(use))
 	if err == nil && want.state.Keyrings != 0 {
-		err = verdicts(kernel)
+		err = plan.unverified
 	}
 	if err != nil {
 		return nil, err

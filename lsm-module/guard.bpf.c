@@ -548,7 +548,8 @@ static __always_inline _Bool verified(struct bpf_prog *prog)
 {
 	struct bpf_prog_aux *aux = BPF_CORE_READ(prog, aux);
 
-	if (!bpf_core_field_exists(aux->sig))
+	/* Each that is read: behind a look at another one the kernel refuses the program. */
+	if (!bpf_core_field_exists(aux->sig.verdict) || !bpf_core_field_exists(aux->sig.keyring_type))
 		return 0;
 	return BPF_CORE_READ(aux, sig.verdict) == BPF_SIG_VERIFIED && bit(state.keyrings, BPF_CORE_READ(aux, sig.keyring_type));
 }
@@ -643,8 +644,10 @@ static __always_inline int judge(int cmd, union bpf_attr *attr, _Bool kernel)
 	return refuse(&what);
 }
 
+/* Of an argument that is a bool the lowest byte is defined, and it is all that is looked at. */
+
 SEC("lsm/bpf")
-int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size, _Bool kernel)
+int BPF_PROG(guard_bpf, int cmd, union bpf_attr *attr, unsigned int size, __u8 kernel)
 {
 	return judge(cmd, attr, kernel);
 }
@@ -659,7 +662,7 @@ int BPF_PROG(guard_bpf_old, int cmd, union bpf_attr *attr, unsigned int size)
 /* Behind the kernel's own look at the signature. What a program loads guard_bpf has
  * judged, and what is neither listed nor may be verified. */
 SEC("lsm/bpf_prog_load")
-int BPF_PROG(guard_load, struct bpf_prog *prog, union bpf_attr *attr, struct bpf_token *token, _Bool kernel)
+int BPF_PROG(guard_load, struct bpf_prog *prog, union bpf_attr *attr, struct bpf_token *token, __u8 kernel)
 {
 	struct what what = { .deed = DEED_BPF, .detail = BPF_PROG_LOAD, .reason = REASON_UNVERIFIED, .type = prog->type,
 			     .attach = prog->expected_attach_type, .name = prog->aux->name };

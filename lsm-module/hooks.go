@@ -4,19 +4,20 @@ package lsm
 type hook struct {
 	Program string
 	Name    string // of the LSM hook: bpf_lsm_NAME takes arguments
-	Args    int    // how many of them there must be; 0 is any number
+	Args    string // what they must be, as C writes it, "..." for any others behind them; "" is any
 	Since   string // kernels that have it; "" is all from 6.1 on
 	For     string // what is open without it; "" is required
-	Verdict bool   // only where the kernel tells whether it has verified a program; nothing is open without it
+	Verdict bool   // only where the kernel tells whether it has verified a program; without it only kernel_signed is refused
 }
 
 // hooks are all of them, in the order in which they are attached: first what
-// makes hornetd known, so that nothing of its own is refused.
+// makes hornetd known, so that nothing of its own is refused. Of several for one LSM
+// hook, which stand together, the first whose arguments are the kernel's is used.
 var hooks = []hook{
 	{Program: "guard_exec", Name: "bprm_committed_creds"},
-	{Program: "guard_bpf", Name: "bpf", Args: 4},
-	{Program: "guard_bpf_old", Name: "bpf", Args: 3},
-	{Program: "guard_load", Name: "bpf_prog_load", Args: 4, Verdict: true},
+	{Program: "guard_bpf", Name: "bpf", Args: "int, union bpf_attr *, unsigned int, bool, ..."},
+	{Program: "guard_bpf_old", Name: "bpf", Args: "int, union bpf_attr *, unsigned int"},
+	{Program: "guard_load", Name: "bpf_prog_load", Args: "struct bpf_prog *, union bpf_attr *, struct bpf_token *, bool, ...", Verdict: true},
 	{Program: "guard_map", Name: "bpf_map"},
 	{Program: "guard_prog", Name: "bpf_prog"},
 
@@ -33,8 +34,8 @@ var hooks = []hook{
 	{Program: "guard_create", Name: "inode_create"},
 	{Program: "guard_mkdir", Name: "inode_mkdir"},
 	{Program: "guard_symlink", Name: "inode_symlink"},
-	{Program: "guard_setattr", Name: "inode_setattr", Args: 3},
-	{Program: "guard_setattr_old", Name: "inode_setattr", Args: 2},
+	{Program: "guard_setattr", Name: "inode_setattr", Args: "struct mnt_idmap *, struct dentry *, struct iattr *, ..."},
+	{Program: "guard_setattr_old", Name: "inode_setattr", Args: "struct dentry *, struct iattr *"},
 	{Program: "guard_umount", Name: "sb_umount"},
 	{Program: "guard_mount", Name: "sb_mount"},
 	{Program: "guard_move", Name: "move_mount"},

@@ -141,41 +141,97 @@ func nilMissing(err error) *Missing {
 type plan struct {
 	hooks         []hook
 	open, missing []Missing
+	unverified    error // why nothing can be allowed because the kernel has verified it, or nil
 }
 
 // choose decides on the kernel's own type information.
 func choose(kernel *btf.Spec) plan {
-	var p plan
+	p := plan{unverified: verdicts(kernel)}
 	for _, h := range hooks {
-		if h.Verdict && verdicts(kernel) != nil {
+		if p.uses(h.Name) || h.Verdict && p.unverified != nil {
 			continue
 		}
-		args, err := arguments(kernel, h.Name)
-		switch {
-		case err == nil && (h.Args == 0 || h.Args == args):
+		if args, err := arguments(kernel, h.Name); err == nil && h.takes(args) {
 			p.hooks = append(p.hooks, h)
-		case err == nil: // another program of this hook takes them
-		case h.For == "":
-			p.missing = append(p.missing, Missing{"hook " + h.Name, "the kernel's types have no bpf_lsm_" + h.Name, "boot a kernel from 6.1 on with CONFIG_BPF_LSM=y"})
-		default:
-			p.open = append(p.open, Missing{"hook " + h.Name, h.For, since(h)})
 		}
+	}
+	for i, h := range hooks {
+		if p.uses(h.Name) || i > 0 && hooks[i-1].Name == h.Name {
+			continue
+		}
+		m := unused(kernel, h)
+		switch {
+		case h.Verdict: // asked for by kernel_signed alone
+		case h.For == "":
+			p.missing = append(p.missing, m)
+		default:
+			p.open = append(p.open, Missing{m.What, h.For, since(h)})
+		}
+	}
+	if p.unverified == nil {
+		p.unverified = p.hears(kernel)
 	}
 	return p
 }
 
+// hears returns nil where the programs are used that let through what the kernel has
+// verified, and refuse what it has not: one counts on the other.
+func (p plan) hears(kernel *btf.Spec) error {
+	for _, h := range hooks {
+		if h.Program != "guard_bpf" && h.Program != "guard_load" || slices.Contains(p.hooks, h) {
+			continue
+		}
+		args, err := arguments(kernel, h.Name)
+		if err != nil {
+			args = err.Error()
+		}
+		return remedy.With(fmt.Errorf("guard: what the kernel has verified cannot be told from the rest: its hook %s has other arguments (%s) than %s takes (%s)", h.Name, args, h.Program, h.Args),
+			"take kernel_signed out of [[guard.allow]], or install a hornetd that knows this kernel")
+	}
+	return nil
+}
+
+func (p plan) uses(name string) bool {
+	return slices.ContainsFunc(p.hooks, func(h hook) bool { return h.Name == name })
+}
+
+// takes is about the arguments that the kernel gives, as arguments returns them.
+func (h hook) takes(args string) bool {
+	first, more := strings.CutSuffix(h.Args, ", ...")
+	return h.Args == "" || args == first || more && strings.HasPrefix(args, first+", ")
+}
+
+// unused says why a hook is not used: the kernel has not got it, or another one by its name.
+func unused(kernel *btf.Spec, h hook) Missing {
+	what := "hook " + h.Name
+	if args, err := arguments(kernel, h.Name); err == nil {
+		return Missing{what, fmt.Sprintf("the kernel's has arguments that this guard does not know (%s)", args), "install a hornetd that knows this kernel, or boot an older kernel"}
+	}
+	return Missing{what, "the kernel's types have no bpf_lsm_" + h.Name, "boot a kernel from 6.1 on with CONFIG_BPF_LSM=y"}
+}
+
 // verdicts returns nil where the kernel tells of a program whether it has verified its
-// signature: struct bpf_prog_aux has it, since 7.2.
+// signature, and by which keyring: struct bpf_prog_aux has it, since 7.2.
 func verdicts(kernel *btf.Spec) error {
 	var aux *btf.Struct
 	if err := kernel.TypeByName("bpf_prog_aux", &aux); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(aux.Members, func(m btf.Member) bool { return m.Name == "sig" }) {
+	if sig, ok := member(aux, "sig").(*btf.Struct); ok && member(sig, "verdict") != nil && member(sig, "keyring_type") != nil {
 		return nil
 	}
 	return remedy.With(errors.New("guard: the kernel does not tell whether it has verified a program"),
 		"boot Linux 7.2 or later, or take kernel_signed out of [[guard.allow]]")
+}
+
+// member returns the type of one, without qualifiers and the like, or nil.
+func member(s *btf.Struct, name string) btf.Type {
+	for _, m := range s.Members {
+		if m.Name == name {
+			return btf.UnderlyingType(m.Type)
+		}
+	}
+	return nil
 }
 
 func since(h hook) string {
@@ -185,15 +241,44 @@ func since(h hook) string {
 	return "boot Linux " + h.Since + " or later"
 }
 
-// arguments returns how many an LSM hook takes.
-func arguments(kernel *btf.Spec, hook string) (int, error) {
+// arguments returns the types of what an LSM hook takes, as C writes them: "struct dentry *, int".
+func arguments(kernel *btf.Spec, hook string) (string, error) {
 	var f *btf.Func
 	if err := kernel.TypeByName("bpf_lsm_"+hook, &f); err != nil {
-		return 0, err
+		return "", err
 	}
 	proto, ok := f.Type.(*btf.FuncProto)
 	if !ok {
-		return 0, fmt.Errorf("bpf_lsm_%s: a %T", hook, f.Type)
+		return "", fmt.Errorf("bpf_lsm_%s: a %T", hook, f.Type)
 	}
-	return len(proto.Params), nil
+	var args []string
+	for _, p := range proto.Params {
+		args = append(args, inC(p.Type))
+	}
+	return strings.Join(args, ", "), nil
+}
+
+// inC writes a type of an argument, without qualifiers and by what typedefs stand for.
+func inC(typ btf.Type) string {
+	switch t := btf.UnderlyingType(typ).(type) {
+	case *btf.Pointer:
+		return inC(t.Target) + " *"
+	case *btf.Struct:
+		return "struct " + t.Name
+	case *btf.Union:
+		return "union " + t.Name
+	case *btf.Fwd:
+		return t.Kind.String() + " " + t.Name
+	case *btf.Int:
+		if t.Encoding == btf.Bool { // compilers name it as they like
+			return "bool"
+		}
+		return t.Name
+	case *btf.Enum:
+		return "enum " + t.Name
+	case *btf.Void:
+		return "void"
+	default:
+		return fmt.Sprintf("%T", t)
+	}
 }
