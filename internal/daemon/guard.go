@@ -90,6 +90,11 @@ func (d *Daemon) guardDir() string { return filepath.Join(d.cfg.Paths.BPFFS, pin
 func (d *Daemon) startGuard() error {
 	want := d.cfg.Guard.Mode
 	g, err := lsm.Adopt(d.guardDir())
+	if errors.Is(err, lsm.ErrNotArmed) {
+		if elsewhere := d.guardElsewhere(); elsewhere != nil {
+			return elsewhere
+		}
+	}
 	switch {
 	case errors.Is(err, lsm.ErrNotArmed) && want == config.GuardOff:
 		return nil
