@@ -336,7 +336,8 @@ func (s signedHost) settings() {
 	stderr, exit = s.do("trust", s.statement("trust", "dev has left"), "root")
 	s.wantDone("a root less", stderr, exit)
 	stderr, exit = s.do("disarm", s.statement("disarm", "revenge"), "dev")
-	s.wantRefused("who is no root any more", stderr, exit, "is no root that is sealed")
+	s.wantRefused("who is no root any more", stderr, exit, "may sign this")
+	s.otherRoot(before)
 	// Put back, it is what is in force; that the other counts is withdrawn.
 	s.Write("hornetd.toml", before)
 	stderr, exit = s.do("trust", s.statement("trust", "not so"), "root")
@@ -347,6 +348,34 @@ func (s signedHost) settings() {
 	_, stderr, exit = s.Ctl("guard", "statement", "trust", "--reason", "x")
 	s.wantRefused("nobody as root", stderr, exit, "nobody could end it")
 	s.Write("hornetd.toml", before)
+}
+
+// otherRoot: who has become the only root is it at once, whatever hornetd.toml said when
+// hornetd started; or nobody could sign until a restart, and what fails then ends never.
+func (s signedHost) otherRoot(before []byte) {
+	s.t.Helper()
+	run(s.t, "openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-keyout", s.path("late.key"), "-out", s.path("late.pem"),
+		"-subj", "/CN=late", "-addext", "keyUsage=digitalSignature")
+	cert, err := os.ReadFile(s.path("late.pem"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.Write("trust.d/late.pem", cert)
+	s.Write("hornetd.toml", bytes.ReplaceAll(before, []byte(`["dev", "root"]`), []byte(`["late"]`)))
+	stderr, exit := s.do("trust", s.statement("trust", "another root"), "root")
+	s.wantDone("another root", stderr, exit)
+	if _, stderr, exit := s.Ctl("reload"); exit != 0 {
+		s.t.Error(stderr)
+	}
+	s.Write("hornetd.toml", before)
+	stderr, exit = s.do("trust", s.statement("trust", "as it was"), "late")
+	s.wantDone("signed by the other root", stderr, exit)
+	if err := os.Remove(filepath.Join(s.Trust, "late.pem")); err != nil {
+		s.t.Error(err)
+	}
+	if _, stderr, exit := s.Ctl("reload"); exit != 0 {
+		s.t.Error(stderr)
+	}
 }
 
 // TestGuardSignedElsewhere: whoever writes hornetd.toml and the trust store, and has the

@@ -332,7 +332,12 @@ func (d *Daemon) signedStatement(who Peer, req api.SignedRequest, now time.Time)
 	if err != nil {
 		return nil, signing.Signer{}, asSignature(err)
 	}
-	v, err := d.trusted().VerifyStatement([]byte(req.Statement), req.Signature, d.cfg.Trust.Roots)
+	trust := d.trusted()
+	roots := d.sealedRoots(trust)
+	if len(roots) == 0 {
+		return nil, signing.Signer{}, asSignature(remedy.With(errors.New("statement: no root that is sealed in the guard is in the trust store"), "put its key back, then hornetctl reload"))
+	}
+	v, err := trust.VerifyStatement([]byte(req.Statement), req.Signature, roots)
 	if err != nil {
 		return nil, signing.Signer{}, asSignature(err)
 	}
@@ -342,10 +347,20 @@ func (d *Daemon) signedStatement(who Peer, req api.SignedRequest, now time.Time)
 	if !sealed {
 		return nil, signing.Signer{}, asSignature(remedy.With(fmt.Errorf("statement: %s is no root that is sealed in the guard", signerText(v.Signer())), "have one sign it that was in [trust] roots when the guard was armed"))
 	}
-	if err := d.statements.use(s, now); err != nil {
-		return nil, signing.Signer{}, asSignature(err)
-	}
 	return s, v.Signer(), nil
+}
+
+// sealedRoots are the entries of a trust store whose statements count. What [trust] roots
+// said when hornetd started may not be what a root has signed since.
+func (d *Daemon) sealedRoots(trust *signing.Trust) (names []string) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, s := range trust.Signers() {
+		if d.seals.signed && d.seals.found[rootSeal(s)] == sealRoot {
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 // enrollSigned enrolls a file while it is what was signed.
