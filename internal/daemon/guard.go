@@ -206,10 +206,10 @@ func (d *Daemon) arm(mode lsm.Mode, within time.Duration) error {
 	if c.Sealed, err = d.sealing(); err != nil {
 		return err
 	}
-	d.statements.forget()
 	if d.guard.force, err = lsm.Arm(d.guardDir(), c); err != nil {
 		return err
 	}
+	d.statements.forget()
 	d.cannotGuard(nil)
 	d.detector.stop() // the guard tells
 	return errors.Join(d.readSeals(), d.hear())

@@ -78,15 +78,11 @@ func (l *statements) find(text string, act api.GuardAct, now time.Time) (*statem
 	return l.all[i], l.all[i].good(act, now)
 }
 
-// use is find that has it not be good again.
-func (l *statements) use(s *statement, now time.Time) error {
+// use has s not be good again.
+func (l *statements) use(s *statement) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := s.good(s.act, now); err != nil {
-		return err
-	}
 	s.used = true
-	return nil
 }
 
 func (s *statement) good(act api.GuardAct, now time.Time) error {
@@ -299,28 +295,42 @@ func (d *Daemon) toTrust(s *statement) ([]string, error) {
 	return means, nil
 }
 
-// Signed does what a root signed.
+// Signed does what a root signed. It is decided twice: at once, so that who waits has a
+// chance, and when its turn has come, as what was done meanwhile may be another's statement.
 func (d *Daemon) Signed(who Peer, req api.SignedRequest) (api.Guard, error) {
 	s, signer, err := d.signedStatement(who, req, time.Now())
 	if err != nil {
 		return api.Guard{}, d.refuse(who, verbGuard, "", err)
 	}
 	return d.changeGuard(who, fmt.Sprintf("%s: %s: signed by %s", s.act, s.reason, signerText(signer)), func() error {
-		if d.guard.force == nil {
-			return d.notInForce()
+		s, _, err := d.signedStatement(who, req, time.Now())
+		if err != nil {
+			return err
 		}
-		switch s.act {
-		case api.ActDisarm:
-			return d.setGuard(wish{mode: lsm.Off, signed: true})
-		case api.ActAudit:
-			return d.setGuard(wish{mode: lsm.Audit, signed: true})
-		case api.ActEnroll:
-			return d.enrollSigned(s)
-		case api.ActTrust:
-			return d.sealAnew(s.sealed)
+		if err := d.doSigned(s); err != nil {
+			return err // it is good for another time, when what was in the way is not there any more
 		}
-		return fmt.Errorf("guard: internal error: act %q", s.act)
+		d.statements.use(s)
+		return nil
 	})
+}
+
+// doSigned runs on the owner's thread.
+func (d *Daemon) doSigned(s *statement) error {
+	if d.guard.force == nil {
+		return d.notInForce()
+	}
+	switch s.act {
+	case api.ActDisarm:
+		return d.setGuard(wish{mode: lsm.Off, signed: true})
+	case api.ActAudit:
+		return d.setGuard(wish{mode: lsm.Audit, signed: true})
+	case api.ActEnroll:
+		return d.enrollSigned(s)
+	case api.ActTrust:
+		return d.sealAnew(s.sealed)
+	}
+	return fmt.Errorf("guard: internal error: act %q", s.act)
 }
 
 // signedStatement decides whether what a client brings is to be done.
@@ -393,6 +403,10 @@ func (d *Daemon) sealAnew(sealed map[[32]byte]uint32) error {
 	if s.Mode == lsm.Enforce && !s.Enforces {
 		return remedy.With(errors.New("guard: it has fallen back to audit"), "hornetctl guard enforce, then again")
 	}
-	d.statements.forget() // what they say of the trust store is not so any more
-	return d.upgradeGuard(s.Mode, s.Confirm, sealed)
+	was := d.guard.force
+	err = d.upgradeGuard(s.Mode, s.Confirm, sealed)
+	if d.guard.force != was {
+		d.statements.forget() // what they say of the trust store is not so any more
+	}
+	return err
 }
