@@ -338,6 +338,7 @@ func (s signedHost) settings() {
 	stderr, exit = s.do("disarm", s.statement("disarm", "revenge"), "dev")
 	s.wantRefused("who is no root any more", stderr, exit, "may sign this")
 	s.otherRoot(before)
+	s.otherStore(before)
 	// Put back, it is what is in force; that the other counts is withdrawn.
 	s.Write("hornetd.toml", before)
 	stderr, exit = s.do("trust", s.statement("trust", "not so"), "root")
@@ -376,6 +377,27 @@ func (s signedHost) otherRoot(before []byte) {
 	if _, stderr, exit := s.Ctl("reload"); exit != 0 {
 		s.t.Error(stderr)
 	}
+}
+
+// otherStore: what is signed for another directory of keys is of what is in that.
+func (s signedHost) otherStore(before []byte) {
+	s.t.Helper()
+	if err := os.Mkdir(filepath.Join(s.Dir, "other.d"), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	for name, from := range map[string]string{"root.pem": "root.pem", "other.pem": "late.pem"} {
+		cert, err := os.ReadFile(s.path(from))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.Write("other.d/"+name, cert)
+	}
+	s.Write("hornetd.toml", bytes.ReplaceAll(before, []byte("trust.d"), []byte("other.d")))
+	text, err := os.ReadFile(s.statement("trust", "another store"))
+	if err != nil || !bytes.Contains(text, []byte(`key "other"`)) {
+		s.t.Errorf("%v: it does not say what is in the other store:\n%s", err, text)
+	}
+	s.Write("hornetd.toml", before)
 }
 
 // TestGuardSignedElsewhere: whoever writes hornetd.toml and the trust store, and has the

@@ -239,11 +239,11 @@ func digestOf(f *os.File) (sum [32]byte, err error) {
 // toTrust says what of the trust store and hornetd.toml, as they are on disk, is not
 // sealed yet, and notes what is to be.
 func (d *Daemon) toTrust(s *statement) ([]string, error) {
-	trust, err := d.readStore()
+	cfg, err := config.Read(d.cfg.File)
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := config.Read(d.cfg.File)
+	trust, err := readStore(cfg.Paths.Trust) // which may be another from the next start on
 	if err != nil {
 		return nil, err
 	}
