@@ -339,6 +339,10 @@ func (s signedHost) settings() {
 	s.wantRefused("who is no root any more", stderr, exit, "may sign this")
 	s.otherRoot(before)
 	s.otherStore(before)
+	s.Write("hornetd.toml", append([]byte("# another file\n"), before...))
+	if text, err := os.ReadFile(s.statement("trust", "a comment")); err != nil || !bytes.Contains(text, []byte("is another file that says the same")) {
+		s.t.Errorf("%v: it says nothing of the other file:\n%s", err, text)
+	}
 	// Put back, it is what is in force; that the other counts is withdrawn.
 	s.Write("hornetd.toml", before)
 	stderr, exit = s.do("trust", s.statement("trust", "not so"), "root")
@@ -444,12 +448,14 @@ func TestGuardSignedElsewhere(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			s.Write("hornetd.toml", before)
+			s.Write("hornetd.toml", append(bytes.Clone(before), "\n[log]\nlevel = \"warn\"\n"...)) // says the same
 			log := s.fromInit()
 			if g := s.mode(); g.Mode != mode || g.Disarm != "signed" {
 				t.Fatalf("guard %+v: %s", g, log)
 			}
-			stderr, exit := s.do("disarm", s.statement("disarm", "the test ends"), "dev")
+			_, stderr, exit := s.Ctl("guard", "statement", "trust", "--reason", "x")
+			s.wantRefused("trust, and nothing is new", stderr, exit, "are what is sealed")
+			stderr, exit = s.do("disarm", s.statement("disarm", "the test ends"), "dev")
 			s.wantDone("disarm", stderr, exit)
 		})
 	}

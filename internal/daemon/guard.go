@@ -59,6 +59,7 @@ type guardian struct {
 type seals struct {
 	armed  bool // there is one, and it is this process's to change
 	same   bool // it was armed with what hornetd.toml says now
+	whole  bool // and every digest of that is sealed
 	next   bool // a root signed what hornetd.toml says now
 	strict bool // root's word neither ends it nor makes it weaker
 	signed bool // but what a root signed does
@@ -166,7 +167,7 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 		mode, within = modeOf(want), d.cfg.Guard.Confirm
 	}
 	switch {
-	case !s.Current && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
+	case (!s.Current || !d.seals.whole) && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
 		err = d.upgradeGuard(mode, within, nil)
 	case mode != s.Mode:
 		err = d.guard.force.SetMode(mode, within)

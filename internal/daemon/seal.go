@@ -105,7 +105,9 @@ func (d *Daemon) readSeals() error {
 		return err
 	}
 	s := seals{armed: true, strict: found[rebootOnly] == sealReboot, signed: found[signedToo] == sealSigned, found: found}
+	s.whole = true
 	for _, sum := range settingsOf(d.cfg) {
+		s.whole = s.whole && found[sum] == sealSettings
 		s.same = s.same || found[sum] == sealSettings
 		s.next = s.next || found[sum] == sealNext
 	}

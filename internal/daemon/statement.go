@@ -272,10 +272,14 @@ func (d *Daemon) toTrust(s *statement) ([]string, error) {
 	if gone := count(d.seals.found, sealKey) - kept; gone > 0 {
 		means = append(means, fmt.Sprintf("and %d keys or certificates that are not there any more not count again", gone))
 	}
-	was := uint32(0)
+	was, whole := uint32(0), true
 	for _, sum := range settingsOf(cfg) {
 		was = max(was, d.seals.found[sum])
+		whole = whole && d.seals.found[sum] != 0
 		s.sealed[sum] = sealNext
+	}
+	if was != 0 && !whole { // a hornetd that has more settings knows it by its digest alone
+		means = append(means, fmt.Sprintf("hornetd.toml %s, SHA-256 %x, is another file that says the same", strconv.QuoteToASCII(cfg.File), cfg.Digest))
 	}
 	switch {
 	case was == 0:
