@@ -31,13 +31,12 @@ type signedHost struct {
 func guardSigned(t *testing.T, mode api.GuardMode) signedHost {
 	t.Helper()
 	testenv.NoLeaks(t)
-	own, err := os.ReadFile("/proc/self/cgroup")
+	own, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, cgroup, _ := strings.Cut(strings.TrimSpace(string(own)), "::")
 	// The test may end hornetd.
-	h, _ := guarded(t, mode, fmt.Sprintf("disarm = \"signed\"\nallow = [{ cgroup = %q, signals = true }]\n", cgroup)+"[trust]\nroots = [\"dev\", \"root\"]\n")
+	h, _ := guarded(t, mode, fmt.Sprintf("disarm = \"signed\"\nallow = [{ executable = %q, signals = true }]\n", own)+"[trust]\nroots = [\"dev\", \"root\"]\n")
 	// dev is a root, and as its only key sealed: root comes by a statement that dev signs.
 	s := signedHost{h, t, t.TempDir()}
 	run(t, "openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-keyout", s.path("root.key"), "-out", s.path("root.pem"),
@@ -303,14 +302,23 @@ func (s signedHost) enrolls() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	file := s.write("next", program)
-	statement := s.statement("enroll", "an update", file)
-	if err := os.Rename(s.write("evil", append(bytes.Clone(program), 'x')), file); err != nil {
-		s.t.Fatal(err)
+	_, stderr, exit := s.Ctl("guard", "statement", "enroll", s.write("afar", program), "--reason", "an update")
+	s.wantRefused("another file system", stderr, exit, "on another file system than hornetd")
+	file := testdaemon.Binary(s.t, "hornetd") + ".next" // on its file system
+	s.t.Cleanup(func() { os.Remove(file) })
+	install := func(b []byte) {
+		s.t.Helper()
+		os.Remove(file)
+		if err := os.WriteFile(file, b, 0o755); err != nil {
+			s.t.Fatal(err)
+		}
 	}
-	stderr, exit := s.do("enroll", statement, "root")
+	install(program)
+	statement := s.statement("enroll", "an update", file)
+	install(append(bytes.Clone(program), 'x'))
+	stderr, exit = s.do("enroll", statement, "root")
 	s.wantRefused("another file", stderr, exit, "was signed")
-	s.write("next", program)
+	install(program)
 	stderr, exit = s.do("enroll", statement, "root") // nothing was done with it
 	s.wantDone("enroll", stderr, exit)
 	stderr, exit = s.do("enroll", statement, "root")

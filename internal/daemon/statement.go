@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -37,12 +39,22 @@ type statement struct {
 	act    api.GuardAct
 	reason string
 	text   string
-	until  time.Time // by the monotonic clock: nobody sets that
+	until  time.Time     // as is said
+	ends   time.Duration // as counts: since boot, by a clock that nobody sets and that goes on while the machine sleeps
 	used   bool
 
 	sealed map[[32]byte]uint32 // act trust: what is to be sealed
 	file   string              // act enroll, and the file's SHA-256
 	digest [32]byte
+}
+
+// sinceBoot counts while the machine sleeps, too.
+func sinceBoot() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, fmt.Errorf("guard: clock: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
 }
 
 // statements are those that were given out, the oldest first.
@@ -68,12 +80,12 @@ func (l *statements) forget() {
 }
 
 // find returns the one that says text, if it is good at now, and for act.
-func (l *statements) find(text string, act api.GuardAct, now time.Time) (*statement, error) {
+func (l *statements) find(text string, act api.GuardAct, now time.Duration) (*statement, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := slices.IndexFunc(l.all, func(s *statement) bool { return s.text == text })
 	if i < 0 {
-		return nil, remedy.With(errors.New("statement: this hornetd has not given it out since its start, or what it was for has changed"), "ask it for one: hornetctl guard statement %s", act)
+		return nil, remedy.With(errors.New("statement: this hornetd has not given it out since its start, or what it was for has changed"), "ask it for one: %s", asking(act, "FILE"))
 	}
 	return l.all[i], l.all[i].good(act, now)
 }
@@ -85,16 +97,25 @@ func (l *statements) use(s *statement) {
 	s.used = true
 }
 
-func (s *statement) good(act api.GuardAct, now time.Time) error {
+// asking is the command that asks for a statement.
+func asking(act api.GuardAct, file string) string {
+	command := "hornetctl guard statement " + string(act)
+	if act == api.ActEnroll {
+		command += " " + file
+	}
+	return command + " --reason TEXT"
+}
+
+func (s *statement) good(act api.GuardAct, now time.Duration) error {
 	again := func(format string, args ...any) error {
-		return remedy.With(fmt.Errorf("statement: "+format, args...), "ask for another: hornetctl guard statement %s", act)
+		return remedy.With(fmt.Errorf("statement: "+format, args...), "ask for another: %s", asking(act, "FILE"))
 	}
 	switch {
 	case s.act != act:
 		return again("it is for %s, not for %s", s.act, act)
 	case s.used:
 		return again("it was used already")
-	case now.After(s.until):
+	case now > s.ends:
 		return again("it was good until %s", s.until.UTC().Format(time.RFC3339))
 	}
 	return nil
@@ -111,7 +132,7 @@ func (d *Daemon) Statement(who Peer, req api.StatementRequest) (api.Statement, e
 	}
 	var s *statement
 	err = d.owner.do(func() (err error) {
-		s, err = d.newStatement(req, time.Now())
+		s, err = d.newStatement(req)
 		return err
 	})
 	if err != nil {
@@ -143,7 +164,7 @@ func checkAct(act api.GuardAct) error {
 }
 
 // newStatement runs on the owner's thread.
-func (d *Daemon) newStatement(req api.StatementRequest, now time.Time) (*statement, error) {
+func (d *Daemon) newStatement(req api.StatementRequest) (*statement, error) {
 	switch {
 	case d.guard.force == nil:
 		return nil, d.notInForce()
@@ -152,9 +173,12 @@ func (d *Daemon) newStatement(req api.StatementRequest, now time.Time) (*stateme
 	case !d.seals.signed:
 		return nil, d.errSealed("no signature counts")
 	}
-	s := &statement{act: req.Act, reason: req.Reason, until: now.Add(statementLife)}
+	now, err := sinceBoot()
+	if err != nil {
+		return nil, err
+	}
+	s := &statement{act: req.Act, reason: req.Reason, until: time.Now().Add(statementLife), ends: now + statementLife}
 	var means []string
-	var err error
 	switch req.Act {
 	case api.ActDisarm:
 		means = []string{"end the guard: whoever is root on this host loads eBPF as they like"}
@@ -215,12 +239,30 @@ func (s *statement) toEnroll(file string) ([]string, error) {
 		return nil, notExecutable(err)
 	}
 	defer f.Close()
+	if err := besideOurs(f); err != nil {
+		return nil, err
+	}
 	if s.digest, err = digestOf(f); err != nil {
 		return nil, notExecutable(err)
 	}
 	s.file = file
 	return []string{"have this executable be hornetd where systemd starts it as such",
 		fmt.Sprintf("file %s, SHA-256 %x", strconv.QuoteToASCII(file), s.digest)}, nil
+}
+
+// besideOurs refuses a file that is on another file system than hornetd's own executable:
+// one that root serves (FUSE, an image) has other contents for whoever executes it than
+// for whoever asks for the digest.
+func besideOurs(f *os.File) error {
+	var own, other unix.Stat_t
+	if err := errors.Join(unix.Stat("/proc/self/exe", &own), unix.Fstat(int(f.Fd()), &other)); err != nil {
+		return notExecutable(err)
+	}
+	if own.Dev == other.Dev {
+		return nil
+	}
+	exe, _ := os.Readlink("/proc/self/exe")
+	return remedy.With(fmt.Errorf("guard: enroll: %s: it is on another file system than hornetd", f.Name()), "install it beside %s", exe)
 }
 
 func notExecutable(err error) error {
@@ -302,12 +344,12 @@ func (d *Daemon) toTrust(s *statement) ([]string, error) {
 // Signed does what a root signed. It is decided twice: at once, so that who waits has a
 // chance, and when its turn has come, as what was done meanwhile may be another's statement.
 func (d *Daemon) Signed(who Peer, req api.SignedRequest) (api.Guard, error) {
-	s, signer, err := d.signedStatement(who, req, time.Now())
+	s, signer, err := d.signedStatement(who, req)
 	if err != nil {
 		return api.Guard{}, d.refuse(who, verbGuard, "", err)
 	}
 	return d.changeGuard(who, fmt.Sprintf("%s: %s: signed by %s", s.act, s.reason, signerText(signer)), func() error {
-		s, _, err := d.signedStatement(who, req, time.Now())
+		s, _, err := d.signedStatement(who, req)
 		if err != nil {
 			return err
 		}
@@ -338,8 +380,12 @@ func (d *Daemon) doSigned(s *statement) error {
 }
 
 // signedStatement decides whether what a client brings is to be done.
-func (d *Daemon) signedStatement(who Peer, req api.SignedRequest, now time.Time) (*statement, signing.Signer, error) {
+func (d *Daemon) signedStatement(who Peer, req api.SignedRequest) (*statement, signing.Signer, error) {
 	if err := errors.Join(rootOnly(who, "guard signed"), checkAct(req.Act)); err != nil {
+		return nil, signing.Signer{}, err
+	}
+	now, err := sinceBoot()
+	if err != nil {
 		return nil, signing.Signer{}, err
 	}
 	s, err := d.statements.find(req.Statement, req.Act, now)
@@ -377,8 +423,16 @@ func (d *Daemon) sealedRoots(trust *signing.Trust) (names []string) {
 	return names
 }
 
-// enrollSigned enrolls a file while it is what was signed.
+// enrollSigned enrolls a file while it is what was signed. A guard of an older build may
+// not know to wait with it until that is certain.
 func (d *Daemon) enrollSigned(s *statement) error {
+	status, err := d.guard.force.Status()
+	if err != nil {
+		return err
+	}
+	if !status.Current {
+		return remedy.With(errors.New("guard: enroll: what is in force is of another build of hornetd"), "hornetctl guard %s, then again", status.Mode)
+	}
 	f, err := openExecutable(s.file)
 	if err != nil {
 		return notExecutable(err)
@@ -387,8 +441,11 @@ func (d *Daemon) enrollSigned(s *statement) error {
 	same := func() error {
 		sum, err := digestOf(f)
 		if err == nil && sum != s.digest {
-			err = remedy.With(fmt.Errorf("guard: enroll: %s: its SHA-256 is %x, and %x was signed", s.file, sum, s.digest), "put back what it was, or have this signed: hornetctl guard statement enroll %s", s.file)
+			err = remedy.With(fmt.Errorf("guard: enroll: %s: its SHA-256 is %x, and %x was signed", s.file, sum, s.digest), "put back what it was, or have this signed: %s", asking(api.ActEnroll, s.file))
 		}
+		return err
+	}
+	if err := besideOurs(f); err != nil {
 		return err
 	}
 	if err := same(); err != nil { // before anything of the guard's is touched
