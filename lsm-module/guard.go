@@ -114,12 +114,22 @@ func status(m *ebpf.Map, set string) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	out := Status{Mode: s.Mode, Hooks: inForce, Current: s.Object == objectSum, Calls: s.Calls, Refused: s.Refused, Lost: s.Lost, Suppressed: s.Suppressed}
+	out, err := statusOf(s)
+	if err != nil {
+		return Status{}, err
+	}
+	out.Hooks = inForce
 	for _, h := range hooks {
 		if h.For != "" && !slices.Contains(out.Hooks, h.Program) {
 			out.Open = append(out.Open, h.For)
 		}
 	}
+	return out, nil
+}
+
+// statusOf is what the state says, which knows nothing of hooks.
+func statusOf(s *state) (Status, error) {
+	out := Status{Mode: s.Mode, Current: s.Object == objectSum, Calls: s.Calls, Refused: s.Refused, Lost: s.Lost, Suppressed: s.Suppressed}
 	now, err := bootClock()
 	if err != nil {
 		return Status{}, err

@@ -601,6 +601,35 @@ func TestInventory(t *testing.T) {
 	}
 }
 
+// A guard is found by what the kernel has, with what is sealed in it, until it is ended.
+func TestInForce(t *testing.T) {
+	seal := map[[32]byte]uint32{{1, 2, 3}: 7}
+	g := arm(t, func(c *Config) { c.Mode, c.ConfirmWithin, c.Sealed = Audit, 0, seal })
+	find := func() (all []Found) {
+		t.Helper()
+		all, err := InForce()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(all, func(f Found) bool { return f.Sealed[[32]byte{1, 2, 3}] != 7 })
+	}
+	if all := find(); len(all) != 1 || all[0].Mode != Audit || all[0].Enforces {
+		t.Errorf("found %+v", all)
+	}
+	if err := g.SetMode(Enforce, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if all := find(); len(all) != 1 || all[0].Mode != Enforce || !all[0].Enforces {
+		t.Errorf("enforcing, found %+v", all)
+	}
+	if err := g.Disarm(); err != nil {
+		t.Fatal(err)
+	}
+	if all := find(); len(all) != 0 {
+		t.Errorf("disarmed, found %+v", all)
+	}
+}
+
 // Frozen: nobody writes what the guard decides by, hornetd neither.
 func TestMapsAreFrozen(t *testing.T) {
 	g := arm(t, func(c *Config) { c.Sealed = map[[32]byte]uint32{{1, 2, 3}: 7} })

@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -24,10 +28,15 @@ type signedHost struct {
 	dir string // with root.key, root.pem
 }
 
-func guardSigned(t *testing.T) signedHost {
+func guardSigned(t *testing.T, mode api.GuardMode) signedHost {
 	t.Helper()
 	testenv.NoLeaks(t)
-	h, _ := guarded(t, api.GuardAudit, "disarm = \"signed\"\n[trust]\nroots = [\"dev\", \"root\"]\n")
+	own, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The test may end hornetd.
+	h, _ := guarded(t, mode, fmt.Sprintf("disarm = \"signed\"\nallow = [{ executable = %q, signals = true }]\n", own)+"[trust]\nroots = [\"dev\", \"root\"]\n")
 	// dev is a root, and as its only key sealed: root comes by a statement that dev signs.
 	s := signedHost{h, t, t.TempDir()}
 	run(t, "openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-keyout", s.path("root.key"), "-out", s.path("root.pem"),
@@ -118,7 +127,7 @@ func (s signedHost) mode() api.Guard {
 // nothing, enrolls nothing and has no other key count; what a sealed root signed does,
 // once.
 func TestGuardSigned(t *testing.T) {
-	s := guardSigned(t)
+	s := guardSigned(t, api.GuardAudit)
 	for _, args := range [][]string{{"disarm", "--reason", "why not"}, {"enroll", "/bin/true"}} {
 		_, stderr, exit := s.Ctl(append([]string{"guard"}, args...)...)
 		s.wantRefused(args[0], stderr, exit, "a root's signature")
@@ -293,18 +302,27 @@ func (s signedHost) enrolls() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	file := s.write("next", program)
-	statement := s.statement("enroll", "an update", file)
-	if err := os.Rename(s.write("evil", append(bytes.Clone(program), 'x')), file); err != nil {
-		s.t.Fatal(err)
+	_, stderr, exit := s.Ctl("guard", "statement", "enroll", s.write("afar", program), "--reason", "an update")
+	s.wantRefused("another file system", stderr, exit, "on another file system than hornetd")
+	file := testdaemon.Binary(s.t, "hornetd") + ".next" // on its file system
+	s.t.Cleanup(func() { os.Remove(file) })
+	install := func(b []byte) {
+		s.t.Helper()
+		os.Remove(file)
+		if err := os.WriteFile(file, b, 0o755); err != nil {
+			s.t.Fatal(err)
+		}
 	}
-	stderr, exit := s.do("enroll", statement, "root")
+	install(program)
+	statement := s.statement("enroll", "an update", file)
+	install(append(bytes.Clone(program), 'x'))
+	stderr, exit = s.do("enroll", statement, "root")
 	s.wantRefused("another file", stderr, exit, "was signed")
-	s.write("next", program)
+	install(program)
+	stderr, exit = s.do("enroll", statement, "root") // nothing was done with it
+	s.wantDone("enroll", stderr, exit)
 	stderr, exit = s.do("enroll", statement, "root")
 	s.wantRefused("enroll again", stderr, exit, "used already")
-	stderr, exit = s.do("enroll", s.statement("enroll", "an update", file), "root")
-	s.wantDone("enroll", stderr, exit)
 }
 
 // settings: hornetd.toml counts at the next start, and what runs now is as it was.
@@ -326,7 +344,13 @@ func (s signedHost) settings() {
 	stderr, exit = s.do("trust", s.statement("trust", "dev has left"), "root")
 	s.wantDone("a root less", stderr, exit)
 	stderr, exit = s.do("disarm", s.statement("disarm", "revenge"), "dev")
-	s.wantRefused("who is no root any more", stderr, exit, "is no root that is sealed")
+	s.wantRefused("who is no root any more", stderr, exit, "may sign this")
+	s.otherRoot(before)
+	s.otherStore(before)
+	s.Write("hornetd.toml", append([]byte("# another file\n"), before...))
+	if text, err := os.ReadFile(s.statement("trust", "a comment")); err != nil || !bytes.Contains(text, []byte("is another file that says the same")) {
+		s.t.Errorf("%v: it says nothing of the other file:\n%s", err, text)
+	}
 	// Put back, it is what is in force; that the other counts is withdrawn.
 	s.Write("hornetd.toml", before)
 	stderr, exit = s.do("trust", s.statement("trust", "not so"), "root")
@@ -337,4 +361,160 @@ func (s signedHost) settings() {
 	_, stderr, exit = s.Ctl("guard", "statement", "trust", "--reason", "x")
 	s.wantRefused("nobody as root", stderr, exit, "nobody could end it")
 	s.Write("hornetd.toml", before)
+}
+
+// otherRoot: who has become the only root is it at once, whatever hornetd.toml said when
+// hornetd started; or nobody could sign until a restart, and what fails then ends never.
+func (s signedHost) otherRoot(before []byte) {
+	s.t.Helper()
+	run(s.t, "openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-keyout", s.path("late.key"), "-out", s.path("late.pem"),
+		"-subj", "/CN=late", "-addext", "keyUsage=digitalSignature")
+	cert, err := os.ReadFile(s.path("late.pem"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.Write("trust.d/late.pem", cert)
+	s.Write("hornetd.toml", bytes.ReplaceAll(before, []byte(`["dev", "root"]`), []byte(`["late"]`)))
+	stderr, exit := s.do("trust", s.statement("trust", "another root"), "root")
+	s.wantDone("another root", stderr, exit)
+	if _, stderr, exit := s.Ctl("reload"); exit != 0 {
+		s.t.Error(stderr)
+	}
+	s.Write("hornetd.toml", before)
+	stderr, exit = s.do("trust", s.statement("trust", "as it was"), "late")
+	s.wantDone("signed by the other root", stderr, exit)
+	if err := os.Remove(filepath.Join(s.Trust, "late.pem")); err != nil {
+		s.t.Error(err)
+	}
+	if _, stderr, exit := s.Ctl("reload"); exit != 0 {
+		s.t.Error(stderr)
+	}
+}
+
+// otherStore: what is signed for another directory of keys is of what is in that.
+func (s signedHost) otherStore(before []byte) {
+	s.t.Helper()
+	if err := os.Mkdir(filepath.Join(s.Dir, "other.d"), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	for name, from := range map[string]string{"root.pem": "root.pem", "other.pem": "late.pem"} {
+		cert, err := os.ReadFile(s.path(from))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.Write("other.d/"+name, cert)
+	}
+	s.Write("hornetd.toml", bytes.ReplaceAll(before, []byte("trust.d"), []byte("other.d")))
+	text, err := os.ReadFile(s.statement("trust", "another store"))
+	if err != nil || !bytes.Contains(text, []byte(`key "other"`)) {
+		s.t.Errorf("%v: it does not say what is in the other store:\n%s", err, text)
+	}
+	s.Write("hornetd.toml", before)
+}
+
+// TestGuardSignedElsewhere: whoever writes hornetd.toml and the trust store, and has the
+// first process start hornetd with another bpffs, as a hornetd that the guard knows, has
+// nothing loaded with it.
+func TestGuardSignedElsewhere(t *testing.T) {
+	for _, mode := range []api.GuardMode{api.GuardAudit, api.GuardEnforce} {
+		t.Run(string(mode), func(t *testing.T) {
+			s := guardSigned(t, mode)
+			before, err := os.ReadFile(s.Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key, cert, err := signing.Keygen("stranger", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			object := example(t, "conn-count/conn_count.bpf.o")
+			s.write("stranger.key", key)
+			s.write("stranger.pem", cert)
+			signature, err := os.ReadFile(s.sign(s.write("evil.o", object), "stranger"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Stop()
+			evil := testenv.BPFFS(t)
+			settings := strings.NewReplacer(fmt.Sprintf("bpffs = %q", s.BPFFS), fmt.Sprintf("bpffs = %q", evil), `disarm = "signed"`, `mode = "off"`).Replace(string(before))
+			s.Write("hornetd.toml", []byte(settings))
+			s.Write("trust.d/stranger.pem", cert)
+			s.Write("hornet.d/evil.o", object)
+			s.Write("hornet.d/evil.o.p7s", signature)
+			s.Manifest("evil", "[object]\npath = \"evil.o\"\n")
+			const why = "that is not pinned in "
+			if log := s.fromInit(); !strings.Contains(log, why+evil) {
+				t.Errorf("with another bpffs: %s", log)
+			}
+			if names, err := os.ReadDir(evil); err != nil || len(names) > 1 { // the store's lock
+				t.Errorf("%v: there are %v", err, names)
+			}
+
+			// As it was, it starts, and a root ends the guard.
+			for _, name := range []string{"trust.d/stranger.pem", "hornet.d/evil.o", "hornet.d/evil.o.p7s", "hornet.d/evil.toml"} {
+				if err := os.Remove(filepath.Join(s.Dir, name)); err != nil {
+					t.Error(err)
+				}
+			}
+			s.Write("hornetd.toml", append(bytes.Clone(before), "\n[log]\nlevel = \"warn\"\n"...)) // says the same
+			log := s.fromInit()
+			if g := s.mode(); g.Mode != mode || g.Disarm != "signed" {
+				t.Fatalf("guard %+v: %s", g, log)
+			}
+			_, stderr, exit := s.Ctl("guard", "statement", "trust", "--reason", "x")
+			s.wantRefused("trust, and nothing is new", stderr, exit, "are what is sealed")
+			stderr, exit = s.do("disarm", s.statement("disarm", "the test ends"), "dev")
+			s.wantDone("disarm", stderr, exit)
+		})
+	}
+}
+
+// fromInit has the first process be the parent of a hornetd, and waits until it answers
+// or has ended. It is ended with the test. What it said is returned.
+func (s signedHost) fromInit() string {
+	s.t.Helper()
+	pid, log := s.path("pid"), s.path("log")
+	os.Remove(pid)
+	// The shell in between ends first, so that the first process is the parent of what execs.
+	const script = `(sleep 0.3; exec sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec "$@"' "$0" "$@") >"$LOG" 2>&1 </dev/null &`
+	cmd := exec.Command("sh", "-c", script, pid, testdaemon.Binary(s.t, "hornetd"), "--config", s.Config)
+	cmd.Env = append(os.Environ(), "LOG="+log)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("%v: %s", err, out)
+	}
+	said := func() string {
+		b, _ := os.ReadFile(log)
+		return string(b)
+	}
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		b, err := os.ReadFile(pid)
+		if err != nil {
+			continue
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if syscall.Kill(n, 0) != nil {
+			return said()
+		}
+		if _, err := s.Client().Status(s.t.Context()); err == nil {
+			s.t.Cleanup(func() { endProcess(n) })
+			return said()
+		}
+	}
+	s.t.Fatalf("hornetd neither answers nor ends: %s", said())
+	return ""
+}
+
+// endProcess ends one that is nobody's here to wait for.
+func endProcess(pid int) {
+	syscall.Kill(pid, syscall.SIGTERM)
+	for range 500 {
+		if syscall.Kill(pid, 0) != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	syscall.Kill(pid, syscall.SIGKILL)
 }

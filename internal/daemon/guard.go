@@ -59,6 +59,7 @@ type guardian struct {
 type seals struct {
 	armed  bool // there is one, and it is this process's to change
 	same   bool // it was armed with what hornetd.toml says now
+	whole  bool // and every digest of that is sealed
 	next   bool // a root signed what hornetd.toml says now
 	strict bool // root's word neither ends it nor makes it weaker
 	signed bool // but what a root signed does
@@ -90,6 +91,11 @@ func (d *Daemon) guardDir() string { return filepath.Join(d.cfg.Paths.BPFFS, pin
 func (d *Daemon) startGuard() error {
 	want := d.cfg.Guard.Mode
 	g, err := lsm.Adopt(d.guardDir())
+	if errors.Is(err, lsm.ErrNotArmed) {
+		if elsewhere := d.guardElsewhere(); elsewhere != nil {
+			return elsewhere
+		}
+	}
 	switch {
 	case errors.Is(err, lsm.ErrNotArmed) && want == config.GuardOff:
 		return nil
@@ -161,7 +167,7 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 		mode, within = modeOf(want), d.cfg.Guard.Confirm
 	}
 	switch {
-	case !s.Current && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
+	case (!s.Current || !d.seals.whole) && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
 		err = d.upgradeGuard(mode, within, nil)
 	case mode != s.Mode:
 		err = d.guard.force.SetMode(mode, within)
@@ -201,10 +207,10 @@ func (d *Daemon) arm(mode lsm.Mode, within time.Duration) error {
 	if c.Sealed, err = d.sealing(); err != nil {
 		return err
 	}
-	d.statements.forget()
 	if d.guard.force, err = lsm.Arm(d.guardDir(), c); err != nil {
 		return err
 	}
+	d.statements.forget()
 	d.cannotGuard(nil)
 	d.detector.stop() // the guard tells
 	return errors.Join(d.readSeals(), d.hear())

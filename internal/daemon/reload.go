@@ -107,8 +107,10 @@ func (d *Daemon) readTrust() (*signing.Trust, error) {
 	return d.withRevocations(store)
 }
 
-func (d *Daemon) readStore() (*signing.Trust, error) {
-	store, err := signing.LoadTrust(d.cfg.Paths.Trust)
+func (d *Daemon) readStore() (*signing.Trust, error) { return readStore(d.cfg.Paths.Trust) }
+
+func readStore(dir string) (*signing.Trust, error) {
+	store, err := signing.LoadTrust(dir)
 	if err != nil && remedy.Of(err) == "" {
 		err = remedy.With(err, "mend or remove the file the message names")
 	}

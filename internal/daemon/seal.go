@@ -105,7 +105,9 @@ func (d *Daemon) readSeals() error {
 		return err
 	}
 	s := seals{armed: true, strict: found[rebootOnly] == sealReboot, signed: found[signedToo] == sealSigned, found: found}
+	s.whole = true
 	for _, sum := range settingsOf(d.cfg) {
+		s.whole = s.whole && found[sum] == sealSettings
 		s.same = s.same || found[sum] == sealSettings
 		s.next = s.next || found[sum] == sealNext
 	}
@@ -145,7 +147,7 @@ func (d *Daemon) unsealed(trust *signing.Trust) error {
 	}
 	hint := "put back what it was, or reboot"
 	if d.seals.signed {
-		hint = "have a root sign it while hornetd runs: hornetctl guard statement trust; to have it run, put back what it was"
+		hint = "have a root sign it while hornetd runs: " + asking(api.ActTrust, "") + "; to have it run, put back what it was"
 	}
 	if !d.seals.same && !d.seals.next {
 		return remedy.With(fmt.Errorf(`guard: it was armed with disarm = %q, and hornetd.toml says other things now`, d.seals.disarm()), "%s", hint)

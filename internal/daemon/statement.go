@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -37,12 +39,22 @@ type statement struct {
 	act    api.GuardAct
 	reason string
 	text   string
-	until  time.Time // by the monotonic clock: nobody sets that
+	until  time.Time     // as is said
+	ends   time.Duration // as counts: since boot, by a clock that nobody sets and that goes on while the machine sleeps
 	used   bool
 
 	sealed map[[32]byte]uint32 // act trust: what is to be sealed
 	file   string              // act enroll, and the file's SHA-256
 	digest [32]byte
+}
+
+// sinceBoot counts while the machine sleeps, too.
+func sinceBoot() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, fmt.Errorf("guard: clock: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
 }
 
 // statements are those that were given out, the oldest first.
@@ -68,37 +80,42 @@ func (l *statements) forget() {
 }
 
 // find returns the one that says text, if it is good at now, and for act.
-func (l *statements) find(text string, act api.GuardAct, now time.Time) (*statement, error) {
+func (l *statements) find(text string, act api.GuardAct, now time.Duration) (*statement, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := slices.IndexFunc(l.all, func(s *statement) bool { return s.text == text })
 	if i < 0 {
-		return nil, remedy.With(errors.New("statement: this hornetd has not given it out since its start, or what it was for has changed"), "ask it for one: hornetctl guard statement %s", act)
+		return nil, remedy.With(errors.New("statement: this hornetd has not given it out since its start, or what it was for has changed"), "ask it for one: %s", asking(act, "FILE"))
 	}
 	return l.all[i], l.all[i].good(act, now)
 }
 
-// use is find that has it not be good again.
-func (l *statements) use(s *statement, now time.Time) error {
+// use has s not be good again.
+func (l *statements) use(s *statement) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := s.good(s.act, now); err != nil {
-		return err
-	}
 	s.used = true
-	return nil
 }
 
-func (s *statement) good(act api.GuardAct, now time.Time) error {
+// asking is the command that asks for a statement.
+func asking(act api.GuardAct, file string) string {
+	command := "hornetctl guard statement " + string(act)
+	if act == api.ActEnroll {
+		command += " " + file
+	}
+	return command + " --reason TEXT"
+}
+
+func (s *statement) good(act api.GuardAct, now time.Duration) error {
 	again := func(format string, args ...any) error {
-		return remedy.With(fmt.Errorf("statement: "+format, args...), "ask for another: hornetctl guard statement %s", act)
+		return remedy.With(fmt.Errorf("statement: "+format, args...), "ask for another: %s", asking(act, "FILE"))
 	}
 	switch {
 	case s.act != act:
 		return again("it is for %s, not for %s", s.act, act)
 	case s.used:
 		return again("it was used already")
-	case now.After(s.until):
+	case now > s.ends:
 		return again("it was good until %s", s.until.UTC().Format(time.RFC3339))
 	}
 	return nil
@@ -115,7 +132,7 @@ func (d *Daemon) Statement(who Peer, req api.StatementRequest) (api.Statement, e
 	}
 	var s *statement
 	err = d.owner.do(func() (err error) {
-		s, err = d.newStatement(req, time.Now())
+		s, err = d.newStatement(req)
 		return err
 	})
 	if err != nil {
@@ -147,7 +164,7 @@ func checkAct(act api.GuardAct) error {
 }
 
 // newStatement runs on the owner's thread.
-func (d *Daemon) newStatement(req api.StatementRequest, now time.Time) (*statement, error) {
+func (d *Daemon) newStatement(req api.StatementRequest) (*statement, error) {
 	switch {
 	case d.guard.force == nil:
 		return nil, d.notInForce()
@@ -156,9 +173,12 @@ func (d *Daemon) newStatement(req api.StatementRequest, now time.Time) (*stateme
 	case !d.seals.signed:
 		return nil, d.errSealed("no signature counts")
 	}
-	s := &statement{act: req.Act, reason: req.Reason, until: now.Add(statementLife)}
+	now, err := sinceBoot()
+	if err != nil {
+		return nil, err
+	}
+	s := &statement{act: req.Act, reason: req.Reason, until: time.Now().Add(statementLife), ends: now + statementLife}
 	var means []string
-	var err error
 	switch req.Act {
 	case api.ActDisarm:
 		means = []string{"end the guard: whoever is root on this host loads eBPF as they like"}
@@ -219,12 +239,30 @@ func (s *statement) toEnroll(file string) ([]string, error) {
 		return nil, notExecutable(err)
 	}
 	defer f.Close()
+	if err := besideOurs(f); err != nil {
+		return nil, err
+	}
 	if s.digest, err = digestOf(f); err != nil {
 		return nil, notExecutable(err)
 	}
 	s.file = file
 	return []string{"have this executable be hornetd where systemd starts it as such",
 		fmt.Sprintf("file %s, SHA-256 %x", strconv.QuoteToASCII(file), s.digest)}, nil
+}
+
+// besideOurs refuses a file that is on another file system than hornetd's own executable:
+// one that root serves (FUSE, an image) has other contents for whoever executes it than
+// for whoever asks for the digest.
+func besideOurs(f *os.File) error {
+	var own, other unix.Stat_t
+	if err := errors.Join(unix.Stat("/proc/self/exe", &own), unix.Fstat(int(f.Fd()), &other)); err != nil {
+		return notExecutable(err)
+	}
+	if own.Dev == other.Dev {
+		return nil
+	}
+	exe, _ := os.Readlink("/proc/self/exe")
+	return remedy.With(fmt.Errorf("guard: enroll: %s: it is on another file system than hornetd", f.Name()), "install it beside %s", exe)
 }
 
 func notExecutable(err error) error {
@@ -243,11 +281,11 @@ func digestOf(f *os.File) (sum [32]byte, err error) {
 // toTrust says what of the trust store and hornetd.toml, as they are on disk, is not
 // sealed yet, and notes what is to be.
 func (d *Daemon) toTrust(s *statement) ([]string, error) {
-	trust, err := d.readStore()
+	cfg, err := config.Read(d.cfg.File)
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := config.Read(d.cfg.File)
+	trust, err := readStore(cfg.Paths.Trust) // which may be another from the next start on
 	if err != nil {
 		return nil, err
 	}
@@ -276,10 +314,14 @@ func (d *Daemon) toTrust(s *statement) ([]string, error) {
 	if gone := count(d.seals.found, sealKey) - kept; gone > 0 {
 		means = append(means, fmt.Sprintf("and %d keys or certificates that are not there any more not count again", gone))
 	}
-	was := uint32(0)
+	was, whole := uint32(0), true
 	for _, sum := range settingsOf(cfg) {
 		was = max(was, d.seals.found[sum])
+		whole = whole && d.seals.found[sum] != 0
 		s.sealed[sum] = sealNext
+	}
+	if was != 0 && !whole { // a hornetd that has more settings knows it by its digest alone
+		means = append(means, fmt.Sprintf("hornetd.toml %s, SHA-256 %x, is another file that says the same", strconv.QuoteToASCII(cfg.File), cfg.Digest))
 	}
 	switch {
 	case was == 0:
@@ -299,40 +341,63 @@ func (d *Daemon) toTrust(s *statement) ([]string, error) {
 	return means, nil
 }
 
-// Signed does what a root signed.
+// Signed does what a root signed. It is decided twice: at once, so that who waits has a
+// chance, and when its turn has come, as what was done meanwhile may be another's statement.
 func (d *Daemon) Signed(who Peer, req api.SignedRequest) (api.Guard, error) {
-	s, signer, err := d.signedStatement(who, req, time.Now())
+	s, signer, err := d.signedStatement(who, req)
 	if err != nil {
 		return api.Guard{}, d.refuse(who, verbGuard, "", err)
 	}
 	return d.changeGuard(who, fmt.Sprintf("%s: %s: signed by %s", s.act, s.reason, signerText(signer)), func() error {
-		if d.guard.force == nil {
-			return d.notInForce()
+		s, _, err := d.signedStatement(who, req)
+		if err != nil {
+			return err
 		}
-		switch s.act {
-		case api.ActDisarm:
-			return d.setGuard(wish{mode: lsm.Off, signed: true})
-		case api.ActAudit:
-			return d.setGuard(wish{mode: lsm.Audit, signed: true})
-		case api.ActEnroll:
-			return d.enrollSigned(s)
-		case api.ActTrust:
-			return d.sealAnew(s.sealed)
+		if err := d.doSigned(s); err != nil {
+			return err // it is good for another time, when what was in the way is not there any more
 		}
-		return fmt.Errorf("guard: internal error: act %q", s.act)
+		d.statements.use(s)
+		return nil
 	})
 }
 
+// doSigned runs on the owner's thread.
+func (d *Daemon) doSigned(s *statement) error {
+	if d.guard.force == nil {
+		return d.notInForce()
+	}
+	switch s.act {
+	case api.ActDisarm:
+		return d.setGuard(wish{mode: lsm.Off, signed: true})
+	case api.ActAudit:
+		return d.setGuard(wish{mode: lsm.Audit, signed: true})
+	case api.ActEnroll:
+		return d.enrollSigned(s)
+	case api.ActTrust:
+		return d.sealAnew(s.sealed)
+	}
+	return fmt.Errorf("guard: internal error: act %q", s.act)
+}
+
 // signedStatement decides whether what a client brings is to be done.
-func (d *Daemon) signedStatement(who Peer, req api.SignedRequest, now time.Time) (*statement, signing.Signer, error) {
+func (d *Daemon) signedStatement(who Peer, req api.SignedRequest) (*statement, signing.Signer, error) {
 	if err := errors.Join(rootOnly(who, "guard signed"), checkAct(req.Act)); err != nil {
+		return nil, signing.Signer{}, err
+	}
+	now, err := sinceBoot()
+	if err != nil {
 		return nil, signing.Signer{}, err
 	}
 	s, err := d.statements.find(req.Statement, req.Act, now)
 	if err != nil {
 		return nil, signing.Signer{}, asSignature(err)
 	}
-	v, err := d.trusted().VerifyStatement([]byte(req.Statement), req.Signature, d.cfg.Trust.Roots)
+	trust := d.trusted()
+	roots := d.sealedRoots(trust)
+	if len(roots) == 0 {
+		return nil, signing.Signer{}, asSignature(remedy.With(errors.New("statement: no root that is sealed in the guard is in the trust store"), "put its key back, then hornetctl reload"))
+	}
+	v, err := trust.VerifyStatement([]byte(req.Statement), req.Signature, roots)
 	if err != nil {
 		return nil, signing.Signer{}, asSignature(err)
 	}
@@ -342,14 +407,32 @@ func (d *Daemon) signedStatement(who Peer, req api.SignedRequest, now time.Time)
 	if !sealed {
 		return nil, signing.Signer{}, asSignature(remedy.With(fmt.Errorf("statement: %s is no root that is sealed in the guard", signerText(v.Signer())), "have one sign it that was in [trust] roots when the guard was armed"))
 	}
-	if err := d.statements.use(s, now); err != nil {
-		return nil, signing.Signer{}, asSignature(err)
-	}
 	return s, v.Signer(), nil
 }
 
-// enrollSigned enrolls a file while it is what was signed.
+// sealedRoots are the entries of a trust store whose statements count. What [trust] roots
+// said when hornetd started may not be what a root has signed since.
+func (d *Daemon) sealedRoots(trust *signing.Trust) (names []string) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, s := range trust.Signers() {
+		if d.seals.signed && d.seals.found[rootSeal(s)] == sealRoot {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// enrollSigned enrolls a file while it is what was signed. A guard of an older build may
+// not know to wait with it until that is certain.
 func (d *Daemon) enrollSigned(s *statement) error {
+	status, err := d.guard.force.Status()
+	if err != nil {
+		return err
+	}
+	if !status.Current {
+		return remedy.With(errors.New("guard: enroll: what is in force is of another build of hornetd"), "hornetctl guard %s, then again", status.Mode)
+	}
 	f, err := openExecutable(s.file)
 	if err != nil {
 		return notExecutable(err)
@@ -358,8 +441,11 @@ func (d *Daemon) enrollSigned(s *statement) error {
 	same := func() error {
 		sum, err := digestOf(f)
 		if err == nil && sum != s.digest {
-			err = remedy.With(fmt.Errorf("guard: enroll: %s: its SHA-256 is %x, and %x was signed", s.file, sum, s.digest), "put back what it was, or have this signed: hornetctl guard statement enroll %s", s.file)
+			err = remedy.With(fmt.Errorf("guard: enroll: %s: its SHA-256 is %x, and %x was signed", s.file, sum, s.digest), "put back what it was, or have this signed: %s", asking(api.ActEnroll, s.file))
 		}
+		return err
+	}
+	if err := besideOurs(f); err != nil {
 		return err
 	}
 	if err := same(); err != nil { // before anything of the guard's is touched
@@ -378,6 +464,10 @@ func (d *Daemon) sealAnew(sealed map[[32]byte]uint32) error {
 	if s.Mode == lsm.Enforce && !s.Enforces {
 		return remedy.With(errors.New("guard: it has fallen back to audit"), "hornetctl guard enforce, then again")
 	}
-	d.statements.forget() // what they say of the trust store is not so any more
-	return d.upgradeGuard(s.Mode, s.Confirm, sealed)
+	was := d.guard.force
+	err = d.upgradeGuard(s.Mode, s.Confirm, sealed)
+	if d.guard.force != was {
+		d.statements.forget() // what they say of the trust store is not so any more
+	}
+	return err
 }

@@ -16,35 +16,36 @@ import (
 // A statement is good once, for what it is for, until it is too old, and until what
 // it was for has changed.
 func TestStatements(t *testing.T) {
-	now := time.Now()
+	now := 100 * time.Hour
 	var l statements
-	refused := func(what, text string, act api.GuardAct, now time.Time, like string) {
+	refused := func(what, text string, act api.GuardAct, now time.Duration, like string) {
 		t.Helper()
-		s, err := l.find(text, act, now)
-		if err == nil {
-			err = l.use(s, now)
-		}
-		if err == nil || !strings.Contains(err.Error(), like) || remedy.Of(err) == "" {
+		_, err := l.find(text, act, now)
+		if err == nil || !strings.Contains(err.Error(), like) || !strings.HasSuffix(remedy.Of(err), "hornetctl guard statement "+string(act)+" --reason TEXT") {
 			t.Errorf("%s: %v (%s), want %q", what, err, remedy.Of(err), like)
 		}
 	}
-	s := &statement{act: api.ActDisarm, text: "a", until: now.Add(statementLife)}
+	s := &statement{act: api.ActDisarm, text: "a", ends: now + statementLife}
 	l.give(s)
-	l.give(&statement{act: api.ActTrust, text: "b", until: now.Add(statementLife)})
+	l.give(&statement{act: api.ActTrust, text: "b", ends: now + statementLife})
 	refused("not given out", "c", api.ActDisarm, now, "not given it out")
 	refused("part of it", "", api.ActDisarm, now, "not given it out")
 	refused("another act", "b", api.ActDisarm, now, "it is for trust")
-	refused("too late", "a", api.ActDisarm, now.Add(statementLife+time.Second), "it was good until")
-	found, err := l.find("a", api.ActDisarm, now.Add(statementLife))
+	refused("too late", "a", api.ActDisarm, now+statementLife+time.Second, "it was good until")
+	if _, err := l.find("c", api.ActEnroll, now); !strings.HasSuffix(remedy.Of(err), "statement enroll FILE --reason TEXT") {
+		t.Errorf("hint %q", remedy.Of(err))
+	}
+	found, err := l.find("a", api.ActDisarm, now+statementLife)
 	if err != nil || found != s {
 		t.Fatalf("%v, %v", found, err)
 	}
-	if err := l.use(s, now); err != nil {
-		t.Error(err)
+	if _, err := l.find("a", api.ActDisarm, now); err != nil {
+		t.Errorf("looked for, not used: %v", err)
 	}
+	l.use(s)
 	refused("again", "a", api.ActDisarm, now, "used already")
 	for i := range mostStatements {
-		l.give(&statement{act: api.ActAudit, text: fmt.Sprint(i), until: now.Add(statementLife)})
+		l.give(&statement{act: api.ActAudit, text: fmt.Sprint(i), ends: now + statementLife})
 	}
 	refused("one too many ago", "b", api.ActTrust, now, "not given it out")
 	if _, err := l.find("0", api.ActAudit, now); err != nil {
