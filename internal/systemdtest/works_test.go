@@ -48,14 +48,18 @@ type deed struct {
 
 // guardWorks holds every deed in every mode against works.txt.
 func guardWorks(t *testing.T) {
-	enforcing.reach(t)
+	loaded.reach(t)
 	list := deeds(t)
+	disarm := "disarm --reason test"
+	if guard(t).Mode == "off" { // by a step before this one
+		disarm = ""
+	}
 	got := map[string][]string{}
 	for _, m := range []struct {
 		settings, command string
 		judge             func(*testing.T, []deed) []string
 	}{
-		{`mode = "off"`, "disarm --reason test", outcomes},
+		{`mode = "off"`, disarm, outcomes},
 		{`mode = "audit"`, "audit", tellings},
 		{`mode = "enforce"`, "enforce", refusals},
 		{"mode = \"enforce\"\n" + guardEntries, "enforce", refusals},
