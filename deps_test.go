@@ -53,7 +53,7 @@ var ours = map[string]struct {
 
 	"internal/progwatch": {nil, "hears of programs, and does not know whose they are"},
 
-	"lsm-module": {leaf("internal/bpfname"), "gets a directory and data: who uses it decides what they mean"},
+	"lsm-module": {leaf("internal/bpfname", "internal/bpfsys"), "gets a directory and data: who uses it decides what they mean"},
 
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "lsm-module", "manifest", "pinning", "policy", "signing",
 		"internal/bpfname", "internal/bpfsys", "internal/confine", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/progwatch", "internal/safefile"), "composes the rest; nothing composes it but the command"},

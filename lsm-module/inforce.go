@@ -8,6 +8,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/bpfsys"
 )
 
 // Found is a guard that the kernel has, wherever it is pinned.
@@ -42,6 +44,10 @@ func InForce() (all []Found, err error) {
 
 // found returns the guard whose control program has an id, or nil.
 func found(id ebpf.ProgramID) (*Found, error) {
+	// The library asks for much more, which counts where a host has thousands of programs.
+	if typ, name, err := bpfsys.ProgramName(uint32(id)); err == nil && (name != controlProgram || typ != uint32(ebpf.RawTracepoint)) {
+		return nil, nil
+	}
 	p, err := ebpf.NewProgramFromID(id)
 	if errors.Is(err, unix.EPERM) {
 		return nil, nil

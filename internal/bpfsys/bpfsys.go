@@ -24,6 +24,7 @@ const (
 	cmdMapCreate    = 0
 	cmdMapUpdate    = 2
 	cmdObjPin       = 6
+	cmdProgramByID  = 13
 	cmdObjGetInfoFD = 15
 	cmdLookupBatch  = 24
 	cmdLinkUpdate   = 29

@@ -1,10 +1,12 @@
 package bpfsys
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/testenv"
 )
@@ -46,6 +48,12 @@ func TestProgramInfoIsTheLibrarys(t *testing.T) {
 	id, _ := want.ID()
 	if got.ID != uint32(id) || got.Tag != want.Tag || got.Type != uint32(ebpf.SocketFilter) {
 		t.Errorf("ProgramInfo = %+v, the library says id %d tag %s type %d", got, id, want.Tag, want.Type)
+	}
+	if typ, name, err := ProgramName(uint32(id)); typ != uint32(want.Type) || name != want.Name || err != nil {
+		t.Errorf("ProgramName = %d, %q, %v, the library says %+v", typ, name, err, want)
+	}
+	if _, _, err := ProgramName(1 << 31); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("no program: %v", err)
 	}
 	if _, err := ProgramInfo(0); err == nil {
 		t.Error("no error for a descriptor that is no program")
