@@ -20,17 +20,21 @@ type Found struct {
 	Sealed   map[[32]byte]uint32 // as Guard.Sealed
 }
 
+// ErrNotListed is returned by InForce where not even the ids of programs are to be had.
+var ErrNotListed = errors.New("guard: programs are not listed")
+
 // InForce finds the guards of the host by their programs, whatever is mounted where.
 // One that enforces and does not know the caller is not found, as it gives nothing of
 // its own away; nor is one that is off. What was taken down the kernel gives back some time
-// later. It takes CAP_SYS_ADMIN.
+// later. It takes CAP_SYS_ADMIN. ErrNotListed is returned where the kernel does not say
+// which programs there are.
 func InForce() (all []Found, err error) {
 	for id := ebpf.ProgramID(0); ; {
 		if id, err = ebpf.ProgramGetNextID(id); errors.Is(err, fs.ErrNotExist) {
 			return all, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("guard: programs: %w", err)
+			return nil, fmt.Errorf("%w: %w", ErrNotListed, err)
 		}
 		f, err := found(id)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // else it has gone meanwhile

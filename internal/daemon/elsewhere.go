@@ -1,8 +1,11 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	lsm "github.com/hornetd/hornetd/lsm-module"
@@ -18,6 +21,12 @@ const goneWait = 2 * time.Second
 func (d *Daemon) guardElsewhere() error {
 	for deadline := time.Now().Add(goneWait); ; time.Sleep(20 * time.Millisecond) {
 		all, err := lsm.InForce()
+		if errors.Is(err, lsm.ErrNotListed) {
+			// That takes no memory and no descriptor: bpf(2) is refused as a whole, and nothing can
+			// be loaded. What runs is to be looked after all the same once it is not.
+			d.log.Warn("guard", zap.Error(err))
+			return nil
+		}
 		if err != nil {
 			return err
 		}
