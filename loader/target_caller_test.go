@@ -73,16 +73,20 @@ func TestInProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-		becomes := func() {
-			io.WriteString(in, "go\n")
+		runs := func(name string) {
 			for range 500 {
 				comm, _ := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/comm")
-				if string(comm) == "privileged\n" {
+				if string(comm) == name+"\n" {
 					return
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
-			t.Fatal("it executes nothing")
+			t.Fatalf("it does not execute %s", name)
+		}
+		runs("sh") // Start returns while it is still in execve(2), and not to be traced
+		becomes := func() {
+			io.WriteString(in, "go\n")
+			runs("privileged")
 		}
 		fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
 		if err != nil {
