@@ -22,8 +22,8 @@ func (d *Daemon) guardElsewhere() error {
 	for deadline := time.Now().Add(goneWait); ; time.Sleep(20 * time.Millisecond) {
 		all, err := lsm.InForce()
 		if errors.Is(err, lsm.ErrNotListed) {
-			// That takes no memory and no descriptor: bpf(2) is refused as a whole, and nothing can
-			// be loaded. What runs is to be looked after all the same once it is not.
+			// That takes no memory and no descriptor: bpf(2) is refused as a whole, or there is no
+			// CAP_SYS_ADMIN. What runs is to be looked after all the same (docs/threat-model.md).
 			d.log.Warn("guard", zap.Error(err))
 			return nil
 		}
