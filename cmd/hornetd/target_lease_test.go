@@ -216,11 +216,7 @@ func leasesFrom101(t *testing.T, h *testdaemon.Host) *net.UnixConn {
 	conn.SetDeadline(time.Now().Add(time.Minute))
 	_, err := io.WriteString(conn, leasing)
 	must(t, err)
-	const want = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: hornet-lease\r\n\r\n"
-	b := make([]byte, len(want))
-	if _, err := io.ReadFull(conn, b); err != nil || string(b) != want {
-		t.Fatalf("%q, %v", b, err)
-	}
+	switched(t, conn, "hornet-lease")
 	return conn
 }
 

@@ -544,12 +544,18 @@ func asksFor101(t *testing.T, h *testdaemon.Host) *net.UnixConn {
 	if _, err := io.WriteString(conn, showing); err != nil {
 		t.Fatal(err)
 	}
-	const want = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: hornet-target\r\n\r\n"
+	switched(t, conn, "hornet-target")
+	return conn
+}
+
+// switched reads the 101 of a protocol, and no byte more.
+func switched(t *testing.T, conn io.Reader, protocol string) {
+	t.Helper()
+	want := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\n\r\n"
 	b := make([]byte, len(want))
 	if _, err := io.ReadFull(conn, b); err != nil || string(b) != want {
 		t.Fatalf("%q, %v", b, err)
 	}
-	return conn
 }
 
 // TestTargetsNotAsAgreed: whatever else comes behind the 101, or before it.

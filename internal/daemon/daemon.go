@@ -308,8 +308,8 @@ type Beat struct {
 }
 
 // Heart answers what the watchdog asks: whether changes can still be made, and
-// are looked for, and no program is verified for ever. A loop beats while it has nothing to do and with every step of
-// what it does; since is what Heart answered last.
+// are looked for, and no program is verified for ever. A loop beats while it has nothing
+// to do and with every step of what it does; since is what Heart answered last.
 func (d *Daemon) Heart(since Beat) (now Beat, beats bool) {
 	busy := d.owner.busy()
 	now.owner = d.owner.beats.Load()
