@@ -15,6 +15,7 @@
 #               Then 100,000 that are signed, through the daemon: it may neither die nor use more than 64 MB.
 #               Then 100,000 peers that end or change while they are asked about: none may be taken for another
 # make mutate   how many small changes of the verifier's own code its tests notice
+# make mutate-guard  how many of the guard's C, in guests: N=60 of them, N=0 for all; SEED=2 for others, FUNCTIONS='^class$$' EACH=6 of each, CHANGES='left out' KERNEL=6.1
 # make generate compiles the BPF objects again (clang-19)
 # make lint     gofmt, vet, staticcheck, shellcheck
 # make examples the examples, signed with a new development key, in bin/examples
@@ -27,7 +28,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The same source gives the same bytes, whoever builds it and where.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=$(if $(VERSION), -X main.version=$(VERSION))$(if $(SOURCE_DATE_EPOCH), -X main.sourceDate=$(SOURCE_DATE_EPOCH))'
 
-.PHONY: build run test vm vm-shell vm-systemd vm-uefi vm-matrix vm-arm64 guard-upgrades bench-guard faults faults-proof bench soak mutate generate lint examples install clean
+.PHONY: build run test vm vm-shell vm-systemd vm-uefi vm-matrix vm-arm64 guard-upgrades bench-guard faults faults-proof bench soak mutate mutate-guard generate lint examples install clean
 
 build:
 	@$(GOBUILD) -o $(BIN)/ ./cmd/hornetd ./cmd/hornetctl
@@ -85,6 +86,9 @@ soak:
 # Those that take long are asked last.
 mutate:
 	go run ./scripts/mutate -dir internal/cms -late 'BitFlips|ByteValues|ContentFlips|Truncated|Mixed|Structure|TestSize|OpenSSL|PKCS7'
+
+mutate-guard:
+	@scripts/vm-setup && go run ./scripts/mutate-guard -v $(if $(N),-n $(N)) $(if $(SEED),-seed $(SEED)) $(if $(KERNEL),-kernel $(KERNEL)) $(if $(EACH),-each $(EACH)) -functions '$(FUNCTIONS)' -changes '$(CHANGES)'
 
 generate:
 	@scripts/setup
