@@ -106,15 +106,25 @@ func attachProbe(prog *ebpf.Program, device probeDevice, what string, offset uin
 
 // checkExecutable refuses a file that is not the one that Resolve looked into.
 func checkExecutable(t Target) error {
-	x, err := openExecutable(t.Executable)
+	f, err := t.OpenExecutable()
 	if err != nil {
 		return err
 	}
-	defer x.close()
-	if x.inode != t.Inode {
-		return changed(t.Executable)
+	return f.Close()
+}
+
+// OpenExecutable opens the file that t probes. It refuses one that is not what Resolve
+// looked into.
+func (t Target) OpenExecutable() (*os.File, error) {
+	x, err := openExecutable(t.Executable)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if !x.is(t) {
+		x.close()
+		return nil, changed(t.Executable)
+	}
+	return x.file, nil
 }
 
 // openPerfEvent opens a perf event for the process pid, or for all where it is 0.

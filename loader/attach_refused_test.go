@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/internal/testenv"
@@ -168,6 +170,9 @@ func TestAttachUnfit(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			if strings.Contains(tt.toml, "elements") {
+				testenv.RequireMapIterators(t)
+			}
 			refused(t, attempt(t, "[[attach]]\n"+tt.toml+"\n", nil), tt.want, tt.hint)
 		})
 	}
@@ -233,6 +238,40 @@ func TestAttachChanged(t *testing.T) {
 			}
 		}), fmt.Sprintf("attach on_entry to %s:0x2000: %s was replaced after it had been looked up", file, file), "load again")
 	})
+}
+
+// TestAttachEqualNumber: a file of another file system, whose inode has the same number, is
+// another file.
+func TestAttachEqualNumber(t *testing.T) {
+	testenv.NoLeaks(t)
+	link := filepath.Join(t.TempDir(), "exe")
+	program, err := os.ReadFile("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	for range 2 {
+		dir := t.TempDir()
+		if err := unix.Mount("test", dir, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+		files = append(files, filepath.Join(dir, "exe"))
+		if err := os.WriteFile(files[len(files)-1], program, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if inode(t, files[0]) != inode(t, files[1]) {
+		t.Fatal("the files have different numbers")
+	}
+	if err := os.Symlink(files[0], link); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, attempt(t, fmt.Sprintf("[[attach]]\nprogram = \"on_entry\"\nexecutable = %q\noffset = 0x2000\n", link), func() {
+		if err := errors.Join(os.Remove(link), os.Symlink(files[1], link)); err != nil {
+			t.Fatal(err)
+		}
+	}), fmt.Sprintf("attach on_entry to %s:0x2000: %s was replaced after it had been looked up", link, link), "load again")
 }
 
 // TestAttachRollback has a second target that fails: the first must not run.

@@ -216,7 +216,7 @@ func TestUpdateRefused(t *testing.T) {
 func TestUpdateUnfit(t *testing.T) {
 	testenv.NoLeaks(t)
 	spec := attachSpec(t, "attach")
-	m := attachManifest(t, "[[attach]]\nprogram = \"tasks\"\n[[attach]]\nprogram = \"elements\"\nmap = \"walked\"\n")
+	m := attachManifest(t, "[[attach]]\nprogram = \"tasks\"\n[[attach]]\nprogram = \"btf_exec\"\n")
 	targets, err := Resolve(spec, m, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +227,7 @@ func TestUpdateUnfit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer links.Close()
-	err = Update(links["tasks"], coll.Programs["tasks"], coll.Programs["elements"])
+	err = Update(links["tasks"], coll.Programs["tasks"], coll.Programs["btf_exec"])
 	s, _ := Describe(links["tasks"])
 	want := fmt.Sprintf("link %d: the new program does not fit: invalid argument", s.ID)
 	if err == nil || err.Error() != want || remedy.Of(err) != "give it the type and the section of the old one" {

@@ -40,6 +40,7 @@ type Target struct {
 	Tracepoint string `json:"tracepoint,omitempty"` // group/name, or the name of a raw tracepoint
 	Executable string `json:"executable,omitempty"` // absolute path
 	Inode      uint64 `json:"inode,omitempty"`      // of Executable
+	Device     uint64 `json:"device,omitempty"`     // that it is on, by stat(2); 0 in a record of a hornetd that did not look
 	Symbol     string `json:"symbol,omitempty"`     // as the manifest has it, with +offset; uprobe_multi: its patterns
 	Offset     uint64 `json:"offset,omitempty"`     // in the file or behind Function, in bytes
 

@@ -69,24 +69,17 @@ func TestInProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-		runs := func(name string) {
+		testenv.Start(t, cmd)
+		becomes := func() {
+			io.WriteString(in, "go\n")
 			for range 500 {
 				comm, _ := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/comm")
-				if string(comm) == name+"\n" {
+				if string(comm) == "privileged\n" {
 					return
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
-			t.Fatalf("it does not execute %s", name)
-		}
-		runs("sh") // Start returns while it is still in execve(2), and not to be traced
-		becomes := func() {
-			io.WriteString(in, "go\n")
-			runs("privileged")
+			t.Fatal("it executes nothing")
 		}
 		fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
 		if err != nil {
@@ -136,10 +129,7 @@ func TestEndedOrAbsent(t *testing.T) {
 	cmd := exec.Command("sleep", "600")
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	testenv.Start(t, cmd)
 	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -310,7 +310,7 @@ func (r request) uprobes(t Target) (Target, error) {
 		return t, r.fail("executable", err)
 	}
 	defer x.close()
-	t.Executable, t.Inode, t.Symbol, t.Returns = path, x.inode, strings.Join(patterns, ","), r.hook.returns
+	t.Executable, t.Inode, t.Device, t.Symbol, t.Returns = path, x.inode, x.device, strings.Join(patterns, ","), r.hook.returns
 	if t.Offsets, err = x.offsets(patterns); err != nil {
 		return t, r.fail("symbols", err)
 	}

@@ -361,7 +361,7 @@ func (r request) uprobe(t Target) (Target, error) {
 		return t, r.fail("executable", err)
 	}
 	defer x.close()
-	t.Executable, t.Inode, t.Symbol, t.Offset = path, x.inode, symbol, more
+	t.Executable, t.Inode, t.Device, t.Symbol, t.Offset = path, x.inode, x.device, symbol, more
 	if symbol == "" {
 		return t, nil
 	}

@@ -18,9 +18,9 @@ import (
 
 // executable is an ELF file that a uprobe attaches to.
 type executable struct {
-	path  string
-	file  *os.File
-	inode uint64
+	path          string
+	file          *os.File
+	inode, device uint64
 }
 
 func openExecutable(path string) (executable, error) {
@@ -36,12 +36,17 @@ func openExecutable(path string) (executable, error) {
 	if err == nil && !info.Mode().IsRegular() {
 		err = remedy.With(fmt.Errorf("%s is not a regular file", path), "name the program or the library that holds the function")
 	}
-	inode, e := inodeOf(f)
-	if err = errors.Join(err, e); err != nil {
+	var st unix.Stat_t
+	if err = errors.Join(err, unix.Fstat(int(f.Fd()), &st)); err != nil {
 		f.Close()
 		return executable{}, err
 	}
-	return executable{path, f, inode}, nil
+	return executable{path, f, st.Ino, uint64(st.Dev)}, nil
+}
+
+// is reports whether it is the file that Resolve looked into.
+func (x executable) is(t Target) bool {
+	return x.inode == t.Inode && (t.Device == 0 || x.device == t.Device)
 }
 
 func (x executable) close() { x.file.Close() }

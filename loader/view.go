@@ -231,10 +231,10 @@ func (v *View) executableAgain(t Target) (Target, error) {
 		return t, err
 	}
 	defer x.close()
-	if x.inode == t.Inode {
+	if x.is(t) {
 		return t, nil
 	}
-	t.Inode = x.inode
+	t.Inode, t.Device = x.inode, x.device
 	if t.Kind != kindUprobeMulti && t.Symbol == "" {
 		return t, nil
 	}

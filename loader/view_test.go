@@ -95,6 +95,28 @@ func TestViewAgain(t *testing.T) {
 	}
 }
 
+// A file is another one on another device, but in a record that does not say which.
+func TestViewAgainDevice(t *testing.T) {
+	exe := filepath.Join(t.TempDir(), "exe")
+	if err := os.WriteFile(exe, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ device, want uint64 }{{device(t, exe), device(t, exe)}, {device(t, exe) + 1, device(t, exe)}, {0, 0}} {
+		was := Target{Kind: kindPerfEvent, Executable: exe, Inode: inode(t, exe), Device: tt.device}
+		now, err := NewView().Again(was)
+		if err != nil || now.Device != tt.want {
+			t.Errorf("device %d: %d, want %d, %v", tt.device, now.Device, tt.want, err)
+		}
+		f, err := was.OpenExecutable()
+		if (err == nil) != (tt.device == tt.want) {
+			t.Errorf("device %d: opened: %v", tt.device, err)
+		}
+		if err == nil {
+			f.Close()
+		}
+	}
+}
+
 func TestViewSpread(t *testing.T) {
 	pair := testenv.Veth(t)
 	testenv.IP(t, pair.B.Netns, "link", "add", "veth5", "type", "veth", "peer", "name", "other")

@@ -34,6 +34,22 @@ func HasEnum(t testing.TB, enum, value string) bool {
 		slices.ContainsFunc(e.Values, func(v btf.EnumValue) bool { return v.Name == value })
 }
 
+// RequireMapIterators skips t where the kernel refuses iterators that walk a map, which
+// can write one that is frozen, to everybody.
+func RequireMapIterators(t testing.TB) {
+	t.Helper()
+	RequireRoot(t)
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_map_elem", License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
+	if errors.Is(err, unix.EPERM) {
+		t.Skip("this kernel refuses iterators of maps (EPERM)")
+	}
+	if err != nil {
+		t.Fatalf("an iterator of a map: %v", err)
+	}
+	p.Close()
+}
+
 // RequirePrograms skips t if the running kernel refuses programs of a type to
 // everybody, whatever they do, which only loading one shows: fentry for Tracing,
 // file_open for LSM.

@@ -86,7 +86,7 @@ func NoLeaks(t testing.TB) {
 
 // patience is how long NoLeaks waits for objects to go: the kernel frees them
 // after a grace period, and other processes come and go.
-var patience = 10 * time.Second
+var patience = 30 * time.Second
 
 // open returns those of s that a descriptor of this process holds.
 func (s objects) open() objects {

@@ -152,7 +152,7 @@ func namespace(t *testing.T) string {
 func TestNoLeaks(t *testing.T) {
 	RequireRoot(t)
 	defer func(d time.Duration) { patience = d }(patience)
-	patience = 1500 * time.Millisecond
+	patience = 5 * time.Second
 	newMap := func(t *testing.T) *ebpf.Map {
 		m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "leak", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 		if err != nil {

@@ -45,6 +45,9 @@ func (p *Pair) Join(t testing.TB) {
 	for _, e := range []*End{&p.A, &p.B} {
 		e.up(t)
 	}
+	for _, e := range []End{p.A, p.B} {
+		e.runs(t)
+	}
 	// Both ends know each other's address beforehand: a program under test that
 	// drops everything must not be mistaken for one that drops ARP.
 	p.A.neighbour(t, p.B)
@@ -66,6 +69,29 @@ func (e *End) up(t testing.TB) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// runs waits until an interface that is up sends. The first of a pair has a carrier when
+// the second is up, and the kernel begins to send then in a work queue, and drops
+// everything before (linkwatch_do_dev of net/core/link_watch.c).
+func (e End) runs(t testing.TB) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		var ifi *net.Interface
+		err := InNetns(t, e.Netns, func() (err error) {
+			ifi, err = net.InterfaceByIndex(e.Ifindex)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ifi.Flags&net.FlagRunning != 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s has no carrier", e.Name)
+		}
 	}
 }
 

@@ -224,11 +224,6 @@ struct bpf_iter__task {
 	void *task;
 };
 
-struct bpf_iter__bpf_map_elem {
-	struct bpf_iter_meta *meta;
-	void *map, *key, *value;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 3);
@@ -258,14 +253,5 @@ SEC("iter/task") int tasks_short(struct bpf_iter__task *ctx)
 
 	if (ctx->task)
 		bpf_seq_write(ctx->meta->seq, line, sizeof(line) - 1);
-	return 0;
-}
-
-SEC("iter/bpf_map_elem") int elements(struct bpf_iter__bpf_map_elem *ctx)
-{
-	__u64 *value = ctx->value;
-
-	if (value)
-		bpf_seq_write(ctx->meta->seq, value, sizeof(*value));
 	return 0;
 }
