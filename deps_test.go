@@ -34,6 +34,7 @@ var ours = map[string]struct {
 	"internal/tomlfile": {leaf(), "bounds what manifests and the configuration share, knows neither"},
 	"internal/confine":  {leaf(), "knows neither objects nor signers: a process, bytes, yes or no"},
 	"internal/memcg":    {leaf(), "directories and numbers: what is charged there is for others"},
+	"internal/resident": {leaf(), "keeps this process's memory in memory, and no more"},
 	"internal/pidfd":    {nil, "asks the kernel which process a descriptor is of, and no more"},
 	"internal/testenv":  {nil, "tests of every package use it, so it can use none of them"},
 
@@ -56,8 +57,8 @@ var ours = map[string]struct {
 	"lsm-module": {leaf("internal/bpfname", "internal/bpfsys"), "gets a directory and data: who uses it decides what they mean"},
 
 	"internal/daemon": {leaf("api", "audit", "config", "loader", "lsm-module", "manifest", "pinning", "policy", "signing",
-		"internal/bpfname", "internal/bpfsys", "internal/confine", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/progwatch", "internal/safefile"), "composes the rest; nothing composes it but the command"},
-	"cmd/hornetd": {leaf("config", "systemd", "internal/daemon", "internal/safefile"), "flags, configuration, values, run"},
+		"internal/bpfname", "internal/bpfsys", "internal/confine", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/progwatch", "internal/resident", "internal/safefile"), "composes the rest; nothing composes it but the command"},
+	"cmd/hornetd": {leaf("config", "systemd", "internal/daemon", "internal/resident", "internal/safefile"), "flags, configuration, values, run"},
 	"cmd/hornetctl": {leaf("api", "config", "loader", "manifest", "policy", "signing", "internal/names", "internal/safefile"),
 		"a client: what it does without the daemon is reading, judging and signing files"},
 
@@ -71,6 +72,7 @@ var ours = map[string]struct {
 	"examples/toctou":        {[]string{"api"}, "an attacker and a client, like any other program"},
 	"scripts/testsum":        {nil, "reads what go test prints"},
 	"scripts/mutate":         {nil, "changes sources and runs their tests"},
+	"scripts/mutate-guard":   {[]string{"internal/vmtest"}, "changes the guard and runs its tests in guests"},
 }
 
 // leaf is a list with what any package may import.
@@ -96,13 +98,13 @@ var others = []struct {
 	{"log", nil, "there is one log, the daemon's"},
 	{"log/slog", nil, "there is one log, the daemon's"},
 	{"net/http", []string{"api", "internal/daemon"}, "one server, one client"},
-	{"os/exec", []string{"internal/testenv", "internal/testdaemon", "internal/bench", "examples/toctou", "scripts/mutate", "scripts/testsum", "internal/vmtest", "internal/vmtest/cmd/vm", "cmd/hornetctl"},
+	{"os/exec", []string{"internal/testenv", "internal/testdaemon", "internal/bench", "examples/toctou", "scripts/mutate", "scripts/mutate-guard", "scripts/testsum", "internal/vmtest", "internal/vmtest/cmd/vm", "cmd/hornetctl"},
 		"hornetd runs no other program, and hornetctl only the one it is told to sign with"},
 	{"os/user", []string{"cmd/hornetctl", "internal/daemon"}, "with cgo it asks the C library, slow or not; a rule's names are looked up in the files (internal/names)"},
 	{"golang.org/x/sys/unix", []string{"cmd/hornetd", "cmd/hornetctl", "api/bpfmap", "audit", "systemd", "loader", "lsm-module", "pinning", "examples/toctou",
-		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/progwatch", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
+		"internal/bench", "internal/bpfsys", "internal/confine", "internal/daemon", "internal/mapmaker", "internal/memcg", "internal/names", "internal/pidfd", "internal/progwatch", "internal/resident", "internal/safefile", "internal/testenv", "internal/vmtest", "internal/vmtest/init"},
 		"api, manifest, policy, config and signing decide on data, without system calls"},
-	{"unsafe", []string{"internal/bpfsys", "internal/confine", "internal/daemon", "internal/progwatch", "internal/testenv", "internal/vmtest/init", "loader"}, "system calls that take a pointer"},
+	{"unsafe", []string{"internal/bpfsys", "internal/confine", "internal/daemon", "internal/progwatch", "internal/testenv", "internal/vmtest/init", "loader", "lsm-module"}, "system calls that take a pointer"},
 	{"C", nil, "static binaries"},
 	{"compress", nil, "a compressed file says nothing about its size"},
 	{"archive", nil, "an archive says nothing about its size"},
@@ -226,8 +228,8 @@ var calls = []struct {
 	may      []string
 	why      string
 }{
-	{"unix.SYS_BPF", []string{"internal/bpfsys", "internal/testenv", "internal/confine"}, "bpf(2) goes through cilium/ebpf or internal/bpfsys; internal/confine has its number in a filter"},
-	{"os.Exit", []string{"cmd/hornetd", "cmd/hornetctl", "internal/bench", "internal/testdaemon", "internal/vmtest/cmd/vm", "internal/vmtest/init", "examples/toctou", "scripts/mutate", "scripts/testsum"},
+	{"unix.SYS_BPF", []string{"internal/bpfsys", "internal/testenv", "internal/confine", "lsm-module"}, "bpf(2) goes through cilium/ebpf or internal/bpfsys; internal/confine has its number in a filter, and lsm-module looks for it in others'"},
+	{"os.Exit", []string{"cmd/hornetd", "cmd/hornetctl", "internal/bench", "internal/testdaemon", "internal/vmtest/cmd/vm", "internal/vmtest/init", "examples/toctou", "scripts/mutate", "scripts/mutate-guard", "scripts/testsum"},
 		"a deferred function must run; only main ends the process"},
 }
 

@@ -134,6 +134,13 @@ func (c *Client) Enroll(ctx context.Context, file string) (Guard, error) {
 	return out, err
 }
 
+// Retire makes executables not be hornetd any more.
+func (c *Client) Retire(ctx context.Context, req RetireRequest) (Guard, error) {
+	var out Guard
+	err := c.call(ctx, RouteRetire, nil, nil, req, &out)
+	return out, err
+}
+
 // Statement returns what a root has to sign for something to be done.
 func (c *Client) Statement(ctx context.Context, req StatementRequest) (Statement, error) {
 	var out Statement

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -58,13 +59,14 @@ func formPart(name, contents string) string {
 }
 
 func TestClientRequests(t *testing.T) {
-	var got string
+	var got atomic.Value
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		got = fmt.Sprintf("%s %s %s %s", r.Method, r.RequestURI, r.Header.Get("Content-Type"), body)
+		sent := fmt.Sprintf("%s %s %s %s", r.Method, r.RequestURI, r.Header.Get("Content-Type"), body)
 		if _, boundary, isForm := strings.Cut(r.Header.Get("Content-Type"), "boundary="); isForm {
-			got = strings.ReplaceAll(got, boundary, "B")
+			sent = strings.ReplaceAll(sent, boundary, "B")
 		}
+		got.Store(sent)
 		mediaType := "application/json"
 		if r.URL.Path == "/v1/events" || strings.HasSuffix(r.URL.Path, "/stream") {
 			mediaType = EventsType
@@ -124,6 +126,7 @@ func TestClientRequests(t *testing.T) {
 			return err
 		},
 		RouteEnroll: func() error { _, err := c.Enroll(ctx, "/a"); return err },
+		RouteRetire: func() error { _, err := c.Retire(ctx, RetireRequest{SHA256: "0a"}); return err },
 		RouteStatement: func() error {
 			_, err := c.Statement(ctx, StatementRequest{Act: ActDisarm, Reason: "why"})
 			return err
@@ -158,6 +161,7 @@ func TestClientRequests(t *testing.T) {
 		RoutePlan:     "POST /v1/plan application/json {}",
 		RouteGuard:    `POST /v1/guard application/json {"mode":"enforce","confirm_within":"10m"}`,
 		RouteEnroll:   `POST /v1/guard/enroll application/json {"file":"/a"}`,
+		RouteRetire:   `POST /v1/guard/retire application/json {"sha256":"0a"}`,
 
 		RouteStatement: `POST /v1/guard/statement application/json {"act":"disarm","reason":"why"}`,
 		RouteSigned:    `POST /v1/guard/signed application/json {"act":"trust","statement":"s","signature":"dA=="}`,
@@ -172,8 +176,8 @@ func TestClientRequests(t *testing.T) {
 		if err := calls[r.Pattern](); err != nil {
 			t.Errorf("%s: %v", r.Pattern, err)
 		}
-		if got != want[r.Pattern] {
-			t.Errorf("%s: sent %q, want %q", r.Pattern, got, want[r.Pattern])
+		if got.Load() != want[r.Pattern] {
+			t.Errorf("%s: sent %q, want %q", r.Pattern, got.Load(), want[r.Pattern])
 		}
 	}
 }

@@ -21,6 +21,7 @@ const (
 	RouteEvents   = "GET /v1/events"
 	RouteGuard    = "POST /v1/guard"
 	RouteEnroll   = "POST /v1/guard/enroll"
+	RouteRetire   = "POST /v1/guard/retire"
 
 	RouteStatement = "POST /v1/guard/statement"
 	RouteSigned    = "POST /v1/guard/signed"
@@ -60,6 +61,7 @@ func Routes() []Route {
 		{Pattern: RouteEvents, Query: []string{"since", "follow", "kind", "collection"}, Response: Event{}},
 		{Pattern: RouteGuard, Request: GuardRequest{}, Response: Guard{}},
 		{Pattern: RouteEnroll, Request: EnrollRequest{}, Response: Guard{}},
+		{Pattern: RouteRetire, Request: RetireRequest{}, Response: Guard{}},
 		{Pattern: RouteStatement, Request: StatementRequest{}, Response: Statement{}},
 		{Pattern: RouteSigned, Request: SignedRequest{}, Response: Guard{}},
 	}
@@ -119,4 +121,11 @@ type GuardRequest struct {
 // starts it as hornetd's service.
 type EnrollRequest struct {
 	File string `json:"file"` // absolute path
+}
+
+// RetireRequest asks that an executable not be hornetd in the guard's eyes any more. It
+// has one of the two.
+type RetireRequest struct {
+	File   string `json:"file,omitempty"`   // absolute path
+	SHA256 string `json:"sha256,omitempty"` // hexadecimal, as Enrolled has it: all that had it when they were enrolled
 }

@@ -48,9 +48,21 @@ type Guard struct {
 	Confirm string       `json:"confirm,omitempty"` // how long until it falls back to audit, as "9m30s"
 	Disarm  string       `json:"disarm,omitempty"`  // what ends it: root, signed or reboot
 	Hooks   List[string] `json:"hooks"`             // its programs in force
+	Floor   bool         `json:"floor"`             // it has one: what refuses when the kernel has taken all its pins away
 	Open    List[string] `json:"open"`              // what it cannot see on this kernel
-	Refused uint64       `json:"refused"`
-	Lost    uint64       `json:"lost"` // of what it saw, untold
+	Refused uint64       `json:"refused"`           // since it was armed, over restarts and upgrades of hornetd
+	Lost    uint64       `json:"lost"`              // of what it saw since then, untold
+
+	Enrolled List[Enrolled] `json:"enrolled"` // who is hornetd where systemd starts it as such; empty where hornetd is not told
+}
+
+// Enrolled is an executable that the guard takes for hornetd. The guard knows the file,
+// wherever it is moved to.
+type Enrolled struct {
+	SHA256  string `json:"sha256,omitempty"` // of its contents when it was enrolled; absent where a hornetd did it that noted none
+	Inode   uint64 `json:"inode"`
+	Device  string `json:"device"`            // of its file system, as "8:1"
+	Running bool   `json:"running,omitempty"` // what answers is it
 }
 
 // GuardMode is what the guard does about others.

@@ -75,8 +75,8 @@ func (l *Log) remake() error {
 		return err
 	}
 	const temporary = fileName + ".new"
-	if err := os.Remove(filepath.Join(dir, temporary)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err := unix.Unlinkat(int(d.Fd()), temporary, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", filepath.Join(dir, temporary), err)
 	}
 	f, err := openAt(d, temporary, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
 	if err != nil {

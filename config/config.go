@@ -155,9 +155,10 @@ const (
 // Allowed is somebody else who may do something: by an executable, a cgroup, or the
 // kernel's word that a program is signed.
 type Allowed struct {
-	Executable   string   // absolute path
-	Cgroup       string   // path from the root of the hierarchy, such as /system.slice/docker.service
-	KernelSigned []uint32 `json:",omitempty"` // keyrings, by enum bpf_sig_keyring; what a guard was armed with before has the same digest
+	Executable   string    // absolute path
+	SHA256       *[32]byte `json:",omitempty"` // of its contents, nil for any
+	Cgroup       string    // path from the root of the hierarchy, such as /system.slice/docker.service
+	KernelSigned []uint32  `json:",omitempty"` // keyrings, by enum bpf_sig_keyring; what a guard was armed with before has the same digest
 	Commands     []uint32
 	Programs     []uint32
 	Attachments  []uint32

@@ -147,6 +147,7 @@ confirm = "5m"
 disarm = "reboot"
 [[guard.allow]]
 executable = "/usr/sbin/tcpdump"
+sha256 = "0aff000000000000000000000000000000000000000000000000000000000001"
 commands = ["prog_load", "map_create"]
 programs = ["socket_filter"]
 [[guard.allow]]
@@ -182,7 +183,7 @@ development = true
 			"*":   {Attach: []string{}}, "free": {Untrusted: true},
 		},
 		Guard: Guard{Mode: GuardEnforce, Confirm: 5 * time.Minute, Disarm: DisarmReboot, Allow: []Allowed{
-			{Executable: "/usr/sbin/tcpdump", Commands: []uint32{5, 0}, Programs: []uint32{1}},
+			{Executable: "/usr/sbin/tcpdump", SHA256: &[32]byte{0: 0x0a, 1: 0xff, 31: 1}, Commands: []uint32{5, 0}, Programs: []uint32{1}},
 			{Cgroup: "/system.slice/docker.service", Commands: []uint32{8}, Attachments: []uint32{6}, Signals: true},
 			{KernelSigned: []uint32{3, 1}, Commands: []uint32{5, 10}, Programs: []uint32{31}},
 		}},
@@ -271,6 +272,8 @@ func TestParseRefuses(t *testing.T) {
 		{"[[guard.allow]]\nkernel_signed = ['platform']\ncommands = ['prog_load']", `1: guard.allow[0].programs: is empty`, "syscall"},
 		{"[[guard.allow]]\nkernel_signed = ['platform']\ncommands = ['prog_load']\nprograms = ['xdp']\nsignals = true", `5: guard.allow[0].signals: does not go with kernel_signed`, ""},
 		{strings.Repeat("[[guard.allow]]\nkernel_signed = ['builtin']\ncommands = ['prog_load']\nprograms = ['xdp']\n", 2), `5: guard.allow[1]: is about what the kernel has verified, as guard.allow[0] is`, "one entry"},
+		{"[[guard.allow]]\nexecutable = '/a'\nsha256 = 'ab'\nsignals = true", `3: guard.allow[0].sha256: "ab" is not 64 hexadecimal digits`, "sha256sum"},
+		{"[[guard.allow]]\ncgroup = '/a'\nsha256 = '" + strings.Repeat("00", 32) + "'\nsignals = true", `3: guard.allow[0].sha256: is of an executable, and the entry has none`, "executable"},
 		{"[[guard.allow]]\nexecutable = 'a'\nsignals = true", `2: guard.allow[0].executable: "a" is not an absolute path`, ""},
 		{"[[guard.allow]]\ncgroup = 'a.slice'\nsignals = true", `2: guard.allow[0].cgroup: "a.slice" is not an absolute path`, ""},
 		{"[[guard.allow]]\ncgroup = '/a'", `1: guard.allow[0]: allows nothing`, "prog_load"},
@@ -378,7 +381,8 @@ func FuzzParse(f *testing.F) {
 	for _, text := range []string{
 		"", "[paths]\nmanifests = ['/a', '/a']", "[api]\nmode = 0660", "api.mode = '0660'", "[limits]\nmemory = '16777216TiB'",
 		strings.Repeat("a.", 20_000) + "a = 1", strings.Repeat("[", MaxSize), "a = " + strings.Repeat("{a = ", 4000),
-		"\ufeff", "[log]\r\nlevel = 'info'\r\n", "\xff", "limits.maps = 9223372036854775808", "log.level = 2026-01-01", "limits.memory = nan",
+		"\ufeff", "[log]\r\nlevel = 'info'\r\n", "\xff", "limits.maps = 9223372036854775808",
+		"[[guard.allow]]\nexecutable = '/a'\nsha256 = '" + strings.Repeat("0A", 32) + "'\nsignals = true", "[[guard.allow]]\ncgroup = '/a'\nsha256 = 'x'", "guard.allow = [{ sha256 = 1 }]", "log.level = 2026-01-01", "limits.memory = nan",
 	} {
 		f.Add([]byte(text))
 	}

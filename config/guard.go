@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
@@ -23,6 +24,7 @@ type rawGuard struct {
 
 type rawAllowed struct {
 	Executable   string   `toml:"executable"`
+	SHA256       string   `toml:"sha256"`
 	Cgroup       string   `toml:"cgroup"`
 	KernelSigned []string `toml:"kernel_signed"`
 	Commands     []string `toml:"commands"`
@@ -75,6 +77,9 @@ func (c checker) allowed(key string, raw rawAllowed) Allowed {
 	default:
 		a.KernelSigned = c.keyrings(key, raw)
 	}
+	if raw.SHA256 != "" {
+		a.SHA256 = c.sha256(key+".sha256", raw)
+	}
 	a.Commands = c.numbers(key+".commands", raw.Commands, bpfname.Commands)
 	a.Programs = c.numbers(key+".programs", raw.Programs, bpfname.Programs)
 	a.Attachments = c.numbers(key+".attach", raw.Attachments, bpfname.Attachments)
@@ -82,6 +87,19 @@ func (c checker) allowed(key string, raw rawAllowed) Allowed {
 		c.Add(key, `write commands = ["prog_load"], say`, "allows nothing")
 	}
 	return a
+}
+
+// sha256 is of the contents that the executable of an entry is to have.
+func (c checker) sha256(key string, raw rawAllowed) *[32]byte {
+	if raw.Executable == "" {
+		c.Add(key, "write it into an entry with an executable", "is of an executable, and the entry has none")
+	}
+	sum, err := hex.DecodeString(raw.SHA256)
+	if err != nil || len(sum) != 32 {
+		c.Add(key, "write what sha256sum prints for the executable", "%.80q is not 64 hexadecimal digits", raw.SHA256)
+		return nil
+	}
+	return (*[32]byte)(sum)
 }
 
 // keyrings are those of an entry that is about signatures.

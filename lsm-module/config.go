@@ -3,8 +3,11 @@ package lsm
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +26,9 @@ type Config struct {
 	Cgroup string
 	// Executables become hornetd when the first process starts them in Cgroup.
 	Executables []*os.File
+	// OwnFirst is that the first of these is this process's, or nothing is armed, and that
+	// its children execute nothing that is not enrolled.
+	OwnFirst bool
 	// Guarded are up to three directories of bpffs, whose contents only hornetd
 	// changes; the guard's own is always among them.
 	Guarded []string
@@ -38,8 +44,11 @@ type Config struct {
 // is in a cgroup. It is as strong as the way to it: root can run the executable
 // with its own libraries, and move into the cgroup.
 type Identity struct {
-	Executable *os.File // or
-	Cgroup     string   // its directory, in one that is there already; or
+	Executable *os.File
+	// SHA256, where it is not 0, is that of the executable's contents: one with others, or
+	// that somebody can write, is not listed, and everything else is. See Guard.Listed.
+	SHA256 [32]byte
+	Cgroup string // or its directory, in one that is there already; or
 	// Keyrings are those of the kernel whose keys vouch for a program: it may be loaded
 	// by anybody, be run, and do what is listed while it runs. One entry has them.
 	Keyrings []Keyring
@@ -71,31 +80,53 @@ type checked struct {
 
 // checkedExecutable is enrolled by the kernel, which alone knows generations.
 type checkedExecutable struct {
-	file *os.File
-	may  may
+	Identity
+	may may
+}
+
+// kernelsOwn are the system calls by which hornetd knows what there is and that something is
+// done: what is answered in the kernel's place could have it believe anything. Those
+// whose arguments systemd has filters look at, for other settings than SystemCallFilter=,
+// are not among them: clone, setns, socket, mmap and the like.
+var kernelsOwn = []int{
+	unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_MLOCKALL, unix.SYS_PRCTL, unix.SYS_SECCOMP, unix.SYS_LANDLOCK_CREATE_RULESET, unix.SYS_LANDLOCK_RESTRICT_SELF,
+	unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_GETDENTS64, unix.SYS_READLINKAT,
+	unix.SYS_FSTAT, unix.SYS_NEWFSTATAT, unix.SYS_STATX, unix.SYS_FSTATFS, unix.SYS_STATFS, unix.SYS_FCNTL, unix.SYS_FLOCK, unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_IOCTL,
+	unix.SYS_MKDIRAT, unix.SYS_UNLINKAT, unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT,
+	unix.SYS_EXECVE, unix.SYS_GETSOCKOPT, unix.SYS_RECVMSG, unix.SYS_GETRANDOM, unix.SYS_CLOCK_GETTIME,
 }
 
 // check reads what the configuration names, and changes nothing.
-func (c Config) check(dir string, hooks int) (*checked, error) {
+func (c Config) check(dir *os.File, hooks int) (*checked, error) {
 	if c.Mode != Audit && c.Mode != Enforce {
 		return nil, fmt.Errorf("guard: mode %s: a guard is armed to audit or to enforce", c.Mode)
 	}
 	out := &checked{Config: c, places: map[place]may{}}
 	out.state.Object, out.state.Hooks = objectSum, uint32(hooks)
+	for _, call := range kernelsOwn {
+		out.state.Asks[call/64] |= 1 << (call % 64)
+	}
+	if c.OwnFirst {
+		out.state.Only = 1
+	}
+	var err error
+	if out.state.Uprobes, err = uprobeType(); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(c.Cgroup); err != nil { // it is where the caller is
 		return nil, fmt.Errorf("guard: hornetd's cgroup: %w", err)
 	}
-	home, err := placeOf(c.Cgroup)
-	if err != nil {
+	if out.state.Home, err = placeOf(c.Cgroup); err != nil {
 		return nil, err
 	}
-	out.state.Home = home
-	guarded := append([]string{dir}, c.Guarded...)
-	if len(guarded) > roots {
+	if len(c.Guarded) >= roots {
 		return nil, fmt.Errorf("guard: %d directories to guard, the most is %d", len(c.Guarded), roots-1)
 	}
-	for i, name := range guarded {
-		if out.state.Roots[i], err = rootOf(name); err != nil {
+	if out.state.Roots[0], err = rootOf(dir.Name(), throughFD(dir)); err != nil {
+		return nil, err
+	}
+	for i, name := range c.Guarded {
+		if out.state.Roots[1+i], err = rootOf(name, name); err != nil {
 			return nil, err
 		}
 	}
@@ -107,6 +138,24 @@ func (c Config) check(dir string, hooks int) (*checked, error) {
 	return out, nil
 }
 
+// uprobeType returns the type of perf events that are uprobes, which the kernel gives
+// when it boots; 0 is that it has none.
+func uprobeType() (uint64, error) {
+	const file = "/sys/bus/event_source/devices/uprobe/type"
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("guard: %w", err)
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("guard: %s: %w", file, err)
+	}
+	return n, nil
+}
+
 func (c *checked) allow(id Identity) error {
 	m, err := id.masks()
 	if err != nil {
@@ -116,7 +165,7 @@ func (c *checked) allow(id Identity) error {
 		return c.vouch(id.Keyrings, m)
 	}
 	if id.Executable != nil {
-		c.identities = append(c.identities, checkedExecutable{id.Executable, m})
+		c.identities = append(c.identities, checkedExecutable{id, m})
 		return nil
 	}
 	p, err := placeOf(id.Cgroup)
@@ -165,6 +214,22 @@ func (id Identity) masks() (may, error) {
 	return m, nil
 }
 
+// goesOn has a guard go on where the one that it replaces ends. What that was told when it
+// was armed counts: what is to be seen now another may have mounted.
+func (s *state) goesOn(was *state) error {
+	for i, r := range was.Roots {
+		if r != (root{}) && s.Roots[i] != r {
+			return remedy.With(errors.New("guard: its pins, or the store's, are not where they were when it was armed"), "see what is mounted over them (findmnt), and take it away")
+		}
+	}
+	s.Calls, s.Refused, s.Lost, s.Suppressed = was.Calls, was.Refused, was.Lost, was.Suppressed
+	s.First, s.Homes, s.Everywhere = was.First, was.Homes, was.Everywhere
+	if was.Uprobes != 0 {
+		s.Uprobes = was.Uprobes
+	}
+	return nil
+}
+
 // placeOf returns what the guard knows a cgroup by. It need not be there yet, as that
 // of a service that starts later is not; its parent must be.
 func placeOf(dir string) (place, error) {
@@ -202,11 +267,11 @@ func placeOf(dir string) (place, error) {
 	return p, nil
 }
 
-// rootOf returns what the guard knows a directory of a bpffs by.
-func rootOf(dir string) (root, error) {
+// rootOf returns what the guard knows a directory of a bpffs by, to which path leads.
+func rootOf(dir, path string) (root, error) {
 	var fs unix.Statfs_t
 	var st unix.Stat_t
-	if err := errors.Join(unix.Statfs(dir, &fs), unix.Stat(dir, &st)); err != nil {
+	if err := errors.Join(unix.Statfs(path, &fs), unix.Stat(path, &st)); err != nil {
 		return root{}, fmt.Errorf("guard: %q: %w", dir, err)
 	}
 	if fs.Type != unix.BPF_FS_MAGIC {

@@ -6,8 +6,8 @@
 // the process that armed it is dead; Adopt takes it up again; Upgrade puts a new
 // one in force before the old one goes; Disarm ends it. Look only looks.
 //
-//	DIR/set-N/{links,maps,programs}/NAME   the guard in force
-//	DIR/stage-N/…                          being armed, or being taken down
+//	DIR/set-N/{links,floor,maps,programs}/NAME   the guard in force
+//	DIR/stage-N/…                                being armed, or being taken down
 //
 // Whoever changes an armed guard must be hornetd in the guard's own eyes: the
 // process that armed it, or an enrolled executable that the first process started

@@ -11,8 +11,14 @@ import (
 
 const eventsMap = "events"
 
-// ErrClosed is returned by Events.Read after Close.
-var ErrClosed = ringbuf.ErrClosed
+var (
+	// ErrClosed is returned by Events.Read after Close.
+	ErrClosed = ringbuf.ErrClosed
+	// ErrFlushed is returned by Events.Read behind what was there at Flush.
+	ErrFlushed = ringbuf.ErrFlushed
+	// ErrNoEvent is returned by Events.Read for something that cannot be one. The next one may.
+	ErrNoEvent = errors.New("guard: what is told is no event")
+)
 
 // Event is something that is not for its caller.
 type Event struct {
@@ -61,7 +67,7 @@ type rawEvent struct {
 func decodeEvent(b []byte) (Event, error) {
 	var r rawEvent
 	if err := decode(b, firstEvent, &r); err != nil {
-		return Event{}, err
+		return Event{}, fmt.Errorf("%w: %w", ErrNoEvent, err)
 	}
 	return Event{
 		Boot: time.Duration(r.Time), Deed: r.Deed, Detail: r.Detail, Reason: r.Reason, Refused: r.Refused != 0,
@@ -71,7 +77,8 @@ func decodeEvent(b []byte) (Event, error) {
 	}, nil
 }
 
-// Events reads what the guard tells. There is one reader at a time.
+// Events reads what the guard tells. There is one reader at a time. It holds what it reads:
+// what a guard has told is there when that has been replaced or disarmed.
 type Events struct{ r *ringbuf.Reader }
 
 // Events returns a reader, which is the caller's to close. What came while nobody
@@ -84,8 +91,8 @@ func (g *Guard) Events() (*Events, error) {
 	return &Events{r}, nil
 }
 
-// Read waits for the next event. The error is ErrClosed after Close, and
-// os.ErrDeadlineExceeded.
+// Read waits for the next event. The error is ErrClosed after Close, ErrFlushed after
+// Flush, and os.ErrDeadlineExceeded.
 func (e *Events) Read() (Event, error) {
 	record, err := e.r.Read()
 	if err != nil {
@@ -97,7 +104,16 @@ func (e *Events) Read() (Event, error) {
 // SetDeadline ends a Read at a time; the zero one is never.
 func (e *Events) SetDeadline(t time.Time) { e.r.SetDeadline(t) }
 
-// Close ends a Read that waits.
+// Flush has Read return what is there, and then ErrFlushed, instead of waiting. That comes
+// to an end where the guard tells nothing any more.
+func (e *Events) Flush() error {
+	if err := e.r.Flush(); err != nil {
+		return fmt.Errorf("guard: events: %w", err)
+	}
+	return nil
+}
+
+// Close ends a Read that waits. What nobody has read stays.
 func (e *Events) Close() error {
 	if err := e.r.Close(); err != nil && !errors.Is(err, ErrClosed) {
 		return fmt.Errorf("guard: events: %w", err)

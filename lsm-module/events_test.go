@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,6 +51,8 @@ func TestEvents(t *testing.T) {
 			}
 		}
 		cmd := child("tries", nil, "named")
+		const uid, gid, capBPF = 1000, 2000, 39
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}, AmbientCaps: []uintptr{capBPF}}
 		before, err := bootClock()
 		if err != nil {
 			t.Fatal(err)
@@ -77,10 +80,13 @@ func TestEvents(t *testing.T) {
 		want := Event{
 			Boot: got.Boot, Deed: DeedBPF, Detail: unix.BPF_PROG_LOAD, Reason: ReasonCaller, Refused: refused, Cgroup: cgroupID(t),
 			Executable: Executable{Inode: st.Ino, Device: kernelDevice(st.Dev), Generation: got.Executable.Generation},
-			PID:        uint32(cmd.Process.Pid), Thread: got.Thread, Comm: "exe", Type: uint32(ebpf.SocketFilter), Name: "attacker",
+			PID:        uint32(cmd.Process.Pid), Thread: got.Thread, UID: uid, GID: gid, Comm: "exe", Type: uint32(ebpf.SocketFilter), Name: "attacker",
 		}
 		if *got != want {
 			t.Errorf("event\n%+v, want\n%+v (%s)", *got, want, exe.Name())
+		}
+		if own := got.Thread - got.PID; own > 100 { // it has few
+			t.Errorf("thread %d of process %d", got.Thread, got.PID)
 		}
 		if now, _ := bootClock(); uint64(got.Boot) < before || uint64(got.Boot) > now {
 			t.Errorf("at %v, not between %d and %d", got.Boot, before, now)
@@ -149,6 +155,9 @@ func TestEventsAreBounded(t *testing.T) {
 	refused, suppressed := after.Refused-before.Refused, after.Suppressed-before.Suppressed
 	if refused != 5001 || suppressed == 0 || uint64(len(told))+suppressed != refused || after.Lost != before.Lost {
 		t.Errorf("%d refused, %d told, %d suppressed, %d lost", refused, len(told), suppressed, after.Lost-before.Lost)
+	}
+	if calls := after.Calls - before.Calls; calls < refused || calls > refused+100 { // and some to look
+		t.Errorf("%d calls of bpf(2) seen, %d refused", calls, refused)
 	}
 	var said uint64
 	for _, e := range told {
@@ -221,15 +230,18 @@ func try(what, text string, number int) error {
 		return update(number, unix.BPF_MAP_UPDATE_ELEM)
 	case "freeze":
 		return update(number, unix.BPF_MAP_FREEZE)
+	case "remove":
+		return unix.Unlink(text)
 	case "over":
 		return unix.Mount("tmpfs", text, "tmpfs", 0, "")
 	case "private":
 		return unix.Mount("", text, "", unix.MS_PRIVATE, "")
 	case "umount":
 		return unix.Unmount(text, unix.MNT_DETACH)
-	case "inside":
+	case "umount-inside", "over-inside":
 		pid, path, _ := strings.Cut(text, ":")
-		return umountInside(pid, path)
+		what, _, _ = strings.Cut(what, "-")
+		return inside(pid, func() error { return try(what, path, 0) })
 	case "term":
 		return unix.Kill(number, unix.SIGTERM)
 	case "stop":
@@ -240,6 +252,26 @@ func try(what, text string, number int) error {
 			f.Close()
 		}
 		return err
+	case "on":
+		return on(text)
+	case "open":
+		f, err := os.OpenFile(text, os.O_WRONLY, 0)
+		if err == nil {
+			f.Close()
+		}
+		return err
+	case "attaches":
+		return attaches(text)
+	case "endfloor":
+		return toFloor(number, unix.BPF_PROG_DETACH, 0)
+	case "overfloor":
+		return toFloor(number, unix.BPF_PROG_ATTACH, unix.BPF_F_ALLOW_MULTI|unix.BPF_F_REPLACE)
+	case "linkfloor":
+		return toFloor(number, unix.BPF_LINK_CREATE, 0)
+	case "egress":
+		return toEgress(text)
+	case "batch":
+		return batch(unix.BPF_MAP_UPDATE_BATCH)
 	case "sigio":
 		return signalByIO(number)
 	case "async":
@@ -303,12 +335,16 @@ func TestSignalsOfFiles(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			wait := 2 * time.Second
+			if m == Audit { // it comes
+				wait = time.Minute
+			}
 			select {
 			case <-came:
 				if m == Enforce {
 					t.Errorf("%s: the signal came while the guard enforces", how)
 				}
-			case <-time.After(2 * time.Second):
+			case <-time.After(wait):
 				if m == Audit {
 					t.Errorf("%s: the signal did not come while the guard audits", how)
 				}
@@ -378,7 +414,7 @@ func TestShare(t *testing.T) {
 		}
 		f := os.NewFile(uintptr(fd), "map")
 		defer f.Close()
-		cmd := child("tries", nil, "update=3", "freeze=3", fmt.Sprint("write=", id))
+		cmd := child("tries", nil, "update=3", "batch", "freeze=3", fmt.Sprint("write=", id))
 		cmd.ExtraFiles = []*os.File{f}
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -386,13 +422,13 @@ func TestShare(t *testing.T) {
 		}
 		return strings.TrimSpace(string(out))
 	}
-	if got := tries(); got != "EPERM EPERM EPERM" {
+	if got := tries(); got != "EPERM EPERM EPERM EPERM" {
 		t.Errorf("with a descriptor that got away: %s", got)
 	}
 	if err := g.Share(uint32(id)); err != nil {
 		t.Fatal(err)
 	}
-	if got := tries(); got != "ok EPERM EPERM" {
+	if got := tries(); got != "ok ok EPERM EPERM" {
 		t.Errorf("with one that was given away: %s", got)
 	}
 	next, err := g.Upgrade(Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: testenv.CgroupRoot(t), Owned: []Object{{Map, uint32(id)}}})
@@ -400,25 +436,27 @@ func TestShare(t *testing.T) {
 		t.Fatal(err)
 	}
 	*g = *next
-	if got := tries(); got != "ok EPERM EPERM" {
+	if got := tries(); got != "ok ok EPERM EPERM" {
 		t.Errorf("with one that was given away before an upgrade: %s", got)
 	}
 	if err := g.Disown(Object{Map, uint32(id)}); err != nil {
 		t.Fatal(err)
 	}
-	if got := tries(); got != "ok EINVAL ok" { // freezing has no second word
+	if got := tries(); got != "ok ok EINVAL ok" { // freezing has no second word
 		t.Errorf("with a map that is not owned any more: %s", got)
 	}
 }
 
 // The pins go with their last mount, whatever that is mounted in.
 func TestTreeOfMounts(t *testing.T) {
-	g := arm(t, nil)
-	tree := "/tmp" // a tmpfs, in which the test's bpffs is mounted
-	if !strings.HasPrefix(g.dir, tree+"/") {
-		t.Fatalf("the guard is in %s", g.dir)
+	guestOnly(t)
+	tree := t.TempDir()
+	bpffs := filepath.Join(tree, "bpf")
+	if err := errors.Join(unix.Mount("tmpfs", tree, "tmpfs", 0, ""), os.Mkdir(bpffs, 0o700), unix.Mount("bpf", bpffs, "bpf", 0, "mode=0700")); err != nil {
+		t.Fatal(err)
 	}
-	bpffs := filepath.Dir(g.dir)
+	t.Cleanup(func() { unix.Unmount(tree, unix.MNT_DETACH) })
+	g := armIn(t, filepath.Join(bpffs, "guard"), nil)
 	out, err := child("tries", nil, "umount="+tree, "umount="+bpffs, "over="+bpffs, "over="+g.dir, "private="+bpffs).CombinedOutput()
 	if err != nil || strings.TrimSpace(string(out)) != "EPERM EPERM EPERM EPERM EPERM" {
 		t.Errorf("umount of %s and the rest: %s, %v", tree, out, err)
@@ -426,8 +464,14 @@ func TestTreeOfMounts(t *testing.T) {
 	if s, err := Look(g.dir); err != nil || !s.Enforces {
 		t.Errorf("afterwards: %+v, %v", s, err)
 	}
-	if out, err := child("tries", nil, "umount=/dev/shm").CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "ok" {
-		t.Errorf("umount of /dev/shm: %s, %v", out, err)
+	// Another file system, and over a directory of this one that is not guarded.
+	other, unguarded := t.TempDir(), filepath.Join(bpffs, "unguarded")
+	if err := errors.Join(unix.Mount("tmpfs", other, "tmpfs", 0, ""), os.Mkdir(unguarded, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	out, err = child("tries", nil, "umount="+other, "over="+unguarded, "umount="+unguarded).CombinedOutput()
+	if err != nil || strings.TrimSpace(string(out)) != "ok ok ok" {
+		t.Errorf("what has no pins: %s, %v", out, err)
 	}
 }
 

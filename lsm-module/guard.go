@@ -22,12 +22,17 @@ import (
 // Guard is one that is in force. Close lets go of it and leaves it in force.
 type Guard struct {
 	dir    string
+	place  *os.File // that directory, whatever is mounted over its path by now
 	number int
 	named  bool // set-N, no longer stage-N
+	holed  bool // without all of its floor
 
 	maps     map[string]*ebpf.Map
 	programs map[string]*ebpf.Program
+	floor    map[string]*ebpf.Program
 	links    map[string]link.Link
+
+	held []Executable // that the guard which it is to replace has nobody write for its sake
 }
 
 // Status is what a guard says of itself.
@@ -38,6 +43,9 @@ type Status struct {
 	Hooks    []string      // programs in force
 	Open     []string      // what is open without those that are not, on a kernel that has not their hooks
 	Current  bool          // it is the guard of this build
+	Asked    bool          // the kernel asks it
+	Floor    bool          // and its floor, which no pin holds
+	Holed    bool          // of that something had gone when Adopt took it up; Upgrade makes another
 	Calls    uint64        // of bpf(2), seen
 	Refused  uint64        // what was refused
 	Lost     uint64        // events for which there was no room
@@ -45,35 +53,83 @@ type Status struct {
 	Suppressed uint64
 }
 
-// Adopt takes up the guard in dir, also one of another build. What was being armed
-// or taken down when a process died is removed. Errors are ErrNotArmed,
-// ErrNotHornetd and ErrPartial; with any of them what is in force stays so.
+// Adopt takes up the guard in dir, also one of another build. It changes nothing: what
+// was being armed or taken down when a process died stays until Tidy. Errors are
+// ErrNotArmed, ErrNotHornetd and ErrPartial. One that does not enforce may have lost its
+// floor, which is anybody's to detach then: see Status.Holed.
 func Adopt(dir string) (*Guard, error) {
-	n, err := newest(dir)
+	place, err := openPlace(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("guard: %s: %w", dir, ErrNotArmed)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if n == 0 {
-		return nil, errors.Join(fmt.Errorf("guard: %s: %w", dir, ErrNotArmed), sweep(dir))
-	}
-	g := &Guard{dir: dir, number: n, named: true}
-	if err := g.open(); err != nil {
+	g := &Guard{dir: dir, place: place, named: true}
+	if g.number, err = newest(place); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
-	if err := g.checkLinks(); err != nil {
-		return nil, errors.Join(remedy.With(err, "reboot, and look for who removed it"), g.Close())
+	if g.number == 0 {
+		return nil, errors.Join(fmt.Errorf("guard: %s: %w", dir, ErrNotArmed), g.Close())
 	}
-	if err := errors.Join(sweep(dir), g.older()); err != nil {
-		return g, fmt.Errorf("guard: what an interrupted change left: %w", err)
+	err = g.open()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("guard: %w: %w", ErrPartial, err)
+	}
+	if err == nil {
+		err = g.checkPlace()
+	}
+	if err == nil {
+		err = errors.Join(g.checkLinks(), g.adoptFloor())
+	}
+	if errors.Is(err, ErrPartial) {
+		err = remedy.With(err, "reboot, and look for who removed it")
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
+}
+
+// Tidy removes what was being armed, replaced or taken down when a process died, from
+// where g was taken up. Whoever calls it has seen that this is where the guard that is in
+// force belongs: with Pinned, InForce and what is sealed.
+func (g *Guard) Tidy() error {
+	if err := errors.Join(sweep(g.place), older(g.place, g.number)); err != nil {
+		return fmt.Errorf("guard: what an interrupted change left: %w", err)
+	}
+	return nil
+}
+
+// Tidy removes from dir, where there is no guard, what was being armed or taken down when
+// a process died.
+func Tidy(dir string) error {
+	place, err := openPlace(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer place.Close()
+	n, err := newest(place)
+	if err == nil && n > 0 {
+		err = fmt.Errorf("guard: %s: %w", dir, ErrArmed)
+	}
+	if err == nil {
+		err = sweep(place)
+	}
+	if err != nil {
+		return fmt.Errorf("guard: what an interrupted change left: %w", err)
+	}
+	return nil
 }
 
 // Look says how the guard in dir is, to anybody who may read the directory. While it
 // enforces, only hornetd is told more than that it does.
 func Look(dir string) (Status, error) {
 	for last := 0; ; {
-		n, err := newest(dir)
+		n, err := newestIn(dir)
 		if err != nil {
 			return Status{}, err
 		}
@@ -93,7 +149,14 @@ func look(dir string, n int) (Status, error) {
 	m, err := ebpf.LoadPinnedMap(filepath.Join(set, "maps", pinName(stateMap)), &ebpf.LoadPinOptions{ReadOnly: true})
 	if errors.Is(err, unix.EPERM) { // the guard's answer: it gives its maps to hornetd only
 		hooks, err := names(filepath.Join(set, "links"))
-		return Status{Mode: Enforce, Enforces: true, Hooks: hooks}, err
+		if err != nil {
+			return Status{}, err
+		}
+		floor, err := names(filepath.Join(set, floorDir))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return Status{Mode: Enforce, Enforces: true, Asked: true, Hooks: hooks, Floor: len(floor) > 0}, err
 	}
 	if err != nil {
 		return Status{}, fmt.Errorf("guard: state: %w", err)
@@ -103,9 +166,17 @@ func look(dir string, n int) (Status, error) {
 }
 
 // Status says how it is.
-func (g *Guard) Status() (Status, error) { return status(g.maps[stateMap], g.path()) }
+func (g *Guard) Status() (Status, error) {
+	s, err := status(g.maps[stateMap], g.in())
+	s.Holed = g.holed
+	return s, err
+}
 
 func status(m *ebpf.Map, set string) (Status, error) {
+	asked, floor, err := asked(m)
+	if err != nil {
+		return Status{}, err
+	}
 	s, err := readState(m)
 	if err != nil {
 		return Status{}, fmt.Errorf("guard: state: %w", err)
@@ -118,13 +189,33 @@ func status(m *ebpf.Map, set string) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	out.Hooks = inForce
+	out.Hooks, out.Asked, out.Floor = inForce, asked, floor
+	if !floor {
+		out.Open = append(out.Open, noFloor)
+	}
+	if !asked {
+		out.Open = append(out.Open, "the kernel does not ask the guard: everything (sysctl kernel.ftrace_enabled=1)")
+	}
 	for _, h := range hooks {
 		if h.For != "" && !slices.Contains(out.Hooks, h.Program) {
 			out.Open = append(out.Open, h.For)
 		}
 	}
 	return out, nil
+}
+
+// asked reports whether the kernel calls the guard and its floor, which count calls of
+// bpf(2), and so the second look here. With kernel.ftrace_enabled=0 it does not.
+func asked(m *ebpf.Map) (guard, floor bool, err error) {
+	before, err := readState(m)
+	if err != nil {
+		return false, false, fmt.Errorf("guard: state: %w", err)
+	}
+	after, err := readState(m)
+	if err != nil {
+		return false, false, fmt.Errorf("guard: state: %w", err)
+	}
+	return after.Calls != before.Calls, after.FloorCalls != before.FloorCalls, nil
 }
 
 // statusOf is what the state says, which knows nothing of hooks.
@@ -144,15 +235,16 @@ func statusOf(s *state) (Status, error) {
 // SetMode changes what the guard does from the next call on. With Enforce and a
 // time it falls back to Audit unless Confirm comes before the time is over.
 func (g *Guard) SetMode(m Mode, confirmWithin time.Duration) error {
-	var deadline uint64
+	var deadline, within uint64 // the former for a guard of an older build
 	if m == Enforce && confirmWithin > 0 {
 		now, err := bootClock()
 		if err != nil {
 			return err
 		}
-		deadline = now + uint64(confirmWithin)
+		within = uint64(confirmWithin)
+		deadline = now + within
 	}
-	return g.control("mode "+m.String(), opMode, uint64(m), deadline)
+	return g.control("mode "+m.String(), opMode, uint64(m), deadline, within)
 }
 
 // Confirm takes the time limit away from Enforce. It does nothing for a guard that
@@ -166,69 +258,6 @@ func (g *Guard) Confirm() error {
 		return remedy.With(errors.New("guard: too late: it has fallen back to audit"), "set the mode to enforce again")
 	}
 	return g.SetMode(s.Mode, 0)
-}
-
-// Enroll makes an executable one that becomes hornetd when the first process
-// starts it in hornetd's cgroup. f is open for reading; the error is ETXTBSY while
-// somebody has the file open for writing.
-func (g *Guard) Enroll(f *os.File) (Executable, error) { return g.enroll(f, 0) }
-
-// EnrollIf is Enroll where is, called while nobody can write the file any more,
-// has no error. (In audit mode they can, and it is told.)
-func (g *Guard) EnrollIf(f *os.File, is func() error) (Executable, error) {
-	before, err := g.Enrolled()
-	if err != nil {
-		return Executable{}, err
-	}
-	e, err := g.enroll(f, 1)
-	if err != nil {
-		return Executable{}, err
-	}
-	if err := is(); err != nil {
-		if slices.Contains(before, e) {
-			_, again := g.Enroll(f)
-			return Executable{}, errors.Join(err, again)
-		}
-		return Executable{}, errors.Join(err, g.Retire(e))
-	}
-	return g.Enroll(f)
-}
-
-func (g *Guard) enroll(f *os.File, hold uint64) (Executable, error) {
-	err := g.control("executable "+f.Name(), opEnroll, uint64(f.Fd()), hold)
-	if errors.Is(err, unix.ETXTBSY) {
-		err = remedy.With(err, "end what writes it (fuser -v %s)", f.Name())
-	}
-	if err != nil {
-		return Executable{}, err
-	}
-	s, err := readState(g.maps[stateMap])
-	if err != nil {
-		return Executable{}, fmt.Errorf("guard: state: %w", err)
-	}
-	return s.Last, nil
-}
-
-// Retire is the opposite of Enroll.
-func (g *Guard) Retire(e Executable) error {
-	return g.control(fmt.Sprintf("executable %d", e.Inode), opRetire, uint64(e.Generation)<<32|uint64(e.Device), e.Inode)
-}
-
-// Enrolled are the executables that become hornetd.
-func (g *Guard) Enrolled() ([]Executable, error) {
-	var all []Executable
-	var e Executable
-	var m may
-	it := g.maps["executables"].Iterate()
-	for it.Next(&e, &m) {
-		if m.Hornetd != 0 {
-			all = append(all, e)
-		}
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("guard: executables: %w", err)
-	}
-	return all, nil
 }
 
 // Sealed gives back Config.Sealed.
@@ -264,6 +293,15 @@ func (g *Guard) Disown(o Object) error {
 	return g.control(fmt.Sprintf("disown %s %d", o.Kind, o.ID), opDisown, uint64(o.Kind), uint64(o.ID))
 }
 
+// Made is how many objects the guard has seen hornetd make.
+func (g *Guard) Made() (uint64, error) {
+	s, err := readState(g.maps[stateMap])
+	if err != nil {
+		return 0, fmt.Errorf("guard: state: %w", err)
+	}
+	return s.Made, nil
+}
+
 // Owned are all objects that are protected, those that have gone among them.
 func (g *Guard) Owned() ([]Object, error) {
 	all, err := g.owned()
@@ -285,7 +323,8 @@ func (g *Guard) owned() (map[Object]uint32, error) {
 	return all, nil
 }
 
-// Disarm ends the guard and closes g.
+// Disarm ends the guard and closes g. With an error that is not ErrLeft g is open and where
+// it was: as before, or, where Status says so, off. It can be disarmed again, or have a mode.
 func (g *Guard) Disarm() error {
 	if err := g.SetMode(Off, 0); err != nil {
 		return err
@@ -299,20 +338,24 @@ func (g *Guard) Close() error {
 	for _, l := range g.links {
 		errs = append(errs, l.Close())
 	}
-	for _, p := range g.programs {
-		p.Close()
+	for _, programs := range []map[string]*ebpf.Program{g.programs, g.floor} {
+		for _, p := range programs {
+			p.Close()
+		}
 	}
 	for _, m := range g.maps {
 		m.Close()
 	}
-	g.links, g.programs, g.maps = nil, nil, nil
+	if g.place != nil {
+		g.place.Close()
+	}
+	g.place, g.links, g.programs, g.floor, g.maps = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 
 // control asks the guard to change something; it does so for hornetd only.
 func (g *Guard) control(what string, op uint64, args ...uint64) error {
-	// More than any build's reads: the kernel refuses less, and this is the most it takes.
-	context := [12]uint64{op}
+	context := [12]uint64{0: op, 11: opAsked}
 	copy(context[1:], args)
 	ret, err := g.programs[controlProgram].Run(&ebpf.RunOptions{Context: context})
 	if err == nil && int32(ret) < 0 {
@@ -328,20 +371,27 @@ func (g *Guard) control(what string, op uint64, args ...uint64) error {
 }
 
 func notHornetd(err error) error {
-	return remedy.With(err, "start an enrolled hornetd as a service, or reboot")
+	return remedy.With(err, "start an enrolled hornetd as a service, with CAP_SYS_ADMIN and no SystemCallFilter= but its unit's, or reboot")
 }
 
-func (g *Guard) path() string {
+func (g *Guard) path() string { return filepath.Join(g.dir, g.name()) }
+
+func (g *Guard) name() string {
 	if g.named {
-		return filepath.Join(g.dir, "set-"+strconv.Itoa(g.number))
+		return "set-" + strconv.Itoa(g.number)
 	}
-	return filepath.Join(g.dir, "stage-"+strconv.Itoa(g.number))
+	return "stage-" + strconv.Itoa(g.number)
 }
 
 // open opens what is pinned.
 func (g *Guard) open() error {
-	g.maps, g.programs, g.links = map[string]*ebpf.Map{}, map[string]*ebpf.Program{}, map[string]link.Link{}
-	err := each(filepath.Join(g.path(), "programs"), func(name, path string) error {
+	g.maps, g.programs, g.floor, g.links = map[string]*ebpf.Map{}, map[string]*ebpf.Program{}, map[string]*ebpf.Program{}, map[string]link.Link{}
+	set, err := openIn(g.place, g.name(), unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer set.Close()
+	err = each(set, "programs", func(name, path string) error {
 		p, err := ebpf.LoadPinnedProgram(path, nil)
 		if errors.Is(err, unix.EPERM) {
 			return notHornetd(fmt.Errorf("%w: %w", ErrNotHornetd, err))
@@ -358,7 +408,13 @@ func (g *Guard) open() error {
 	if err := g.control("adopt", opWhoAmI); err != nil {
 		return err
 	}
-	err = each(filepath.Join(g.path(), "maps"), func(name, path string) error {
+	if err := eachFloor(set, func(name string, p *ebpf.Program) error {
+		g.floor[name] = p
+		return nil
+	}); err != nil {
+		return err
+	}
+	err = each(set, "maps", func(name, path string) error {
 		m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: name != eventsMap})
 		if name == pinName(stateMap) {
 			name = stateMap
@@ -374,27 +430,13 @@ func (g *Guard) open() error {
 			return fmt.Errorf("guard: %w: no map %s", ErrPartial, name)
 		}
 	}
-	return each(filepath.Join(g.path(), "links"), func(name, path string) error {
+	return each(set, "links", func(name, path string) error {
 		l, err := link.LoadPinnedLink(path, nil)
 		if err == nil {
 			g.links[name] = l
 		}
 		return err
 	})
-}
-
-// each calls f with every pin in a directory.
-func each(dir string, f func(name, path string) error) error {
-	all, err := names(dir)
-	if err != nil {
-		return err
-	}
-	for _, name := range all {
-		if err := f(name, filepath.Join(dir, name)); err != nil {
-			return fmt.Errorf("guard: %s: %w", filepath.Join(dir, name), err)
-		}
-	}
-	return nil
 }
 
 func names(dir string) ([]string, error) {
@@ -409,20 +451,22 @@ func names(dir string) ([]string, error) {
 	return all, nil
 }
 
-// numbered returns the directories PREFIXn with their numbers.
-func numbered(dir, prefix string) (map[int]string, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// numbered returns the names PREFIXn in a guard's directory by their numbers.
+func numbered(place *os.File, prefix string) (map[int]string, error) {
+	d, err := openIn(place, ".", unix.O_DIRECTORY) // as it is now, from its beginning
+	if err != nil {
+		return nil, err
 	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
 	if err != nil {
 		return nil, fmt.Errorf("guard: %w", err)
 	}
 	all := map[int]string{}
-	for _, e := range entries {
-		if s, ok := strings.CutPrefix(e.Name(), prefix); ok {
+	for _, name := range names {
+		if s, ok := strings.CutPrefix(name, prefix); ok {
 			if n, err := strconv.Atoi(s); err == nil && n > 0 {
-				all[n] = filepath.Join(dir, e.Name())
+				all[n] = name
 			}
 		}
 	}
@@ -430,8 +474,8 @@ func numbered(dir, prefix string) (map[int]string, error) {
 }
 
 // newest returns the number of the guard in force, or 0.
-func newest(dir string) (int, error) {
-	sets, err := numbered(dir, "set-")
+func newest(place *os.File) (int, error) {
+	sets, err := numbered(place, "set-")
 	most := 0
 	for n := range sets {
 		most = max(most, n)
@@ -439,65 +483,74 @@ func newest(dir string) (int, error) {
 	return most, err
 }
 
+func newestIn(dir string) (int, error) {
+	place, err := openPlace(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer place.Close()
+	return newest(place)
+}
+
 // sweep removes stages.
-func sweep(dir string) error {
-	stages, err := numbered(dir, "stage-")
+func sweep(place *os.File) error {
+	stages, err := numbered(place, "stage-")
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, path := range stages {
-		errs = append(errs, remove(path))
+	for _, name := range stages {
+		errs = append(errs, remove(place, name))
 	}
 	return errors.Join(errs...)
 }
 
-// older removes the sets that g has replaced.
-func (g *Guard) older() error {
-	sets, err := numbered(g.dir, "set-")
+// older removes the sets that set n has replaced.
+func older(place *os.File, n int) error {
+	sets, err := numbered(place, "set-")
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for n, path := range sets {
-		if n != g.number {
-			errs = append(errs, remove(path))
+	for is, name := range sets {
+		if is < n {
+			errs = append(errs, remove(place, name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// remove removes a set, links first: they are what is in force.
-func remove(set string) error {
-	for _, sub := range []string{"links", "programs", "maps"} {
-		if err := os.RemoveAll(filepath.Join(set, sub)); err != nil {
-			return fmt.Errorf("guard: %w", err)
-		}
-	}
-	if err := os.Remove(set); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("guard: %w", err)
-	}
-	return nil
-}
-
-// takeDown removes g and closes it. It is a stage first: whatever is left of it when
-// this process dies is nobody's guard, and the next one sweeps it away.
+// takeDown removes g and closes it; where it cannot even be named a stage it is not closed.
+// It is a stage first: whatever is left of it when this process dies is nobody's guard, and the
+// next one sweeps it away.
 func (g *Guard) takeDown() error {
 	if g.named {
-		set := g.path()
+		set := g.name()
 		g.named = false
-		if err := os.Rename(set, g.path()); err != nil {
-			return errors.Join(fmt.Errorf("guard: %w", err), g.Close())
+		if err := rename(g.place, set, g.name()); err != nil {
+			g.named = true
+			return remedy.With(fmt.Errorf("guard: it is off, and its pins stay: %w", err), "see that %s can be written (findmnt -T %[1]s); then disarm it again", g.dir)
 		}
 	}
-	return errors.Join(remove(g.path()), g.Close())
+	if err := g.endFloor(); err != nil { // of which somebody may have removed the pins
+		return errors.Join(fmt.Errorf("guard: %w: %w", ErrLeft, err), g.Close())
+	}
+	err := remove(g.place, g.name())
+	if err != nil {
+		err = fmt.Errorf("guard: %w: %w", ErrLeft, err)
+	}
+	return errors.Join(err, g.Close())
 }
 
 // abandon undoes an arming that went wrong.
 func (g *Guard) abandon() error {
 	if g.programs == nil {
-		return nil
+		return g.Close()
 	}
+	_ = g.SetMode(Off, 0) // what cannot be removed does nothing then; what does not know this process yet is off
 	return g.takeDown()
 }
 

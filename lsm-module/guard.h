@@ -39,6 +39,9 @@ enum deed {
 	DEED_IOCTL,	/* detail: the ioctl */
 	DEED_TOKEN,	/* detail: command of bpf(2) */
 	DEED_NETLINK,	/* detail: the type of the netlink message */
+	DEED_SWITCH,	/* a file by which the kernel's hooks are turned off, opened for writing */
+	DEED_SPAWN,	/* a child of hornetd's executed another program */
+	DEED_PROBE,	/* a uprobe; detail: the type of the perf event, or 0 by tracefs */
 };
 
 enum {
@@ -78,12 +81,18 @@ enum kind {
 
 /* Of the control program. Only hornetd may, in every mode. */
 enum op {
-	OP_WHOAMI = 1,	/* said by hornetd where it arms and adopts */
+	OP_WHOAMI = 1,	/* said by hornetd where it arms and adopts; state.last is what it executes */
 	OP_MODE,	/* mode, deadline */
 	OP_ENROLL,	/* descriptor of an executable; 1: not yet hornetd */
 	OP_RETIRE,	/* device and generation, inode */
 	OP_OWN,		/* kind, id, OWNED_ bits */
 	OP_DISOWN,	/* kind, id */
+	OP_LISTED,	/* descriptor of an executable: is it, and does nobody write it? */
+	OP_DIGEST,	/* device and generation, inode, four words of its digest */
+};
+
+enum {
+	OP_ASKED = 0x686f726e, /* the last argument of each */
 };
 
 enum {
@@ -93,8 +102,13 @@ enum {
 };
 
 enum {
-	MOUNTS = 4096,		/* steps through a tree of mounts */
+	MOUNTS = 1 << 20,	/* steps through a tree of mounts: more than twice as many as there can be */
+	POINTS = 16,		/* mount points that must stay */
+	KEPT = 8,		/* mounts that must stay, others of the same being copies; with more there are no copies */
+	HEIGHT = 8,		/* of a mount, from the root */
+	TRIES = 8,		/* of a walk through mounts that change meanwhile */
 	ROOTS = 4,
+	CALLS = 8, /* words with a bit for each system call */
 	DEPTH = 8,		/* of what is pinned, below a guarded directory */
 	NAME_SIZE = 64,		/* of a cgroup's own name */
 	BURST = 64,		/* events of one caller in a second */
@@ -136,6 +150,12 @@ struct object {
 
 /* The only state that changes. User space cannot write it: it is frozen. It grows at
  * its end only, as events do: hornetd reads those of another build. */
+/* A mount, by numbers that no other has as long as it is there. */
+struct kept {
+	__u32 device;
+	__u32 mount;
+};
+
 struct state {
 	__u64 deadline;		/* of enforcing, on the boot clock; 0 is none */
 	__u64 calls;		/* bpf(2) seen */
@@ -145,12 +165,29 @@ struct state {
 	__u64 object;		/* which guard.bpf.o this is */
 	__u32 mode;
 	__u32 hooks;		/* links that there must be */
-	struct exe last;	/* that was enrolled */
+	struct exe last;	/* that was enrolled, or said who it is */
 	__u64 namespace;	/* hornetd's mount namespace */
 	struct root roots[ROOTS];
 	struct place home;	/* hornetd's cgroup */
 	struct may verified;	/* for programs that the kernel has verified, and while they run */
 	__u64 keyrings;		/* bit N: by a key of enum bpf_sig_keyring N */
+	__u64 asks[CALLS];	/* bit N of them all: none but the kernel may answer system call N of hornetd's */
+	__u64 only;		/* children of hornetd's execute hornetd */
+	__u64 uprobes;		/* the type of their perf events; 0 where there are none */
+	__u64 first;		/* the first process's mount namespace when the first guard was armed */
+	__u64 homes;		/* bit N: roots[N]'s file system was mounted there */
+	__u64 everywhere;	/* hornetd has been in more mount namespaces than there is room for */
+	__u64 floors;		/* programs of the floor that there must be */
+	__u64 floorcalls;	/* bpf(2) that it has seen */
+	__u64 made;		/* objects that hornetd has made */
+	__u64 noted;		/* of the pins' file systems in the namespace "first", when it began to enforce */
+	struct kept kept[KEPT];
+};
+
+/* Of a process: what it is, and since when. */
+struct role {
+	__u64 is;
+	__u64 since; /* boot clock */
 };
 
 struct event {
@@ -252,8 +289,18 @@ enum {
 	LSM_UNSAFE_SHARE = 1,
 	LSM_UNSAFE_PTRACE = 2,
 	MNT_DETACH = 2,
+	PROT_WRITE = 2,
+	MAP_SHARED = 1,
+	MS_REMOUNT = 0x20,
+	MS_BIND = 0x1000,
+	MS_MOVE = 0x2000,
+	MS_SHARED = 0x100000,
 	TUNSETSTEERINGEBPF = 0x800454e0,
 	TUNSETFILTEREBPF = 0x800454e1,
+	FS_IOC_SETVERSION = 0x40087602,
+	FS_IOC32_SETVERSION = 0x40047602,
+	EXT4_IOC_SETVERSION = 0x40086604,
+	EXT4_IOC32_SETVERSION = 0x40046604,
 
 	NETLINK_ROUTE = 0,
 	RTM_NEWLINK = 16,
@@ -264,11 +311,27 @@ enum {
 	IFLA_XDP = 43,
 	TCA_KIND = 1, /* and TCA_ACT_KIND */
 
+	CAP_SYS_ADMIN = 21,
+	PROC_SUPER_MAGIC = 0x9fa0,
+	TRACEFS_MAGIC = 0x74726163,
+	DEBUGFS_MAGIC = 0x64626720,
+	SECURITYFS_MAGIC = 0x73636673,
+	SELINUX_MAGIC = 0xf97cff8c,
+	SMACK_MAGIC = 0x43415d53,
+	AAFS_MAGIC = 0x5a3c69f0,
+	CONFIGFS_MAGIC = 0x62656570,
+	RPC_PIPEFS_MAGIC = 0x67596969,
+	NFSD_MAGIC = 0x6e667364,
+	PERF_SECURITY_OPEN = 0,
+	PERF_ATTR_SIZE_VER0 = 64,
+	PERF_ATTR_BITS = 12, /* perf_event_open(2) takes no more than a page */
+
 	PF_FORKNOEXEC = 1 << 6,
 	PF_KTHREAD = 1 << 21,
 
 	ATTR_SIZE = 1 << 3,
 	BPF_PERF_EVENT = 41,
+	BPF_LSM_CGROUP = 43,
 	BPF_PROG_TYPE_SOCKET_FILTER = 1,
 	BPF_PROG_TYPE_SCHED_CLS = 3,
 	BPF_PROG_TYPE_XDP = 6,
@@ -289,6 +352,7 @@ enum {
 	EPERM = 1,
 	EINVAL = 22,
 	ENOSPC = 28,
+	ENOENT = 2,
 	ETXTBSY = 26,
 	EBADF = 9,
 	ENOMEM = 12,
@@ -323,14 +387,16 @@ struct nlattr {
 
 enum {
 	IFINFO_SIZE = 16, /* struct ifinfomsg */
+	TCMSG_SIZE = 20,  /* struct tcmsg */
 	WORDS = 1 << 16,  /* of a message that are looked at: more is refused */
+	FILTERS = 1 << 13, /* of seccomp, more than a process can have */
 };
 
 union bpf_attr;
 struct fown_struct;
 struct mnt_idmap;
 struct kernel_siginfo;
-struct cred;
+struct notification;
 struct socket;
 struct bpf_token;
 
@@ -346,6 +412,7 @@ struct qstr {
 
 struct super_block {
 	__u32 s_dev;
+	unsigned long s_magic;
 	struct dentry *s_root;
 } KERNEL;
 
@@ -355,12 +422,21 @@ typedef struct {
 
 struct inode {
 	unsigned long i_ino;
+	unsigned int i_nlink;
 	struct super_block *i_sb;
 	__u32 i_generation;
 	atomic_t i_writecount;
 } KERNEL;
 
+/* Since 6.14; macros before, DCACHE_MOUNTED of one of these two values. */
+enum dentry_flags {
+	DCACHE_OP_REVALIDATE = 1 << 2,
+	DCACHE_MOUNTED = 1 << 15,
+	DCACHE_MOUNTED_OLD = 1 << 16,
+};
+
 struct dentry {
+	unsigned int d_flags;
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
@@ -380,8 +456,10 @@ struct ns_common {
 } KERNEL;
 
 struct mnt_namespace {
+	struct mount *root;
 	struct ns_common ns;
 	__u64 seq; /* before it */
+	__u64 event; /* another with every mount that comes, goes or moves */
 } KERNEL;
 
 struct nsproxy {
@@ -401,11 +479,14 @@ struct pid {
 } KERNEL;
 
 struct mount {
+	int mnt_id;
 	struct mount *mnt_parent;
 	struct vfsmount mnt;
 	struct list_head mnt_mounts; /* its children, */
 	struct list_head mnt_child; /* which are linked by this */
+	struct dentry *mnt_mountpoint;
 	struct list_head mnt_share;
+	struct list_head mnt_slave_list; /* since 6.17 struct hlist_head */
 	struct mnt_namespace *mnt_ns;
 } KERNEL;
 
@@ -456,6 +537,33 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 } KERNEL;
 
+struct user_namespace {
+	int level;
+} KERNEL;
+
+struct kernel_cap_t {
+	__u64 val; /* two words before 6.3 */
+} KERNEL;
+
+struct cred {
+	struct kernel_cap_t cap_effective;
+	struct user_namespace *user_ns;
+} KERNEL;
+
+struct action_cache {
+	unsigned long allow_native[CALLS];
+} KERNEL;
+
+struct seccomp_filter {
+	struct action_cache cache; /* since 5.11 */
+	struct seccomp_filter *prev;
+	struct notification *notif;
+} KERNEL;
+
+struct seccomp {
+	struct seccomp_filter *filter;
+} KERNEL;
+
 struct task_struct {
 	unsigned int flags;
 	int tgid;
@@ -466,10 +574,17 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct nsproxy *nsproxy;
 	struct pid *thread_pid;
+	__u64 start_boottime;
+	const struct cred *cred;
+	struct seccomp seccomp;
 } KERNEL;
 
 struct iattr {
 	unsigned int ia_valid;
+} KERNEL;
+
+struct perf_event_attr {
+	__u32 type;
 } KERNEL;
 
 struct linux_binprm {

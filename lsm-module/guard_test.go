@@ -15,7 +15,11 @@ import (
 func arm(t testing.TB, change func(*Config)) *Guard {
 	t.Helper()
 	guestOnly(t)
-	dir := filepath.Join(testenv.BPFFS(t), "guard")
+	return armIn(t, filepath.Join(testenv.BPFFS(t), "guard"), change)
+}
+
+func armIn(t testing.TB, dir string, change func(*Config)) *Guard {
+	t.Helper()
 	c := Config{Mode: Enforce, ConfirmWithin: 2 * time.Minute, Cgroup: testenv.CgroupRoot(t)}
 	if change != nil {
 		change(&c)

@@ -15,10 +15,12 @@ import (
 var object []byte
 
 // objectSum tells one guard.bpf.o from another.
-var objectSum = func() uint64 {
+var objectSum = sumOf(object)
+
+func sumOf(object []byte) uint64 {
 	sum := sha256.Sum256(object)
 	return binary.LittleEndian.Uint64(sum[:])
-}()
+}
 
 // What guard.h has. TestLayout compares.
 
@@ -52,10 +54,13 @@ const (
 	DeedIoctl                   // Detail is the ioctl
 	DeedToken                   // Detail is the command of bpf(2)
 	DeedNetlink                 // Detail is the type of the message
+	DeedSwitch                  // a file by which the kernel's hooks are turned off, opened for writing
+	DeedSpawn                   // a child of hornetd's executed another program
+	DeedProbe                   // a uprobe; Detail is the type of the perf event, or 0 by tracefs
 )
 
 func (d Deed) String() string {
-	return name([]string{"", "bpf", "map", "program", "pin", "mount", "trace", "signal", "binary", "socket", "ioctl", "token", "netlink"}, uint32(d))
+	return name([]string{"", "bpf", "map", "program", "pin", "mount", "trace", "signal", "binary", "socket", "ioctl", "token", "netlink", "switch", "spawn", "probe"}, uint32(d))
 }
 
 // Reason says why a deed is not for its caller.
@@ -115,7 +120,12 @@ const (
 	opRetire
 	opOwn
 	opDisown
+	opListed
+	opDigest
 )
+
+// opAsked is the last argument of each.
+const opAsked = 0x686f726e
 
 const (
 	ownedYes    = 1
@@ -124,8 +134,11 @@ const (
 )
 
 const (
-	roots    = 4
-	nameSize = 64
+	roots = 4
+	// keptMounts is how many mounts of the pins a guard notes.
+	keptMounts = 8
+	callWords  = 8
+	nameSize   = 64
 )
 
 type root struct {
@@ -147,6 +160,12 @@ type may struct {
 	Signals     uint32
 }
 
+// role is what a process is, and since when: nanoseconds of the boot clock.
+type role struct {
+	Is    uint64
+	Since uint64
+}
+
 // state grows at its end only, and what it has keeps its meaning: a guard in force
 // may be another build's.
 type state struct {
@@ -164,7 +183,21 @@ type state struct {
 	Home       place
 	Verified   may
 	Keyrings   uint64
+	Asks       [callWords]uint64
+	Only       uint64
+	Uprobes    uint64
+	First      uint64
+	Homes      uint64
+	Everywhere uint64
+	Floors     uint64
+	FloorCalls uint64
+	Made       uint64
+	Noted      uint64
+	Kept       [keptMounts]keptMount
 }
+
+// keptMount is one by the kernel's numbers.
+type keptMount struct{ Device, Mount uint32 }
 
 // stateMap is the compiler's map of variables; it has the state alone.
 const stateMap = ".bss"

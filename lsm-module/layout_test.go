@@ -3,9 +3,11 @@ package lsm
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -65,7 +67,7 @@ func spec(t *testing.T) *ebpf.CollectionSpec {
 func TestLayout(t *testing.T) {
 	types := spec(t)
 	for kernel, value := range map[string]any{
-		"state": state{}, "root": root{}, "exe": Executable{}, "place": place{}, "may": may{}, "object": Object{}, "event": rawEvent{},
+		"state": state{}, "root": root{}, "exe": Executable{}, "place": place{}, "may": may{}, "object": Object{}, "event": rawEvent{}, "role": role{},
 	} {
 		var s *btf.Struct
 		if err := types.Types.TypeByName(kernel, &s); err != nil {
@@ -97,11 +99,11 @@ func TestConstants(t *testing.T) {
 		"MODE_OFF": uint32(Off), "MODE_AUDIT": uint32(Audit), "MODE_ENFORCE": uint32(Enforce),
 		"DEED_BPF": uint32(DeedBPF), "DEED_MAP": uint32(DeedMap), "DEED_PROGRAM": uint32(DeedProgram), "DEED_PIN": uint32(DeedPin), "DEED_MOUNT": uint32(DeedMount),
 		"DEED_TRACE": uint32(DeedTrace), "DEED_SIGNAL": uint32(DeedSignal), "DEED_BINARY": uint32(DeedBinary), "DEED_SOCKET": uint32(DeedSocket),
-		"DEED_IOCTL": uint32(DeedIoctl), "BPF_PROG_TYPE_SCHED_CLS": uint32(ebpf.SchedCLS), "BPF_PROG_TYPE_XDP": uint32(ebpf.XDP), "BPF_PROG_TYPE_SK_REUSEPORT": uint32(ebpf.SkReuseport), "BPF_PERF_EVENT": uint32(ebpf.AttachPerfEvent), "RTM_NEWTFILTER": unix.RTM_NEWTFILTER, "RTM_NEWACTION": unix.RTM_NEWACTION, "IFLA_XDP": unix.IFLA_XDP, "TUNSETSTEERINGEBPF": unix.TUNSETSTEERINGEBPF, "TUNSETFILTEREBPF": unix.TUNSETFILTEREBPF, "DEED_TOKEN": uint32(DeedToken), "DEED_NETLINK": uint32(DeedNetlink),
+		"DEED_IOCTL": uint32(DeedIoctl), "BPF_PROG_TYPE_SCHED_CLS": uint32(ebpf.SchedCLS), "BPF_PROG_TYPE_XDP": uint32(ebpf.XDP), "BPF_PROG_TYPE_SK_REUSEPORT": uint32(ebpf.SkReuseport), "BPF_PERF_EVENT": uint32(ebpf.AttachPerfEvent), "BPF_LSM_CGROUP": uint32(ebpf.AttachLSMCgroup), "RTM_NEWTFILTER": unix.RTM_NEWTFILTER, "RTM_NEWACTION": unix.RTM_NEWACTION, "IFLA_XDP": unix.IFLA_XDP, "TUNSETSTEERINGEBPF": unix.TUNSETSTEERINGEBPF, "TUNSETFILTEREBPF": unix.TUNSETFILTEREBPF, "DEED_TOKEN": uint32(DeedToken), "DEED_NETLINK": uint32(DeedNetlink), "DEED_SWITCH": uint32(DeedSwitch), "DEED_SPAWN": uint32(DeedSpawn), "DEED_PROBE": uint32(DeedProbe),
 		"REASON_CALLER": uint32(ReasonCaller), "REASON_TYPE": uint32(ReasonType), "REASON_OWNED": uint32(ReasonOwned), "REASON_UNVERIFIED": uint32(ReasonUnverified),
 		"KIND_PROGRAM": uint32(Program), "KIND_MAP": uint32(Map), "KIND_LINK": uint32(Link),
-		"OP_WHOAMI": opWhoAmI, "OP_MODE": opMode, "OP_ENROLL": opEnroll, "OP_RETIRE": opRetire, "OP_OWN": opOwn, "OP_DISOWN": opDisown,
-		"OWNED_YES": ownedYes, "OWNED_SHARED": ownedShared, "OWNED_GUARD": ownedGuard, "ROOTS": roots, "NAME_SIZE": nameSize, "MARK_HORNETD": markHornetd,
+		"OP_WHOAMI": opWhoAmI, "OP_MODE": opMode, "OP_ENROLL": opEnroll, "OP_RETIRE": opRetire, "OP_OWN": opOwn, "OP_DISOWN": opDisown, "OP_LISTED": opListed, "OP_DIGEST": opDigest, "OP_ASKED": opAsked,
+		"OWNED_YES": ownedYes, "OWNED_SHARED": ownedShared, "OWNED_GUARD": ownedGuard, "ROOTS": roots, "KEPT": keptMounts, "CALLS": callWords, "NAME_SIZE": nameSize, "MARK_HORNETD": markHornetd,
 		"BPF_OBJ_PIN": unix.BPF_OBJ_PIN, "BPF_PROG_TEST_RUN": unix.BPF_PROG_TEST_RUN, "BPF_LINK_DETACH": unix.BPF_LINK_DETACH,
 		"BPF_PROG_BIND_MAP": unix.BPF_PROG_BIND_MAP, "SO_ATTACH_BPF": unix.SO_ATTACH_BPF, "PERF_EVENT_IOC_SET_BPF": unix.PERF_EVENT_IOC_SET_BPF,
 	} {
@@ -120,9 +122,12 @@ func TestConstants(t *testing.T) {
 func TestHooks(t *testing.T) {
 	s := spec(t)
 	rows := map[string]bool{controlProgram: true}
-	for _, h := range hooks {
+	for _, h := range append(slices.Clone(hooks), floorHooks...) {
 		rows[h.Program] = true
 		p := s.Programs[h.Program]
+		if p != nil && (p.AttachType == ebpf.AttachLSMCgroup) != strings.HasPrefix(h.Program, floorPrefix) {
+			t.Errorf("program %s is attached as %s", h.Program, p.AttachType)
+		}
 		if p == nil {
 			t.Errorf("no program %s", h.Program)
 			continue
@@ -185,7 +190,7 @@ func FuzzDecodeEvent(f *testing.F) {
 	f.Add([]byte{1})
 	f.Add(make([]byte, size+8)) // of a later build
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := decodeEvent(b); (err == nil) != (len(b) >= firstEvent) {
+		if _, err := decodeEvent(b); (err == nil) != (len(b) >= firstEvent) || err != nil && !errors.Is(err, ErrNoEvent) {
 			t.Errorf("%d bytes are an event: %v", len(b), err)
 		}
 	})

@@ -3,6 +3,7 @@ package lsm
 import (
 	"bufio"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,7 +22,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -53,6 +53,11 @@ func startProgram(t *testing.T, name string, args ...string) (*os.Process, io.Re
 
 func startBehind(t *testing.T, flags uintptr, first, cgroup, exe, name string, args ...string) (*os.Process, io.ReadCloser) {
 	t.Helper()
+	return startAs(t, &syscall.SysProcAttr{Cloneflags: flags}, first, cgroup, exe, name, args...)
+}
+
+func startAs(t *testing.T, as *syscall.SysProcAttr, first, cgroup, exe, name string, args ...string) (*os.Process, io.ReadCloser) {
+	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -62,12 +67,22 @@ func startBehind(t *testing.T, flags uintptr, first, cgroup, exe, name string, a
 	script := `echo $$ >` + cgroup + `/cgroup.procs; ` + first + `; exec "$0" "$@"`
 	p, err := os.StartProcess("/bin/sh", append([]string{"sh", "-c", script, exe}, args...), &os.ProcAttr{
 		Env: append(os.Environ(), childEnv+"="+name), Files: []*os.File{nil, w, w},
-		Sys: &syscall.SysProcAttr{Cloneflags: flags},
+		Sys: as,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p, r
+}
+
+// newFIFO is one that a shell reads from until the test has written to it.
+func newFIFO(t *testing.T) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // said returns all that a child printed.
@@ -170,8 +185,12 @@ func TestWhoIsHornetd(t *testing.T) {
 		// The tracer is there before the program is executed.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		p, r := startBehind(t, unix.CLONE_PARENT, "sleep 1", home, exe, "who")
+		begins := newFIFO(t)
+		p, r := startBehind(t, unix.CLONE_PARENT, "read -r go <"+begins, home, exe, "who")
 		if err := unix.PtraceSeize(p.Pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(begins, []byte("go\n"), 0); err != nil {
 			t.Fatal(err)
 		}
 		trace(t, p.Pid)
@@ -185,8 +204,13 @@ func TestWhoIsHornetd(t *testing.T) {
 		if err != nil || len(list) != 1 {
 			t.Fatalf("enrolled: %v, %v", list, err)
 		}
-		if err := g.Retire(list[0]); err != nil {
-			t.Fatal(err)
+		for e, digest := range list {
+			if want := digestOf(t, exe); digest != want {
+				t.Errorf("its digest is %x, want %x", digest, want)
+			}
+			if err := g.Retire(e); err != nil {
+				t.Fatal(err)
+			}
 		}
 		_, out := fromInit(t, home, exe, "who")
 		if got := said(t, out); got != "EPERM" {
@@ -235,13 +259,34 @@ func TestWhoIsHornetd(t *testing.T) {
 		if list, err := g.Enrolled(); err != nil || len(list) != 0 || writable() != nil {
 			t.Errorf("enrolled all the same, or not to be written: %v, %v", list, err)
 		}
-		if _, err := g.EnrollIf(f, look(nil)); err != nil {
+		e, err := g.EnrollIf(f, look(nil))
+		if err != nil {
 			t.Fatal(err)
 		}
-		if list, err := g.Enrolled(); err != nil || len(list) != 1 || writable() == nil {
+		if list, err := g.Enrolled(); err != nil || len(list) != 1 || list[e] != digestOf(t, copied) || writable() == nil {
 			t.Errorf("not enrolled, or to be written: %v, %v", list, err)
 		}
+		// What is hornetd stays so, whatever is thought of it now.
+		if _, err := g.EnrollIf(f, func() error { return wrong }); !errors.Is(err, wrong) {
+			t.Errorf("EnrollIf = %v, want what it was told", err)
+		}
+		if list, err := g.Enrolled(); err != nil || len(list) != 1 || writable() == nil {
+			t.Errorf("not enrolled any more, or to be written: %v, %v", list, err)
+		}
 	})
+}
+
+// digestOf has sha256sum(1) say a file's digest.
+func digestOf(t *testing.T, file string) (sum [32]byte) {
+	t.Helper()
+	out, err := exec.Command("sha256sum", file).Output()
+	if err == nil {
+		_, err = hex.Decode(sum[:], out[:min(len(out), 64)])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
 }
 
 // trace lets a traced process go on until it ends.
@@ -379,20 +424,24 @@ func TestInterruptedUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	id, _ := info.ID()
-	second, err := build(g.dir, 2, c, g)
+	second, err := build(g.place, 2, c, g)
 	if err != nil {
 		t.Fatal(err)
 	}
 	half := &Guard{dir: g.dir, number: 3}
-	kernel, err := btf.LoadKernelSpec()
+	if half.place, err = openPlace(g.dir); err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := typesOfKernel()
 	if err != nil {
 		t.Fatal(err)
 	}
-	use := choose(kernel).hooks
-	if err := half.load(use, 0); err != nil {
+	plan := choose(kernel)
+	use := plan.hooks
+	if err := half.load(plan, 0, kernel); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(half.mark(), half.pinObjects(), half.attach("guard_unlink")); err != nil {
+	if err := errors.Join(half.mark(), half.pinObjects(), half.attachFloor(rootOfCgroups(t), plan.floor), half.attach(hook{Program: "guard_unlink", Name: "inode_unlink"}, kernel)); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(half.Close(), second.Close(), g.Close()); err != nil {
@@ -401,6 +450,15 @@ func TestInterruptedUpgrade(t *testing.T) {
 	next, err := Adopt(g.dir)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if adopted, others, err := Pinned(g.dir); err != nil || adopted == 0 || len(others) != 2 {
+		t.Errorf("pinned %d, %d, %v; want one and two others", adopted, others, err)
+	}
+	if err := Tidy(g.dir); !errors.Is(err, ErrArmed) {
+		t.Errorf("tidied as if there were no guard: %v", err)
+	}
+	if err := next.Tidy(); err != nil {
+		t.Error(err)
 	}
 	*g = *next
 	if dirs, err := names(g.dir); err != nil || len(dirs) != 1 || dirs[0] != "set-2" {
@@ -441,8 +499,14 @@ func TestInterruptedDisarm(t *testing.T) {
 		if err := unix.Mount("tmpfs", top, "tmpfs", 0, ""); err != nil {
 			t.Fatal(err)
 		}
-		if err := g.Disarm(); err == nil {
-			t.Error("it was disarmed in spite of what is in its directory")
+		if err := g.Disarm(); !errors.Is(err, ErrLeft) || !strings.Contains(remedy.Of(err), "unmount") {
+			t.Errorf("in spite of what is in its directory: %v (%s)", err, remedy.Of(err))
+		}
+		if out, err := child("create", nil).CombinedOutput(); err != nil {
+			t.Errorf("it goes on: %v: %s", err, out)
+		}
+		if _, err := Arm(dir, c); err == nil || !strings.Contains(remedy.Of(err), "unmount") {
+			t.Errorf("armed in spite of what is left: %v (%s)", err, remedy.Of(err))
 		}
 		if left, err := names(dir); err != nil || len(left) != 1 || left[0] != "stage-1" {
 			t.Errorf("there are %v, %v", left, err)
@@ -459,6 +523,9 @@ func TestInterruptedDisarm(t *testing.T) {
 		if g, err := Adopt(dir); !errors.Is(err, ErrNotArmed) {
 			t.Errorf("adopted %+v, %v", g, err)
 		}
+		if err := Tidy(dir); err != nil {
+			t.Error(err)
+		}
 		if left, err := names(dir); err != nil || len(left) != 0 {
 			t.Errorf("afterwards there are %v, %v", left, err)
 		}
@@ -469,6 +536,127 @@ func TestInterruptedDisarm(t *testing.T) {
 	}
 	if err := g.Disarm(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Where bpffs is read-only a guard that is disarmed is off and stays where it is: whoever
+// has it can go on, and so can who takes it up.
+func TestDisarmReadOnly(t *testing.T) {
+	g := arm(t, nil)
+	readOnly := func(flags uintptr) {
+		t.Helper()
+		if err := unix.Mount("", filepath.Dir(g.dir), "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	creates := func(what string, want bool) {
+		t.Helper()
+		if out, err := child("create", nil).CombinedOutput(); (err == nil) != want {
+			t.Errorf("%s: a map: %v: %s", what, err, out)
+		}
+	}
+	creates("armed", false)
+	readOnly(unix.MS_RDONLY)
+	for range 2 {
+		for range 2 {
+			if err := g.Disarm(); !errors.Is(err, unix.EROFS) || errors.Is(err, ErrLeft) || !strings.Contains(remedy.Of(err), "can be written") {
+				t.Fatalf("disarmed: %v (%s)", err, remedy.Of(err))
+			}
+		}
+		creates("disarmed", true)
+		next, err := Adopt(g.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+		*g = *next
+		if s, err := g.Status(); err != nil || s.Mode != Off || len(s.Hooks) == 0 {
+			t.Errorf("status %+v, %v", s, err)
+		}
+	}
+	if err := g.SetMode(Enforce, time.Minute); err != nil {
+		t.Error(err)
+	}
+	creates("enforced again", false)
+	readOnly(0)
+	if err := g.Disarm(); err != nil {
+		t.Error(err)
+	}
+	creates("at the end", true)
+	if left, err := names(g.dir); err != nil || len(left) != 0 {
+		t.Errorf("there are %v, %v", left, err)
+	}
+}
+
+// Who is told that the old guard stays is not told to disarm the new one.
+func TestUpgradeReadOnly(t *testing.T) {
+	g := arm(t, nil)
+	next, err := build(g.place, 2, Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: testenv.CgroupRoot(t)}, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := *g
+	*g = *next
+	bpffs := filepath.Dir(g.dir)
+	if err := unix.Mount("", bpffs, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.giveWay(); !errors.Is(err, unix.EROFS) || !strings.HasSuffix(remedy.Of(err), "then restart hornetd, which removes it") {
+		t.Errorf("%v (%s)", err, remedy.Of(err))
+	}
+	if err := unix.Mount("", bpffs, "", unix.MS_REMOUNT|unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Tidy(); err != nil { // as a start does
+		t.Error(err)
+	}
+	if dirs, err := names(g.dir); err != nil || len(dirs) != 1 || dirs[0] != "set-2" {
+		t.Errorf("there are %v, %v", dirs, err)
+	}
+}
+
+// A hook of the old guard that cannot be removed decides nothing beside the new one.
+func TestUpgradeLeaves(t *testing.T) {
+	g := arm(t, nil)
+	stays := ""
+	for name := range g.links {
+		if strings.HasPrefix(name, "guard_bpf") {
+			stays = filepath.Join(g.dir, "stage-1", "links", name)
+			if err := unix.Mount("/proc/self/exe", filepath.Join(g.path(), "links", name), "", unix.MS_BIND, ""); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	next, err := g.Upgrade(Config{Mode: Audit, Cgroup: testenv.CgroupRoot(t)})
+	if next == nil {
+		t.Fatal(err)
+	}
+	*g = *next
+	if !errors.Is(err, ErrLeft) || !strings.Contains(remedy.Of(err), "unmount") {
+		t.Errorf("upgraded: %v (%s)", err, remedy.Of(err))
+	}
+	if out, err := child("create", nil).CombinedOutput(); err != nil {
+		t.Errorf("audited, and refused by the old one: %v: %s", err, out)
+	}
+	if err := unix.Unmount(stays, 0); err != nil {
+		t.Fatal(err)
+	}
+	next, err = Adopt(g.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	*g = *next
+	if err := g.Tidy(); err != nil {
+		t.Error(err)
+	}
+	if dirs, err := names(g.dir); err != nil || len(dirs) != 1 || dirs[0] != "set-2" {
+		t.Errorf("there are %v, %v", dirs, err)
 	}
 }
 
@@ -549,7 +737,11 @@ func TestLookDuringUpgrades(t *testing.T) {
 		defer close(replaced)
 		for n := 1; n < 2000; n++ {
 			old := &Guard{dir: dir, number: n, named: true}
-			if err := errors.Join(set(n+1), old.takeDown()); err != nil {
+			var err error
+			if old.place, err = openPlace(dir); err == nil {
+				err = errors.Join(set(n+1), old.takeDown())
+			}
+			if err != nil {
 				replaced <- err
 				return
 			}
@@ -622,12 +814,76 @@ func TestInForce(t *testing.T) {
 	if all := find(); len(all) != 1 || all[0].Mode != Enforce || !all[0].Enforces {
 		t.Errorf("enforcing, found %+v", all)
 	}
+	// The one that replaces it owns what has gone with the old one, too.
+	next, err := g.Upgrade(Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: testenv.CgroupRoot(t), Sealed: seal})
+	if err != nil {
+		t.Fatal(err)
+	}
+	*g = *next
+	all := find()
+	if len(all) != 1 || all[0].Orphan || !all[0].Enforces {
+		t.Fatalf("upgraded, found %+v", all)
+	}
+
+	if adopted, others, err := Pinned(g.dir); err != nil || len(others) != 0 || adopted != all[0].Program {
+		t.Errorf("pinned %d, %v, %v", adopted, others, err)
+	}
 	if err := g.Disarm(); err != nil {
 		t.Fatal(err)
 	}
 	if all := find(); len(all) != 0 {
 		t.Errorf("disarmed, found %+v", all)
 	}
+}
+
+// What is attached is in force, also without the program that ends it, and without what is
+// sealed.
+func TestInForceWithoutControl(t *testing.T) {
+	seal := map[[32]byte]uint32{{1, 2, 3}: 7}
+	g := arm(t, func(c *Config) { c.Sealed = seal })
+	soon := func(what string, is func(all []Found) bool) {
+		t.Helper()
+		var all []Found
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			var err error
+			if all, err = InForce(); err != nil {
+				t.Fatal(err)
+			}
+			if is(all) {
+				return
+			}
+		}
+		t.Errorf("%s, found %+v", what, all)
+	}
+	orphan := func(all []Found) bool { return len(all) == 1 && all[0].Orphan && all[0].Enforces }
+	g.programs[controlProgram].Close()
+	delete(g.programs, controlProgram)
+	if err := os.Remove(filepath.Join(g.path(), "programs", controlProgram)); err != nil {
+		t.Fatal(err)
+	}
+	soon("without its control program", func(all []Found) bool { return orphan(all) && all[0].Sealed[[32]byte{1, 2, 3}] == 7 })
+	if adopted, others, err := Pinned(g.dir); err != nil || adopted != 0 || len(others) != 0 {
+		t.Errorf("pinned %d, %v, %v", adopted, others, err)
+	}
+	set, dir := g.name(), g.dir
+	for _, sub := range []string{"programs", "maps"} {
+		if err := os.RemoveAll(filepath.Join(g.path(), sub)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	soon("with nothing but its links", func(all []Found) bool { return orphan(all) && all[0].Sealed == nil })
+	place, err := openPlace(dir)
+	if err == nil {
+		err = remove(place, set)
+		place.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon("without them", func(all []Found) bool { return len(all) == 0 })
 }
 
 // Frozen: nobody writes what the guard decides by, hornetd neither.
@@ -687,6 +943,9 @@ func childDaemon(args []string) error {
 		Allow: []Identity{{Cgroup: filepath.Dir(home), Signals: true}}, // the test, which kills it
 	}
 	g, err := Adopt(dir)
+	if err == nil {
+		err = g.Tidy()
+	}
 	if errors.Is(err, ErrNotArmed) {
 		g, err = Arm(dir, c)
 	}
@@ -695,6 +954,9 @@ func childDaemon(args []string) error {
 	}
 	if len(args) > 2 {
 		fmt.Println(args[2])
+		if args[2] == "tidies" {
+			return g.Close()
+		}
 		return g.Disarm()
 	}
 	fmt.Println("ready", g.number)
@@ -737,10 +999,18 @@ func TestKilledDuringUpgrades(t *testing.T) {
 	rounds, upgrades := *kills, 0
 	span := 10 * time.Second // of one upgrade, and more
 	defer func() {
-		_, out := fromInit(t, home, exe, "daemon", dir, home, "disarms")
+		_, out := fromInit(t, home, exe, "daemon", dir, home, "tidies")
+		if got := said(t, out); got != "tidies" {
+			t.Errorf("at the end: %s", got)
+		}
+		if pins, err := filepath.Glob(filepath.Join(dir, "*", floorDir, "*")); err != nil || len(pins) == 0 || len(onRoot(t)) != len(pins) {
+			t.Errorf("at the end the root cgroup has programs %d, and pinned are %v, %v", onRoot(t), pins, err)
+		}
+		_, out = fromInit(t, home, exe, "daemon", dir, home, "disarms")
 		if got := said(t, out); got != "disarms" {
 			t.Errorf("at the end: %s", got)
 		}
+		hasFloor(t, "disarmed", nil)
 		if out, err := child("create", nil).CombinedOutput(); err != nil {
 			t.Errorf("after it is disarmed: %v: %s", err, out)
 		}

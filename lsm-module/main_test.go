@@ -14,31 +14,70 @@ import (
 // children are what the test binary does when a test starts it again as a process
 // of its own: name -> function of the arguments.
 var children = map[string]func(args []string) error{
-	"attacks": childAttacks,
-	"costs":   childCosts,
-	"create":  childCreates,
-	"daemon":  childDaemon,
-	"flood":   childFlood,
-	"look":    childLook,
-	"loop":    childLoop,
-	"token":   childToken,
-	"tries":   childTries,
-	"waits":   childWaits,
-	"who":     childWho,
-	"makes":   childMakes,
-	"signed":  childSigned,
+	"adopts":   childAdopts,
+	"attacks":  childAttacks,
+	"costs":    childCosts,
+	"create":   childCreates,
+	"becomes":  childBecomes,
+	"daemon":   childDaemon,
+	"flood":    childFlood,
+	"look":     childLook,
+	"loop":     childLoop,
+	"token":    childToken,
+	"stays":    childStays,
+	"tries":    childTries,
+	"copies":   childCopies,
+	"removes":  childRemoves,
+	"unmounts": childUnmounts,
+	"waits":    childWaits,
+	"who":      childWho,
+	"makes":    childMakes,
+	"signed":   childSigned,
+	"keeps":    childKeeps,
+	"pins":     childPins,
+	"polls":    childPolls,
+	"repeats":  childRepeats,
+	"runs":     func(args []string) error { return exec.Command(args[0]).Run() },
+	"holds":    childHolds,
 }
 
 const childEnv = "LSM_TEST_CHILD"
 
 func TestMain(m *testing.M) {
+	if err := takeObject(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	name := os.Getenv(childEnv)
 	if name == "" {
-		os.Exit(m.Run())
+		if os.Getenv(objectEnv) != "" {
+			if err := sweepGuest(); err != nil {
+				fmt.Fprintln(os.Stderr, "an earlier guard has left:", err)
+				os.Exit(leftOver)
+			}
+		}
+		keepHooks()
+		status := m.Run()
+		if status == 0 && quick() {
+			status = runRest()
+		}
+		os.Exit(status)
 	}
 	if err := children[name](os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+}
+
+// keepHooks keeps programs that decide nothing at the hooks, where the machine is the
+// tests' own: a guard goes in a moment then. Where it is refused, tests take longer.
+func keepHooks() {
+	const place = "/sys/fs/bpf/kept"
+	if _, err := os.Stat(place); err == nil || !vmtest.InGuest() {
+		return
+	}
+	if out, err := child("keeps", nil, place).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "hooks are not kept: %v: %s\n", err, out)
 	}
 }
 

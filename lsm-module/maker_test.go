@@ -1,11 +1,13 @@
 package lsm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -16,8 +18,8 @@ import (
 	"github.com/hornetd/hornetd/internal/testenv"
 )
 
-// childMakes makes a map, loads types, loads a program and pins its map in a directory,
-// and says of each what came of it.
+// childMakes makes a map, loads types, loads a program, pins its map in a directory and
+// asks for a token of no file system, and says of each what came of it.
 func childMakes(args []string) error {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	made := answer(err)
@@ -41,7 +43,11 @@ func childMakes(args []string) error {
 	if m != nil {
 		pinned = answer(m.Pin(filepath.Join(args[0], "mine")))
 	}
-	fmt.Println(made, typed, loaded, pinned)
+	token := "asked"
+	if err := closing(bpf(tokenCreate, map[int]uint32{1: ^uint32(0)})); errors.Is(err, unix.EPERM) {
+		token = "EPERM"
+	}
+	fmt.Println(made, typed, loaded, pinned, token)
 	return nil
 }
 
@@ -61,7 +67,7 @@ func TestMakesMaps(t *testing.T) {
 		c.Cgroup = home
 		c.Executables = []*os.File{enrolled}
 	})
-	const refused = "EPERM EPERM EPERM none"
+	const refused = "EPERM EPERM EPERM none EPERM"
 	for _, tt := range []struct {
 		what   string
 		flags  uintptr
@@ -69,7 +75,7 @@ func TestMakesMaps(t *testing.T) {
 		exe    string
 		want   string
 	}{
-		{"a child of hornetd", 0, elsewhere, exe, "ok ok EPERM EPERM"},
+		{"a child of hornetd", 0, elsewhere, exe, "ok ok EPERM EPERM asked"},
 		{"a child of somebody else", unix.CLONE_PARENT, elsewhere, exe, refused},
 		{"a child of another executable", 0, elsewhere, copied, refused},
 	} {
@@ -80,4 +86,19 @@ func TestMakesMaps(t *testing.T) {
 			}
 		})
 	}
+	// Whoever becomes hornetd may have had children before.
+	t.Run("a child from before it was hornetd", func(t *testing.T) {
+		before := "(sleep 2; " + childEnv + "=makes exec " + exe + " " + dir + ") & :"
+		_, out := startBehind(t, unix.CLONE_PARENT, before, home, exe, "stays")
+		if got := said(t, out); got != "ok\n"+refused {
+			t.Errorf("hornetd, and it, may %s", got)
+		}
+	})
+}
+
+// childStays says whether it is hornetd, and is there for some time.
+func childStays([]string) error {
+	fmt.Println(answer(childCreates(nil)))
+	time.Sleep(10 * time.Second)
+	return nil
 }

@@ -1,6 +1,7 @@
 package lsm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net"
 	"slices"
@@ -19,12 +20,12 @@ func netlinkMessage(typ uint16, flags uint16, parts ...[]byte) []byte {
 	return append(append(h, make([]byte, 8)...), body...)
 }
 
-// attr is an attribute, padded.
+// attr is an attribute, padded with what nobody is to look at.
 func attr(typ uint16, value ...[]byte) []byte {
 	v := slices.Concat(value...)
 	b := binary.NativeEndian.AppendUint16(nil, uint16(4+len(v)))
 	b = append(binary.NativeEndian.AppendUint16(b, typ), v...)
-	return append(b, make([]byte, (4-len(b)%4)%4)...)
+	return append(b, bytes.Repeat([]byte{0xff}, (4-len(b)%4)%4)...)
 }
 
 func word32(n int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(n)) }
@@ -44,20 +45,26 @@ func ifinfo() []byte {
 
 const nested = 0x8000 // NLA_F_NESTED
 
-func xdpMessage(fd int) []byte {
+// xdpMessage has other attributes before that of XDP, which has a flag or 0.
+func xdpMessage(typ, flag uint16, fd int, others ...[]byte) []byte {
 	const xdpFD, xdpFlags, skbMode = 1, 3, 2
-	return netlinkMessage(unix.RTM_SETLINK, 0, ifinfo(),
-		attr(nested|unix.IFLA_XDP, attr(xdpFD, word32(fd)), attr(xdpFlags, word32(skbMode))))
+	return netlinkMessage(typ, 0, ifinfo(), slices.Concat(others...),
+		attr(flag|unix.IFLA_XDP, attr(xdpFD, word32(fd)), attr(xdpFlags, word32(skbMode))))
 }
 
-func setXDP(fd int) error { return netlink(xdpMessage(fd), 1) }
+func setXDP(fd int) error { return netlink(xdpMessage(unix.RTM_SETLINK, nested, fd), 1) }
 
 // filterMessage is a filter of an interface that has no qdisc, which the kernel
-// refuses after it has looked at what it is.
-func filterMessage(flags uint16, kind string, fd int) []byte {
+// refuses after it has looked at what it is. A kind ends with a NUL, or with its
+// attribute; "" is none. Others stand before it.
+func filterMessage(flags uint16, kind, end string, fd int, others ...[]byte) []byte {
 	const tcaKind, tcaOptions, bpfFD = 1, 2, 6
 	tcmsg := slices.Concat(make([]byte, 4), word32(loopback()), make([]byte, 12))
-	return netlinkMessage(unix.RTM_NEWTFILTER, flags, tcmsg, attr(tcaKind, []byte(kind), []byte{0}), attr(nested|tcaOptions, attr(bpfFD, word32(fd))))
+	var named []byte
+	if kind != "" {
+		named = attr(tcaKind, []byte(kind), []byte(end))
+	}
+	return netlinkMessage(unix.RTM_NEWTFILTER, flags, tcmsg, slices.Concat(others...), named, attr(nested|tcaOptions, attr(bpfFD, word32(fd))))
 }
 
 func actionMessage(fd int) []byte {
@@ -75,6 +82,11 @@ func netlink(b []byte, answers int) error {
 	defer unix.Close(s)
 	if err := unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
 		return err
+	}
+	if len(b) > 1<<16 {
+		if err := unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*len(b)); err != nil {
+			return err
+		}
 	}
 	if err := unix.Sendto(s, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err

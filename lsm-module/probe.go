@@ -52,34 +52,41 @@ const (
 	lockdownFile = "/sys/kernel/security/lockdown"
 )
 
-// Probe asks the running kernel, until something is missing. It changes nothing; it needs CAP_BPF and
-// CAP_PERFMON, and securityfs.
+// Probe asks the running kernel, until something is missing. It changes nothing; it needs CAP_SYS_ADMIN,
+// which listing the kernel's types takes (BPF_BTF_GET_NEXT_ID), and securityfs.
 func Probe() Support {
-	var s Support
+	s, _, _ := probe()
+	return s
+}
+
+// probe is Probe, with what it has read and decided. They are good where nothing is missing.
+func probe() (s Support, kernel *btf.Spec, p plan) {
 	list, err := os.ReadFile(lsmList)
 	s.add(judgeList(string(list), err))
 	lockdown, err := os.ReadFile(lockdownFile)
 	s.add(judgeLockdown(string(lockdown), err))
 	if len(s.Missing) > 0 {
-		return s // and the kernel's types, which are megabytes, are not read
+		return s, nil, p // and the kernel's types, which are megabytes, are not read
 	}
-	kernel, err := btf.LoadKernelSpec()
-	if err != nil {
-		s.add(&Missing{"BTF", err.Error(), "boot a kernel with CONFIG_DEBUG_INFO_BTF=y"})
-		return s
+	if kernel, err = typesOfKernel(); err != nil {
+		s.add(noTypes(err))
+		return s, nil, p
 	}
-	plan := choose(kernel)
-	s.Open = plan.open
-	for _, m := range plan.missing {
+	p = choose(kernel)
+	s.Open = p.open
+	if err := p.noFloor; err != nil {
+		s.Open = append(s.Open, Missing{"floor", noFloor, remedy.Of(err)})
+	}
+	for _, m := range p.missing {
 		s.add(&m)
 	}
-	for _, h := range plan.hooks {
+	for _, h := range p.hooks {
 		s.Hooks = append(s.Hooks, h.Name)
 	}
 	if len(s.Missing) == 0 {
 		s.add(tryLoad())
 	}
-	return s
+	return s, kernel, p
 }
 
 func (s *Support) add(m *Missing) {
@@ -113,6 +120,15 @@ func judgeLockdown(state string, err error) *Missing {
 		"boot with lockdown=integrity: the guard reads what is asked of bpf(2)"}
 }
 
+// noTypes is about an error of typesOfKernel.
+func noTypes(err error) *Missing {
+	hint := "boot a kernel with CONFIG_DEBUG_INFO_BTF=y"
+	if errors.Is(err, unix.EPERM) {
+		hint = "run it as root, with CAP_SYS_ADMIN"
+	}
+	return &Missing{"BTF", err.Error(), hint}
+}
+
 // tryLoad loads an LSM program that does nothing: some kernels list bpf and
 // refuse every one of them.
 func tryLoad() *Missing {
@@ -121,7 +137,8 @@ func tryLoad() *Missing {
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
 	})
 	if err == nil {
-		return nilMissing(p.Close())
+		p.Close()
+		return nil
 	}
 	hint := "boot a kernel with CONFIG_BPF_LSM=y, CONFIG_BPF_JIT=y and ftrace"
 	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
@@ -130,33 +147,22 @@ func tryLoad() *Missing {
 	return &Missing{"programs of type LSM", err.Error(), hint}
 }
 
-func nilMissing(err error) *Missing {
-	if err == nil {
-		return nil
-	}
-	return &Missing{"programs of type LSM", err.Error(), ""}
-}
-
 // plan is which hooks are used on a kernel.
 type plan struct {
 	hooks         []hook
 	open, missing []Missing
+	floor         []hook
+	noFloor       error // why there is none, or nil
 	unverified    error // why nothing can be allowed because the kernel has verified it, or nil
 }
 
 // choose decides on the kernel's own type information.
 func choose(kernel *btf.Spec) plan {
 	p := plan{unverified: verdicts(kernel)}
-	for _, h := range hooks {
-		if p.uses(h.Name) || h.Verdict && p.unverified != nil {
-			continue
-		}
-		if args, err := arguments(kernel, h.Name); err == nil && h.takes(args) {
-			p.hooks = append(p.hooks, h)
-		}
-	}
+	p.hooks = p.usable(kernel, hooks)
+	p.floor, p.noFloor = p.chooseFloor(kernel)
 	for i, h := range hooks {
-		if p.uses(h.Name) || i > 0 && hooks[i-1].Name == h.Name {
+		if p.uses(h.Name) || p.uses(h.Instead) || i > 0 && hooks[i-1].Name == h.Name {
 			continue
 		}
 		m := unused(kernel, h)
@@ -172,6 +178,19 @@ func choose(kernel *btf.Spec) plan {
 		p.unverified = p.hears(kernel)
 	}
 	return p
+}
+
+// usable returns of some programs those that the kernel has hooks for.
+func (p plan) usable(kernel *btf.Spec, all []hook) (use []hook) {
+	for _, h := range all {
+		if has(use, h.Name) || h.Verdict && p.unverified != nil {
+			continue
+		}
+		if args, err := arguments(kernel, h.Name); err == nil && h.takes(args) {
+			use = append(use, h)
+		}
+	}
+	return use
 }
 
 // hears returns nil where the programs are used that let through what the kernel has
@@ -191,8 +210,10 @@ func (p plan) hears(kernel *btf.Spec) error {
 	return nil
 }
 
-func (p plan) uses(name string) bool {
-	return slices.ContainsFunc(p.hooks, func(h hook) bool { return h.Name == name })
+func (p plan) uses(name string) bool { return has(p.hooks, name) }
+
+func has(all []hook, name string) bool {
+	return slices.ContainsFunc(all, func(h hook) bool { return h.Name == name })
 }
 
 // takes is about the arguments that the kernel gives, as arguments returns them.

@@ -1,6 +1,7 @@
 package lsm
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/remedy"
 )
@@ -38,6 +40,7 @@ func kernelTypes(t *testing.T, change map[string][]btf.Type, sig []string) *btf.
 	args["bpf"] = []btf.Type{cInt, cAttr, cUint, cBool}
 	args["bpf_prog_load"] = []btf.Type{cProg, cAttr, cToken, cBool}
 	args["inode_setattr"] = []btf.Type{cIdmap, cDentry, cIattr}
+	args["perf_event_open"] = []btf.Type{cInt}
 	for name, changed := range change {
 		args[name] = changed
 	}
@@ -104,7 +107,7 @@ func TestChoose(t *testing.T) {
 			p := choose(kernelTypes(t, tt.change, tt.sig))
 			var uses, missing []string
 			for _, h := range p.hooks {
-				if h.Args != "" {
+				if h.Args != "" && h.Name != "perf_event_open" {
 					uses = append(uses, h.Program)
 				}
 			}
@@ -137,6 +140,22 @@ func TestUnknownArguments(t *testing.T) {
 	const want = "no hook bpf: the kernel's has arguments that this guard does not know (int, union bpf_attr *, unsigned int, struct bpf_token *, bool)"
 	if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(remedy.Of(err), "install a hornetd that knows this kernel") {
 		t.Errorf("%v, remedy %q, want %q", err, remedy.Of(err), want)
+	}
+}
+
+// Who may not list the kernel's types is told that, and not that there are none.
+func TestNoTypes(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		hint string
+	}{
+		{fmt.Errorf("get next BTF ID: %w", unix.EPERM), "CAP_SYS_ADMIN"},
+		{btf.ErrNotFound, "CONFIG_DEBUG_INFO_BTF"},
+	} {
+		err := Support{Missing: []Missing{*noTypes(tt.err)}}.Err()
+		if want := "guard: no BTF: " + tt.err.Error(); err.Error() != want || !strings.Contains(remedy.Of(err), tt.hint) {
+			t.Errorf("%v, remedy %q; want %s, and %s", err, remedy.Of(err), want, tt.hint)
+		}
 	}
 }
 

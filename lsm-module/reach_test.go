@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -91,6 +92,7 @@ func TestForkedChild(t *testing.T) {
 	defer func() {
 		if err := unix.Kill(forked, unix.SIGKILL); err != nil { // hornetd may
 			t.Error(err)
+			return // it would be waited for in vain
 		}
 		if _, err := unix.Wait4(forked, nil, 0, nil); err != nil {
 			t.Error(err)
@@ -157,7 +159,7 @@ func TestNoMemory(t *testing.T) {
 		if err := g.Disarm(); err != nil {
 			t.Error(err)
 		}
-	} else if n, newestErr := newest(dir); n != 0 {
+	} else if n, newestErr := newestIn(dir); n != 0 {
 		t.Errorf("set %d is there, %v", n, newestErr)
 	}
 	object = whole
@@ -207,8 +209,8 @@ func childWaits([]string) error {
 	return nil
 }
 
-// umountInside unmounts in the mount namespace of another process.
-func umountInside(pid, path string) error {
+// inside does something in the mount namespace of another process.
+func inside(pid string, do func() error) error {
 	runtime.LockOSThread() // for ever
 	ns, err := os.Open("/proc/" + pid + "/ns/mnt")
 	if err != nil {
@@ -221,11 +223,12 @@ func umountInside(pid, path string) error {
 	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
 		return err
 	}
-	return unix.Unmount(path, unix.MNT_DETACH)
+	return do()
 }
 
 // systemd gives hornetd another mount namespace at each start; nobody unmounts the
-// pins there. One that somebody else is in is their own.
+// pins there, or mounts over what it reads of /proc. One that somebody else is in is their
+// own.
 func TestNamespaceOfHornetd(t *testing.T) {
 	guestOnly(t)
 	home, elsewhere := testenv.Cgroup(t), testenv.Cgroup(t)
@@ -240,10 +243,23 @@ func TestNamespaceOfHornetd(t *testing.T) {
 		c.Executables = []*os.File{enrolled}
 	})
 	bpffs := filepath.Dir(g.dir)
+	const ofProc = "/proc/tty"
+	tries := func(tries ...string) string {
+		t.Helper()
+		said, err := child("tries", nil, tries...).CombinedOutput()
+		if err != nil {
+			t.Errorf("%v: %v", tries, err)
+		}
+		return strings.TrimSpace(string(said))
+	}
+	// The one that hornetd is in is the first process's, whose /proc is for everybody.
+	if got := tries("over="+ofProc, "umount="+ofProc); got != "ok ok" {
+		t.Errorf("a mount over %s in the first process's: %s", ofProc, got)
+	}
 	for _, tt := range []struct{ what, cgroup, want string }{
-		{"somebody else's", elsewhere, "ok"},
-		{"hornetd's", home, "EPERM"},
-		{"somebody else's, again", elsewhere, "ok"},
+		{"somebody else's", elsewhere, "ok ok"},
+		{"hornetd's", home, "EPERM EPERM"},
+		{"somebody else's, again", elsewhere, "ok ok"},
 	} {
 		p, out := startBehind(t, unix.CLONE_PARENT|unix.CLONE_NEWNS, "mount --make-rprivate /", tt.cgroup, exe, "waits")
 		lines := bufio.NewReader(out)
@@ -251,17 +267,74 @@ func TestNamespaceOfHornetd(t *testing.T) {
 			rest, _ := io.ReadAll(lines)
 			t.Fatalf("%s: %q%s, %v", tt.what, first, rest, err)
 		}
-		said, err := child("tries", nil, fmt.Sprintf("inside=%d:%s", p.Pid, bpffs)).CombinedOutput()
-		if got := strings.TrimSpace(string(said)); err != nil || got != tt.want {
-			t.Errorf("umount in %s: %s (%v), want %s", tt.what, got, err, tt.want)
+		acts := []string{fmt.Sprintf("over-inside=%d:%s", p.Pid, ofProc), fmt.Sprintf("umount-inside=%d:%s", p.Pid, bpffs)}
+		if got := tries(acts...); got != tt.want {
+			t.Errorf("mount over %s and umount of the pins in %s: %s, want %s", ofProc, tt.what, got, tt.want)
+		}
+		if tt.cgroup == home { // the next guard knows it, too
+			next, err := g.Upgrade(Config{Mode: Enforce, ConfirmWithin: time.Minute, Cgroup: home})
+			if err != nil {
+				t.Fatal(err)
+			}
+			*g = *next
+			if got := tries(acts...); got != tt.want {
+				t.Errorf("the same behind an upgrade: %s, want %s", got, tt.want)
+			}
 		}
 		if err := p.Kill(); err != nil {
 			t.Error(err)
 		}
 	}
 	// Here, where the first process is and hornetd was.
-	said, err := child("tries", nil, "umount="+bpffs).CombinedOutput()
-	if got := strings.TrimSpace(string(said)); err != nil || got != "EPERM" {
-		t.Errorf("umount in the first process's: %s (%v), want EPERM", got, err)
+	if got := tries("umount=" + bpffs); got != "EPERM" {
+		t.Errorf("umount in the first process's: %s, want EPERM", got)
+	}
+}
+
+// A file that has got the inode of an enrolled one, which is gone, is another.
+func TestReusedInode(t *testing.T) {
+	guestOnly(t)
+	dir := onDisk(t)
+	name := filepath.Join(dir, "file")
+	inode := func() uint64 {
+		t.Helper()
+		var st unix.Stat_t
+		if err := unix.Stat(name, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	write := func() string {
+		out, err := child("tries", nil, "open="+name).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	if err := os.WriteFile(name, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	enrolled, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	arm(t, func(c *Config) { c.Executables = []*os.File{enrolled} })
+	first := inode()
+	// It has not gone where the kernel only forgets it.
+	unix.Sync()
+	if err := errors.Join(enrolled.Close(), os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0)); err != nil {
+		t.Fatal(err)
+	}
+	if got := write(); got != "EPERM" {
+		t.Errorf("the enrolled one can be written: %s", got)
+	}
+	if err := errors.Join(os.Remove(name), os.WriteFile(name, nil, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if second := inode(); second != first {
+		t.Fatalf("inode %d, the first had %d", second, first)
+	}
+	if got := write(); got != "ok" {
+		t.Errorf("another one with its inode cannot be written: %s", got)
 	}
 }

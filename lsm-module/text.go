@@ -19,7 +19,7 @@ func (e Event) String() string {
 	}
 	switch e.Reason {
 	case ReasonOwned:
-		if e.Deed == DeedBinary { // hornetd's or one of [[guard.allow]]
+		if e.Deed == DeedBinary || e.Deed == DeedSwitch { // hornetd's or one of [[guard.allow]]; the kernel's
 			break
 		}
 		b.WriteString(", which is hornetd's")
@@ -59,6 +59,12 @@ func (e Event) what() string {
 		return fmt.Sprintf("signal %d to hornetd", e.Detail)
 	case DeedBinary:
 		return "an executable that the guard knows opened for writing"
+	case DeedSwitch:
+		return "kernel.ftrace_enabled, which turns the guard's hooks off, opened for writing"
+	case DeedSpawn:
+		return "another program executed as a child of hornetd's (binfmt_misc)"
+	case DeedProbe:
+		return "a uprobe"
 	case DeedSocket:
 		return "a program attached to a socket"
 	case DeedIoctl:

@@ -315,6 +315,10 @@ func TestVerified(t *testing.T) {
 	}
 	*g = *next
 	fmt.Fprintln(in)
-	check("listed to run", map[string]string{"unsigned": "EPERM", "own loader": "EPERM", "old loader": "loads EPERM", "verified": "ok",
-		"verified loader runs": "loads ok", "old loader after verified loader": "loads EPERM"})
+	want := map[string]string{"unsigned": "EPERM", "own loader": "EPERM", "old loader": "loads EPERM", "verified": "ok",
+		"verified loader runs": "loads ok", "old loader after verified loader": "loads EPERM"}
+	check("listed to run", want)
+	g.loseLinks(t)
+	fmt.Fprintln(in)
+	check("on the floor of it", want)
 }

@@ -6,10 +6,13 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/internal/remedy"
 )
 
 // dir is a held directory. Names given to its methods are relative to it; the
@@ -24,14 +27,54 @@ func (d dir) path(elem ...string) string {
 	return "/proc/self/fd/" + strconv.Itoa(d.fd) + "/" + strings.Join(elem, "/")
 }
 
-func (d dir) open(name string) (dir, error) {
+// openPath opens a directory by its path.
+func openPath(path string) (dir, error) {
 	fd := -1
 	err := uninterrupted(func() (err error) {
-		fd, err = unix.Openat(d.fd, name, openDirFlags, 0)
+		fd, err = unix.Open(path, openDirFlags, 0)
 		return err
 	})
 	return dir{fd}, err
 }
+
+func (d dir) open(name string) (dir, error) {
+	fd, err := d.openat(name, openDirFlags)
+	return dir{fd}, err
+}
+
+// within keeps what is opened below a directory below it, and on its mount: root may have
+// put a way to another store, or to a guard, there, and hornetd removes what it finds.
+const within = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV
+
+func (d dir) openat(name string, flags uint64) (fd int, err error) {
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: within}
+	err = uninterrupted(func() error {
+		fd, err = unix.Openat2(d.fd, name, &how)
+		return err
+	})
+	return fd, mounted(err)
+}
+
+// mounted is err, which may say that a name is a mount point.
+func mounted(err error) error {
+	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EBUSY) {
+		return remedy.With(fmt.Errorf("something is mounted there: %w", err), "unmount it")
+	}
+	return err
+}
+
+// at calls f with a path for bpf(2) that leads to the very pin name, for as long as f runs.
+func (d dir) at(name string, f func(path string) error) error {
+	fd, err := d.openat(name, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return f("/proc/self/fd/" + strconv.Itoa(fd))
+}
+
+// noDir reports whether err says that what was opened is a file or a symbolic link.
+func noDir(err error) bool { return errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) }
 
 func (d dir) close() error { return unix.Close(d.fd) }
 
@@ -40,16 +83,16 @@ func (d dir) mkdir(name string) error {
 }
 
 func (d dir) unlink(name string) error {
-	return uninterrupted(func() error { return unix.Unlinkat(d.fd, name, 0) })
+	return mounted(uninterrupted(func() error { return unix.Unlinkat(d.fd, name, 0) }))
 }
 
 func (d dir) rmdir(name string) error {
-	return uninterrupted(func() error { return unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR) })
+	return mounted(uninterrupted(func() error { return unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR) }))
 }
 
 // rename is renameat2(2) within the directory.
 func (d dir) rename(from, to string, flags uint) error {
-	return uninterrupted(func() error { return unix.Renameat2(d.fd, from, d.fd, to, flags) })
+	return mounted(uninterrupted(func() error { return unix.Renameat2(d.fd, from, d.fd, to, flags) }))
 }
 
 func (d dir) statfs() (st unix.Statfs_t, err error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -77,7 +78,7 @@ func (s *Store) openCollection(n Name) (dir, error) {
 		return dir{}, ErrNotExist
 	}
 	d, err := s.dir.open(n.s)
-	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+	if noDir(err) {
 		err = fmt.Errorf("%w: a file or a symbolic link", ErrCorrupt)
 	}
 	return d, err
@@ -129,7 +130,7 @@ func (e *Entry) compare() error {
 
 func (e *Entry) compareKind(k kind) error {
 	ents, err := e.dir.list(k.dir)
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+	if err != nil && !errors.Is(err, unix.ENOENT) && !noDir(err) {
 		return fmt.Errorf("%s: %w", k.dir, err)
 	}
 	there := make(map[string]bool, len(ents))
@@ -219,7 +220,12 @@ func (e *Entry) Unpin(link string) error {
 	if !ok {
 		return fmt.Errorf("link %q: pin: %w", link, ErrNotExist)
 	}
-	if err := e.dir.unlink(pin); err != nil {
+	links, err := e.dir.open(linksDir)
+	if err == nil {
+		err = links.unlink(strings.TrimPrefix(pin, linksDir+"/"))
+		links.close()
+	}
+	if err != nil {
 		return fmt.Errorf("link %q: unpin: %w", link, err)
 	}
 	delete(e.pins, linksDir+"/"+link)

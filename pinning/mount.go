@@ -25,7 +25,7 @@ func Mount(path string) (mounted bool, err error) {
 		err = fmt.Errorf("%s: make mount point: %w", path, err)
 		return false, remedy.With(err, "make %s first", filepath.Dir(path))
 	}
-	d, err := (dir{unix.AT_FDCWD}).open(path)
+	d, err := openPath(path)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", path, err)
 	}
@@ -87,7 +87,7 @@ func mountRoot(d dir) (bool, error) {
 // that is in use is refused, not unmounted lazily, because its links would go
 // on running where nobody can see them.
 func Unmount(path string) error {
-	d, err := (dir{unix.AT_FDCWD}).open(path)
+	d, err := openPath(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}

@@ -44,7 +44,7 @@ func (s *Store) RemoveQuarantined(dir string) error {
 // retire makes a directory a stage and takes it down.
 func (s *Store) retire(dir string, keep spared) error {
 	d, err := s.dir.open(dir)
-	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+	if noDir(err) {
 		err = fmt.Errorf("%w: what has its name is no directory, and not ours", ErrNotExist)
 	}
 	if err != nil {
@@ -140,7 +140,7 @@ func (s *Store) Sweep(stay ...string) (swept []string, err error) {
 // known reports whether a stage holds only what this version puts there.
 func (s *Store) known(stage string) (bool, error) {
 	d, err := s.dir.open(stage)
-	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+	if noDir(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -156,7 +156,7 @@ func (s *Store) known(stage string) (bool, error) {
 		case e.isPin() && e.name == recordPin:
 		case slices.Contains(subdirs[:], e.name):
 			ents, err := d.list(e.name)
-			if err != nil && !errors.Is(err, unix.ENOTDIR) {
+			if err != nil && !noDir(err) {
 				return false, err
 			}
 			if err != nil || slices.ContainsFunc(ents, func(e dirent) bool { return !e.isPin() }) {

@@ -39,7 +39,7 @@ var (
 // Unanswered reports whether err says only that the kernel did not tell: nothing
 // follows from it about what was asked for.
 func Unanswered(err error) bool {
-	return slices.ContainsFunc([]error{errNoInfo, unix.ENOMEM, unix.ENOSPC, unix.EMFILE, unix.ENFILE, unix.EIO, unix.EPERM, unix.EINTR, unix.EAGAIN, unix.EBUSY},
+	return slices.ContainsFunc([]error{errNoInfo, unix.ENOMEM, unix.ENOSPC, unix.EMFILE, unix.ENFILE, unix.EIO, unix.EPERM, unix.EINTR, unix.EAGAIN, unix.EBUSY, unix.EXDEV},
 		func(errno error) bool { return errors.Is(err, errno) })
 }
 
@@ -72,11 +72,11 @@ func Open(root string) (*Store, error) {
 
 // openRoot opens root, made first where that is safe.
 func openRoot(root string) (dir, error) {
-	d, err := (dir{unix.AT_FDCWD}).open(root)
+	d, err := openPath(root)
 	switch {
 	case err == nil:
 		return d, nil
-	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+	case noDir(err):
 		err := fmt.Errorf("%s: %w: a file or a symbolic link, not a directory", root, ErrUnsafeRoot)
 		return dir{}, remedy.With(err, "name the directory itself in paths.bpffs, or remove what lies there")
 	case !errors.Is(err, unix.ENOENT):
@@ -84,7 +84,7 @@ func openRoot(root string) (dir, error) {
 	}
 
 	parent, base := filepath.Split(root)
-	p, err := (dir{unix.AT_FDCWD}).open(filepath.Clean(parent))
+	p, err := openPath(filepath.Clean(parent))
 	if err != nil {
 		err = fmt.Errorf("%s: parent directory: %w", root, err)
 		return dir{}, remedy.With(err, "make %s, or name another root in paths.bpffs", filepath.Clean(parent))
@@ -158,6 +158,15 @@ func checkFS(d dir, path string) error {
 }
 
 func isBPFFS(st unix.Statfs_t) bool { return uint32(st.Type) == unix.BPF_FS_MAGIC }
+
+// Directory is fstat(2) of the one that it holds.
+func (s *Store) Directory() (unix.Stat_t, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(s.dir.fd, &st); err != nil {
+		return st, fmt.Errorf("%s: %w", s.root, err)
+	}
+	return st, nil
+}
 
 // Close releases the lock. What is pinned goes on running.
 func (s *Store) Close() error { return s.dir.close() }

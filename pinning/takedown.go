@@ -121,20 +121,22 @@ func eachLink(d dir, f func(link.ID, link.Link)) error {
 }
 
 func withLink(d dir, pin string, f func(link.ID, link.Link)) error {
-	l, err := loadLink(d.path(linksDir, pin))
-	if errors.Is(err, errNoInfo) && isOther(d.path(linksDir, pin)) {
+	return d.at(linksDir+"/"+pin, func(path string) error {
+		l, err := loadLink(path)
+		if errors.Is(err, errNoInfo) && isOther(path) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		info, err := l.Info()
+		if err != nil {
+			return fmt.Errorf("%w: %w", errNoInfo, err)
+		}
+		f(info.ID, l)
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNoInfo, err)
-	}
-	f(info.ID, l)
-	return nil
+	})
 }
 
 // isOther reports whether what is pinned is certainly no link.

@@ -349,7 +349,10 @@ func TestChainsByOpenSSL(t *testing.T) {
 	if v, err := trust(t, map[string][]byte{"root.pem": rootPEM}).Verify(Bundle{Object: object, Signature: signature}, nil, time.Now()); err != nil || v.Signer().Subject != "CN=leaf" {
 		t.Errorf("%v, signer %+v", err, v.Signer())
 	}
-	brief := certified(t, nil, "brief", nil, asCA)
+	brief := certified(t, nil, "brief", nil, func(c *x509.Certificate) { // by the real clock, as Issue has it
+		asCA(c)
+		c.NotBefore, c.NotAfter = time.Now().AddDate(0, 0, -1), time.Now().AddDate(0, 0, 5)
+	})
 	if got, _ := issue("leaf", false, &Issuer{brief.cert, brief.key}); !got.Cert.NotAfter.Equal(brief.cert.NotAfter) {
 		t.Errorf("valid until %v, its issuer until %v", got.Cert.NotAfter, brief.cert.NotAfter)
 	}

@@ -16,7 +16,9 @@ import (
 // for less.
 func TestDropIns(t *testing.T) {
 	team, ops, stranger := generated(t, "team", ""), generated(t, "ops", ""), generated(t, "stranger", "")
-	old := issued(t, nil, func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Hour) })
+	old := issued(t, nil, func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Now().AddDate(0, 0, -1), time.Now().Add(-time.Hour)
+	})
 	store := trust(t, map[string][]byte{"team.pem": team.pem(), "ops.pem": ops.pem(), "old.pem": old.pem()})
 	digest := sha256.Sum256(object)
 	text, both := []byte("attach = []\n"), []string{"team", "ops"}

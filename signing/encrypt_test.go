@@ -80,6 +80,7 @@ func TestIssuerOutsideItsValidity(t *testing.T) {
 		"now": func(c *x509.Certificate) { c.NotAfter = time.Now().Add(time.Hour) },
 	} {
 		ca := issued(t, nil, func(c *x509.Certificate) {
+			c.NotBefore = time.Now().AddDate(0, 0, -1)
 			c.IsCA, c.BasicConstraintsValid, c.KeyUsage, c.ExtKeyUsage = true, true, x509.KeyUsageCertSign, nil
 			change(c)
 		})

@@ -15,8 +15,12 @@ import (
 	"github.com/hornetd/hornetd/internal/remedy"
 )
 
-// now is when these tests take place.
+// now is when tests take place that say to Verify when that is; what keygen makes is
+// valid from the real time on.
 var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+// made is when the files below testdata were.
+var made = time.Date(2026, 11, 28, 0, 0, 0, 0, time.UTC)
 
 var object = []byte("\x7fELF an object")
 

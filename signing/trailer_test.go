@@ -32,7 +32,7 @@ func TestSignFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v, err := trust(t, map[string][]byte{"kernel.pem": cert}).Verify(Bundle{Object: b, ObjectFile: file}, nil, time.Now())
+		v, err := trust(t, map[string][]byte{"kernel.pem": cert}).Verify(Bundle{Object: b, ObjectFile: file}, nil, made.AddDate(1, 0, 0))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

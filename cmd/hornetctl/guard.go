@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"encoding/hex"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -26,7 +28,7 @@ host reboots. Only root may.`,
 				return err
 			}
 			if status.Guard == nil {
-				return api.Errorf(api.KindDenied, "guard: only root is told")
+				return api.Errorf(api.KindDenied, "guard: only root is told").WithHint("ask as root: sudo hornetctl guard")
 			}
 			return c.print(*status.Guard, func() { c.guardTable(*status.Guard) })
 		},
@@ -53,7 +55,7 @@ himself out.`, func() api.GuardRequest {
 	cmd.AddCommand(auditCmd, enforceCmd,
 		c.guardChange("confirm", "Let the guard go on enforcing", "Take the time limit away that enforce --confirm-within set.",
 			func() api.GuardRequest { return api.GuardRequest{Confirm: true} }),
-		disarmCmd, c.guardEnroll(), c.guardStatement(), c.guardTrust())
+		disarmCmd, c.guardEnroll(), c.guardRetire(), c.guardStatement(), c.guardTrust())
 	signs := map[*cobra.Command]api.GuardAct{disarmCmd: api.ActDisarm, auditCmd: api.ActAudit}
 	for cmd, act := range signs {
 		c.orSigned(cmd, act)
@@ -103,6 +105,31 @@ this names.`,
 	return cmd
 }
 
+func (c *ctl) guardRetire() *cobra.Command {
+	return &cobra.Command{
+		Use:   "retire FILE|SHA256",
+		Short: "Have the guard not take an executable for hornetd any more",
+		Long: `Undo "hornetctl guard enroll": of a FILE, wherever it is now, or of what had that
+SHA-256 when it was enrolled, as "hornetctl guard" shows it. Do so with the hornetd of
+before an update, when the new one has proved itself: else who may start hornetd can
+start the old one, with whatever was mended since. What runs cannot be retired.`,
+		Args: args("FILE|SHA256"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var req api.RetireRequest
+			if sum, err := hex.DecodeString(args[0]); err == nil && len(sum) == 32 {
+				req.SHA256 = args[0]
+			} else if req.File, err = filepath.Abs(args[0]); err != nil {
+				return err
+			}
+			g, err := c.client().Retire(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return c.print(g, func() { c.say("%s: retired", args[0]) })
+		},
+	}
+}
+
 func (c *ctl) guardTable(g api.Guard) {
 	t := c.table()
 	mode := cell{guardText(g.Mode), good}
@@ -122,9 +149,28 @@ func (c *ctl) guardTable(g api.Guard) {
 		optional(t, "Ends by", g.Disarm)
 		t.row("Refused", fmt.Sprint(g.Refused))
 		t.row("Untold", fmt.Sprint(g.Lost))
+		for _, what := range g.Open {
+			t.row("Not seen", cell{what, uneasy})
+		}
 		optional(t, "Hooks", strings.Join(g.Hooks, ", "))
+		floor := cell{"none", uneasy}
+		if g.Floor {
+			floor = cell{"in force", good}
+		}
+		t.row("Floor", floor)
+		for _, e := range g.Enrolled {
+			t.row("Enrolled", enrolledText(e))
+		}
 	}
 	t.print()
+}
+
+func enrolledText(e api.Enrolled) string {
+	text := fmt.Sprintf("%s, inode %d on %s", cmp.Or(e.SHA256, "(SHA-256 not known)"), e.Inode, e.Device)
+	if e.Running {
+		text += ", runs"
+	}
+	return text
 }
 
 func guardText(m api.GuardMode) string {

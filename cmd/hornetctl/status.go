@@ -38,7 +38,7 @@ func (c *ctl) statusTables(s api.Status) {
 	// Only root is told the rest.
 	if g := s.Guard; g != nil {
 		text := guardText(g.Mode)
-		if g.Mode != g.Wanted {
+		if g.Reason != "" {
 			text += ": " + g.Reason
 		}
 		t.row("Guard", text)

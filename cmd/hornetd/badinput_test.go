@@ -364,7 +364,7 @@ func (p *place) checkNeighbour(t *testing.T) {
 		t.Errorf("the neighbour's links: %s", diff)
 	}
 	c := get(t, p.Host, "good")
-	for end := time.Now().Add(5 * time.Second); c.Reason != "" && time.Now().Before(end); c = get(t, p.Host, "good") {
+	for end := time.Now().Add(30 * time.Second); c.Reason != "" && time.Now().Before(end); c = get(t, p.Host, "good") {
 		time.Sleep(50 * time.Millisecond) // a fault that a test injects may hit the look
 	}
 	if c.State != api.StateRunning || c.Reason != "" {
@@ -404,6 +404,7 @@ func auditRecords(t testing.TB, state string) []auditRecord {
 		if err != nil {
 			t.Fatal(err)
 		}
+		b = b[:bytes.LastIndexByte(b, '\n')+1] // behind it is a write that has just begun
 		lines := bufio.NewScanner(bytes.NewReader(b))
 		for lines.Scan() {
 			var r auditRecord

@@ -89,7 +89,7 @@ type asked struct {
 func ask(t *testing.T, conn net.Conn, request string, rights ...int) asked {
 	t.Helper()
 	uc := conn.(*net.UnixConn)
-	uc.SetDeadline(time.Now().Add(10 * time.Second))
+	uc.SetDeadline(time.Now().Add(time.Minute))
 	if _, _, err := uc.WriteMsgUnix([]byte(request), unix.UnixRights(rights...), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -445,7 +445,7 @@ func openFDs(t *testing.T, pid int) int {
 // settledFDs waits until no more than want are open, for a while.
 func settledFDs(t *testing.T, pid, want int) int {
 	t.Helper()
-	for range 100 {
+	for range 1000 {
 		if openFDs(t, pid) <= want {
 			break
 		}
@@ -507,7 +507,7 @@ func TestDescriptorsNobodyTakes(t *testing.T) {
 	}
 	settles := func(want uint64) {
 		t.Helper()
-		for range 200 {
+		for range 1000 {
 			if used() == want {
 				return
 			}

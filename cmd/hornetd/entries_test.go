@@ -70,6 +70,17 @@ func bpftoolDump(t *testing.T, id ebpf.MapID) []map[string]any {
 	return formatted
 }
 
+// A ring buffer has no entries, which is said.
+func TestEntriesOfARingBuffer(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, _ := newMaps(t, `"status"`)
+	_, err := h.Client().Entries(t.Context(), "maps", "events", api.EntriesOptions{})
+	var e *api.Error
+	if !errors.As(err, &e) || e.Hint == "" || !strings.Contains(e.Message, "of a RingBuf") {
+		t.Errorf("%v, want a refusal that names the type and a remedy", err)
+	}
+}
+
 // TestEntriesAgainstBpftool: what is written here is what bpftool reads, field
 // by field, and what is read here is what was written.
 func TestEntriesAgainstBpftool(t *testing.T) {

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -43,8 +44,11 @@ func guardSigned(t *testing.T, mode api.GuardMode) signedHost {
 	run(t, "openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-keyout", s.path("root.key"), "-out", s.path("root.pem"),
 		"-subj", "/CN=root", "-addext", "keyUsage=digitalSignature")
 	t.Cleanup(func() { // or the next test has no guard of its own
-		if st, err := h.Client().Status(t.Context()); err == nil && st.Guard.Mode != api.GuardOff {
-			s.do("disarm", s.statement("disarm", "the test ends"), "root")
+		if st, err := h.Client().Status(context.Background()); err == nil && st.Guard.Mode == api.GuardEnforce { // else it ends with its bpffs
+			ends := s.statement("disarm", "the test ends")
+			for _, by := range []string{"root", "dev"} { // whoever signs by now
+				s.do("disarm", ends, by)
+			}
 		}
 	})
 	return s
@@ -324,6 +328,9 @@ func (s signedHost) enrolls() {
 	s.wantDone("enroll", stderr, exit)
 	stderr, exit = s.do("enroll", statement, "root")
 	s.wantRefused("enroll again", stderr, exit, "used already")
+	if _, stderr, exit := s.Ctl("guard", "retire", file); exit != 0 { // which only makes it stricter
+		s.t.Errorf("retire: exit %d: %s", exit, stderr)
+	}
 }
 
 // settings: hornetd.toml counts at the next start, and what runs now is as it was.
@@ -424,39 +431,32 @@ func TestGuardSignedElsewhere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			key, cert, err := signing.Keygen("stranger", "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			object := example(t, "conn-count/conn_count.bpf.o")
-			s.write("stranger.key", key)
-			s.write("stranger.pem", cert)
-			signature, err := os.ReadFile(s.sign(s.write("evil.o", object), "stranger"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.Stop()
 			evil := testenv.BPFFS(t)
-			settings := strings.NewReplacer(fmt.Sprintf("bpffs = %q", s.BPFFS), fmt.Sprintf("bpffs = %q", evil), `disarm = "signed"`, `mode = "off"`).Replace(string(before))
-			s.Write("hornetd.toml", []byte(settings))
-			s.Write("trust.d/stranger.pem", cert)
-			s.Write("hornet.d/evil.o", object)
-			s.Write("hornet.d/evil.o.p7s", signature)
-			s.Manifest("evil", strings.NewReplacer("conn_count.bpf.o", "evil.o", `"request"`, `"boot"`).Replace(connCount(testenv.Cgroup(t))))
+			s.Stop()
+			s.evil(evil)
 			const why = "that is not pinned in "
 			if log := s.fromInit(); !strings.Contains(log, why+evil) {
 				t.Errorf("with another bpffs: %s", log)
 			}
-			if names, err := os.ReadDir(evil); err != nil || slices.ContainsFunc(names, func(e os.DirEntry) bool { return e.Name() == "evil" }) {
-				t.Errorf("%v: it was loaded, there are %v", err, names)
+			notThere := func(how string) {
+				t.Helper()
+				if names, err := os.ReadDir(evil); err != nil || slices.ContainsFunc(names, func(e os.DirEntry) bool { return e.Name() == "evil" }) {
+					t.Errorf("%s: %v: it was loaded, there are %v", how, err, names)
+				}
+			}
+			notThere("with another bpffs")
+			if mode == api.GuardEnforce { // else root may do what it likes, and the guard tells of it
+				// It could load (CAP_BPF), and cannot look for a guard.
+				log := s.fromInit("setpriv", "--bounding-set", "-sys_admin", "--")
+				if !strings.Contains(log, "programs are not listed") {
+					t.Errorf("without CAP_SYS_ADMIN: %s", log)
+				}
+				notThere("without CAP_SYS_ADMIN")
+				s.endInit()
 			}
 
 			// As it was, it starts, and a root ends the guard.
-			for _, name := range []string{"trust.d/stranger.pem", "hornet.d/evil.o", "hornet.d/evil.o.p7s", "hornet.d/evil.toml"} {
-				if err := os.Remove(filepath.Join(s.Dir, name)); err != nil {
-					t.Error(err)
-				}
-			}
+			s.good(before)
 			s.Write("hornetd.toml", append(bytes.Clone(before), "\n[log]\nlevel = \"warn\"\n"...)) // says the same
 			log := s.fromInit()
 			if g := s.mode(); g.Mode != mode || g.Disarm != "signed" {
@@ -470,15 +470,142 @@ func TestGuardSignedElsewhere(t *testing.T) {
 	}
 }
 
-// fromInit has the first process be the parent of a hornetd, and waits until it answers
-// or has ended. It is ended with the test. What it said is returned.
-func (s signedHost) fromInit() string {
+// evil writes what a stranger has loaded at a start, and another bpffs.
+func (s signedHost) evil(bpffs string) {
+	s.t.Helper()
+	before, err := os.ReadFile(s.Config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	key, cert, err := signing.Keygen("stranger", "")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	object := example(s.t, "conn-count/conn_count.bpf.o")
+	s.write("stranger.key", key)
+	s.write("stranger.pem", cert)
+	signature, err := os.ReadFile(s.sign(s.write("evil.o", object), "stranger"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	settings := strings.NewReplacer(fmt.Sprintf("bpffs = %q", s.BPFFS), fmt.Sprintf("bpffs = %q", bpffs), `disarm = "signed"`, `mode = "off"`).Replace(string(before))
+	s.Write("hornetd.toml", []byte(settings))
+	s.Write("trust.d/stranger.pem", cert)
+	s.Write("hornet.d/evil.o", object)
+	s.Write("hornet.d/evil.o.p7s", signature)
+	s.Manifest("evil", strings.NewReplacer("conn_count.bpf.o", "evil.o", `"request"`, `"boot"`).Replace(connCount(testenv.Cgroup(s.t))))
+}
+
+// good takes that away again.
+func (s signedHost) good(settings []byte) {
+	s.t.Helper()
+	for _, name := range []string{"trust.d/stranger.pem", "hornet.d/evil.o", "hornet.d/evil.o.p7s", "hornet.d/evil.toml"} {
+		if err := os.Remove(filepath.Join(s.Dir, name)); err != nil {
+			s.t.Error(err)
+		}
+	}
+	s.Write("hornetd.toml", settings)
+}
+
+// TestGuardSignedLeadsHome: such a hornetd is shown, in a bpffs of root's, a way to the
+// guard's pins as what a start clears away, or the directory in which they are. It leaves
+// them, ends before it has done anything, and the guard goes on refusing.
+func TestGuardSignedLeadsHome(t *testing.T) {
+	s := guardSigned(t, api.GuardEnforce)
+	before, err := os.ReadFile(s.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	guard := filepath.Join(s.BPFFS, "_guard")
+	sets, err := os.ReadDir(guard)
+	if err != nil || len(sets) != 1 {
+		t.Fatalf("sets %v, %v", sets, err)
+	}
+	set := filepath.Join(guard, sets[0].Name())
+	pins := func() string {
+		t.Helper()
+		out, err := exec.Command("find", s.BPFFS).CombinedOutput()
+		if err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return string(out)
+	}
+	pinned := pins()
+	if !strings.Contains(pinned, set+"/links/guard_bpf") {
+		t.Fatal(pinned)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	bind := func(to string) { // nobody unmounts it before the guard has ended
+		t.Helper()
+		must(os.MkdirAll(to, 0o700))
+		must(syscall.Mount(set, to, "", syscall.MS_BIND, ""))
+		t.Cleanup(func() { must(syscall.Unmount(to, 0)) })
+	}
+	const collection = "stage-0123456789abcdef"
+	roots := t
+	for _, tt := range []struct {
+		how  string
+		show func(root string)
+	}{
+		{"linked", func(root string) {
+			must(os.Mkdir(root+"/_guard", 0o700))
+			must(os.Symlink(set, root+"/_guard/stage-1"))
+		}},
+		{"mounted", func(root string) { bind(root + "/_guard/stage-1") }},
+		{"older set", func(root string) {
+			must(os.MkdirAll(root+"/_guard/set-99", 0o700))
+			must(os.Symlink(set, root+"/_guard/set-1"))
+		}},
+		{"directory linked", func(root string) { must(os.Symlink(guard, root+"/_guard")) }},
+		{"as a stage", func(root string) { bind(root + "/" + collection) }},
+		{"as a collection", func(root string) { bind(root + "/count") }},
+		{"the directory itself", nil},
+	} {
+		whole := t.Run(tt.how, func(t *testing.T) {
+			root := guard
+			if tt.show != nil {
+				root = testenv.BPFFS(roots)
+				tt.show(root)
+			}
+			s.evil(root)
+			if log := s.fromInit(); !strings.Contains(log, "that is not pinned in "+root+"/_guard") || !strings.Contains(log, "hint: ") {
+				t.Errorf("it said: %s", log)
+			}
+			if now := pins(); now != pinned {
+				t.Errorf("of its pins there are left %s", now)
+			}
+			if out, err := os.ReadDir(root); tt.show != nil && (err != nil || slices.ContainsFunc(out, func(e os.DirEntry) bool { return e.Name() == "evil" })) {
+				t.Errorf("%v: there are %v", err, out)
+			}
+			if out, ok := tool(t, "prog", "load", filepath.Join(s.Manifests, "evil.o"), root+"/loaded"); ok {
+				t.Errorf("root loads again: %s", out)
+			}
+			s.good(before)
+		})
+		if !whole {
+			return // it may have no guard any more
+		}
+	}
+	s.fromInit()
+	stderr, exit := s.do("disarm", s.statement("disarm", "the test ends"), "dev")
+	s.wantDone("disarm", stderr, exit)
+}
+
+// fromInit has the first process be the parent of a hornetd, which other programs may
+// execute, and waits until it answers or has ended. It is ended with the test. What it
+// said is returned.
+func (s signedHost) fromInit(by ...string) string {
 	s.t.Helper()
 	pid, log := s.path("pid"), s.path("log")
 	os.Remove(pid)
-	// The shell in between ends first, so that the first process is the parent of what execs.
-	const script = `(sleep 0.3; exec sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec "$@"' "$0" "$@") >"$LOG" 2>&1 </dev/null &`
-	cmd := exec.Command("sh", "-c", script, pid, testdaemon.Binary(s.t, "hornetd"), "--config", s.Config)
+	script := orphaned(`echo $$ >"$0.new"; mv "$0.new" "$0"; exec "$@"`) + ` >"$LOG" 2>&1 </dev/null &`
+	cmd := exec.Command("sh", append([]string{"-c", script, pid}, append(by, testdaemon.Binary(s.t, "hornetd"), "--config", s.Config)...)...)
 	cmd.Env = append(os.Environ(), "LOG="+log)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.t.Fatalf("%v: %s", err, out)
@@ -506,6 +633,27 @@ func (s signedHost) fromInit() string {
 	}
 	s.t.Fatalf("hornetd neither answers nor ends: %s", said())
 	return ""
+}
+
+// orphaned is a command of the shell that runs a script of bash, with the same arguments,
+// when the shell has ended: its parent is the first process then, or who stands in for it.
+func orphaned(script string) string {
+	const wait = `while read -r _ _ _ parent _ </proc/$$/stat && [ "$parent" = "$SHELL_PID" ]; do sleep 0.02; done; `
+	return `SHELL_PID=$$ bash -c '` + wait + script + `' "$0" "$@"`
+}
+
+// endInit ends what fromInit started.
+func (s signedHost) endInit() {
+	s.t.Helper()
+	b, err := os.ReadFile(s.path("pid"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	endProcess(n)
 }
 
 // endProcess ends one that is nobody's here to wait for.

@@ -3,6 +3,7 @@ package main_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +30,7 @@ func guarded(t *testing.T, mode api.GuardMode, settings string) (*testdaemon.Hos
 	pair := testenv.Veth(t)
 	// Should the test not disarm it, it lets the next one live.
 	h := testdaemon.New(t, "\n[guard]\n"+settings)
+	t.Cleanup(func() { endFloors(t) })
 	h.Object("xdp_drop.bpf.o", example(t, "xdp-drop/xdp_drop.bpf.o"))
 	h.Manifest("xdp-drop", blocking(pair, "10.77.0.0/24", ""))
 	h.Start()
@@ -126,6 +128,9 @@ func TestGuardEnforces(t *testing.T) {
 	if _, stderr, exit := h.Ctl("guard", "disarm"); exit != 2 {
 		t.Errorf("disarm without a reason: exit %d: %s", exit, stderr)
 	}
+	if _, stderr, exit := h.Ctl("guard", "statement", "disarm", "--reason", "a test"); exit != 1 || !strings.Contains(stderr, "hint: hornetctl guard disarm --reason TEXT\n") {
+		t.Errorf("a statement where root's word counts: exit %d: %s", exit, stderr)
+	}
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -151,6 +156,9 @@ func TestGuardEnforces(t *testing.T) {
 	onRecord(t, h, func(r guardRecord) bool {
 		return r.Verb == "guard" && r.Phase == "outcome" && strings.Contains(r.Reason, "it was a test")
 	})
+	if _, stderr, exit := h.Ctl("guard", "enroll", "/bin/true"); exit != 1 || !strings.Contains(stderr, "no guard is in force") || !strings.Contains(stderr, "hint: hornetctl guard audit arms one") {
+		t.Errorf("enroll where there is none: exit %d: %s", exit, stderr)
+	}
 }
 
 // TestGuardLimit: it falls back to audit where nobody confirms, and only there.
@@ -161,7 +169,7 @@ func TestGuardLimit(t *testing.T) {
 	if out, done := load(); !done {
 		t.Fatalf("audited: %s", out)
 	}
-	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardEnforce, ConfirmWithin: "3s"}); err != nil {
+	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardEnforce, ConfirmWithin: "10s"}); err != nil {
 		t.Fatal(err)
 	}
 	if out, done := load(); done {
@@ -185,13 +193,13 @@ func TestGuardLimit(t *testing.T) {
 	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Confirm: true}); err == nil {
 		t.Error("confirmed too late")
 	}
-	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardEnforce, ConfirmWithin: "3s"}); err != nil {
+	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardEnforce, ConfirmWithin: "10s"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Confirm: true}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(4 * time.Second)
+	time.Sleep(11 * time.Second)
 	if out, done := load(); done {
 		t.Errorf("confirmed, and loaded: %s", out)
 	}
@@ -252,6 +260,144 @@ func TestGuardByHand(t *testing.T) {
 	}
 }
 
+// TestGuardDisarmLater: a guard whose pins cannot be removed is off, and root can go on from there.
+func TestGuardDisarmLater(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, c := guarded(t, api.GuardAudit, "mode = \"off\"\n")
+	load := attacks(t, h, c)["load"]
+	remount := func(how string) {
+		t.Helper()
+		run(t, "mount", "-o", "remount,bind,"+how, h.BPFFS)
+	}
+	remount("ro")
+	for range 2 {
+		if _, stderr, exit := h.Ctl("guard", "disarm", "--reason", "a test"); exit == 0 || !strings.Contains(stderr, "it is off, and its pins stay") || !strings.Contains(stderr, "hint: see that ") {
+			t.Errorf("disarm: exit %d: %s", exit, stderr)
+		}
+		st, err := h.Client().Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g := st.Guard; g.Mode != api.GuardOff || !strings.Contains(g.Reason, "its pins could not be removed") || !strings.Contains(g.Hint, "guard disarm") {
+			t.Errorf("guard %+v", g)
+		}
+	}
+	if out, done := load(); !done {
+		t.Errorf("disarmed: %s", out)
+	}
+	// It can be put in force again.
+	if _, stderr, exit := h.Ctl("guard", "enforce", "--confirm-within", "2m"); exit != 0 {
+		t.Fatal(stderr)
+	}
+	if out, done := load(); done {
+		t.Errorf("enforced, and loaded: %s", out)
+	}
+	if _, _, exit := h.Ctl("guard", "disarm", "--reason", "a test"); exit == 0 {
+		t.Error("disarmed again")
+	}
+	remount("rw")
+	if _, stderr, exit := h.Ctl("guard", "disarm", "--reason", "a test"); exit != 0 {
+		t.Error(stderr)
+	}
+	gone := func(what string) {
+		t.Helper()
+		if out, _ := tool(t, "link"); strings.Contains(out, "lsm") {
+			t.Errorf("%s, and there are links: %s", what, out)
+		}
+	}
+	gone("disarmed")
+	// So does a start that is to have none.
+	if _, stderr, exit := h.Ctl("guard", "audit"); exit != 0 {
+		t.Fatal(stderr)
+	}
+	remount("ro")
+	if _, _, exit := h.Ctl("guard", "disarm", "--reason", "a test"); exit == 0 {
+		t.Error("disarmed read-only")
+	}
+	remount("rw")
+	h.Stop()
+	s := signedHost{h, t, t.TempDir()}
+	log := s.fromInit()
+	if g := s.mode(); g.Mode != api.GuardOff || g.Reason != "" {
+		t.Errorf("guard %+v: %s", g, log)
+	}
+	gone("started anew")
+}
+
+// TestGuardDisarmLeft: of a guard that has ended something may be left, where something is mounted
+// in there: hornetd says so, and root can have it removed.
+func TestGuardDisarmLeft(t *testing.T) {
+	testenv.NoLeaks(t)
+	h, _ := guarded(t, api.GuardAudit, "")
+	dir := filepath.Join(h.BPFFS, "_guard")
+	at := func(set string) string { return filepath.Join(dir, set, "maps", "mounted") }
+	if err := os.Mkdir(at("set-1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mount", "-t", "tmpfs", "tmpfs", at("set-1"))
+	for range 2 {
+		if _, stderr, exit := h.Ctl("guard", "disarm", "--reason", "a test"); exit == 0 || !strings.Contains(stderr, "hint: unmount what is below "+dir) {
+			t.Errorf("disarm: exit %d: %s", exit, stderr)
+		}
+		st, err := h.Client().Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g := st.Guard; g.Mode != api.GuardOff || !strings.Contains(g.Reason, "not all of it could be removed") || !strings.HasPrefix(g.Hint, "unmount what is below ") {
+			t.Errorf("guard %+v", g)
+		}
+	}
+	run(t, "umount", at("stage-1"))
+	if _, stderr, exit := h.Ctl("guard", "disarm", "--reason", "a test"); exit != 0 {
+		t.Error(stderr)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("there are %v, %v", left, err)
+	}
+	if _, stderr, exit := h.Ctl("guard", "disarm", "--reason", "a test"); exit == 0 || !strings.Contains(stderr, "no guard is in force") {
+		t.Errorf("disarm once more: exit %d: %s", exit, stderr)
+	}
+}
+
+// TestGuardAuditAnyway: whoever is shut out has it audit at once, though it cannot be made anew with
+// what hornetd.toml says; that is told.
+func TestGuardAuditAnyway(t *testing.T) {
+	testenv.NoLeaks(t)
+	listed := filepath.Join(t.TempDir(), "listed")
+	install := func() {
+		t.Helper()
+		if err := os.WriteFile(listed, []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install()
+	h, c := guarded(t, api.GuardEnforce, fmt.Sprintf("allow = [{ executable = %q, signals = true }]\n", listed))
+	if err := os.Remove(listed); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, exit := h.Ctl("guard", "enforce"); exit == 0 || !strings.Contains(stderr, listed) {
+		t.Errorf("enforce: exit %d: %s", exit, stderr)
+	}
+	load := attacks(t, h, c)["load"]
+	if out, done := load(); done {
+		t.Errorf("enforced: %s", out)
+	}
+	out, stderr, exit := h.Ctl("guard", "audit")
+	if exit != 0 || !strings.Contains(out, listed+": no such file") || !strings.Contains(out, "or install what it names") {
+		t.Errorf("audit: exit %d: %s%s", exit, out, stderr)
+	}
+	if out, done := load(); !done {
+		t.Errorf("audited: %s", out)
+	}
+	onRecord(t, h, func(r guardRecord) bool {
+		return r.Verb == "guard" && r.Phase == "note" && strings.Contains(r.Reason, listed)
+	})
+	install()
+	if out, stderr, exit := h.Ctl("guard", "audit"); exit != 0 || strings.Contains(out, listed) {
+		t.Errorf("audit: exit %d: %s%s", exit, out, stderr)
+	}
+}
+
 type guardRecord struct {
 	Phase, Verb, Reason, Error string
 	Caller                     struct {
@@ -264,7 +410,7 @@ type guardRecord struct {
 func onRecord(t *testing.T, h *testdaemon.Host, like func(guardRecord) bool) {
 	t.Helper()
 	var b []byte
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		b, _ = os.ReadFile(filepath.Join(h.State, "audit", "audit.jsonl"))
 		for line := range strings.Lines(string(b)) {
 			var r guardRecord
@@ -274,4 +420,23 @@ func onRecord(t *testing.T, h *testdaemon.Host, like func(guardRecord) bool) {
 		}
 	}
 	t.Errorf("no such record in\n%s", b)
+}
+
+// TestGuardCheck: hornetd --check names a file of an entry without which nothing is armed.
+func TestGuardCheck(t *testing.T) {
+	h := testdaemon.New(t, "\n[guard]\nmode = \"enforce\"\nallow = [{ executable = \"/no/such/file\", signals = true }]\n")
+	_, stderr, exit := h.RunAs(0, testdaemon.Binary(t, "hornetd"), "--check", "--config", h.Config)
+	if exit != 1 || !strings.Contains(stderr, "hornetd: guard: allow: open /no/such/file") || !strings.Contains(stderr, "hint: remove the entry of [[guard.allow]]") {
+		t.Errorf("exit %d: %s", exit, stderr)
+	}
+}
+
+// TestGuardOfOthers: who is not told how the guard is, is told who is.
+func TestGuardOfOthers(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "")
+	h.Start()
+	if _, stderr, exit := h.CtlAs(1234, "guard"); exit != 3 || !strings.Contains(stderr, "only root is told") || !strings.Contains(stderr, "hint: ask as root") {
+		t.Errorf("exit %d: %s", exit, stderr)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/internal/daemon"
+	"github.com/hornetd/hornetd/internal/resident"
 )
 
 // The first thread stays the main goroutine's: the kernel names the process by it, and a
@@ -17,12 +18,18 @@ import (
 func init() { runtime.LockOSThread() }
 
 func main() {
-	switch os.Args[0] {
-	case daemon.ParserName:
+	switch name := os.Args[0]; {
+	case name != daemon.ParserName && name != daemon.MapMakerName:
+	case !daemon.StartedThis():
+		os.Exit(1)
+	case name == daemon.ParserName:
 		os.Exit(daemon.ServeParser())
-	case daemon.MapMakerName:
+	default:
 		os.Exit(daemon.ServeMapMaker())
 	}
+	// Before there is anything in it that others should not change. Where it matters that
+	// it is not, the daemon says so.
+	_ = resident.Lock()
 	// Files and sockets get exactly the mode they are given, never a wider one.
 	unix.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)

@@ -22,7 +22,7 @@ import (
 	"github.com/hornetd/hornetd/internal/testenv"
 )
 
-//go:generate ../../scripts/bpf-compile testdata/caller.bpf.c testdata/calls.bpf.c testdata/filter.bpf.c testdata/held.bpf.c testdata/jumps.bpf.c testdata/kinds.bpf.c testdata/long.bpf.c testdata/maps.bpf.c testdata/reject.bpf.c testdata/slow.bpf.c testdata/traffic.bpf.c testdata/wide.bpf.c
+//go:generate ../../scripts/bpf-compile testdata/caller.bpf.c testdata/calls.bpf.c testdata/filter.bpf.c testdata/held.bpf.c testdata/jumps.bpf.c testdata/kinds.bpf.c testdata/long.bpf.c testdata/many.bpf.c testdata/maps.bpf.c testdata/reject.bpf.c testdata/slow.bpf.c testdata/traffic.bpf.c testdata/wide.bpf.c
 
 // run runs a command that must succeed, and returns what it printed.
 func run(t testing.TB, name string, args ...string) string {

@@ -20,6 +20,7 @@ import (
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
 	"github.com/hornetd/hornetd/internal/testenv"
+	"github.com/hornetd/hornetd/internal/vmtest"
 )
 
 // in starts the daemon inside a network namespace, so that it hears of its
@@ -40,15 +41,17 @@ func local(m string, pair testenv.Pair) string {
 // seconds after which everything is looked at.
 const soon = 5 * time.Second
 
-// eventually waits until ok is true, and returns how long that took.
+// eventually waits until ok is true, and returns how long that took. It asks less
+// often the longer that takes: asking costs time that, in a guest, is taken from
+// what it waits for.
 func eventually(t testing.TB, what string, ok func() bool) time.Duration {
 	t.Helper()
 	began := time.Now()
 	for !ok() {
-		if time.Since(began) > 15*time.Second {
-			t.Fatalf("not within 15 s: %s", what)
+		if time.Since(began) > time.Minute {
+			t.Fatalf("not within a minute: %s", what)
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(min(max(2*time.Millisecond, time.Since(began)/20), 100*time.Millisecond))
 	}
 	return time.Since(began)
 }
@@ -91,7 +94,11 @@ func whole(t testing.TB, h *testdaemon.Host, name string, links int) api.Collect
 	if got := kernelLinks(t, c); len(got) != links {
 		t.Errorf("the kernel has links %v, want %d", got, links)
 	}
-	if on := onBPFFS(t, h); len(on) != 1 || !on[name] {
+	on := onBPFFS(t, h)
+	for deadline := time.Now().Add(10 * time.Second); len(on) > 1 && time.Now().Before(deadline); on = onBPFFS(t, h) {
+		time.Sleep(time.Millisecond) // what was replaced goes behind the commit
+	}
+	if len(on) != 1 || !on[name] {
 		t.Errorf("on bpffs: %v", on)
 	}
 	for _, sub := range []string{"record", "links/" + c.Links[0].Name, "programs/" + c.Programs[0].Name} {
@@ -177,7 +184,7 @@ func TestRepairs(t *testing.T) {
 					return len(eventsOf(t, h, api.EventRepaired, "xdp-drop")) > 0 && get(t, h, "xdp-drop").Reason == ""
 				})
 				t.Logf("repaired after %s", took)
-				if took > soon {
+				if took > soon && !vmtest.InGuest() {
 					t.Errorf("repaired only after %s: what is found without a hint is found later", took)
 				}
 				if what == "renamed away" {
@@ -416,6 +423,7 @@ func TestPattern(t *testing.T) {
 
 	testenv.IP(t, ns, "link", "del", "veth7")
 	eventually(t, "one link", links(1))
+	eventually(t, "what it was has gone", func() bool { stages, _ := filepath.Glob(h.BPFFS + "/stage-*"); return len(stages) == 0 })
 	if c := whole(t, h, "xdp-drop", 1); c.Links[0].ID != before.Links[0].ID {
 		t.Errorf("link %d, was %d", c.Links[0].ID, before.Links[0].ID)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/internal/testdaemon"
@@ -499,4 +500,33 @@ func TestAnotherSignerBeginsAnew(t *testing.T) {
 	}
 	unload(t, h, "two")
 	load(t, h, "two")
+}
+
+// TestCollectionMountedOver: what is mounted over the directory of a collection is not
+// that collection; a start leaves both alone and says so, and one without the mount adopts.
+func TestCollectionMountedOver(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, "")
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	cgroup := testenv.Cgroup(t)
+	h.Manifest("two", two(cgroup, ""))
+	h.Start()
+	before := get(t, h, "two")
+	h.Kill()
+	dir := filepath.Join(h.BPFFS, "two")
+	must(t, unix.Mount(testenv.BPFFS(t), dir, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	h.Start()
+	if c := get(t, h, "two"); c.State == api.StateRunning || !strings.Contains(c.Reason, "something is mounted there") {
+		t.Errorf("two is %s: %s", c.State, c.Reason)
+	}
+	if n := len(kernelLinks(t, before)); n != len(before.Links) {
+		t.Errorf("%d links of %d", n, len(before.Links))
+	}
+	h.Kill()
+	must(t, unix.Unmount(dir, 0))
+	h.Start()
+	if c := get(t, h, "two"); c.State != api.StateRunning {
+		t.Errorf("without the mount, two is %s: %s", c.State, c.Reason)
+	}
 }

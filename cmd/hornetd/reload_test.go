@@ -193,7 +193,7 @@ program = "connect4"
 cgroup = %q
 `, testenv.Cgroup(t)))
 	h.Signal(syscall.SIGHUP)
-	for range 500 {
+	for range 3000 {
 		list, err := h.Client().List(context.Background())
 		if err != nil {
 			t.Fatal(err)

@@ -254,7 +254,7 @@ func TestRunStaysTheirs(t *testing.T) {
 		return c
 	}
 	was := get(t, h, "u1000-count")
-	must(t, os.RemoveAll(filepath.Join(h.BPFFS, "u1000-count")))
+	h.Stopped(func() { must(t, os.RemoveAll(filepath.Join(h.BPFFS, "u1000-count"))) })
 	eventually(t, "made anew", func() bool { return onBPFFS(t, h)["u1000-count"] && len(kernelLinks(t, get(t, h, "u1000-count"))) == 2 })
 	was = theirs("made anew", was)
 

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -105,15 +104,11 @@ func TestSharedMap(t *testing.T) {
 	// The last one takes it along.
 	unload(t, h, "four")
 	unload(t, h, "six")
-	gone := false
-	for end := time.Now().Add(5 * time.Second); !gone && time.Now().Before(end); time.Sleep(10 * time.Millisecond) { // the kernel frees it later
+	eventually(t, fmt.Sprintf("map %d is not there", id), func() bool { // the kernel frees it later
 		m, err := ebpf.NewMapFromID(id)
-		gone = errors.Is(err, os.ErrNotExist)
 		m.Close()
-	}
-	if !gone {
-		t.Errorf("map %d is still there", id)
-	}
+		return errors.Is(err, os.ErrNotExist)
+	})
 	load(t, h, "six")
 	if got := mapID(t, h, "six"); got == id {
 		t.Error("the same map again")

@@ -488,7 +488,7 @@ func drip(conns []net.Conn, begin string, sent *atomic.Int64) (stop func()) {
 // waitForSlot waits until stranger's closed connections are forgotten.
 func waitForSlot(t *testing.T, h *testdaemon.Host) {
 	t.Helper()
-	for range 200 {
+	for range 2000 {
 		if answered(dialAs(t, stranger, h.Socket)) {
 			return
 		}

@@ -65,7 +65,7 @@ func TestSocketActivation(t *testing.T) {
 			t.Log(said.String())
 		}
 	}()
-	for range 500 {
+	for range 3000 {
 		if _, err := os.Stat(h.Socket); err == nil {
 			break
 		}

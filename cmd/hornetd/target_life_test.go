@@ -244,8 +244,7 @@ func becomes(t *testing.T) (*exec.Cmd, func()) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}
 	in, err := cmd.StdinPipe()
 	must(t, err)
-	must(t, cmd.Start())
-	t.Cleanup(func() { end(cmd) })
+	testenv.Start(t, cmd)
 	return cmd, func() { io.WriteString(in, "go\n") }
 }
 
@@ -781,7 +780,7 @@ func TestTargetEndsWhateverElse(t *testing.T) {
 		held, err := link.NewFromID(link.ID(c.Links[0].ID)) // it does not go by itself
 		must(t, err)
 		dir := filepath.Join(h.BPFFS, "calls")
-		wrong(dir)
+		h.Stopped(func() { wrong(dir) })
 		eventually(t, name+": it is seen", func() bool { return strings.Contains(problems(t, h), "drift: ") })
 		end(cmd)
 		eventually(t, name+": it ends", func() bool {

@@ -150,7 +150,7 @@ func shownLinks(t *testing.T) (all []*link.Info) {
 // noLinks waits until the kernel has none of them.
 func noLinks(t *testing.T, what string) {
 	t.Helper()
-	for range 100 {
+	for range 1000 {
 		if len(shownLinks(t)) == 0 {
 			return
 		}
@@ -169,10 +169,7 @@ func sleeper(t *testing.T, uid uint32, argv ...string) *exec.Cmd {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { end(cmd) })
+	testenv.Start(t, cmd)
 	return cmd
 }
 
@@ -209,7 +206,7 @@ func spaceOf(t *testing.T, uid uint32) (*exec.Cmd, *os.File) {
 	cmd := sleeper(t, uid, "unshare", "-Urn", "sleep", "600")
 	path := fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)
 	own, err := os.Readlink("/proc/self/ns/net")
-	for range 500 {
+	for range 2000 {
 		now, e := os.Readlink(path)
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid))
 		if err = e; err == nil && now != own && string(comm) == "sleep\n" {

@@ -29,7 +29,7 @@ const (
 // trialOver waits until nothing is on trial any more.
 func trialOver(t *testing.T, h *testdaemon.Host, name string) api.Collection {
 	t.Helper()
-	for range 400 {
+	for range 2000 {
 		if c := get(t, h, name); c.TrialUntil.IsZero() {
 			return c
 		}
@@ -91,9 +91,8 @@ func TestTrialThatPasses(t *testing.T) {
 		t.Errorf("during the trial on bpffs: %v", got)
 	}
 	// Nothing else waits.
-	began := time.Now()
-	if _, err := h.Client().Plan(context.Background()); err != nil || time.Since(began) > 500*time.Millisecond {
-		t.Errorf("a plan during the trial: %v, after %s", err, time.Since(began))
+	if _, err := h.Client().Plan(context.Background()); err != nil || get(t, h, "mixed").TrialUntil.IsZero() {
+		t.Errorf("a plan during the trial: %v, and then it is over", err)
 	}
 	now := trialOver(t, h, "mixed")
 	if now.Version != 2 || len(kernelLinks(t, now)) != 5 || len(onBPFFS(t, h)) != 1 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -45,7 +46,7 @@ func children(t testing.TB, pid int) []int {
 func parserOf(t testing.TB, h *testdaemon.Host) int {
 	t.Helper()
 	var all []int
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if all = children(t, h.PID()); len(all) == 1 {
 			if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", all[0])); bytes.Contains(b, []byte("\nSeccomp:\t2\n")) && saidReady(all[0]) {
 				return all[0]
@@ -68,6 +69,46 @@ func saidReady(pid int) bool {
 // TestUntrustedParser: what a signer who is marked has signed goes through a
 // confined process, one for each object; what does not come out of it does not
 // load, and the daemon does not mind.
+// A process with the name of a child of hornetd's does nothing for another.
+func TestChildOfAnother(t *testing.T) {
+	for _, name := range []string{"hornetd: parser", "hornetd: maps"} {
+		pid := filepath.Join(t.TempDir(), "pid")
+		// It is the first process's when it executes, and what it reads never comes.
+		script := `mkfifo "$0.job"; ` + orphaned(`echo $$ >"$0"; exec -a "$1" "$2" 0<>"$0.job" 3<>"$0.job"`) + ` >/dev/null 2>&1 &`
+		cmd := exec.Command("sh", "-c", script, pid, name, testdaemon.Binary(t, "hornetd"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		var n int
+		for deadline := time.Now().Add(time.Minute); n == 0 || syscall.Kill(n, 0) == nil; time.Sleep(20 * time.Millisecond) {
+			if b, err := os.ReadFile(pid); err == nil {
+				n, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+			}
+			if time.Now().After(deadline) {
+				syscall.Kill(n, syscall.SIGKILL)
+				t.Fatalf("%q runs on as process %d", name, n)
+			}
+		}
+	}
+}
+
+// As the first process of a container hornetd has such children.
+func TestFirstProcess(t *testing.T) {
+	testenv.NoLeaks(t)
+	h := testdaemon.New(t, untrusted)
+	h.Manifest("count", connCount(testenv.Cgroup(t)))
+	h.Object("conn_count.bpf.o", example(t, "conn-count/conn_count.bpf.o"))
+	if err := h.TryStart("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "--"); err != nil {
+		t.Fatalf("%v: %s", err, h.Log())
+	}
+	if c := load(t, h, "count"); len(kernelLinks(t, c)) != 2 {
+		t.Errorf("links %v", c.Links)
+	}
+	if _, err := h.Client().Unload(t.Context(), "count", api.UnloadRequest{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUntrustedParser(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := testdaemon.New(t, untrusted)
@@ -177,7 +218,7 @@ func openFiles(t testing.TB, h *testdaemon.Host) int {
 
 func processGone(t testing.TB, pid int, daemon string) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if syscall.Kill(pid, 0) != nil {
 			return
 		}

@@ -93,7 +93,7 @@ func failEveryCall(t *testing.T, more string) {
 		now := get(t, h, "mixed")
 		// strace counts by thread, and what is done in a namespace has a new
 		// one: there the call fails that undoes, too, and it is repaired later.
-		for wait := 0; now.Reason != "" && wait < 100; wait++ {
+		for wait := 0; now.Reason != "" && wait < 1000; wait++ {
 			time.Sleep(50 * time.Millisecond)
 			now = get(t, h, "mixed")
 		}

@@ -559,7 +559,7 @@ func watchOwners(t *testing.T, h *testdaemon.Host) (most func() (busy, seen int)
 			case <-quit:
 				answer <- n
 				return
-			case <-time.After(500 * time.Millisecond):
+			case <-time.After(100 * time.Millisecond):
 			}
 			now, busy, seen := map[string]int{}, 0, 0
 			threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
@@ -570,7 +570,7 @@ func watchOwners(t *testing.T, h *testdaemon.Host) (most func() (busy, seen int)
 					now[path], _ = strconv.Atoi(fields[12]) // stime, in hundredths of a second
 					if was, known := last[path]; known && now[path] > was {
 						seen++
-						if now[path]-was > 5 {
+						if now[path]-was > 1 {
 							busy++
 						}
 					}

@@ -23,6 +23,7 @@ import (
 const (
 	cmdMapCreate    = 0
 	cmdMapUpdate    = 2
+	cmdProgLoad     = 5
 	cmdObjPin       = 6
 	cmdProgramByID  = 13
 	cmdObjGetInfoFD = 15

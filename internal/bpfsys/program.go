@@ -1,8 +1,10 @@
 package bpfsys
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +31,43 @@ func ProgramInfo(fd int) (ProgInfo, error) {
 	}
 	return ProgInfo{Type: info.typ, ID: info.id, Tag: hex.EncodeToString(info.tag[:])}, nil
 }
+
+// LoadLSMCgroup loads a program for an LSM hook of cgroups, with a license that is the GPL's.
+// target is the id of the hook's type, among the kernel's own. What the verifier says of one
+// that it refuses is its last line.
+func LoadLSMCgroup(name string, insns []byte, target uint32) (fd int, err error) {
+	attr := struct {
+		typ, count           uint32
+		insns, license       unsafe.Pointer
+		logLevel, logSize    uint32
+		log                  unsafe.Pointer
+		version, flags       uint32
+		name                 [16]byte
+		ifindex, attach, btf uint32
+		_                    [8]uint32
+		target               uint32
+	}{
+		typ: progTypeLSM, count: uint32(len(insns) / 8), insns: unsafe.Pointer(unsafe.SliceData(insns)),
+		license: unsafe.Pointer(unsafe.StringData("GPL\x00")), attach: attachLSMCgroup, target: target,
+	}
+	copy(attr.name[:len(attr.name)-1], name)
+	if fd, err = call(cmdProgLoad, unsafe.Pointer(&attr), unsafe.Sizeof(attr)); err == nil {
+		return fd, nil
+	}
+	log := make([]byte, 1<<20)
+	attr.logLevel, attr.logSize, attr.log = 1, uint32(len(log)), unsafe.Pointer(unsafe.SliceData(log))
+	if fd, again := call(cmdProgLoad, unsafe.Pointer(&attr), unsafe.Sizeof(attr)); again == nil {
+		return fd, nil
+	}
+	text := strings.TrimSpace(unix.ByteSliceToString(log))
+	return -1, fmt.Errorf("load program: %w: %s", err, cmp.Or(text[strings.LastIndexByte(text, '\n')+1:], "the verifier says nothing"))
+}
+
+// Of enum bpf_prog_type and enum bpf_attach_type.
+const (
+	progTypeLSM     = 29
+	attachLSMCgroup = 43
+)
 
 // ProgramName asks the kernel for the type and the name of a program by its id, in three
 // system calls, where thousands are gone through. The error is ENOENT where there is none,

@@ -2,6 +2,7 @@ package bpfsys
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -57,5 +58,16 @@ func TestProgramInfoIsTheLibrarys(t *testing.T) {
 	}
 	if _, err := ProgramInfo(0); err == nil {
 		t.Error("no error for a descriptor that is no program")
+	}
+}
+
+// What is refused, here for it is an LSM program of no hook, says so; what is taken the guard's
+// tests load.
+func TestLoadLSMCgroupRefused(t *testing.T) {
+	requireRoot(t)
+	insns := make([]byte, 16)
+	insns[0], insns[8] = 0xb7, 0x95 // r0 = 0, exit
+	if fd, err := LoadLSMCgroup("none", insns, 0); fd >= 0 || err == nil || !strings.Contains(err.Error(), "load program: ") {
+		t.Errorf("loaded: %d, %v", fd, err)
 	}
 }

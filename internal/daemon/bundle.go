@@ -77,8 +77,8 @@ func (s *sent) place() (_ *onDisk, err error) {
 		return nil, fmt.Errorf("directory of bundles: %w", err)
 	}
 	for file, b := range s.files {
-		if err := os.WriteFile(filepath.Join(p.old, filepath.Base(file)), b, 0o600); err != nil {
-			return nil, errors.Join(err, os.RemoveAll(p.old))
+		if err := writeNew(filepath.Join(p.old, filepath.Base(file)), b); err != nil {
+			return nil, errors.Join(err, safefile.RemoveAll(p.old))
 		}
 	}
 	err = unix.Renameat2(unix.AT_FDCWD, p.old, unix.AT_FDCWD, p.dir, unix.RENAME_NOREPLACE)
@@ -88,9 +88,20 @@ func (s *sent) place() (_ *onDisk, err error) {
 		p.old = ""
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("bundle %s: %w", p.dir, err), os.RemoveAll(p.old))
+		return nil, errors.Join(fmt.Errorf("bundle %s: %w", p.dir, err), safefile.RemoveAll(p.old))
 	}
 	return p, nil
+}
+
+// writeNew writes a file that was not there: nobody has hornetd write one of theirs by
+// what they put into its place.
+func writeNew(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Close())
 }
 
 // settle removes what the bundle took the place of, or, where it does not run,
@@ -102,13 +113,13 @@ func (p *onDisk) settle(runs bool) error {
 	case p.old == "" && runs:
 		return nil
 	case p.old == "":
-		return os.RemoveAll(p.dir)
+		return safefile.RemoveAll(p.dir)
 	case !runs:
 		if err := unix.Renameat2(unix.AT_FDCWD, p.old, unix.AT_FDCWD, p.dir, unix.RENAME_EXCHANGE); err != nil {
 			return fmt.Errorf("bundle %s: %w", p.dir, err)
 		}
 	}
-	return os.RemoveAll(p.old)
+	return safefile.RemoveAll(p.old)
 }
 
 // MayRun says whether the caller may run anything of their own at all, before
@@ -193,7 +204,7 @@ func isOwn(name string) bool {
 // dropBundle removes the bundle of a collection that runs no more.
 func (d *Daemon) dropBundle(name string) {
 	if isOwn(name) {
-		d.tell("bundle", os.RemoveAll(filepath.Dir(manifest.OwnFile(d.cfg.Paths.Bundles, name))))
+		d.tell("bundle", safefile.RemoveAll(filepath.Dir(manifest.OwnFile(d.cfg.Paths.Bundles, name))))
 	}
 }
 
@@ -209,7 +220,7 @@ func (d *Daemon) sweepBundles() {
 		if !isOwn(name) && !strings.HasPrefix(name, coming) || d.running[name] != nil || d.unheld(name) != nil {
 			continue
 		}
-		d.tell("bundle", os.RemoveAll(filepath.Join(d.cfg.Paths.Bundles, name)))
+		d.tell("bundle", safefile.RemoveAll(filepath.Join(d.cfg.Paths.Bundles, name)))
 	}
 }
 

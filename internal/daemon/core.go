@@ -57,6 +57,7 @@ type Core interface {
 	Events(ctx context.Context, who Peer, want api.EventsOptions, fn func(api.Event) error) error
 	Guard(who Peer, req api.GuardRequest) (api.Guard, error)
 	Enroll(who Peer, file string) (api.Guard, error)
+	Retire(who Peer, req api.RetireRequest) (api.Guard, error)
 	Statement(who Peer, req api.StatementRequest) (api.Statement, error)
 	Signed(who Peer, req api.SignedRequest) (api.Guard, error)
 	Refuse(who Peer, what string, err error)
@@ -213,36 +214,32 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 		s.Problems = append(s.Problems, problem("", d.readOnly))
 		return s, nil // all else that is wrong follows from that, or is not known
 	}
-	if p, wrong := guardProblem(s.Guard); wrong {
-		s.Problems = append(s.Problems, p)
+	s.Problems = append(s.Problems, d.problemsLocked(s.Guard)...)
+	return s, nil
+}
+
+// problemsLocked are what an operator should look at, of the guard g, of what the directories
+// say and of what runs.
+func (d *Daemon) problemsLocked(g *api.Guard) (all []api.Problem) {
+	if p, wrong := guardProblem(g); wrong {
+		all = append(all, p)
 	}
-	s.Problems = append(s.Problems, d.problems...)
-	s.Problems = append(s.Problems, d.strays...)
-	s.Problems = append(s.Problems, d.strayRules(d.trust)...)
+	for _, err := range d.unlisted {
+		all = append(all, problem("", err))
+	}
+	all = append(all, d.problems...)
+	all = append(all, d.strays...)
+	all = append(all, d.strayRules(d.trust)...)
 	for _, name := range sortedKeys(d.failed) {
-		s.Problems = append(s.Problems, problem(name, d.failed[name].err))
+		all = append(all, problem(name, d.failed[name].err))
 	}
 	for _, name := range sortedKeys(d.running) {
-		if c := d.running[name]; c.failedBefore(d.declared[name].manifest) {
-			s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name, Message: c.returned(), Hint: c.again()})
-		}
-		if c := d.running[name]; c.unconfirmed != nil {
-			s.Problems = append(s.Problems, problem(name, c.unconfirmed))
-		}
-		if reason := revokedRecord(d.trust, d.running[name].record); reason != "" {
-			s.Problems = append(s.Problems, revokedProblem(name, d.running[name].record, reason))
-		} else if p, ok := d.proofProblem(name, d.running[name]); ok {
-			s.Problems = append(s.Problems, p)
-		}
-		if c := d.running[name]; len(c.drift) > 0 {
-			s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name,
-				Message: "drift: " + strings.Join(c.drift, "; "), Hint: c.remedy()})
-		}
+		all = append(all, d.problemsOfLocked(name, d.running[name])...)
 	}
 	for _, name := range sortedKeys(d.running) {
 		for _, required := range d.running[name].record.Requires {
 			if d.running[required] == nil {
-				s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: name,
+				all = append(all, api.Problem{Kind: api.KindConflict, Collection: name,
 					Message: fmt.Sprintf("runs, but requires %q, which does not", required), Hint: "hornetctl load " + required})
 			}
 		}
@@ -257,10 +254,30 @@ func (d *Daemon) Status(who Peer) (api.Status, error) {
 				what += revoked + "; "
 			}
 		}
-		s.Problems = append(s.Problems, api.Problem{Kind: api.KindConflict, Collection: dir,
+		all = append(all, api.Problem{Kind: api.KindConflict, Collection: dir,
 			Message: what + d.held[dir].reason, Hint: quarantineHint(dir)})
 	}
-	return s, nil
+	return all
+}
+
+// problemsOfLocked are those of what runs under a name, by itself.
+func (d *Daemon) problemsOfLocked(name string, c *collection) (all []api.Problem) {
+	if c.failedBefore(d.declared[name].manifest) {
+		all = append(all, api.Problem{Kind: api.KindConflict, Collection: name, Message: c.returned(), Hint: c.again()})
+	}
+	if c.unconfirmed != nil {
+		all = append(all, problem(name, c.unconfirmed))
+	}
+	if reason := revokedRecord(d.trust, c.record); reason != "" {
+		all = append(all, revokedProblem(name, c.record, reason))
+	} else if p, ok := d.proofProblem(name, c); ok {
+		all = append(all, p)
+	}
+	if len(c.drift) > 0 {
+		all = append(all, api.Problem{Kind: api.KindConflict, Collection: name,
+			Message: "drift: " + strings.Join(c.drift, "; "), Hint: c.remedy()})
+	}
+	return all
 }
 
 // Events calls fn for what is wanted of what happened and who may see.

@@ -23,6 +23,7 @@ import (
 	"github.com/hornetd/hornetd/internal/memcg"
 	"github.com/hornetd/hornetd/internal/names"
 	"github.com/hornetd/hornetd/internal/remedy"
+	lsm "github.com/hornetd/hornetd/lsm-module"
 	"github.com/hornetd/hornetd/manifest"
 	"github.com/hornetd/hornetd/pinning"
 	"github.com/hornetd/hornetd/policy"
@@ -84,9 +85,13 @@ type Daemon struct {
 	strays     []api.Problem          // drop-ins without a manifest, by the last scan
 	state      []trouble              // with the daemon's own state
 	seals      seals
-	statements statements // that a root may sign
-	readOnly   error      // why nothing can be changed; nil where it can
-	unarmed    error      // why the guard is not what hornetd.toml says; nil where it is
+	statements statements  // that a root may sign
+	under      []lsm.Found // guards in force that a start has to do with
+	onFloor    error       // of one only the floor is left: why nothing can be changed
+	readOnly   error       // why nothing can be changed; nil where it can
+	enrolled   []api.Enrolled
+	unlisted   []error // entries of [[guard.allow]] that the guard has not, each with a remedy
+	unarmed    error   // why the guard is not what hornetd.toml says; nil where it is
 }
 
 // declared is one manifest as it was read last. Either manifest or err is set.
@@ -157,9 +162,9 @@ type Build struct {
 	Date    time.Time // of the source; the clock is never taken to be before it
 }
 
-// Open acquires the bpffs root (and with it the right to be the only daemon on
-// it), the audit log and the trust store. Every error names the path and the
-// remedy.
+// Open reads the trust store and asks the guard that is in force, if one is, whether
+// hornetd may start so; then it acquires the bpffs root (and with it the right to be the
+// only daemon on it) and the audit log. Every error names the path and the remedy.
 func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error) {
 	d := &Daemon{
 		cfg: cfg, build: build, log: log, started: time.Now(),
@@ -170,6 +175,16 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 		allowed: newAllowance(cfg.API.RecordedBurst, cfg.API.RecordedPerMinute),
 		readers: readers{perUser: cfg.Limits.UserStreams, total: cfg.Limits.TotalStreams},
 	}
+	if d.trust, err = signing.LoadReadable(cfg.Paths.Trust); err != nil {
+		return nil, fmt.Errorf("trust store: %w", err)
+	}
+	for _, err := range leftOut(d.trust) {
+		log.Error("trust store", zap.Error(err), zap.String("hint", remedy.Of(err)))
+	}
+	if err := d.mayStart(); err != nil && !errors.Is(err, lsm.ErrNotListed) { // then startGuard says so
+		return nil, err
+	}
+	// From here on it makes, mounts, moves and removes.
 	if cfg.Paths.MountBPFFS {
 		if _, err := pinning.Mount(cfg.Paths.BPFFS); err != nil {
 			return nil, err
@@ -183,12 +198,6 @@ func Open(cfg config.Config, build Build, log *zap.Logger) (_ *Daemon, err error
 			d.store.Close()
 		}
 	}()
-	if d.trust, err = signing.LoadReadable(cfg.Paths.Trust); err != nil {
-		return nil, fmt.Errorf("trust store: %w", err)
-	}
-	for _, err := range leftOut(d.trust) {
-		log.Error("trust store", zap.Error(err), zap.String("hint", remedy.Of(err)))
-	}
 	if err := os.Mkdir(cfg.Paths.State, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
@@ -238,6 +247,9 @@ func (d *Daemon) Start() error {
 func (d *Daemon) start() error {
 	if err := d.stranger(); err != nil {
 		return d.startReadOnly(err)
+	}
+	if err := d.isGuarded(); err != nil {
+		return err
 	}
 	if err := d.adopt(); err != nil {
 		return err

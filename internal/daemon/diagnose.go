@@ -27,13 +27,14 @@ type sight struct {
 
 // spot is a place that something is attached to, under one name.
 type spot struct {
-	link                   string
-	ifindex                int
-	inode, netns, cgroupID uint64
+	link            string
+	ifindex         int
+	inode, device   uint64
+	netns, cgroupID uint64
 }
 
 func spotOf(t loader.Target) spot {
-	return spot{t.Link, t.Ifindex, t.Inode, t.NetnsInode, t.CgroupID}
+	return spot{t.Link, t.Ifindex, t.Inode, t.Device, t.NetnsInode, t.CgroupID}
 }
 
 // linkSight is what was seen of one link of the record.

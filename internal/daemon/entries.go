@@ -101,7 +101,7 @@ func noMap(name, mapName string) error {
 // dump is the page in the terms of the map.
 func (p Page) dump(codec loader.Codec) (d loader.Dump, err error) {
 	key, value, text := codec.Size()
-	size := key + value
+	size := max(1, key+value) // a ring buffer has neither, and is refused behind
 	if size > pageBytes {
 		return d, api.Errorf(api.KindLimit, "an entry has %d bytes, more than %d", size, pageBytes).
 			WithHint("read it as root: bpftool map dump")

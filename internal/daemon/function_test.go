@@ -89,7 +89,7 @@ func mapOf(t testing.TB, id uint32) ebpf.MapID {
 // eventually waits for what the kernel does in a work queue.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for range 200 {
+	for range 3000 {
 		if ok() {
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -29,6 +30,12 @@ const (
 	verbForeign = "foreign"
 	// forgetEvery is how often objects that have gone are taken off the guard's list.
 	forgetEvery = time.Minute
+	// forgetMade is with how many objects they are before that: a fraction of what there
+	// is room for, so that one load more does not fill it.
+	forgetMade = 4096
+	// guardLasts is how long a change of the guard may keep the owner: the kernel verifies and
+	// attaches some fifty programs, which a host that is busy or emulated takes long for.
+	guardLasts = 2 * time.Minute
 )
 
 // What is sealed in a guard, by the number that Config.Sealed has.
@@ -53,6 +60,7 @@ type guardian struct {
 	events *lsm.Events
 	heard  chan struct{} // closed when nobody reads them any more
 	swept  time.Time
+	made   uint64 // objects by then
 }
 
 // seals is what is sealed in the guard that is in force.
@@ -66,13 +74,22 @@ type seals struct {
 	found  map[[32]byte]uint32
 }
 
-// deaf ends the reading of what the guard tells.
+// deaf ends the reading of what the guard tells. What nobody has read stays with it.
 func (g *guardian) deaf() {
 	if g.events != nil {
 		g.events.Close()
 		<-g.heard
 		g.events = nil
 	}
+}
+
+// hearOut ends it behind what there is: of a guard that tells nothing any more, and whose
+// events go with it.
+func (g *guardian) hearOut() {
+	if g.events != nil && g.events.Flush() == nil {
+		<-g.heard
+	}
+	g.deaf()
 }
 
 func (g *guardian) close() {
@@ -92,8 +109,14 @@ func (d *Daemon) startGuard() error {
 	want := d.cfg.Guard.Mode
 	g, err := lsm.Adopt(d.guardDir())
 	if errors.Is(err, lsm.ErrNotArmed) {
-		if elsewhere := d.guardElsewhere(); elsewhere != nil {
-			return elsewhere
+		d.tidyGuard()
+		// That takes no memory and no descriptor: without CAP_SYS_ADMIN, or where bpf(2) is
+		// refused as a whole, no guard takes this process for hornetd (see blind). What runs is
+		// to be looked after all the same.
+		if err := d.mayStart(); errors.Is(err, lsm.ErrNotListed) {
+			d.log.Warn("guard", zap.Error(err))
+		} else if err = errors.Join(err, errHidden(d.under, d.guardDir())); err != nil {
+			return err
 		}
 	}
 	switch {
@@ -116,8 +139,10 @@ func (d *Daemon) startGuard() error {
 		return nil
 	case g == nil:
 		return d.foreignGuard(err)
-	case err != nil:
-		d.log.Warn("guard", zap.Error(err))
+	}
+	// One that was made to look like it would say what is sealed.
+	if len(d.under) > 0 && !slices.ContainsFunc(d.under, g.Is) {
+		return errors.Join(errHidden(d.under, d.guardDir()), g.Close())
 	}
 	d.guard.force = g
 	if err := errors.Join(d.readSeals(), d.hear()); err != nil {
@@ -126,10 +151,25 @@ func (d *Daemon) startGuard() error {
 	if err := d.sealedStart(); err != nil {
 		return err
 	}
+	d.tidyGuard()
+	if s, err := g.Status(); err == nil && s.Mode == lsm.Off && want == config.GuardOff {
+		return d.endDisarmed()
+	}
 	if err := d.takeUp(want); err != nil {
 		d.cannotGuard(err)
 	}
-	return nil
+	return d.readExecutables()
+}
+
+// tidyGuard removes what an interrupted change of the guard left. It comes behind mayStart.
+func (d *Daemon) tidyGuard() {
+	tidy := func() error { return lsm.Tidy(d.guardDir()) }
+	if d.guard.force != nil {
+		tidy = d.guard.force.Tidy
+	}
+	if err := tidy(); err != nil {
+		d.log.Warn("guard", zap.Error(err), zap.String("hint", remedy.Of(err)))
+	}
 }
 
 // startedByHand keeps a guard from taking a session for hornetd's service: the next
@@ -167,10 +207,15 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 		mode, within = modeOf(want), d.cfg.Guard.Confirm
 	}
 	switch {
-	case (!s.Current || !d.seals.whole) && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
+	case (!s.Current || s.Holed || !d.seals.whole) && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
 		err = d.upgradeGuard(mode, within, nil)
+	case s.Holed && mode == lsm.Enforce: // the next start could not take that up
+		return remedy.With(errors.New("guard: its floor was detached, and hornetd.toml says other things than when it was armed, so that a start makes no other"), "hornetctl guard enforce")
 	case mode != s.Mode:
 		err = d.guard.force.SetMode(mode, within)
+		if err == nil && s.Current {
+			err = d.checkDigests()
+		}
 	default:
 		return nil
 	}
@@ -207,13 +252,16 @@ func (d *Daemon) arm(mode lsm.Mode, within time.Duration) error {
 	if c.Sealed, err = d.sealing(); err != nil {
 		return err
 	}
-	if d.guard.force, err = lsm.Arm(d.guardDir(), c); err != nil {
+	if err = d.owner.lasts(guardLasts, func() (err error) {
+		d.guard.force, err = lsm.Arm(d.guardDir(), c)
+		return err
+	}); err != nil {
 		return err
 	}
 	d.statements.forget()
 	d.cannotGuard(nil)
 	d.detector.stop() // the guard tells
-	return errors.Join(d.readSeals(), d.hear())
+	return errors.Join(d.readSeals(), d.readExecutables(), d.hear())
 }
 
 // upgradeGuard puts one of this build, and as hornetd.toml was when hornetd started,
@@ -229,15 +277,21 @@ func (d *Daemon) upgradeGuard(mode lsm.Mode, within time.Duration, sealed map[[3
 			return err
 		}
 	}
-	d.guard.deaf()
-	next, err := d.guard.force.Upgrade(c)
-	if next != nil {
-		d.guard.force = next
+	var next *lsm.Guard
+	err = d.owner.lasts(guardLasts, func() (err error) {
+		next, err = d.guard.force.Upgrade(c)
+		return err
+	})
+	if next == nil {
+		return err // what is in force is heard as before
 	}
+	d.guard.force = next
+	// Both have told for a moment, and what was done then may be told twice.
+	d.guard.hearOut()
 	if err == nil {
 		d.cannotGuard(nil)
 	}
-	return errors.Join(err, d.readSeals(), d.hear())
+	return errors.Join(err, d.readSeals(), d.readExecutables(), d.hear())
 }
 
 // guardConfig is what hornetd.toml says, opened; done closes it.
@@ -258,7 +312,7 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 		return lsm.Config{}, nil, fmt.Errorf("guard: %w", err)
 	}
 	if d.cgroup == "" {
-		return lsm.Config{}, nil, errors.New("guard: this process is in no cgroup of version 2")
+		return lsm.Config{}, nil, remedy.With(errors.New("guard: hornetd is in no cgroup of version 2, by which a guard knows it"), "boot with systemd.unified_cgroup_hierarchy=1")
 	}
 	c := lsm.Config{Mode: mode, Cgroup: filepath.Join(mount, d.cgroup), Guarded: []string{d.cfg.Paths.BPFFS}, Owned: d.objects()}
 	if mode == lsm.Enforce {
@@ -269,26 +323,62 @@ func (d *Daemon) guardConfig(mode lsm.Mode, within time.Duration) (_ lsm.Config,
 		return lsm.Config{}, nil, fmt.Errorf("guard: %w", err)
 	}
 	open = append(open, exe)
-	c.Executables = []*os.File{exe}
-	for _, a := range d.cfg.Guard.Allow {
+	c.Executables, c.OwnFirst = []*os.File{exe}, true
+	allow, files, err := identities(d.cfg.Guard.Allow, mount)
+	open = append(open, files...)
+	if err != nil {
+		return lsm.Config{}, nil, err
+	}
+	c.Allow = allow
+	return c, closeAll, nil
+}
+
+// identities are who else entries of hornetd.toml let in, with what is open of them. An entry with
+// a digest and without a file keeps a guard from nothing: see readExecutables.
+func identities(entries []config.Allowed, mount string) (all []lsm.Identity, open []*os.File, err error) {
+	for _, a := range entries {
 		id := lsm.Identity{Commands: a.Commands, Programs: a.Programs, Attachments: a.Attachments, Signals: a.Signals}
 		for _, k := range a.KernelSigned {
 			id.Keyrings = append(id.Keyrings, lsm.Keyring(k))
 		}
-		if len(id.Keyrings) > 0 {
-			c.Allow = append(c.Allow, id)
-			continue
-		}
-		if a.Cgroup != "" {
+		switch {
+		case len(id.Keyrings) > 0:
+		case a.Cgroup != "":
 			id.Cgroup = filepath.Join(mount, a.Cgroup)
-		} else if id.Executable, err = openExecutable(a.Executable); err != nil {
-			return lsm.Config{}, nil, remedy.With(fmt.Errorf("guard: allow: %w", err), "remove the entry of [[guard.allow]], or install what it names")
-		} else {
-			open = append(open, id.Executable)
+		default:
+			f, err := openExecutable(a.Executable)
+			if err != nil && a.SHA256 != nil {
+				continue
+			}
+			if err != nil {
+				return nil, open, remedy.With(fmt.Errorf("guard: allow: %w", err), "remove the entry of [[guard.allow]], or install what it names")
+			}
+			open = append(open, f)
+			if id.Executable = f; a.SHA256 != nil {
+				id.SHA256 = *a.SHA256
+			}
 		}
-		c.Allow = append(c.Allow, id)
+		all = append(all, id)
 	}
-	return c, closeAll, nil
+	return all, open, nil
+}
+
+// missing has an error for each file of [[guard.allow]] that is not there, and without which no
+// guard is armed, so that with mode = "enforce" hornetd would not become ready.
+func (d *Daemon) missing() (errs []error) {
+	if d.cfg.Guard.Mode == config.GuardOff {
+		return nil
+	}
+	for _, a := range d.cfg.Guard.Allow {
+		_, open, err := identities([]config.Allowed{a}, "")
+		for _, f := range open {
+			f.Close()
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
 }
 
 // objects are those that the guard has not seen being made.
@@ -321,10 +411,14 @@ func (d *Daemon) objects() []lsm.Object {
 // forget takes objects that have gone off the guard's list, where there is not room
 // for ever.
 func (g *guardian) forget(now time.Time) {
-	if g.force == nil || now.Sub(g.swept) < forgetEvery {
+	if g.force == nil {
 		return
 	}
-	g.swept = now
+	made, err := g.force.Made() // by another guard, after an upgrade: it counts anew
+	if err != nil || now.Sub(g.swept) < forgetEvery && made-g.made < forgetMade {
+		return
+	}
+	g.swept, g.made = now, made
 	owned, err := g.force.Owned()
 	if err != nil {
 		return
@@ -379,18 +473,28 @@ func (d *Daemon) hear() error {
 	d.guard.events, d.guard.heard = events, make(chan struct{})
 	go func(done chan struct{}) {
 		defer close(done)
-		for {
-			e, err := events.Read()
-			if err != nil {
-				if !errors.Is(err, lsm.ErrClosed) {
-					d.log.Error("guard", zap.Error(err))
-				}
-				return
-			}
-			d.foreign(e)
-		}
+		d.listen(events.Read)
 	}(d.guard.heard)
 	return nil
+}
+
+// listen records what read returns, until that is closed or flushed. What cannot be read any
+// more is a fault of the guard; what is no event is told, and the rest goes on record.
+func (d *Daemon) listen(read func() (lsm.Event, error)) {
+	for {
+		e, err := read()
+		switch {
+		case err == nil:
+			d.foreign(e)
+		case errors.Is(err, lsm.ErrClosed), errors.Is(err, lsm.ErrFlushed):
+			return
+		case errors.Is(err, lsm.ErrNoEvent):
+			d.log.Error("guard", zap.Error(err))
+		default:
+			d.cannotGuard(remedy.With(fmt.Errorf("guard: what it sees is not told any more: %w", err), "restart hornetd"))
+			return
+		}
+	}
 }
 
 // foreign records what somebody else did, or was kept from. What repeats is
@@ -520,7 +624,7 @@ func (d *Daemon) Enroll(who Peer, file string) (api.Guard, error) {
 		}
 		defer f.Close()
 		_, err = d.guard.force.Enroll(f)
-		return err
+		return errors.Join(err, d.readExecutables())
 	})
 }
 
@@ -603,13 +707,18 @@ func guardWish(req api.GuardRequest) (w wish, err error) {
 	return w, nil
 }
 
+// notInForce is the answer where there is no guard that this process can change.
 func (d *Daemon) notInForce() error {
+	what, hint := "no guard is in force", "hornetctl guard audit arms one"
+	if _, err := lsm.Look(d.guardDir()); err == nil {
+		what, hint = "the guard that is in force is not this hornetd's to change", "restart hornetd"
+	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.unarmed != nil {
-		return d.unarmed
+		return remedy.With(api.Errorf(api.KindConflict, "%s: %w", what, d.unarmed), "%s", remedy.Of(d.unarmed))
 	}
-	return remedy.With(errors.New("guard: none is in force"), "hornetctl guard audit")
+	return remedy.With(api.Errorf(api.KindConflict, "%s", what), "%s", hint)
 }
 
 // setGuard runs on the owner's thread.
@@ -618,6 +727,9 @@ func (d *Daemon) setGuard(w wish) error {
 	if g == nil {
 		if _, err := lsm.Look(d.guardDir()); err == nil { // there is one, which does not know this process
 			return d.notInForce()
+		}
+		if w.mode == lsm.Off && d.guardLeft() {
+			return d.endLeft()
 		}
 		if w.confirm || w.mode == lsm.Off {
 			return d.notInForce()
@@ -639,19 +751,74 @@ func (d *Daemon) setGuard(w wish) error {
 	case d.seals.strict && !w.signed && (w.mode < s.Mode || !d.seals.same || w.within > 0):
 		return d.errSealed("nothing makes it weaker")
 	case w.mode == lsm.Off:
-		if err := g.SetMode(lsm.Off, 0); err != nil {
-			return err // it is in force, as before
-		}
-		d.guard.deaf()
-		d.guard.force = nil
-		d.mu.Lock()
-		d.seals = seals{}
-		d.mu.Unlock()
-		return g.Disarm()
-	case !d.seals.same || !s.Current || len(d.cfg.Guard.Allow) > 0: // whose files may be others by now
-		return d.upgradeGuard(w.mode, w.within, nil)
+		return d.disarm()
+	case d.seals.same && s.Current && !s.Holed && len(d.cfg.Guard.Allow) == 0: // whose files may be others by now
+		return g.SetMode(w.mode, w.within)
+	case w.mode < s.Mode:
+		return d.weakenGuard(w.mode)
 	}
-	return g.SetMode(w.mode, w.within)
+	return d.upgradeGuard(w.mode, w.within, nil)
+}
+
+// weakenGuard has what is in force do less at once. That whoever is shut out has it audit is
+// not to fail for what else hornetd.toml says, which is put in force behind that, or told.
+func (d *Daemon) weakenGuard(mode lsm.Mode) error {
+	was := d.guard.force
+	if err := was.SetMode(mode, 0); err != nil {
+		return err
+	}
+	err := d.upgradeGuard(mode, 0, nil)
+	if err == nil {
+		return nil
+	}
+	if d.guard.force == was {
+		err = fmt.Errorf("it was not made anew with this: %w", err)
+	}
+	d.cannotGuard(err)
+	d.guardChanged(err.Error())
+	return nil
+}
+
+// endDisarmed removes a guard that was disarmed before this start, and stayed.
+func (d *Daemon) endDisarmed() error {
+	err := d.disarm()
+	if err != nil {
+		d.log.Warn("guard", zap.Error(err), zap.String("hint", remedy.Of(err)))
+	}
+	if d.guard.force != nil {
+		return d.readExecutables()
+	}
+	return nil
+}
+
+// disarm ends the guard. One that stays where it was, off or not, can be disarmed again.
+func (d *Daemon) disarm() error {
+	err := d.owner.lasts(guardLasts, d.guard.force.Disarm)
+	if err != nil && !errors.Is(err, lsm.ErrLeft) {
+		return err
+	}
+	d.guard.hearOut()
+	d.guard.force = nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seals, d.enrolled, d.unlisted, d.unarmed = seals{}, nil, nil, err
+	return err
+}
+
+// guardLeft reports whether something is left of a guard that was disarmed.
+func (d *Daemon) guardLeft() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return errors.Is(d.unarmed, lsm.ErrLeft)
+}
+
+// endLeft removes it.
+func (d *Daemon) endLeft() error {
+	if err := lsm.Tidy(d.guardDir()); err != nil {
+		return err
+	}
+	d.cannotGuard(nil)
+	return nil
 }
 
 // guardLocked says how the guard is.
@@ -659,6 +826,8 @@ func (d *Daemon) guardLocked() *api.Guard {
 	out := &api.Guard{Mode: api.GuardOff, Wanted: api.GuardMode(d.cfg.Guard.Mode), Disarm: string(d.cfg.Guard.Disarm)}
 	s, err := lsm.Look(d.guardDir())
 	switch {
+	case d.onFloor != nil:
+		out.Mode, out.Floor, out.Disarm, err = api.GuardEnforce, true, "", d.unarmed
 	case errors.Is(err, lsm.ErrNotArmed):
 		if d.detector.runs() {
 			out.Mode, out.Lost = api.GuardDetect, d.detector.lost.Load()
@@ -668,6 +837,9 @@ func (d *Daemon) guardLocked() *api.Guard {
 		}
 	case err == nil:
 		err = d.unarmed
+		if err == nil {
+			err = madeWeaker(s.Mode, d.cfg.Guard.Mode)
+		}
 		if err == nil && d.seals.armed && !d.seals.same {
 			err = remedy.With(errors.New("hornetd.toml says other things than it was armed with"), "hornetctl guard %s, from when on they count", s.Mode)
 		}
@@ -676,13 +848,21 @@ func (d *Daemon) guardLocked() *api.Guard {
 		}
 		out.Mode = api.GuardMode(s.Mode.String())
 		out.Open = s.Open
-		out.Hooks, out.Refused, out.Lost = s.Hooks, s.Refused, s.Lost
+		out.Hooks, out.Floor, out.Refused, out.Lost = s.Hooks, s.Floor, s.Refused, s.Lost
+		out.Enrolled = d.enrolled
 		if s.Confirm > 0 {
 			out.Confirm = s.Confirm.Round(time.Second).String()
+		}
+		if s.Mode == lsm.Off {
+			err = remedy.With(errors.New("it was disarmed, and its pins could not be removed"), "see that %s can be written, then hornetctl guard disarm --reason TEXT; or hornetctl guard audit", d.guardDir())
 		}
 		if s.Mode == lsm.Enforce && !s.Enforces {
 			out.Mode = api.GuardAudit
 			err = remedy.With(errors.New("it enforced, and fell back to audit: nobody confirmed in time"), "hornetctl guard enforce")
+		}
+		if !s.Asked {
+			out.Mode = api.GuardOff
+			err = remedy.With(errors.New("it is armed, and the kernel does not ask it"), "sysctl kernel.ftrace_enabled=1, and look for who turned it off")
 		}
 	}
 	if err != nil {
@@ -690,6 +870,15 @@ func (d *Daemon) guardLocked() *api.Guard {
 		out.Reason, out.Hint = e.Message, e.Hint
 	}
 	return out
+}
+
+// madeWeaker is why a guard refuses nothing where hornetd.toml has it enforce, as each start
+// does, and nothing went wrong.
+func madeWeaker(is lsm.Mode, want config.GuardMode) error {
+	if is != lsm.Audit || want != config.GuardEnforce {
+		return nil
+	}
+	return remedy.With(errors.New("since hornetd's start somebody who may has had it audit"), "hornetctl guard enforce")
 }
 
 // guardProblem is what an operator should look at: a guard that is weaker than

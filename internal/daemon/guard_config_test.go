@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/hornetd/hornetd/config"
+	"github.com/hornetd/hornetd/internal/remedy"
 	lsm "github.com/hornetd/hornetd/lsm-module"
 )
 
@@ -15,8 +17,33 @@ func TestGuardConfigRefused(t *testing.T) {
 		"in no cgroup":  {},
 		"/no/such/file": {cgroup: "/", cfg: gone},
 	} {
-		if _, _, err := d.guardConfig(lsm.Audit, 0); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("want %q, got %v", want, err)
+		if _, _, err := d.guardConfig(lsm.Audit, 0); err == nil || !strings.Contains(err.Error(), want) || remedy.Of(err) == "" {
+			t.Errorf("want %q and a remedy, got %v (%s)", want, err, remedy.Of(err))
+		}
+	}
+}
+
+// hornetd --check says what an arming would be refused for, before it is.
+func TestCheckListed(t *testing.T) {
+	gone, also := config.Allowed{Executable: "/no/such/file"}, config.Allowed{Executable: "/no/such/other"}
+	optional := config.Allowed{Executable: "/no/such/file", SHA256: new([32]byte)}
+	there := config.Allowed{Executable: "/proc/self/exe"}
+	for _, tt := range []struct {
+		mode  config.GuardMode
+		allow []config.Allowed
+		wrong []config.Allowed
+	}{
+		{config.GuardEnforce, []config.Allowed{gone, there, also}, []config.Allowed{gone, also}},
+		{config.GuardAudit, []config.Allowed{gone}, []config.Allowed{gone}},
+		{config.GuardOff, []config.Allowed{gone}, nil},
+		{config.GuardEnforce, []config.Allowed{there, optional, {Cgroup: "/no/such"}}, nil},
+	} {
+		d := &Daemon{cfg: config.Config{Guard: config.Guard{Mode: tt.mode, Allow: tt.allow}}}
+		got := d.missing()
+		if !slices.EqualFunc(got, tt.wrong, func(err error, a config.Allowed) bool {
+			return strings.Contains(err.Error(), a.Executable+":") && remedy.Of(err) != ""
+		}) {
+			t.Errorf("%s, %+v: %v", tt.mode, tt.allow, got)
 		}
 	}
 }

@@ -98,8 +98,29 @@ func removeStale(path string) error {
 	if !errors.Is(err, unix.ECONNREFUSED) {
 		return fmt.Errorf("socket %s: %w", path, err)
 	}
-	if err := os.Remove(path); err != nil {
+	if err := removeSocket(path); err != nil {
 		return fmt.Errorf("stale socket: %w", err)
+	}
+	return nil
+}
+
+// removeSocket removes a socket and nothing else. What is a directory of pins meanwhile has
+// none in it.
+func removeSocket(path string) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), filepath.Base(path), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return remedy.With(fmt.Errorf("%s: it is a socket no more", path), "see who put it there, and take it away")
+	}
+	if err := unix.Unlinkat(int(dir.Fd()), filepath.Base(path), 0); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }

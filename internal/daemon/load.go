@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -37,6 +38,7 @@ func (d *Daemon) load(who Peer, src manifest.Source, as loading, cache *btf.Cach
 	if err := a.intend(); err != nil {
 		return err
 	}
+	d.guard.forget(time.Now())
 	stage, err := d.stage(p.name, p.old != nil)
 	if err != nil {
 		return err
@@ -253,6 +255,9 @@ func (d *Daemon) prepare(a *act, who Peer, src manifest.Source, as loading, cach
 	if err != nil {
 		return nil, err
 	}
+	if err := d.ownCode(targets); err != nil {
+		return nil, err
+	}
 	a.rec.Shown = recordOf(targets)
 	if err := as.keepsLeased(m, targets); err != nil {
 		return nil, err
@@ -444,7 +449,7 @@ func closeMaps(ms map[string]*ebpf.Map) {
 // another reason, and this is what undoing it could not do.
 func (d *Daemon) tell(what string, err error) {
 	if err != nil {
-		d.log.Error("undo", zap.String("step", what), zap.Error(err))
+		d.log.Error("undo", zap.String("step", what), zap.Error(err), zap.String("hint", remedy.Of(err)))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/audit"
@@ -366,6 +367,7 @@ func (d *Daemon) keepState() {
 	d.tellState(ofLog, nil)
 	if remade > d.remade {
 		d.remade = remade
+		d.ratchet.again = time.Time{} // what failed for want of the directory need not wait
 		d.tellState("", remedy.With(fmt.Errorf("audit log: %s was taken away while hornetd ran, and is made again with all that it held", d.cfg.Paths.State),
 			"find out who did it; the programs that run were not touched"))
 	}
@@ -386,8 +388,12 @@ func (d *Daemon) tellRatchet(err error) {
 	}
 }
 
+// writeSynced writes a new file in the place of what a crash left there.
 func writeSynced(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := unix.Unlink(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &fs.PathError{Op: "remove", Path: path, Err: err}
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // not through a link of root's: the guard lets hornetd write its own executables
 	if err != nil {
 		return err
 	}

@@ -217,3 +217,21 @@ func TestOutcomeNotOnRecord(t *testing.T) {
 		t.Errorf("the file knows of version %d, %v", v, err)
 	}
 }
+
+// A ratchet that could not be written, because its directory had gone, is there as soon as
+// the directory is.
+func TestRatchetWithTheDirectory(t *testing.T) {
+	d, path := remembering(t)
+	if err := os.RemoveAll(d.cfg.Paths.State); err != nil {
+		t.Fatal(err)
+	}
+	d.tellRatchet(d.setRatchet(d.ratchet.Ratchet))
+	if d.ratchet.again.IsZero() {
+		t.Fatal("it was written without a directory")
+	}
+	loadedOnRecord(t, d, 6)
+	d.save()
+	if _, err := os.Lstat(path); err != nil {
+		t.Error(err)
+	}
+}

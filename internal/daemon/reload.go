@@ -295,7 +295,7 @@ func (d *Daemon) verifyAll(found map[string]declared, trust *signing.Trust, chan
 			out = append(out, *p)
 		}
 	}
-	if err := d.unsealed(trust); err != nil {
+	if err := d.seals.unsealed(trust); err != nil {
 		out = append(out, problem("", err))
 	}
 	return out
@@ -424,6 +424,9 @@ func Check(cfg config.Config, build Build) []api.Problem {
 	found, problems, _ := d.scan()
 	problems = append(append(problems, d.strays...), d.strayRules(trust)...)
 	if _, err := groupID(cfg.API.Group); err != nil {
+		problems = append(problems, problem("", err))
+	}
+	for _, err := range d.missing() {
 		problems = append(problems, problem("", err))
 	}
 	var files safefile.Reader

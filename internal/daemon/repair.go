@@ -306,7 +306,11 @@ func (d *Daemon) attachEach(coll *ebpf.Collection, r pinning.Record, steps []lin
 			continue
 		}
 		one := []loader.Target{inMode(s.target, m)}
-		links, err := loader.Attach(coll, one)
+		var links loader.Links
+		err := d.ownCode(one)
+		if err == nil {
+			links, err = loader.Attach(coll, one)
+		}
 		if err != nil {
 			failed[spotOf(s.target)] = err
 			continue

@@ -44,6 +44,7 @@ func routes(core Core, lim *limiter) http.Handler {
 		api.RouteEvents:   events,
 		api.RouteGuard:    guard,
 		api.RouteEnroll:   enroll,
+		api.RouteRetire:   retire,
 
 		api.RouteStatement: statementFor,
 		api.RouteSigned:    signed,
@@ -219,6 +220,14 @@ func enroll(core Core, r request) (any, error) {
 		return nil, err
 	}
 	return core.Enroll(r.who, body.File)
+}
+
+func retire(core Core, r request) (any, error) {
+	var body api.RetireRequest
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return core.Retire(r.who, body)
 }
 
 func statementFor(core Core, r request) (any, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/hornetd/hornetd/api"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
+	"github.com/hornetd/hornetd/internal/resident"
 	"github.com/hornetd/hornetd/signing"
 )
 
@@ -104,6 +105,14 @@ func (d *Daemon) readSeals() error {
 	if err != nil {
 		return err
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seals = d.sealsIn(found)
+	return nil
+}
+
+// sealsIn is what a guard has sealed, held against what hornetd.toml says.
+func (d *Daemon) sealsIn(found map[[32]byte]uint32) seals {
 	s := seals{armed: true, strict: found[rebootOnly] == sealReboot, signed: found[signedToo] == sealSigned, found: found}
 	s.whole = true
 	for _, sum := range settingsOf(d.cfg) {
@@ -111,25 +120,35 @@ func (d *Daemon) readSeals() error {
 		s.same = s.same || found[sum] == sealSettings
 		s.next = s.next || found[sum] == sealNext
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.seals = s
-	return nil
+	return s
 }
 
-// sealedStart decides about a start under a guard that is in force. Whoever can write
+// allows decides about a start under a guard that is in force. Whoever can write
 // hornetd.toml or have hornetd started with another one could else have hornetd, which may,
 // load what they like. Where root's word counts, root's files do, on record; but not
 // a file that hornetd.toml was not when the guard was armed.
+func (d *Daemon) allows(s seals, enforces bool) error {
+	if (s.strict || enforces) && s.found[fileSeal(d.cfg.File)] != sealFile && count(s.found, sealFile) > 0 {
+		return remedy.With(fmt.Errorf("guard: it was armed by a hornetd whose --config was not %s", d.cfg.File), "start it with the one that it had")
+	}
+	if s.strict || enforces {
+		if err := genuineProc(); err != nil {
+			return err
+		}
+	}
+	if err := resident.Lock(); err != nil && s.strict { // what root writes there would be no word of a root's
+		return err
+	}
+	return s.unsealed(d.trusted())
+}
+
+// sealedStart decides about the guard that was taken up, as mayStart has about what it saw.
 func (d *Daemon) sealedStart() error {
 	s, err := d.guard.force.Status()
 	if err != nil {
 		return err
 	}
-	if (d.seals.strict || s.Enforces) && d.seals.found[fileSeal(d.cfg.File)] != sealFile && count(d.seals.found, sealFile) > 0 {
-		return remedy.With(fmt.Errorf("guard: it was armed by a hornetd whose --config was not %s", d.cfg.File), "start it with the one that it had")
-	}
-	if err := d.unsealed(d.trusted()); err != nil || !s.Enforces || d.seals.same {
+	if err := d.allows(d.seals, s.Enforces); err != nil || !s.Enforces || d.seals.same {
 		return err
 	}
 	const what = "hornetd starts with other settings than the guard was armed with"
@@ -141,20 +160,20 @@ func (d *Daemon) sealedStart() error {
 // unsealed refuses settings, and keys of a trust store, that are others than those
 // sealed in a guard that root's word does not make weaker. That there are fewer keys
 // is no matter.
-func (d *Daemon) unsealed(trust *signing.Trust) error {
-	if !d.seals.strict {
+func (s seals) unsealed(trust *signing.Trust) error {
+	if !s.strict {
 		return nil
 	}
 	hint := "put back what it was, or reboot"
-	if d.seals.signed {
+	if s.signed {
 		hint = "have a root sign it while hornetd runs: " + asking(api.ActTrust, "") + "; to have it run, put back what it was"
 	}
-	if !d.seals.same && !d.seals.next {
-		return remedy.With(fmt.Errorf(`guard: it was armed with disarm = %q, and hornetd.toml says other things now`, d.seals.disarm()), "%s", hint)
+	if !s.same && !s.next {
+		return remedy.With(fmt.Errorf(`guard: it was armed with disarm = %q, and hornetd.toml says other things now`, s.disarm()), "%s", hint)
 	}
-	for _, s := range trust.Signers() {
-		if d.seals.found[keySeal(s)] != sealKey {
-			return remedy.With(fmt.Errorf(`guard: it was armed with disarm = %q, and signer %q came to the trust store since (or its certificate is another)`, d.seals.disarm(), s.Name), "%s", hint)
+	for _, signer := range trust.Signers() {
+		if s.found[keySeal(signer)] != sealKey {
+			return remedy.With(fmt.Errorf(`guard: it was armed with disarm = %q, and signer %q came to the trust store since (or its certificate is another)`, s.disarm(), signer.Name), "%s", hint)
 		}
 	}
 	return nil

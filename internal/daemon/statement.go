@@ -3,10 +3,8 @@ package daemon
 import (
 	"cmp"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,7 +29,6 @@ import (
 const (
 	statementLife  = time.Hour
 	mostStatements = 64
-	maxExecutable  = 256 << 20 // bytes
 )
 
 // statement is one that was given out.
@@ -106,6 +103,19 @@ func asking(act api.GuardAct, file string) string {
 	return command + " --reason TEXT"
 }
 
+// rootCommand is what does the same where root's word counts.
+func rootCommand(act api.GuardAct, file string) string {
+	switch act {
+	case api.ActDisarm:
+		return "hornetctl guard disarm --reason TEXT"
+	case api.ActEnroll:
+		return "hornetctl guard enroll " + file
+	case api.ActTrust:
+		return "hornetctl reload, for keys; for hornetd.toml restart hornetd, then hornetctl guard audit or enforce"
+	}
+	return "hornetctl guard " + string(act)
+}
+
 func (s *statement) good(act api.GuardAct, now time.Duration) error {
 	again := func(format string, args ...any) error {
 		return remedy.With(fmt.Errorf("statement: "+format, args...), "ask for another: %s", asking(act, "FILE"))
@@ -169,7 +179,7 @@ func (d *Daemon) newStatement(req api.StatementRequest) (*statement, error) {
 	case d.guard.force == nil:
 		return nil, d.notInForce()
 	case !d.seals.strict:
-		return nil, remedy.With(api.Errorf(api.KindConflict, `guard: statement: none is needed: it was armed with disarm = "root"`), "hornetctl guard %s", req.Act)
+		return nil, remedy.With(api.Errorf(api.KindConflict, `guard: statement: none is needed: it was armed with disarm = "root"`), "%s", rootCommand(req.Act, req.File))
 	case !d.seals.signed:
 		return nil, d.errSealed("no signature counts")
 	}
@@ -242,7 +252,7 @@ func (s *statement) toEnroll(file string) ([]string, error) {
 	if err := besideOurs(f); err != nil {
 		return nil, err
 	}
-	if s.digest, err = digestOf(f); err != nil {
+	if s.digest, err = lsm.DigestOf(f); err != nil {
 		return nil, notExecutable(err)
 	}
 	s.file = file
@@ -267,15 +277,6 @@ func besideOurs(f *os.File) error {
 
 func notExecutable(err error) error {
 	return remedy.With(fmt.Errorf("guard: enroll: %w", err), "name the new hornetd's own file, where it is to be started from")
-}
-
-func digestOf(f *os.File) (sum [32]byte, err error) {
-	h := sha256.New()
-	n, err := io.Copy(h, io.NewSectionReader(f, 0, maxExecutable+1))
-	if err == nil && n > maxExecutable {
-		err = fmt.Errorf("%s: more than %d bytes", f.Name(), maxExecutable)
-	}
-	return [32]byte(h.Sum(nil)), err
 }
 
 // toTrust says what of the trust store and hornetd.toml, as they are on disk, is not
@@ -431,7 +432,7 @@ func (d *Daemon) enrollSigned(s *statement) error {
 		return err
 	}
 	if !status.Current {
-		return remedy.With(errors.New("guard: enroll: what is in force is of another build of hornetd"), "hornetctl guard %s, then again", status.Mode)
+		return remedy.With(errors.New("guard: enroll: what is in force is of another build of hornetd"), "hornetctl guard %s, then again", max(status.Mode, lsm.Audit))
 	}
 	f, err := openExecutable(s.file)
 	if err != nil {
@@ -439,7 +440,7 @@ func (d *Daemon) enrollSigned(s *statement) error {
 	}
 	defer f.Close()
 	same := func() error {
-		sum, err := digestOf(f)
+		sum, err := lsm.DigestOf(f)
 		if err == nil && sum != s.digest {
 			err = remedy.With(fmt.Errorf("guard: enroll: %s: its SHA-256 is %x, and %x was signed", s.file, sum, s.digest), "put back what it was, or have this signed: %s", asking(api.ActEnroll, s.file))
 		}
@@ -452,7 +453,7 @@ func (d *Daemon) enrollSigned(s *statement) error {
 		return err
 	}
 	_, err = d.guard.force.EnrollIf(f, same)
-	return err
+	return errors.Join(err, d.readExecutables())
 }
 
 // sealAnew seals other keys and settings in the guard.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/audit"
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	"github.com/hornetd/hornetd/signing"
@@ -53,6 +55,96 @@ func TestStatements(t *testing.T) {
 	}
 	l.forget()
 	refused("forgotten", "0", api.ActAudit, now, "not given it out")
+}
+
+// A signed statement that waits for its turn is asked again when that has come: its hour
+// may be over by then, another may have used it, and whoever signed it may be nobody.
+func TestStatementWaits(t *testing.T) {
+	keyPEM, certPEM, err := signing.Keygen("root", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := signing.ParseTrust(map[string][]byte{"root.pem": certPEM})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, keyErr := signing.ParseKey(keyPEM)
+	cert, certErr := signing.ParseCertificate(certPEM)
+	if err := errors.Join(keyErr, certErr); err != nil {
+		t.Fatal(err)
+	}
+	sealed := seals{armed: true, strict: true, signed: true, found: map[[32]byte]uint32{rootSeal(store.Signers()[0]): sealRoot}}
+	for _, tt := range []struct {
+		what  string
+		while func(d *Daemon, s *statement)
+		want  string
+	}{
+		{"nothing", func(*Daemon, *statement) {}, "no guard is in force"}, // as there is no guard here
+		{"its hour", func(d *Daemon, s *statement) {
+			d.statements.mu.Lock()
+			defer d.statements.mu.Unlock()
+			s.ends = 0
+		}, "it was good until"},
+		{"another's use", func(d *Daemon, s *statement) { d.statements.use(s) }, "used already"},
+		{"another guard", func(d *Daemon, _ *statement) { d.statements.forget() }, "has not given it out"},
+		{"another trust store", func(d *Daemon, _ *statement) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.trust = new(signing.Trust)
+		}, "no root that is sealed"},
+		{"other seals", func(d *Daemon, _ *statement) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.seals = seals{armed: true}
+		}, "no root that is sealed"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			d, all := newRecorder(t)
+			d.owner = newOwner(1, verifierJobs{1, 1})
+			defer d.owner.stop()
+			d.trust, d.seals = store, sealed
+			now, err := sinceBoot()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &statement{act: api.ActDisarm, reason: "a test", text: signing.StatementHeader + tt.what, until: time.Now(), ends: now + time.Hour}
+			d.statements.give(s)
+			signature, err := signing.Sign([]byte(s.text), key, cert)
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			err = d.owner.do(func() error {
+				go func() {
+					_, err := d.Signed(Peer{}, api.SignedRequest{Act: s.act, Statement: s.text, Signature: signature})
+					done <- err
+				}()
+				for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+					d.owner.mu.Lock()
+					waits := len(d.owner.first)
+					d.owner.mu.Unlock()
+					if waits == 1 {
+						break
+					}
+					if time.Now().After(deadline) {
+						return errors.New("it does not wait for its turn")
+					}
+				}
+				tt.while(d, s)
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; err == nil || !strings.Contains(err.Error(), tt.want) || remedy.Of(err) == "" {
+				t.Errorf("while it waited: %v (%s), want %q and a remedy", err, remedy.Of(err), tt.want)
+			}
+			records := all()
+			if n := len(records); n != 2 || records[0].Phase != audit.Intent || records[1].Phase != audit.Outcome || !strings.Contains(records[1].Error, tt.want) {
+				t.Errorf("on record: %+v", records)
+			}
+		})
+	}
 }
 
 // What root says for a reason or a file's name is in its line, and makes no other.
@@ -105,6 +197,7 @@ func TestSettings(t *testing.T) {
 		"[api]\nchanges_per_user = 3": true, "[log]\nlevel = 'warn'": true, "[limits]\nmaps = 4": true, "[guard]\nmode = 'off'": true,
 		"[paths]\ntrust = '/t'": false, "[trust]\nroots = ['a']": false, "[guard]\ndisarm = 'reboot'": false,
 		"[signers.a]\nattach = []": false, "[manifests]\nremoved = 'keep'": false, "[guard]\nallow = [{ cgroup = '/a', signals = true }]": false,
+		"[guard]\nallow = [{ executable = '/a', sha256 = '" + strings.Repeat("00", 32) + "', signals = true }]": false,
 	} {
 		c, err := config.Parse("f", []byte(text))
 		if err != nil {

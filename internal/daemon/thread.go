@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -323,6 +324,26 @@ func (o *owner) changes() map[uint32]int {
 
 // beat says that a long job gets on.
 func (o *owner) beat() { o.beats.Add(1) }
+
+// lasts says that for as long as do runs, up to a limit.
+func (o *owner) lasts(limit time.Duration, do func() error) error {
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		end := time.After(limit)
+		for {
+			select {
+			case <-done:
+				return
+			case <-end:
+				return
+			case <-time.After(time.Second):
+				o.beat()
+			}
+		}
+	}()
+	return do()
+}
 
 // busy reports whether somebody has the turn.
 func (o *owner) busy() bool {

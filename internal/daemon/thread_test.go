@@ -3,9 +3,11 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -148,4 +150,19 @@ func TestWaitingWhenItStops(t *testing.T) {
 	if err := o.do(func() error { t.Error("ran"); return nil }); !errors.Is(err, errStopped) {
 		t.Errorf("after the end: %v", err)
 	}
+}
+
+// A job that the kernel takes long for gets on, and not for ever.
+func TestLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o owner
+		err := o.lasts(10*time.Second, func() error {
+			time.Sleep(time.Minute)
+			return os.ErrDeadlineExceeded
+		})
+		synctest.Wait()
+		if n := o.beats.Load(); !errors.Is(err, os.ErrDeadlineExceeded) || n < 9 || n > 10 {
+			t.Errorf("%d beats, %v, want 9 or 10, and what the job says", n, err)
+		}
+	})
 }

@@ -190,6 +190,9 @@ func sits(l pinning.RecordLink, t loader.Target) (mode string, ok bool) {
 	if was.CgroupID == t.CgroupID {
 		was.Cgroup = t.Cgroup
 	}
+	if was.Device == 0 { // the record does not say
+		was.Device = t.Device
+	}
 	was.Link, was.Program, was.Priorities, was.Gap = t.Link, t.Program, t.Priorities, t.Gap
 	return mode, reflect.DeepEqual(was, t)
 }

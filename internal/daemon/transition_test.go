@@ -22,6 +22,7 @@ func TestTransit(t *testing.T) {
 	tp := loader.Target{Link: "t-exec", Program: "t", Kind: "raw_tracepoint", AttachType: "trace_raw_tp", Tracepoint: "exec"}
 	msg := loader.Target{Link: "m-socks", Program: "m", Kind: "sockmap", AttachType: "sk_msg_verdict", Map: "socks"}
 	ops := loader.Target{Link: "cc", Kind: "struct_ops", AttachType: "struct_ops", Map: "cc"}
+	probe := loader.Target{Link: "p", Program: "a", Kind: "perf_event", AttachType: "uprobe", Executable: "/bin/x", Inode: 3, Device: 5}
 	with := func(t loader.Target, change func(*loader.Target)) loader.Target { change(&t); return t }
 	two := with(nf, func(t *loader.Target) { t.Priorities = []int32{10, 11} })
 	turned := with(two, func(t *loader.Target) { t.Priority = 11 })
@@ -59,6 +60,9 @@ func TestTransit(t *testing.T) {
 		{"struct_ops", all(ops), all(ops), fresh, "update"},
 		{"struct_ops with a gap", all(ops), all(gap(ops)), fresh, "gap"},
 		{"the same programs", all(xdp, turned, tp), all(xdp, turned, tp), carried{programs: map[string]uint32{"a": 100, "f": 101, "t": 102}}, "keep keep/11 keep"},
+		{"the same probe", all(probe), all(probe), carried{programs: map[string]uint32{"a": 100}}, "keep"},
+		{"the same probe, by a record without a device", all(with(probe, func(t *loader.Target) { t.Device = 0 })), all(probe), carried{programs: map[string]uint32{"a": 100}}, "keep"},
+		{"the same probe, on another device", all(with(probe, func(t *loader.Target) { t.Device = 6 })), all(probe), carried{programs: map[string]uint32{"a": 100}}, "beside"},
 	} {
 		var old []pinning.RecordLink
 		for i, target := range c.old {

@@ -171,7 +171,7 @@ func (w *watcher) survey(hinted bool) time.Duration {
 	if all {
 		w.aim(c)
 		w.rounds = 0
-		w.do(func() error { w.d.save(); w.d.guard.forget(time.Now()); return nil })
+		w.do(func() error { w.d.save(); w.d.guard.forget(time.Now()); return w.d.readEnrolled() })
 	}
 	var work []func()
 	v := loader.NewViewWith(&w.symbols)

@@ -194,7 +194,8 @@ func (t *Tree) Remove(name string) error {
 	const tries, pause = 50, 2 * time.Millisecond // a process is in it a little longer than it can be waited for
 	var err error
 	for range tries {
-		if err = os.Remove(t.of(name)); err == nil || errors.Is(err, fs.ErrNotExist) {
+		// rmdir(2) alone: where somebody has mounted pins there no file goes by it.
+		if err = unix.Rmdir(t.of(name)); err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) {
@@ -202,7 +203,7 @@ func (t *Tree) Remove(name string) error {
 		}
 		time.Sleep(pause)
 	}
-	return err
+	return fmt.Errorf("%s: %w", t.of(name), err)
 }
 
 // Usage is what is charged to a cgroup of a collection.

@@ -366,3 +366,18 @@ func TestLeft(t *testing.T) {
 		t.Errorf("%d, %t", n, ok)
 	}
 }
+
+// What somebody has mounted where the cgroups are is no cgroup, and no file of it goes.
+func TestRemoveLeavesFiles(t *testing.T) {
+	tree := &Tree{unit: t.TempDir()}
+	file := tree.of("pin")
+	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o700), os.WriteFile(file, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Remove("pin"); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("Remove: %v", err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+}

@@ -5,7 +5,8 @@
 // that is checked is checked on the descriptor that is read afterwards. It must
 // be a regular file that nobody but root (or the user this process runs as) can
 // change, in directories of which the same holds. What Read returns is a
-// private copy: verify and parse that, and never open the path again.
+// private copy: verify and parse that, and never open the path again. RemoveAll
+// removes what lies in such directories.
 package safefile
 
 import (

@@ -66,7 +66,10 @@ func openDir(path string) (handle, error) {
 
 // openat opens name in dir; path is what it is called in messages.
 func openat(dir handle, name, path string, flags uint64) (handle, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve}
+	return openHow(dir, name, path, unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve})
+}
+
+func openHow(dir handle, name, path string, how unix.OpenHow) (handle, error) {
 	for {
 		fd, err := unix.Openat2(dir.fd, name, &how)
 		switch {

@@ -77,7 +77,8 @@ func without(t *testing.T, kept []string) map[string]string {
 	}
 	broken := map[string]string{}
 	if out, err := try("systemctl", "start", "hornetd.service"); err != nil {
-		broken["hornetd"] = out
+		said, _ := try("journalctl", "-u", "hornetd.service", "-n", "10", "-o", "cat")
+		broken["hornetd"] = out + said
 		return broken
 	}
 	have := collections(links(t))

@@ -56,7 +56,7 @@ func readOnly(t *testing.T) {
 		t.Errorf("it is no event:\n%s", out)
 	}
 	for _, args := range []string{"load packets", "unload packets", "upgrade packets", "reload", "plan", "guard audit",
-		"guard disarm --reason x", "guard enroll " + binary, "rollback packets --to 1 --reason x", "recover quarantine-1-packets"} {
+		"guard disarm --reason x", "guard enroll " + binary, "guard retire " + binary, "rollback packets --to 1 --reason x", "recover quarantine-1-packets"} {
 		if out, err := try("hornetctl", strings.Fields(args)...); err == nil || !strings.Contains(out, want) || !strings.Contains(out, "hint: ") {
 			t.Errorf("%s: %v: %s", args, err, out)
 		}
@@ -121,6 +121,37 @@ func guardDowngrade(t *testing.T) {
 	readOnly(t)
 	run(t, "mv", oldBinary, binary)
 	started(t)
+}
+
+// After guardDowngrade: what was retired is a stranger, and the one that runs is hornetd; over a
+// restart, in which the guard is what it was, and over an upgrade of the guard.
+func guardRetire(t *testing.T) {
+	enforcing.reach(t)
+	if out, err := try("hornetctl", "guard", "retire", binary); err == nil || !strings.Contains(out, "that is the hornetd that answers") {
+		t.Errorf("retire what runs: %v: %s", err, out)
+	}
+	sum, _, _ := strings.Cut(run(t, "sha256sum", newBinary), " ")
+	if out := run(t, "hornetctl", "guard"); !strings.Contains(out, sum) {
+		t.Errorf("it is not shown:\n%s", out)
+	}
+	run(t, "hornetctl", "guard", "retire", sum)
+	run(t, "hornetctl", "guard", "enforce")
+	pid := active(t, "")
+	run(t, "systemctl", "restart", "hornetd")
+	active(t, pid)
+	if out := run(t, "hornetctl", "guard"); strings.Contains(out, sum) || !strings.Contains(out, ", runs") {
+		t.Errorf("after a restart:\n%s", out)
+	}
+	stopped(t)
+	run(t, "mv", binary, oldBinary)
+	run(t, "mv", newBinary, binary)
+	readOnly(t)
+	run(t, "mv", binary, newBinary)
+	run(t, "mv", oldBinary, binary)
+	started(t)
+	if g := guard(t); g.Mode != "enforce" || g.Reason != "" {
+		t.Errorf("guard %+v", g)
+	}
 }
 
 // A package that is removed under a guard leaves it in force: with the file away root

@@ -1,10 +1,12 @@
 package systemdtest
 
 import (
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -22,8 +24,11 @@ func TestGuard(t *testing.T) {
 		{"restarts", 1, guardRestarts},
 		{"fallback", 1, guardFallsBack},
 		{"configuration", 1, guardConfiguration},
+		{"entry", 1, guardEntry},
+		{"manual", 1, guardManual},
 		{"upgrade", 1, guardUpgrade},
 		{"downgrade", 1, guardDowngrade},
+		{"retire", 1, guardRetire},
 		{"purge", 1, guardPurge},
 		{"disarm", 1, guardDisarm},
 		{"works", 1, guardWorks},
@@ -212,6 +217,65 @@ func guardFallsBack(t *testing.T) {
 	}
 	run(t, "hornetctl", "guard", "enforce")
 	refusedToRoot(t)
+}
+
+// A program of root's may what hornetd.toml says when that was read and root has said so, and
+// after an update, which is another file, when root has said so again.
+func guardEntry(t *testing.T) {
+	enforcing.reach(t)
+	const mine, pin = "/root/mine", "/sys/fs/bpf/mine"
+	update := func() { run(t, "sh", "-c", "install -m 755 /usr/sbin/bpftool "+mine+".new && mv "+mine+".new "+mine) }
+	makes := func(when string, want bool) {
+		t.Helper()
+		out, err := try(mine, "map", "create", pin, "type", "array", "key", "4", "value", "4", "entries", "1", "name", "mine")
+		os.Remove(pin)
+		if (err == nil) != want {
+			t.Errorf("%s: %v: %s", when, err, out)
+		}
+	}
+	update()
+	makes("not listed", false)
+	soon(t, "an event of it", func() bool { // the first of them, with the path if its process is still there
+		return regexp.MustCompile(`bpf map_create( "mine")? by (/root/)?mine: refused`).MatchString(run(t, "hornetctl", "events", "--kind", "foreign"))
+	})
+	before := read(t, configFile)
+	put(t, configFile, before+"\n[[guard.allow]]\nexecutable = \""+mine+"\"\ncommands = [\"map_create\"]\n")
+	run(t, "systemctl", "restart", "hornetd")
+	makes("before root says so", false)
+	run(t, "hornetctl", "guard", "enforce")
+	makes("listed", true)
+	update()
+	makes("another file", false)
+	run(t, "hornetctl", "guard", "enforce")
+	makes("looked at again", true)
+	put(t, configFile, before)
+	run(t, "systemctl", "restart", "hornetd")
+	run(t, "hornetctl", "guard", "enforce")
+	makes("not listed any more", false)
+}
+
+// The commands of hornetd(8) with which another hornetd is put in place.
+//
+//go:embed testdata/upgrade.sh
+var upgradeCommands string
+
+func guardManual(t *testing.T) {
+	enforcing.reach(t)
+	pid := active(t, "")
+	run(t, "sh", "-c", "mkdir /root/next && cp "+binary+" /root/next/hornetd && printf x >>/root/next/hornetd")
+	out := run(t, "sh", "-ec", "cd /root/next\n"+upgradeCommands)
+	active(t, pid)
+	sum, _, _ := strings.Cut(run(t, "sha256sum", "/root/next/hornetd"), " ")
+	if n := strings.Count(out, "Enrolled "); n != 2 || !strings.Contains(out, sum) || !strings.Contains(out, oldBinary+": retired") {
+		t.Errorf("%d enrolled:\n%s", n, out)
+	}
+	if g := guard(t); g.Mode != "enforce" || g.Reason != "" {
+		t.Errorf("guard %+v", g)
+	}
+	if out := run(t, "hornetctl", "guard"); strings.Count(out, "Enrolled ") != 1 || !strings.Contains(out, sum) {
+		t.Errorf("in the end:\n%s", out)
+	}
+	run(t, "rm", "-r", "/root/next", oldBinary)
 }
 
 // A new binary is hornetd once the old one has enrolled it, and nothing before.

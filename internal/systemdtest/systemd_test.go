@@ -78,7 +78,7 @@ func inGuest(t *testing.T, kernel string, boots int, steps []step, modules ...st
 		t.Skip("needs root: run make vm-systemd")
 	}
 	t.Parallel() // a guest has one processor
-	guest := &vmtest.System{Kernel: kernel, Modules: modules, Lay: packaged(t), Boots: boots, Timeout: 12 * time.Minute}
+	guest := &vmtest.System{Kernel: kernel, Modules: modules, Lay: packaged(t), Boots: boots, Timeout: 25 * time.Minute}
 	results := guest.Run(t)
 	for _, s := range steps {
 		t.Run(s.name, func(t *testing.T) { replay(t, t.Name(), results) })

@@ -150,6 +150,9 @@ func TestGuardEntries(t *testing.T) {
 	if !strings.Contains(read(t, "../../docs/hornetd.8.md"), guardEntries) {
 		t.Error("hornetd(8) has other entries than testdata/allow.toml")
 	}
+	if !strings.Contains(read(t, "../../docs/hornetd.8.md"), "```sh\n"+upgradeCommands+"```\n") {
+		t.Error("hornetd(8) has other commands than testdata/upgrade.sh")
+	}
 	if !strings.Contains(read(t, "../../lsm-module/README.md"), rows(worksTable)) {
 		t.Error("lsm-module/README.md has another table than testdata/works.txt")
 	}

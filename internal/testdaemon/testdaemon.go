@@ -171,7 +171,8 @@ func (h *Host) TryStart(wrapper ...string) error {
 	if err := <-started; err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	// Asking takes time from the daemon where there is one processor.
+	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(max(time.Millisecond, time.Since(began)/20)) {
 		select {
 		case err := <-ended:
 			ended <- err
@@ -197,8 +198,33 @@ func (h *Host) Kill() { h.signal(syscall.SIGKILL) }
 // Stop ends hornetd with SIGTERM and waits for it.
 func (h *Host) Stop() { h.signal(syscall.SIGTERM) }
 
-// Signal sends sig and does not wait.
-func (h *Host) Signal(sig syscall.Signal) { h.must(h.cmd.Process.Signal(sig)) }
+// Signal sends sig. It waits for SIGSTOP alone, which a thread may hear of after what it is doing.
+func (h *Host) Signal(sig syscall.Signal) {
+	h.must(h.cmd.Process.Signal(sig))
+	for sig == syscall.SIGSTOP && !h.stopped() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// stopped reports whether no thread of hornetd runs.
+func (h *Host) stopped() bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", h.cmd.Process.Pid))
+	h.must(err)
+	for _, name := range threads {
+		b, _ := os.ReadFile(name)
+		if _, rest, _ := strings.Cut(string(b), ") "); rest != "" && !strings.ContainsAny(rest[:1], "TZX") {
+			return false
+		}
+	}
+	return len(threads) > 0
+}
+
+// Stopped has do done while hornetd sees nothing of it.
+func (h *Host) Stopped(do func()) {
+	h.Signal(syscall.SIGSTOP)
+	defer h.Signal(syscall.SIGCONT)
+	do()
+}
 
 func (h *Host) signal(sig syscall.Signal) {
 	if h.cmd == nil {

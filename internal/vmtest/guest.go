@@ -37,6 +37,7 @@ type Guest struct {
 	Networks int           // interfaces: eth0 has the host 10.0.2.2, eth1 10.0.3.2, and nobody else
 	CPUs     int           // 0 is 2
 	Counted  bool          // one processor, whose clock is the number of its instructions, in nanoseconds
+	Clock    string        // date at which its clock begins, as 2046-12-31; "" is today
 	Memory   int           // MiB; 0 is 2048
 	Timeout  time.Duration // of the whole guest; 0 is 5 minutes
 	UEFI     bool          // boot by Debian's firmware, whose db, and so the kernel's platform keyring, has the key of UEFIKey
@@ -213,6 +214,9 @@ func (g *Guest) arguments(initrd, console string) []string {
 	args := append(slices.Clip(g.Kernel.Arch.machine), "-accel", accel, "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
 		"-display", "none", "-no-reboot", "-net", "none", "-nodefaults", "-no-user-config",
 		"-kernel", filepath.Join(g.Kernel.dir, "vmlinuz"), "-initrd", initrd, "-append", line)
+	if g.Clock != "" {
+		args = append(args, "-rtc", "base="+g.Clock)
+	}
 	if g.UEFI {
 		args = append(args, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+uefiCode,
 			"-drive", "if=pflash,format=raw,unit=1,snapshot=on,file="+uefiVars)

@@ -25,13 +25,13 @@ var MatrixPackages = []string{"./loader", "./pinning", "./audit", "./internal/bp
 // and what is trusted, is decided before the kernel is asked, and when to repair
 // and to go back behind it.
 const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestVerify|TestExposure|TestFirstBoot" +
-	"|Test(Bad|Hostile|DropInBad|RefusalsAreTold|RefusedStarts|StartBeside|Expir|Revoked|List(IsNotGood|NeedsRoots|OfThe|InForce|WithAFull)|CopyOf|SignedA|SignerRules|VersionsOnly|WithoutVersion|Rollback|" +
-	"SlowClients|EventsResume|ForbiddenLooks|CurlRefused|FullDisk|SignedManifest|ReloadRefuses|DropInNarrows|Pattern|RecoverBusy|RacingWriters|" +
+	"|Test(OpenSSL|AppendedSignature|Bad|Hostile|DropInBad|RefusalsAreTold|RefusedStarts|StartBeside|Expir|Revoked|List(IsNotGood|NeedsRoots|OfThe|InForce|WithAFull)|CopyOf|SignedA|SignerRules|VersionsOnly|WithoutVersion|Rollback|" +
+	"APIDocument|ClientWhoNeverReads|TooManyConnections|SlowClients|EventsResume|ForbiddenLooks|CurlRefused|FullDisk|SignedManifest|ReloadRefuses|DropInNarrows|Pattern|RecoverBusy|RacingWriters|" +
 	"DaemonScripts|FaultAtEverySystemCall|OpenRefusesACorrupt|ReadFrom|OpenAndReadOfALarge|ReadWhileTheName|" +
 	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey|" +
 	"KilledAtEverySystemCallOfA(Re|Trial)|KilledDuring|KilledWhile|EveryFailedCall|UpgradesUnderTraffic|Sender|ManyRepairs|Flapping|Fight|ComesAndGoes|OneInterface|OnePlace|Pending|" +
 	"Document|NotHTTP|Mixed|ClientDiesAnywhere|Lease|ThousandLeases|EventsFilter|TrustIsTold|SlowReader|Flood|ChangesInTurn|LimitIsTold|LimitsInStatus|UserLimits|RecordsAreBounded|" +
-	"LargeEntries|ReplacedMeanwhile|RightsAre|Trial|PolicyTest|Target(AttachedAnew|ByHand|CgroupOfAll|ChangesHands|Decisions|EndsAtOnce|EndsWhateverElse|GoesMeanwhile|InPython|KeepsNoReload|Lease|Moved|NotAsked|NotTaken|Required|Run|Trial|WithoutDirectory|sNot)|LongestVerification|VerifierJobs|Meanwhile|TargetMeanwhile|ClientGoesMeanwhile|UpgradeMeanwhile|Run|Template|WhatComesDuring|UntrustedCorpus|UntrustedKeeps|AnotherSigner|QuarantineIsRevoked|Samples(Stalled|Dripped|Limits|HalfClosed)|CompareAndWrite|WritesAreRecorded).*)$"
+	"LargeEntries|ReplacedMeanwhile|RightsAre|Trial|PolicyTest|GuardCheck|Target(AttachedAnew|ByHand|CgroupOfAll|ChangesHands|Decisions|EndsAtOnce|EndsWhateverElse|GoesMeanwhile|InPython|KeepsNoReload|Lease|Moved|NotAsked|NotTaken|Required|Run|Trial|WithoutDirectory|sNot)|LongestVerification|VerifierJobs|Meanwhile|TargetMeanwhile|ClientGoesMeanwhile|UpgradeMeanwhile|Run|Template|WhatComesDuring|UntrustedCorpus|ChildOfAnother|FirstProcess|UntrustedKeeps|AnotherSigner|QuarantineIsRevoked|Samples(Stalled|Dripped|Limits|HalfClosed)|CompareAndWrite|WritesAreRecorded).*)$"
 
 // Matrix runs tests on several kernels.
 type Matrix struct {

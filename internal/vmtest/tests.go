@@ -19,6 +19,7 @@ type Tests struct {
 	Timeout  time.Duration
 	Cover    string // package pattern to count coverage of, or ""
 	CI       bool   // what cannot run fails
+	Clock    string // of the guest
 }
 
 // Build compiles the test binaries into dir, once for all kernels, static
@@ -90,7 +91,7 @@ func binaryName(importPath string) string {
 }
 
 // DefaultModules are those that tests of this module need.
-var DefaultModules = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "nf_defrag_ipv4", "nf_defrag_ipv6", "loop", "bridge"}
+var DefaultModules = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "nf_defrag_ipv4", "nf_defrag_ipv6", "loop", "bridge", "overlay", "romfs"}
 
 // programs are what tests of this module run beside Go's.
 var programs = []string{
@@ -106,7 +107,7 @@ func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{
-		Kernel: k, Modules: DefaultModules, Sysroot: sysroot, Programs: k.Arch.programs,
+		Kernel: k, Modules: DefaultModules, Sysroot: sysroot, Programs: k.Arch.programs, Clock: t.Clock,
 		Files: map[string]string{binaryDir: dir},
 	}
 	entries, err := os.ReadDir(module)
@@ -137,7 +138,7 @@ func (t *Tests) Guest(k *Kernel, dir, module string) (*Guest, error) {
 
 func (t *Tests) timeout() time.Duration {
 	if t.Timeout == 0 {
-		return 15 * time.Minute
+		return 25 * time.Minute // beside the packages of the host
 	}
 	return t.Timeout
 }

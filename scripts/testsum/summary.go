@@ -3,12 +3,14 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // event is one line of `go test -json` (go doc test2json).
@@ -53,22 +55,37 @@ func newSummary(out io.Writer) *summary {
 	return &summary{out: out, pkgs: map[string]*pkg{}, builds: map[string]*strings.Builder{}}
 }
 
-// read takes events until the input ends. A line that is no event is printed:
-// it is something go wants to say.
-func (s *summary) read(in io.Reader) error {
-	lines := bufio.NewReader(in)
-	for {
-		line, err := lines.ReadString('\n')
+// read takes events until every input has ended. A line that is no event is
+// printed: it is something go wants to say.
+func (s *summary) read(ins []io.Reader) error {
+	lines := make(chan string)
+	errs := make([]error, len(ins))
+	var wait sync.WaitGroup
+	for i, in := range ins {
+		wait.Go(func() { errs[i] = split(in, lines) })
+	}
+	go func() { wait.Wait(); close(lines) }()
+	for line := range lines {
+		var e event
+		if json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {
+			fmt.Fprint(s.out, line)
+		} else {
+			s.event(e)
+		}
+	}
+	s.unfinished()
+	return errors.Join(errs...)
+}
+
+// split sends every line of an input, the last also without its end.
+func split(in io.Reader, lines chan<- string) error {
+	for r := bufio.NewReader(in); ; {
+		line, err := r.ReadString('\n')
 		if line != "" {
-			var e event
-			if json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {
-				fmt.Fprint(s.out, line)
-			} else {
-				s.event(e)
-			}
+			lines <- line
 		}
 		if err == io.EOF {
-			return s.unfinished()
+			return nil
 		}
 		if err != nil {
 			return err
@@ -138,7 +155,7 @@ func (s *summary) finish(p *pkg, failedBuild string) {
 }
 
 // unfinished fails packages that never ended: go itself was killed.
-func (s *summary) unfinished() error {
+func (s *summary) unfinished() {
 	for _, p := range s.pkgs {
 		if p.self.action == "" {
 			p.self.action = "fail"
@@ -146,7 +163,6 @@ func (s *summary) unfinished() error {
 			s.finish(p, "")
 		}
 	}
-	return nil
 }
 
 // refuseSkips counts as failed every skip whose reason nobody allowed.

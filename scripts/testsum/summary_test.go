@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,7 +90,7 @@ func TestRun(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
-			err := run(strings.NewReader(goTest(t, tt.packages...)), &out, tt.allow, tt.ci)
+			err := run([]io.Reader{strings.NewReader(goTest(t, tt.packages...))}, &out, tt.allow, tt.ci)
 			if (err == nil) != tt.ok {
 				t.Errorf("error %v, want ok %v", err, tt.ok)
 			}
@@ -117,10 +119,45 @@ func TestCutOff(t *testing.T) {
 not json
 `
 	var out bytes.Buffer
-	if err := run(strings.NewReader(in), &out, "", false); err == nil {
+	if err := run([]io.Reader{strings.NewReader(in)}, &out, "", false); err == nil {
 		t.Error("no error for a run that was cut off")
 	}
 	for _, want := range []string{"1 passed, 1 failed, 0 skipped\n", "--- FAIL  p.TestB", "not json"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("output has no %q:\n%s", want, out.String())
+		}
+	}
+}
+
+// Of several at once each keeps its lines to itself, and counts.
+func TestSeveral(t *testing.T) {
+	var ins []io.Reader
+	var writers []*os.File
+	for range 2 {
+		in, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		ins, writers = append(ins, in), append(writers, w)
+	}
+	lines := func(p, action string) string {
+		return fmt.Sprintf("{\"Action\":\"output\",\"Package\":%q,\"Test\":\"TestA\",\"Output\":\"%s says\\n\"}\n{\"Action\":%q,\"Package\":%[1]q,\"Test\":\"TestA\"}\n{\"Action\":%[3]q,\"Package\":%[1]q}\n", p, p, action)
+	}
+	good, bad := lines("good", "pass"), lines("bad", "fail")
+	go func() {
+		// Each stops in the middle of a line, and the other goes on.
+		io.WriteString(writers[0], good[:40])
+		io.WriteString(writers[1], bad)
+		writers[1].Close()
+		io.WriteString(writers[0], good[40:])
+		writers[0].Close()
+	}()
+	var out bytes.Buffer
+	if err := run(ins, &out, "", false); err == nil {
+		t.Error("no error, and one of two failed")
+	}
+	for _, want := range []string{"1 passed, 1 failed, 0 skipped\n", "bad says", "ok    good"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("output has no %q:\n%s", want, out.String())
 		}

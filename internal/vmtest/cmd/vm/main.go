@@ -23,6 +23,7 @@ import (
 
 type options struct {
 	kernel, run, cover, module string
+	clock                      string
 	arch                       *vmtest.Arch
 	verbose, shell, matrix     bool
 	uefi                       bool
@@ -45,6 +46,7 @@ func main() {
 	flag.IntVar(&o.guests, "guests", 0, "at most so many guests at once; 0 is what fits")
 	flag.IntVar(&o.cpus, "cpus", 0, "processors of the guest; 0 is 2. With one, the kernel patches no code that another executes, which emulation does not take well")
 	flag.BoolVar(&o.counted, "icount", false, "one processor, whose clock counts its instructions: one is a nanosecond")
+	flag.StringVar(&o.clock, "clock", "", "`date` at which the guest's clock begins, as 2046-12-31: what the tests say then")
 	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "of the tests of one package")
 	flag.Parse()
 	o.packages = flag.Args()
@@ -81,7 +83,7 @@ func (o *options) main(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := &vmtest.Tests{Arch: o.arch, Packages: o.packages, Flags: o.flags(), Timeout: o.timeout, CI: os.Getenv("CI") == "true"}
+	t := &vmtest.Tests{Arch: o.arch, Packages: o.packages, Flags: o.flags(), Timeout: o.timeout, CI: os.Getenv("CI") == "true", Clock: o.clock}
 	if len(t.Packages) == 0 {
 		t.Packages = []string{"./loader"}
 	}
@@ -122,7 +124,7 @@ func (o *options) main(ctx context.Context) error {
 func (o *options) runMatrix(ctx context.Context) error {
 	m := vmtest.Matrix{
 		Kernels: o.arch.Matrix, Module: o.module, Guests: o.guests, Log: os.Stdout,
-		Tests: vmtest.Tests{Arch: o.arch, Packages: o.arch.Packages, Flags: o.runFlag(), Timeout: o.timeout, CI: os.Getenv("CI") == "true"},
+		Tests: vmtest.Tests{Arch: o.arch, Packages: o.arch.Packages, Flags: o.runFlag(), Timeout: o.timeout, CI: os.Getenv("CI") == "true", Clock: o.clock},
 	}
 	whole := o.kernel == "" && len(o.packages) == 0 && o.run == ""
 	if o.kernel != "" {
