@@ -72,7 +72,7 @@ func TestInProcess(t *testing.T) {
 		testenv.Start(t, cmd)
 		becomes := func() {
 			io.WriteString(in, "go\n")
-			for range 500 {
+			for range 6000 {
 				comm, _ := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/comm")
 				if string(comm) == "privileged\n" {
 					return

@@ -1070,7 +1070,7 @@ func TestDenyMatrix(t *testing.T) {
 			}
 		}
 	}
-	if err := g.SetMode(Enforce, 5*time.Minute); err != nil {
+	if err := g.SetMode(Enforce, 30*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	enforce := run(g)

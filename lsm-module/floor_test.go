@@ -84,13 +84,33 @@ func (g *Guard) loseLinks(t *testing.T) map[string]*ebpf.Program {
 		}
 		kept[name] = c
 	}
-	var links []link.ID
+	var opens []func() error // what has to go, by its id
 	for _, l := range g.links {
 		info, err := l.Info()
 		if err != nil {
 			t.Fatal(err)
 		}
-		links = append(links, info.ID)
+		opens = append(opens, func() error {
+			l, err := link.NewFromID(info.ID)
+			if err == nil {
+				l.Close()
+			}
+			return err
+		})
+	}
+	for _, p := range g.programs {
+		info, err := p.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, _ := info.ID()
+		opens = append(opens, func() error {
+			p, err := ebpf.NewProgramFromID(id)
+			if err == nil {
+				p.Close()
+			}
+			return err
+		})
 	}
 	set := g.path()
 	if err := g.Close(); err != nil {
@@ -107,19 +127,12 @@ func (g *Guard) loseLinks(t *testing.T) map[string]*ebpf.Program {
 		}
 		hasFloor(t, "at the end", nil)
 	})
-	for deadline := time.Now().Add(20 * time.Second); len(links) > 0; time.Sleep(50 * time.Millisecond) {
-		links = slices.DeleteFunc(links, func(id link.ID) bool {
-			l, err := link.NewFromID(id)
-			if err == nil {
-				l.Close()
-			}
-			return errors.Is(err, os.ErrNotExist)
-		})
+	for deadline := time.Now().Add(time.Minute); len(opens) > 0; time.Sleep(50 * time.Millisecond) {
+		opens = slices.DeleteFunc(opens, func(open func() error) bool { return errors.Is(open(), os.ErrNotExist) })
 		if time.Now().After(deadline) {
-			t.Fatalf("links %d stay", links)
+			t.Fatalf("%d links and programs stay", len(opens))
 		}
 	}
-	time.Sleep(time.Second) // what they were in goes behind them
 	return kept
 }
 

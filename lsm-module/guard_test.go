@@ -20,7 +20,7 @@ func arm(t testing.TB, change func(*Config)) *Guard {
 
 func armIn(t testing.TB, dir string, change func(*Config)) *Guard {
 	t.Helper()
-	c := Config{Mode: Enforce, ConfirmWithin: 2 * time.Minute, Cgroup: testenv.CgroupRoot(t)}
+	c := Config{Mode: Enforce, ConfirmWithin: 10 * time.Minute, Cgroup: testenv.CgroupRoot(t)}
 	if change != nil {
 		change(&c)
 	}

@@ -844,7 +844,7 @@ func TestInForceWithoutControl(t *testing.T) {
 	soon := func(what string, is func(all []Found) bool) {
 		t.Helper()
 		var all []Found
-		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			var err error
 			if all, err = InForce(); err != nil {
 				t.Fatal(err)

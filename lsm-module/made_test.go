@@ -67,11 +67,11 @@ func TestMadeIsNobodys(t *testing.T) {
 	}
 }
 
-// makesOf makes maps, or programs, for five seconds, and says how many. What is gone stays
+// makesOf makes maps, or programs, for two seconds, and says how many. What is gone stays
 // on the guard's list, of 65536, until hornetd takes it off, and nobody does so here.
 func makesOf(kind string) (string, error) {
 	made := 0
-	for end := time.Now().Add(5 * time.Second); made < 15_000 && time.Now().Before(end); made++ {
+	for end := time.Now().Add(2 * time.Second); made < 15_000 && time.Now().Before(end); made++ {
 		if kind == "map" {
 			if err := childCreates(nil); err != nil {
 				return "", err

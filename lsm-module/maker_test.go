@@ -1,13 +1,13 @@
 package lsm
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
-	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -88,17 +88,26 @@ func TestMakesMaps(t *testing.T) {
 	}
 	// Whoever becomes hornetd may have had children before.
 	t.Run("a child from before it was hornetd", func(t *testing.T) {
-		before := "(sleep 2; " + childEnv + "=makes exec " + exe + " " + dir + ") & :"
-		_, out := startBehind(t, unix.CLONE_PARENT, before, home, exe, "stays")
-		if got := said(t, out); got != "ok\n"+refused {
+		begins, ends := newFIFO(t), newFIFO(t)
+		before := "(read -r go <" + begins + "; " + childEnv + "=makes " + exe + " " + dir + "; echo >" + ends + ") & :"
+		_, out := startBehind(t, unix.CLONE_PARENT, before, home, exe, "stays", ends)
+		lines := bufio.NewReader(out)
+		is, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(begins, []byte("go\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if got := is + said(t, lines); got != "ok\n"+refused {
 			t.Errorf("hornetd, and it, may %s", got)
 		}
 	})
 }
 
-// childStays says whether it is hornetd, and is there for some time.
-func childStays([]string) error {
+// childStays says whether it is hornetd, and is there until somebody writes to the FIFO.
+func childStays(args []string) error {
 	fmt.Println(answer(childCreates(nil)))
-	time.Sleep(10 * time.Second)
-	return nil
+	_, err := os.ReadFile(args[0])
+	return err
 }

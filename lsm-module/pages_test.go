@@ -314,7 +314,7 @@ func TestPinnedPages(t *testing.T) {
 		_, err = g.Enroll(f)
 		inUse(t, "executed", err)
 		// One that ends in time is no matter.
-		time.AfterFunc(inUseWait/4, func() { cmd.Process.Kill() })
+		time.AfterFunc(inUseWait/20, func() { cmd.Process.Kill() })
 		e, err := g.Enroll(f)
 		if err != nil {
 			t.Fatal(err)

@@ -83,7 +83,7 @@ func TestGuardDigest(t *testing.T) {
 	}
 	enforce := func() {
 		t.Helper()
-		if _, stderr, exit := h.Ctl("guard", "enforce", "--confirm-within", "2m"); exit != 0 {
+		if _, stderr, exit := h.Ctl("guard", "enforce", "--confirm-within", "10m"); exit != 0 {
 			t.Fatal(stderr)
 		}
 	}

@@ -29,21 +29,7 @@ func TestGuardFloorAlone(t *testing.T) {
 	h.Start() // makes what it needs
 	h.Stop()
 	s := signedHost{h, t, t.TempDir()}
-	floor := loseGuard(t, filepath.Join(h.BPFFS, "_guard"))
-	t.Cleanup(func() {
-		root, err := os.Open(testenv.CgroupRoot(t))
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer root.Close()
-		for _, p := range floor {
-			if err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(root.Fd()), Program: p, Attach: ebpf.AttachLSMCgroup}); err != nil {
-				t.Errorf("%s: %v", p, err)
-			}
-			p.Close()
-		}
-	})
+	loseGuard(t, filepath.Join(h.BPFFS, "_guard"))
 
 	log := s.fromInit()
 	st, err := h.Client().Status(t.Context())
@@ -62,10 +48,15 @@ func TestGuardFloorAlone(t *testing.T) {
 	s.endInit()
 }
 
-// loseGuard arms a guard and takes away everything of it but its floor, whose programs it
-// returns: with these this process, which the floor knows, ends it.
-func loseGuard(t *testing.T, dir string) (floor []*ebpf.Program) {
+// loseGuard arms a guard and takes away everything of it but its floor. The programs of that are
+// detached with the test: by this process, which it knows.
+func loseGuard(t *testing.T, dir string) {
 	t.Helper()
+	root, err := os.Open(testenv.CgroupRoot(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
 	g, err := lsm.Arm(dir, lsm.Config{Mode: lsm.Enforce, ConfirmWithin: 5 * time.Minute, Cgroup: testenv.CgroupRoot(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -79,19 +70,23 @@ func loseGuard(t *testing.T, dir string) (floor []*ebpf.Program) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		floor = append(floor, p)
+		t.Cleanup(func() {
+			if err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(root.Fd()), Program: p, Attach: ebpf.AttachLSMCgroup}); err != nil {
+				t.Errorf("%s: %v", p, err)
+			}
+			p.Close()
+		})
 	}
 	if err := errors.Join(g.Close(), os.RemoveAll(filepath.Join(dir, "set-1")), unix.Rmdir(dir)); err != nil {
 		t.Fatal(err)
 	}
 	for range 600 { // the kernel takes its time, and as long as its hooks are there hornetd is told of nothing
 		if !hasHooks(t) {
-			return floor
+			return
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	t.Fatal("the hooks of the guard stay")
-	return nil
 }
 
 // hasHooks reports whether there are programs of a guard's but those of its floor.
@@ -103,8 +98,11 @@ func hasHooks(t *testing.T) bool {
 			return !errors.Is(err, os.ErrNotExist)
 		}
 		p, err := ebpf.NewProgramFromID(id)
-		if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
 			continue
+		}
+		if err != nil {
+			return true // nobody else is asked who opens a program
 		}
 		info, err := p.Info()
 		p.Close()
@@ -130,10 +128,14 @@ func endFloors(t *testing.T) {
 	}
 	for _, one := range all.Programs {
 		p, err := ebpf.NewProgramFromID(one.ID)
+		var info *ebpf.ProgramInfo
 		if err == nil {
-			err = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(root.Fd()), Program: p, Attach: ebpf.AttachLSMCgroup})
-			p.Close()
+			info, err = p.Info()
 		}
+		if err == nil && strings.HasPrefix(info.Name, "guard_floor") {
+			err = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(root.Fd()), Program: p, Attach: ebpf.AttachLSMCgroup})
+		}
+		p.Close()
 		if err != nil {
 			t.Errorf("program %d: %v", one.ID, err)
 		}

@@ -25,7 +25,7 @@ func TestGuardKernelSigned(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := testdaemon.New(t, "\n[guard]\n[[guard.allow]]\nkernel_signed = [\"platform\"]\ncommands = [\"prog_load\"]\nprograms = [\"cgroup_sock_addr\"]\n")
 	h.Start()
-	_, stderr, exit := h.Ctl("guard", "enforce", "--confirm-within", "2m")
+	_, stderr, exit := h.Ctl("guard", "enforce", "--confirm-within", "10m")
 	defer h.Ctl("guard", "disarm", "--reason", "the test ends")
 	if !hasVerdicts(t) {
 		if exit == 0 || !strings.Contains(stderr, "boot Linux 7.2 or later") {

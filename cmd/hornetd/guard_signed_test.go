@@ -43,15 +43,26 @@ func guardSigned(t *testing.T, mode api.GuardMode) signedHost {
 	s := signedHost{h, t, t.TempDir()}
 	run(t, "openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-keyout", s.path("root.key"), "-out", s.path("root.pem"),
 		"-subj", "/CN=root", "-addext", "keyUsage=digitalSignature")
-	t.Cleanup(func() { // or the next test has no guard of its own
-		if st, err := h.Client().Status(context.Background()); err == nil && st.Guard.Mode == api.GuardEnforce { // else it ends with its bpffs
-			ends := s.statement("disarm", "the test ends")
-			for _, by := range []string{"root", "dev"} { // whoever signs by now
-				s.do("disarm", ends, by)
-			}
-		}
-	})
+	t.Cleanup(s.disarm)
 	return s
+}
+
+// disarm ends a guard that enforces and that the test has left: the next one would have none
+// of its own, and nothing that is mounted on its pins could go. One that only tells ends with
+// its bpffs.
+func (s signedHost) disarm() {
+	st, err := s.Client().Status(context.Background())
+	if err != nil || st.Guard.Mode != api.GuardEnforce {
+		return
+	}
+	if st.Guard.Disarm != "signed" {
+		s.Client().Guard(context.Background(), api.GuardRequest{Mode: api.GuardOff, Reason: "the test ends"})
+		return
+	}
+	ends := s.statement("disarm", "the test ends")
+	for _, by := range []string{"root", "dev"} { // whoever signs by now
+		s.do("disarm", ends, by)
+	}
 }
 
 func (s signedHost) path(name string) string { return filepath.Join(s.dir, name) }
@@ -535,45 +546,45 @@ func TestGuardSignedLeadsHome(t *testing.T) {
 	if !strings.Contains(pinned, set+"/links/guard_bpf") {
 		t.Fatal(pinned)
 	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
+	bind := func(to string) error { // nobody unmounts it before the guard has ended
+		if err := errors.Join(os.MkdirAll(to, 0o700), syscall.Mount(set, to, "", syscall.MS_BIND, "")); err != nil {
+			return err
 		}
-	}
-	bind := func(to string) { // nobody unmounts it before the guard has ended
-		t.Helper()
-		must(os.MkdirAll(to, 0o700))
-		must(syscall.Mount(set, to, "", syscall.MS_BIND, ""))
-		t.Cleanup(func() { must(syscall.Unmount(to, 0)) })
+		t.Cleanup(func() {
+			if err := syscall.Unmount(to, 0); err != nil {
+				t.Errorf("unmount %s: %v", to, err)
+			}
+		})
+		return nil
 	}
 	const collection = "stage-0123456789abcdef"
 	roots := t
 	for _, tt := range []struct {
 		how  string
-		show func(root string)
+		show func(root string) error
 	}{
-		{"linked", func(root string) {
-			must(os.Mkdir(root+"/_guard", 0o700))
-			must(os.Symlink(set, root+"/_guard/stage-1"))
+		{"linked", func(root string) error {
+			return errors.Join(os.Mkdir(root+"/_guard", 0o700), os.Symlink(set, root+"/_guard/stage-1"))
 		}},
-		{"mounted", func(root string) { bind(root + "/_guard/stage-1") }},
-		{"older set", func(root string) {
-			must(os.MkdirAll(root+"/_guard/set-99", 0o700))
-			must(os.Symlink(set, root+"/_guard/set-1"))
+		{"mounted", func(root string) error { return bind(root + "/_guard/stage-1") }},
+		{"older set", func(root string) error {
+			return errors.Join(os.MkdirAll(root+"/_guard/set-99", 0o700), os.Symlink(set, root+"/_guard/set-1"))
 		}},
-		{"directory linked", func(root string) { must(os.Symlink(guard, root+"/_guard")) }},
-		{"as a stage", func(root string) { bind(root + "/" + collection) }},
-		{"as a collection", func(root string) { bind(root + "/count") }},
+		{"directory linked", func(root string) error { return os.Symlink(guard, root+"/_guard") }},
+		{"as a stage", func(root string) error { return bind(root + "/" + collection) }},
+		{"as a collection", func(root string) error { return bind(root + "/count") }},
 		{"the directory itself", nil},
 	} {
 		whole := t.Run(tt.how, func(t *testing.T) {
 			root := guard
 			if tt.show != nil {
 				root = testenv.BPFFS(roots)
-				tt.show(root)
+				if err := tt.show(root); err != nil {
+					t.Fatal(err)
+				}
 			}
 			s.evil(root)
+			defer s.good(before)
 			if log := s.fromInit(); !strings.Contains(log, "that is not pinned in "+root+"/_guard") || !strings.Contains(log, "hint: ") {
 				t.Errorf("it said: %s", log)
 			}
@@ -586,10 +597,9 @@ func TestGuardSignedLeadsHome(t *testing.T) {
 			if out, ok := tool(t, "prog", "load", filepath.Join(s.Manifests, "evil.o"), root+"/loaded"); ok {
 				t.Errorf("root loads again: %s", out)
 			}
-			s.good(before)
 		})
 		if !whole {
-			return // it may have no guard any more
+			break // it may have no guard any more
 		}
 	}
 	s.fromInit()
@@ -614,7 +624,7 @@ func (s signedHost) fromInit(by ...string) string {
 		b, _ := os.ReadFile(log)
 		return string(b)
 	}
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		b, err := os.ReadFile(pid)
 		if err != nil {
 			continue
@@ -627,7 +637,10 @@ func (s signedHost) fromInit(by ...string) string {
 			return said()
 		}
 		if _, err := s.Client().Status(s.t.Context()); err == nil {
-			s.t.Cleanup(func() { endProcess(n) })
+			s.t.Cleanup(func() {
+				s.disarm() // nobody answers then
+				endProcess(n)
+			})
 			return said()
 		}
 	}
@@ -658,12 +671,12 @@ func (s signedHost) endInit() {
 
 // endProcess ends one that is nobody's here to wait for.
 func endProcess(pid int) {
-	syscall.Kill(pid, syscall.SIGTERM)
-	for range 500 {
-		if syscall.Kill(pid, 0) != nil {
-			return
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		syscall.Kill(pid, sig)
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			if syscall.Kill(pid, 0) != nil {
+				return
+			}
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	syscall.Kill(pid, syscall.SIGKILL)
 }

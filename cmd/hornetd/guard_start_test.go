@@ -129,9 +129,10 @@ func TestGuardFloorDetached(t *testing.T) {
 // file while hornetd looks whether it is.
 func TestGuardSignedWritten(t *testing.T) {
 	s := guardSigned(t, api.GuardEnforce)
+	const size = 128 << 20                            // so that there is time
 	file := testdaemon.Binary(t, "hornetd") + ".next" // on its file system
 	t.Cleanup(func() { os.Remove(file) })
-	if err := errors.Join(os.WriteFile(file, []byte("a"), 0o755), os.Truncate(file, 48<<20)); err != nil {
+	if err := errors.Join(os.WriteFile(file, []byte("a"), 0o755), os.Truncate(file, size)); err != nil {
 		t.Fatal(err)
 	}
 	statement := s.statement("enroll", "an update", file)
@@ -163,7 +164,7 @@ func TestGuardSignedWritten(t *testing.T) {
 	}
 	s.wantRefused("written meanwhile", stderr, exit, "was signed")
 	// What was refused can be written, and what is put back be enrolled.
-	if err := errors.Join(os.WriteFile(file, []byte("a"), 0o755), os.Truncate(file, 48<<20)); err != nil {
+	if err := errors.Join(os.WriteFile(file, []byte("a"), 0o755), os.Truncate(file, size)); err != nil {
 		t.Fatal(err)
 	}
 	stderr, exit = s.give("enroll", statement, signature)

@@ -66,15 +66,12 @@ func saidReady(pid int) bool {
 	return err == nil && wrote >= len("1000")+len("ready\n")
 }
 
-// TestUntrustedParser: what a signer who is marked has signed goes through a
-// confined process, one for each object; what does not come out of it does not
-// load, and the daemon does not mind.
 // A process with the name of a child of hornetd's does nothing for another.
 func TestChildOfAnother(t *testing.T) {
 	for _, name := range []string{"hornetd: parser", "hornetd: maps"} {
 		pid := filepath.Join(t.TempDir(), "pid")
 		// It is the first process's when it executes, and what it reads never comes.
-		script := `mkfifo "$0.job"; ` + orphaned(`echo $$ >"$0"; exec -a "$1" "$2" 0<>"$0.job" 3<>"$0.job"`) + ` >/dev/null 2>&1 &`
+		script := `mkfifo "$0.job"; ` + orphaned(`echo $$ >"$0"; exec -a "$1" "$2" 0<>"$0.job" 3<>"$0.job"`) + ` >"$0.log" 2>&1 &`
 		cmd := exec.Command("sh", "-c", script, pid, name, testdaemon.Binary(t, "hornetd"))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
@@ -85,9 +82,14 @@ func TestChildOfAnother(t *testing.T) {
 				n, _ = strconv.Atoi(strings.TrimSpace(string(b)))
 			}
 			if time.Now().After(deadline) {
-				syscall.Kill(n, syscall.SIGKILL)
+				if n > 0 {
+					syscall.Kill(n, syscall.SIGKILL)
+				}
 				t.Fatalf("%q runs on as process %d", name, n)
 			}
+		}
+		if b, err := os.ReadFile(pid + ".log"); err != nil || len(b) > 0 { // the shell's, where it did not execute it
+			t.Errorf("%v: %s", err, b)
 		}
 	}
 }
@@ -109,6 +111,9 @@ func TestFirstProcess(t *testing.T) {
 	}
 }
 
+// TestUntrustedParser: what a signer who is marked has signed goes through a
+// confined process, one for each object; what does not come out of it does not
+// load, and the daemon does not mind.
 func TestUntrustedParser(t *testing.T) {
 	testenv.NoLeaks(t)
 	h := testdaemon.New(t, untrusted)

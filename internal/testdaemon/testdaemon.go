@@ -172,7 +172,7 @@ func (h *Host) TryStart(wrapper ...string) error {
 		return err
 	}
 	// Asking takes time from the daemon where there is one processor.
-	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(max(time.Millisecond, time.Since(began)/20)) {
+	for began := time.Now(); time.Since(began) < 2*time.Minute; time.Sleep(max(time.Millisecond, time.Since(began)/20)) {
 		select {
 		case err := <-ended:
 			ended <- err
@@ -201,8 +201,10 @@ func (h *Host) Stop() { h.signal(syscall.SIGTERM) }
 // Signal sends sig. It waits for SIGSTOP alone, which a thread may hear of after what it is doing.
 func (h *Host) Signal(sig syscall.Signal) {
 	h.must(h.cmd.Process.Signal(sig))
-	for sig == syscall.SIGSTOP && !h.stopped() {
-		time.Sleep(time.Millisecond)
+	for deadline := time.Now().Add(time.Minute); sig == syscall.SIGSTOP && !h.stopped(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			h.must(errors.New("hornetd does not stop"))
+		}
 	}
 }
 
@@ -212,7 +214,7 @@ func (h *Host) stopped() bool {
 	h.must(err)
 	for _, name := range threads {
 		b, _ := os.ReadFile(name)
-		if _, rest, _ := strings.Cut(string(b), ") "); rest != "" && !strings.ContainsAny(rest[:1], "TZX") {
+		if _, rest, _ := strings.Cut(string(b), ") "); rest != "" && !strings.ContainsAny(rest[:1], "TtZX") {
 			return false
 		}
 	}

@@ -25,7 +25,7 @@ func Start(t testing.TB, cmd *exec.Cmd) {
 		}
 		return string(b)
 	}
-	for deadline := time.Now().Add(10 * time.Second); comm(strconv.Itoa(cmd.Process.Pid)) == comm("self"); {
+	for deadline := time.Now().Add(time.Minute); comm(strconv.Itoa(cmd.Process.Pid)) == comm("self"); {
 		if time.Now().After(deadline) {
 			t.Fatalf("process %d executes nothing", cmd.Process.Pid)
 		}
