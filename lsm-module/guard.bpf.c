@@ -1501,10 +1501,11 @@ static __noinline int mount_point(struct dentry *dentry)
 	return has_point(&home, dentry);
 }
 
-/* Is it below what a /proc has of one process? */
-static __noinline int of_process(struct dentry *dentry)
+/* Is it below what a /proc has of one process? Not static: the verifier looks at it by
+ * itself, at 1,000 instructions and not, for each way to it and from it, at 250,000. */
+__noinline int of_process(__u64 at)
 {
-	struct dentry *parent, *above;
+	struct dentry *dentry = (void *)at, *parent, *above;
 	char name[16] = {};
 
 	for (int i = 0; i < DEPTH; i++) {
@@ -1533,7 +1534,7 @@ static __always_inline _Bool hides(const struct path *path)
 	__u64 number = ns ? serial(ns) : 0;
 
 	if (BPF_CORE_READ(sb, s_magic) == PROC_SUPER_MAGIC)
-		return of_process(dentry) || (ns && is_hornetds_namespace(number) && ns != BPF_CORE_READ(first_process(), nsproxy, mnt_ns));
+		return of_process((__u64)BPF_CORE_READ(path, dentry)) || (ns && is_hornetds_namespace(number) && ns != BPF_CORE_READ(first_process(), nsproxy, mnt_ns));
 	if (!guarded_device(BPF_CORE_READ(sb, s_dev)) || !(BPF_CORE_READ(sb, s_root) == dentry || guarded(dentry)))
 		return 0;
 	return at_home(m) || propagates(m);
