@@ -291,7 +291,7 @@ func (c *process) ask(object *bytes.Reader) ([]byte, error) {
 	switch used := c.state.UserTime() + c.state.SystemTime(); {
 	case c.state.Success():
 		return answer, writeErr
-	case used >= maxCPU*time.Second*4/5: // the limit counts ticks, and what is told nanoseconds
+	case used >= maxCPU*time.Second/2: // the limit counts ticks, which fall as they may on a busy host, and what is told nanoseconds
 		return nil, fmt.Errorf("it took %d seconds of processor time, which is all that it gets", maxCPU)
 	case len(answer) > 0:
 		return nil, fmt.Errorf("%s: %s", c.state, shown(firstLine(answer), maxReason))
