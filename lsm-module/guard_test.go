@@ -57,6 +57,18 @@ func TestArm(t *testing.T) {
 	if !s.Enforces || !s.Current || s.Confirm == 0 {
 		t.Errorf("status %+v", s)
 	}
+	// A start that replaces a guard has it looked at, and so has every upgrade.
+	for _, programs := range []map[string]*ebpf.Program{g.programs, g.floor} {
+		for name, p := range programs {
+			info, err := p.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, ok := info.VerifiedInstructions(); !ok || n > 50_000 {
+				t.Errorf("%s: the verifier went through %d instructions, %v, want 50000 at most", name, n, ok)
+			}
+		}
+	}
 	newMap(t) // hornetd may
 	if out, err := child("create", nil).CombinedOutput(); err == nil {
 		t.Errorf("a child of hornetd made a map: %s", out)

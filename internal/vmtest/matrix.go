@@ -29,7 +29,7 @@ const matrixSkip = "-test.skip=^(Fuzz.*|TestScripts|TestVerify|TestExposure|Test
 	"APIDocument|ClientWhoNeverReads|TooManyConnections|SlowClients|EventsResume|ForbiddenLooks|CurlRefused|FullDisk|SignedManifest|ReloadRefuses|DropInNarrows|Pattern|RecoverBusy|RacingWriters|" +
 	"DaemonScripts|FaultAtEverySystemCall|OpenRefusesACorrupt|ReadFrom|OpenAndReadOfALarge|ReadWhileTheName|" +
 	"Ratchet|UnwritableRatchet|KilledBetween|FullDiskStops|Development|Trust(Model|Shrinks|ThatCannot)|KeyRotation|OneKey|" +
-	"KilledAtEverySystemCallOfA(Re|Trial)|KilledDuring|KilledWhile|EveryFailedCall|UpgradesUnderTraffic|Sender|ManyRepairs|Flapping|Fight|ComesAndGoes|OneInterface|OnePlace|Pending|" +
+	"KilledAtEverySystemCallOfA(Re|Trial)|KilledDuringATrial|KilledWhile|EveryFailedCall|UpgradesUnderTraffic|Sender|ManyRepairs|Flapping|Fight|ComesAndGoes|OneInterface|OnePlace|Pending|" +
 	"Document|NotHTTP|Mixed|ClientDiesAnywhere|Lease|ThousandLeases|EventsFilter|TrustIsTold|SlowReader|Flood|ChangesInTurn|LimitIsTold|LimitsInStatus|UserLimits|RecordsAreBounded|" +
 	"LargeEntries|ReplacedMeanwhile|RightsAre|Trial|PolicyTest|GuardCheck|Target(AttachedAnew|ByHand|CgroupOfAll|ChangesHands|Decisions|EndsAtOnce|EndsWhateverElse|GoesMeanwhile|InPython|KeepsNoReload|Lease|Moved|NotAsked|NotTaken|Required|Run|Trial|WithoutDirectory|sNot)|LongestVerification|VerifierJobs|Meanwhile|TargetMeanwhile|ClientGoesMeanwhile|UpgradeMeanwhile|Run|Template|WhatComesDuring|UntrustedCorpus|ChildOfAnother|FirstProcess|UntrustedKeeps|AnotherSigner|QuarantineIsRevoked|Samples(Stalled|Dripped|Limits|HalfClosed)|CompareAndWrite|WritesAreRecorded).*)$"
 
