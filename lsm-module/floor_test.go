@@ -3,6 +3,7 @@ package lsm
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -407,7 +408,7 @@ func TestTellsOnce(t *testing.T) {
 		if err := g.SetMode(m, 0); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := child("tries", nil, fmt.Sprintf("on=%d:-1:0", unix.BPF_PROG_ATTACH)).CombinedOutput(); err != nil {
+		if out, err := child("tries", nil, fmt.Sprintf("on=%d:1=%d:2=0", unix.BPF_PROG_ATTACH, uint32(math.MaxUint32))).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 		n := 0
