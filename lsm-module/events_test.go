@@ -102,6 +102,24 @@ func TestEventOfExecutable(t *testing.T) {
 	}
 }
 
+// What was done to a pin, and of which type a map is, stands in the audit log.
+func TestEventText(t *testing.T) {
+	for want, e := range map[string]Event{
+		`bpf map_create of type ringbuf "x"`:                                                {Deed: DeedBPF, Detail: unix.BPF_MAP_CREATE, Type: uint32(ebpf.RingBuf), Name: "x"},
+		`bpf map_freeze, of map 7, which is hornetd's`:                                      {Deed: DeedBPF, Detail: unix.BPF_MAP_FREEZE, Object: Object{Map, 7}, Reason: ReasonOwned},
+		`a descriptor of a map of type percpu_hash "x", of map 7, which is hornetd's`:       {Deed: DeedMap, Type: uint32(ebpf.PerCPUHash), Name: "x", Object: Object{Map, 7}, Reason: ReasonOwned},
+		`a descriptor of a map, of map 7, which is hornetd's`:                               {Deed: DeedMap, Object: Object{Map, 7}, Reason: ReasonOwned},
+		`a descriptor of a program of type sched_cls "x", of program 7, which is hornetd's`: {Deed: DeedProgram, Type: uint32(ebpf.SchedCLS), Name: "x", Object: Object{Program, 7}, Reason: ReasonOwned},
+		`a change of a pin (rename) "x", which is hornetd's`:                                {Deed: DeedPin, Detail: 3, Name: "x", Reason: ReasonOwned},
+		`a change of a mount (umount), which is hornetd's`:                                  {Deed: DeedMount, Detail: 1, Reason: ReasonOwned},
+		`a change of a pin (99), which is hornetd's`:                                        {Deed: DeedPin, Detail: 99, Reason: ReasonOwned},
+	} {
+		if got := e.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // cgroupID is that of the test, which is in the root cgroup.
 func cgroupID(t *testing.T) uint64 {
 	t.Helper()

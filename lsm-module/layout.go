@@ -45,8 +45,8 @@ const (
 	DeedBPF     Deed = iota + 1 // Detail is the command of bpf(2)
 	DeedMap                     // a descriptor of an owned map
 	DeedProgram                 // a descriptor of an owned program, or of one that uses an owned map: Object says which
-	DeedPin                     // Detail is a Pin
-	DeedMount                   // Detail is a Mount
+	DeedPin                     // Detail is one of pins
+	DeedMount                   // Detail is one of mounts
 	DeedTrace                   // Detail has the kernel's PTRACE_MODE bits
 	DeedSignal                  // Detail is the signal
 	DeedBinary                  // an enrolled or listed executable, opened for writing
@@ -62,6 +62,12 @@ const (
 func (d Deed) String() string {
 	return name([]string{"", "bpf", "map", "program", "pin", "mount", "trace", "signal", "binary", "socket", "ioctl", "token", "netlink", "switch", "spawn", "probe"}, uint32(d))
 }
+
+// What is done to a pin, and to a mount.
+var (
+	pins   = []string{"", "unlink", "rmdir", "rename", "link", "setattr", "create", "mkdir", "symlink"}
+	mounts = []string{"", "umount", "over", "move", "remount"}
+)
 
 // Reason says why a deed is not for its caller.
 type Reason uint32

@@ -111,6 +111,19 @@ func TestConstants(t *testing.T) {
 			t.Errorf("%s is %d in guard.h (there: %v), %d here", name, got, ok, want)
 		}
 	}
+	for prefix, names := range map[string][]string{"PIN_": pins, "MOUNT_": mounts} {
+		for n, is := range names[1:] {
+			if name := prefix + strings.ToUpper(is); text[name] != uint32(n+1) {
+				t.Errorf("%s is %d in guard.h, %d here", name, text[name], n+1)
+			}
+			delete(text, prefix+strings.ToUpper(is))
+		}
+		for name := range text {
+			if strings.HasPrefix(name, prefix) {
+				t.Errorf("%s of guard.h has no text", name)
+			}
+		}
+	}
 	for n, names := range map[string]interface{ String() string }{"audit": Audit, "netlink": DeedNetlink, "owned": ReasonOwned, "link": Link} {
 		if names.String() != n {
 			t.Errorf("%s calls itself %s", n, names)

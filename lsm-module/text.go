@@ -31,6 +31,14 @@ func (e Event) String() string {
 	return b.String()
 }
 
+// ofType is empty where the type is not known.
+func ofType(names bpfname.List, n uint32) string {
+	if n == 0 {
+		return ""
+	}
+	return " of type " + names.Name(n)
+}
+
 func (e Event) what() string {
 	switch e.Deed {
 	case DeedBPF, DeedToken:
@@ -38,6 +46,8 @@ func (e Event) what() string {
 		switch s {
 		case "bpf prog_load":
 			s += " of type " + bpfname.Programs.Name(e.Type)
+		case "bpf map_create":
+			s += " of type " + bpfname.Maps.Name(e.Type)
 		case "bpf prog_attach", "bpf prog_detach", "bpf link_create":
 			s += " of type " + bpfname.Attachments.Name(e.Attach)
 		}
@@ -46,13 +56,13 @@ func (e Event) what() string {
 		}
 		return s
 	case DeedMap:
-		return "a descriptor of a map"
+		return "a descriptor of a map" + ofType(bpfname.Maps, e.Type)
 	case DeedProgram:
-		return "a descriptor of a program"
+		return "a descriptor of a program" + ofType(bpfname.Programs, e.Type)
 	case DeedPin:
-		return "a change of a pin"
+		return "a change of a pin (" + name(pins, e.Detail) + ")"
 	case DeedMount:
-		return "a change of a mount"
+		return "a change of a mount (" + name(mounts, e.Detail) + ")"
 	case DeedTrace:
 		return "a look into hornetd's memory"
 	case DeedSignal:

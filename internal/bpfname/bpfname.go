@@ -1,5 +1,5 @@
 // Package bpfname has the kernel's names of its own numbers: enum bpf_cmd,
-// bpf_prog_type and bpf_attach_type of include/uapi/linux/bpf.h in lower case and
+// bpf_map_type, bpf_prog_type and bpf_attach_type of include/uapi/linux/bpf.h in lower case and
 // without their prefixes, such as "prog_load", "cgroup_device" and "tcx_ingress".
 package bpfname
 
@@ -19,6 +19,10 @@ var (
 		prog_query raw_tracepoint_open btf_load btf_get_fd_by_id task_fd_query map_lookup_and_delete_elem map_freeze btf_get_next_id
 		map_lookup_batch map_lookup_and_delete_batch map_update_batch map_delete_batch link_create link_update link_get_fd_by_id
 		link_get_next_id enable_stats iter_create link_detach prog_bind_map token_create prog_stream_read_by_fd`))
+	Maps = List(strings.Fields(`unspec hash array prog_array perf_event_array percpu_hash percpu_array stack_trace cgroup_array lru_hash
+		lru_percpu_hash lpm_trie array_of_maps hash_of_maps devmap sockmap cpumap xskmap sockhash cgroup_storage reuseport_sockarray
+		percpu_cgroup_storage queue stack sk_storage devmap_hash struct_ops ringbuf inode_storage task_storage bloom_filter user_ringbuf
+		cgrp_storage arena insn_array`))
 	Programs = List(strings.Fields(`unspec socket_filter kprobe sched_cls sched_act tracepoint xdp perf_event cgroup_skb cgroup_sock
 		lwt_in lwt_out lwt_xmit sock_ops sk_skb cgroup_device sk_msg raw_tracepoint cgroup_sock_addr lwt_seg6local lirc_mode2
 		sk_reuseport flow_dissector cgroup_sysctl raw_tracepoint_writable cgroup_sockopt tracing struct_ops ext lsm sk_lookup syscall

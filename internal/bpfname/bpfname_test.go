@@ -18,6 +18,7 @@ func TestNames(t *testing.T) {
 		names        List
 	}{
 		{"bpf_cmd", "BPF_", Commands},
+		{"bpf_map_type", "BPF_MAP_TYPE_", Maps},
 		{"bpf_prog_type", "BPF_PROG_TYPE_", Programs},
 		{"bpf_attach_type", "BPF_", Attachments},
 	} {
