@@ -502,7 +502,8 @@ func (d *Daemon) listen(read func() (lsm.Event, error)) {
 func (d *Daemon) foreign(e lsm.Event) {
 	rec := audit.Record{Phase: audit.Note, Verb: verbForeign, Reason: e.String(),
 		Caller: audit.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID), Comm: e.Comm}}
-	rec.Caller.Unit, rec.Caller.Exe = foreignProcess(e)
+	unit, exe := foreignProcess(e)
+	rec.Caller.Unit, rec.Caller.Exe = cmp.Or(unitOfCgroup(e.Cgroup), unit), exe
 	if e.Object.Kind == lsm.Program && e.Object.ID != 0 {
 		rec.Programs = []uint32{e.Object.ID}
 	}

@@ -1,8 +1,15 @@
 package daemon
 
 import (
+	"encoding/binary"
+	"fmt"
+	"os"
 	"strings"
+	"sync"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/hornetd/hornetd/loader"
 	"github.com/hornetd/hornetd/manifest"
 )
 
@@ -44,4 +51,36 @@ func unitOf(cgroups string) string {
 // between them, each of which is a level.
 func validSlice(name string) bool {
 	return manifest.UnitCharacters(name) && !strings.Contains(name, "@") && !strings.HasPrefix(name, "-") && !strings.HasSuffix(name, "-") && !strings.Contains(name, "--")
+}
+
+// cgroupMount is where all cgroups of version 2 are, open.
+var cgroupMount = sync.OnceValues(func() (*os.File, error) {
+	dir, err := loader.CgroupMount()
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(dir)
+})
+
+// unitOfCgroup returns the unit that the cgroup with an id is in, whoever of it still lives,
+// or "" where the cgroup has gone. It takes CAP_DAC_READ_SEARCH.
+//
+// Source: open_by_handle_at(2); kernfs_fh_to_dentry in fs/kernfs/mount.c.
+func unitOfCgroup(id uint64) string {
+	const kernfs = 0xfe // the kernel's FILEID_KERNFS
+	mount, err := cgroupMount()
+	if err != nil {
+		return ""
+	}
+	fd, err := unix.OpenByHandleAt(int(mount.Fd()), unix.NewFileHandle(kernfs, binary.NativeEndian.AppendUint64(nil, id)), unix.O_PATH|unix.O_CLOEXEC)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return ""
+	}
+	below, _ := strings.CutPrefix(path, mount.Name())
+	return unitOf("0::" + below)
 }
