@@ -51,7 +51,11 @@ type Guard struct {
 	Floor   bool         `json:"floor"`             // it has one: what refuses when the kernel has taken all its pins away
 	Open    List[string] `json:"open"`              // what it cannot see on this kernel
 	Refused uint64       `json:"refused"`           // since it was armed, over restarts and upgrades of hornetd
-	Lost    uint64       `json:"lost"`              // of what it saw since then, untold
+	Lost    uint64       `json:"lost"`              // of what it saw since then, untold for want of room
+
+	// Suppressed is how much of it was untold as its caller, a user in a cgroup, caused more than 64
+	// in a second. The next event of that caller's says how many were theirs.
+	Suppressed uint64 `json:"suppressed"`
 
 	Enrolled List[Enrolled] `json:"enrolled"` // who is hornetd where systemd starts it as such; empty where hornetd is not told
 }

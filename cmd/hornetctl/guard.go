@@ -149,6 +149,7 @@ func (c *ctl) guardTable(g api.Guard) {
 		optional(t, "Ends by", g.Disarm)
 		t.row("Refused", fmt.Sprint(g.Refused))
 		t.row("Untold", fmt.Sprint(g.Lost))
+		t.row("Suppressed", fmt.Sprint(g.Suppressed))
 		for _, what := range g.Open {
 			t.row("Not seen", cell{what, uneasy})
 		}

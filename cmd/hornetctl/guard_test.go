@@ -17,13 +17,14 @@ func TestGuardTable(t *testing.T) {
 		guard api.Guard
 		want  string
 	}{
-		{api.Guard{Mode: api.GuardEnforce, Wanted: api.GuardEnforce, Confirm: "9m30s", Disarm: "root", Refused: 3, Lost: 1,
+		{api.Guard{Mode: api.GuardEnforce, Wanted: api.GuardEnforce, Confirm: "9m30s", Disarm: "root", Refused: 3, Lost: 1, Suppressed: 5,
 			Open: []string{"32-bit programs"}, Hooks: []string{"guard_bpf", "guard_exec"}, Floor: true, Enrolled: []api.Enrolled{{SHA256: "ab", Inode: 7, Device: "8:1", Running: true}}},
 			`Guard       enforce
 To confirm  within 9m30s
 Ends by     root
 Refused     3
 Untold      1
+Suppressed  5
 Not seen    32-bit programs
 Hooks       guard_bpf, guard_exec
 Floor       in force

@@ -849,7 +849,8 @@ func (d *Daemon) guardLocked() *api.Guard {
 		}
 		out.Mode = api.GuardMode(s.Mode.String())
 		out.Open = s.Open
-		out.Hooks, out.Floor, out.Refused, out.Lost = s.Hooks, s.Floor, s.Refused, s.Lost
+		out.Hooks, out.Floor = s.Hooks, s.Floor
+		out.Refused, out.Lost, out.Suppressed = s.Refused, s.Lost, s.Suppressed
 		out.Enrolled = d.enrolled
 		if s.Confirm > 0 {
 			out.Confirm = s.Confirm.Round(time.Second).String()
