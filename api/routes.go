@@ -111,7 +111,8 @@ type PlanRequest struct{}
 type GuardRequest struct {
 	Mode GuardMode `json:"mode,omitempty"` // absent: as it is
 	// ConfirmWithin, with Mode enforce, has it fall back to audit unless it is
-	// confirmed in that time, such as "10m".
+	// confirmed in that time, such as "10m". Without it, where it begins to enforce,
+	// confirm of [guard] counts, and a time that runs already goes on.
 	ConfirmWithin string `json:"confirm_within,omitempty"`
 	Confirm       bool   `json:"confirm,omitempty"` // it stays as it is
 	Reason        string `json:"reason,omitempty"`  // for the audit log; must be there with Mode off

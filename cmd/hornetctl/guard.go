@@ -35,11 +35,13 @@ host reboots. Only root may.`,
 	}
 	var enforce, audit, disarm api.GuardRequest
 	var within time.Duration
-	enforceCmd := c.guardChange("enforce", "Refuse what others do", `Refuse from now on what others do with eBPF. With --confirm-within it falls back
+	var enforceCmd *cobra.Command
+	enforceCmd = c.guardChange("enforce", "Refuse what others do", `Refuse from now on what others do with eBPF. With --confirm-within it falls back
 to audit unless "hornetctl guard confirm" comes in time, so that nobody shuts
-himself out.`, func() api.GuardRequest {
+himself out. Without it, the time that runs already goes on, and where it begins
+to enforce confirm of [guard] in hornetd.toml counts.`, func() api.GuardRequest {
 		enforce.Mode = api.GuardEnforce
-		if within > 0 {
+		if enforceCmd.Flags().Changed("confirm-within") {
 			enforce.ConfirmWithin = within.String()
 		}
 		return enforce
@@ -53,7 +55,7 @@ himself out.`, func() api.GuardRequest {
 		cmd.Flags().StringVar(&req.Reason, "reason", "", "why, a `text` for the audit log")
 	}
 	cmd.AddCommand(auditCmd, enforceCmd,
-		c.guardChange("confirm", "Let the guard go on enforcing", "Take the time limit away that enforce --confirm-within set.",
+		c.guardChange("confirm", "Let the guard go on enforcing", "Take the time limit away that enforce set.",
 			func() api.GuardRequest { return api.GuardRequest{Confirm: true} }),
 		disarmCmd, c.guardEnroll(), c.guardRetire(), c.guardStatement(), c.guardTrust())
 	signs := map[*cobra.Command]api.GuardAct{disarmCmd: api.ActDisarm, auditCmd: api.ActAudit}

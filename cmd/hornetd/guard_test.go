@@ -161,19 +161,21 @@ func TestGuardEnforces(t *testing.T) {
 	}
 }
 
-// TestGuardLimit: it falls back to audit where nobody confirms, and only there.
+// TestGuardLimit: it falls back to audit where nobody confirms, and only there, which is recorded. The
+// time is that of hornetd.toml where none is named, and enforce asked for again does not take it away.
 func TestGuardLimit(t *testing.T) {
 	testenv.NoLeaks(t)
-	h, c := guarded(t, api.GuardAudit, "")
+	h, c := guarded(t, api.GuardAudit, "confirm = \"10s\"\n")
+	endsBeforeItIsTold(t, h)
 	load := attacks(t, h, c)["load"]
-	if out, done := load(); !done {
-		t.Fatalf("audited: %s", out)
-	}
-	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardEnforce, ConfirmWithin: "10s"}); err != nil {
-		t.Fatal(err)
-	}
-	if out, done := load(); done {
-		t.Errorf("enforced, and loaded: %s", out)
+	for range 2 {
+		g, err := h.Client().Guard(t.Context(), api.GuardRequest{Mode: api.GuardEnforce})
+		if err != nil || g.Confirm == "" {
+			t.Fatalf("%v, guard %+v", err, g)
+		}
+		if out, done := load(); done {
+			t.Errorf("enforced, and loaded: %s", out)
+		}
 	}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if _, done := load(); done {
@@ -190,6 +192,13 @@ func TestGuardLimit(t *testing.T) {
 	if s.Guard.Mode != api.GuardAudit || !strings.Contains(s.Guard.Reason, "nobody confirmed") {
 		t.Errorf("guard %+v", s.Guard)
 	}
+	fell := func(r guardRecord) bool {
+		return r.Verb == "guard" && r.Phase == "note" && strings.Contains(r.Reason, "fell back to audit: nobody confirmed in time")
+	}
+	onRecord(t, h, fell)
+	if out, stderr, exit := h.Ctl("events", "--kind", "guard"); exit != 0 || !strings.Contains(out, "nobody confirmed") {
+		t.Errorf("events: exit %d: %s%s", exit, out, stderr)
+	}
 	if _, err := h.Client().Guard(t.Context(), api.GuardRequest{Confirm: true}); err == nil {
 		t.Error("confirmed too late")
 	}
@@ -203,6 +212,30 @@ func TestGuardLimit(t *testing.T) {
 	if out, done := load(); done {
 		t.Errorf("confirmed, and loaded: %s", out)
 	}
+	if n := len(records(t, h, fell)); n != 1 {
+		t.Errorf("%d records of one fall", n)
+	}
+}
+
+// endsBeforeItIsTold has a process be audited: also where it has ended since its unit is known.
+func endsBeforeItIsTold(t *testing.T, h *testdaemon.Host) {
+	t.Helper()
+	unit := filepath.Join(testenv.CgroupRoot(t), "of-a-test.service")
+	if err := os.Mkdir(unit, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(unit); err != nil {
+			t.Error(err)
+		}
+	})
+	pin := filepath.Join(testenv.BPFFS(t), "map")
+	h.Stopped(func() {
+		run(t, "sh", "-c", "echo $$ >"+unit+"/cgroup.procs && bpftool map create "+pin+" type lru_hash key 4 value 4 entries 1 name of_a_test; rm "+pin)
+	})
+	onRecord(t, h, func(r guardRecord) bool {
+		return r.Verb == "foreign" && r.Reason == `bpf map_create of type lru_hash "of_a_test"` && r.Caller.Unit == "of-a-test.service" && r.Caller.Exe == ""
+	})
 }
 
 // TestGuardSealed: where only a reboot is to end it, root's word neither ends it nor
@@ -235,6 +268,22 @@ func TestGuardSealed(t *testing.T) {
 	}
 	if _, stderr, exit := h.Ctl("reload"); exit != 0 {
 		t.Error(stderr)
+	}
+	// A limit makes nothing weaker that refuses nothing.
+	if _, stderr, exit := h.Ctl("guard", "enforce", "--confirm-within", "1s"); exit != 0 {
+		t.Fatal(stderr)
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		s, err := h.Client().Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Guard.Mode == api.GuardAudit {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it does not fall back")
+		}
 	}
 }
 
@@ -402,25 +451,37 @@ func TestGuardAuditAnyway(t *testing.T) {
 type guardRecord struct {
 	Phase, Verb, Reason, Error string
 	Caller                     struct {
-		UID       uint32
-		Exe, Comm string
+		UID             uint32
+		Exe, Comm, Unit string
 	}
 }
 
 // onRecord waits for a record of the audit log.
 func onRecord(t *testing.T, h *testdaemon.Host, like func(guardRecord) bool) {
 	t.Helper()
-	var b []byte
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		b, _ = os.ReadFile(filepath.Join(h.State, "audit", "audit.jsonl"))
-		for line := range strings.Lines(string(b)) {
-			var r guardRecord
-			if json.Unmarshal([]byte(line), &r) == nil && like(r) {
-				return
-			}
+		if len(records(t, h, like)) > 0 {
+			return
 		}
 	}
+	b, _ := os.ReadFile(filepath.Join(h.State, "audit", "audit.jsonl"))
 	t.Errorf("no such record in\n%s", b)
+}
+
+// records returns those of the audit log that are like that.
+func records(t *testing.T, h *testdaemon.Host, like func(guardRecord) bool) (all []guardRecord) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(h.State, "audit", "audit.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var r guardRecord
+		if json.Unmarshal([]byte(line), &r) == nil && like(r) {
+			all = append(all, r)
+		}
+	}
+	return all
 }
 
 // TestGuardCheck: hornetd --check names a file of an entry without which nothing is armed.

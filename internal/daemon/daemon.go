@@ -57,6 +57,7 @@ type Daemon struct {
 	ratchet ratchet      // read and written on the owner's thread only
 	lost    error        // what became of the ratchet, for the start to tell
 	guard   guardian     // on the owner's thread only
+	falls   atomic.Int64 // when the guard falls back to audit, in nanoseconds since boot; 0 is never
 	signed  atomic.Int64 // newest signing time that counts, in Unix seconds: see clock
 
 	watcher     atomic.Pointer[watcher] // nil until Start is done
@@ -257,6 +258,7 @@ func (d *Daemon) start() error {
 	if err := d.startGuard(); err != nil {
 		return err
 	}
+	d.tellFall(" before this start")
 	d.sweepBundles()
 	d.sweepCgroups()
 	d.adoptRatchet(d.lost)

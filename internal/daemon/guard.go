@@ -61,6 +61,7 @@ type guardian struct {
 	heard  chan struct{} // closed when nobody reads them any more
 	swept  time.Time
 	made   uint64 // objects by then
+	fell   bool   // back to audit, which is on record
 }
 
 // seals is what is sealed in the guard that is in force.
@@ -231,6 +232,39 @@ func (d *Daemon) guardChanged(what string) {
 	if _, err := d.audit.Append(audit.Record{Phase: audit.Note, Verb: verbGuard, Reason: what}); err != nil {
 		d.log.Error("audit record", zap.Error(err))
 	}
+}
+
+// tellFall records once that the guard fell back to audit, which the kernel has it do, and notes
+// when it will, for the watcher. It runs on the owner's thread.
+func (d *Daemon) tellFall(before string) {
+	d.falls.Store(0)
+	if d.guard.force == nil {
+		d.guard.fell = false
+		return
+	}
+	s, err := d.guard.force.Status()
+	if err != nil {
+		d.log.Warn("guard", zap.Error(err))
+		return
+	}
+	fell := s.Mode == lsm.Enforce && !s.Enforces
+	if fell && !d.guard.fell {
+		d.guardChanged("it enforced, and fell back to audit" + before + ": nobody confirmed in time")
+	}
+	d.guard.fell = fell
+	if now, err := sinceBoot(); err == nil && s.Confirm > 0 {
+		d.falls.Store(int64(now + s.Confirm))
+	}
+}
+
+// fallDue reports whether the guard may have fallen back since tellFall.
+func (d *Daemon) fallDue() bool {
+	at := d.falls.Load()
+	if at == 0 {
+		return false
+	}
+	now, err := sinceBoot()
+	return err == nil && int64(now) >= at
 }
 
 func (d *Daemon) cannotGuard(err error) {
@@ -646,12 +680,14 @@ func openExecutable(path string) (*os.File, error) {
 // changeGuard does something to the guard, on record.
 func (d *Daemon) changeGuard(who Peer, reason string, do func() error) (api.Guard, error) {
 	err := d.change(who, verbGuard, "", nil, func() (err error) {
+		d.tellFall("")
 		a := d.begin(who, verbGuard, "", api.EventGuard)
 		a.rec.Reason = reason
 		defer func() { err = a.conclude(err) }()
 		if err := a.intend(); err != nil {
 			return err
 		}
+		defer d.tellFall("")
 		return do()
 	})
 	if err != nil {
@@ -735,7 +771,7 @@ func (d *Daemon) setGuard(w wish) error {
 		if w.confirm || w.mode == lsm.Off {
 			return d.notInForce()
 		}
-		if err := d.arm(w.mode, w.within); err != nil {
+		if err := d.arm(w.mode, w.limit(lsm.Status{}, d.cfg.Guard.Confirm)); err != nil {
 			return err
 		}
 		d.inventory()
@@ -748,17 +784,30 @@ func (d *Daemon) setGuard(w wish) error {
 	if err != nil {
 		return err
 	}
+	within := w.limit(s, d.cfg.Guard.Confirm)
 	switch {
-	case d.seals.strict && !w.signed && (w.mode < s.Mode || !d.seals.same || w.within > 0):
+	case d.seals.strict && !w.signed && (w.mode < s.Mode || !d.seals.same || w.within > 0 && s.Enforces):
 		return d.errSealed("nothing makes it weaker")
 	case w.mode == lsm.Off:
 		return d.disarm()
 	case d.seals.same && s.Current && !s.Holed && len(d.cfg.Guard.Allow) == 0: // whose files may be others by now
-		return g.SetMode(w.mode, w.within)
+		return g.SetMode(w.mode, within)
 	case w.mode < s.Mode:
 		return d.weakenGuard(w.mode)
 	}
-	return d.upgradeGuard(w.mode, w.within, nil)
+	return d.upgradeGuard(w.mode, within, nil)
+}
+
+// limit is the time to confirm where a guard that is as s says is asked for w: that which was
+// named; or else what is left of it, where it enforces, and what hornetd.toml has, where it begins to.
+func (w wish) limit(s lsm.Status, confirm time.Duration) time.Duration {
+	switch {
+	case w.mode != lsm.Enforce || w.within > 0:
+		return w.within
+	case s.Enforces:
+		return s.Confirm
+	}
+	return confirm
 }
 
 // weakenGuard has what is in force do less at once. That whoever is shut out has it audit is

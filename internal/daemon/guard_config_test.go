@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -44,6 +45,29 @@ func TestCheckListed(t *testing.T) {
 			return strings.Contains(err.Error(), a.Executable+":") && remedy.Of(err) != ""
 		}) {
 			t.Errorf("%s, %+v: %v", tt.mode, tt.allow, got)
+		}
+	}
+}
+
+// What limits enforcing is what was asked for, or is there already, or what hornetd.toml says.
+func TestLimit(t *testing.T) {
+	const confirm = 10 * time.Minute
+	for _, tt := range []struct {
+		w    wish
+		s    lsm.Status
+		want time.Duration
+	}{
+		{wish{mode: lsm.Enforce}, lsm.Status{}, confirm},
+		{wish{mode: lsm.Enforce}, lsm.Status{Mode: lsm.Audit}, confirm},
+		{wish{mode: lsm.Enforce}, lsm.Status{Mode: lsm.Enforce}, confirm}, // it fell back
+		{wish{mode: lsm.Enforce}, lsm.Status{Mode: lsm.Enforce, Enforces: true}, 0},
+		{wish{mode: lsm.Enforce}, lsm.Status{Mode: lsm.Enforce, Enforces: true, Confirm: time.Second}, time.Second},
+		{wish{mode: lsm.Enforce, within: time.Hour}, lsm.Status{Mode: lsm.Audit}, time.Hour},
+		{wish{mode: lsm.Enforce, within: time.Hour}, lsm.Status{Mode: lsm.Enforce, Enforces: true, Confirm: time.Second}, time.Hour},
+		{wish{mode: lsm.Audit}, lsm.Status{Mode: lsm.Enforce, Enforces: true, Confirm: time.Second}, 0},
+	} {
+		if got := tt.w.limit(tt.s, confirm); got != tt.want {
+			t.Errorf("%+v of %+v: %s, want %s", tt.w, tt.s, got, tt.want)
 		}
 	}
 }

@@ -155,6 +155,9 @@ func (w *watcher) survey(hinted bool) time.Duration {
 	if w.d.amnesty.Swap(false) {
 		clear(w.tries)
 	}
+	if w.d.fallDue() {
+		w.do(func() error { w.d.tellFall(""); return nil })
+	}
 	maps.DeleteFunc(w.tries, func(name string, _ patience) bool {
 		_, waits := c.waiting[name]
 		return c.running[name] == nil && !waits

@@ -218,7 +218,14 @@ func guardFallsBack(t *testing.T) {
 		t.Errorf("root makes no map: %s", out)
 	}
 	run(t, "hornetctl", "guard", "enforce")
+	if g := guard(t); g.Confirm == "" {
+		t.Errorf("enforced anew, and nobody is to confirm: %+v", g)
+	}
+	run(t, "hornetctl", "guard", "confirm")
 	refusedToRoot(t)
+	if log := read(t, "/var/lib/hornet/audit/audit.jsonl"); strings.Count(log, `"reason":"it enforced, and fell back to audit: nobody confirmed in time"`) != 1 || !strings.Contains(log, "fell back to audit before this start: ") {
+		t.Errorf("that it fell back is not on record:\n%s", log)
+	}
 }
 
 // A program of root's may what hornetd.toml says when that was read and root has said so, and
@@ -238,7 +245,7 @@ func guardEntry(t *testing.T) {
 	update()
 	makes("not listed", false)
 	soon(t, "an event of it", func() bool { // the first of them, with the path if its process is still there
-		return regexp.MustCompile(`bpf map_create( "mine")? by (/root/)?mine: refused`).MatchString(run(t, "hornetctl", "events", "--kind", "foreign"))
+		return regexp.MustCompile(`bpf map_create of type \w+( "mine")? by (/root/)?mine: refused`).MatchString(run(t, "hornetctl", "events", "--kind", "foreign"))
 	})
 	before := read(t, configFile)
 	put(t, configFile, before+"\n[[guard.allow]]\nexecutable = \""+mine+"\"\ncommands = [\"map_create\"]\n")
