@@ -105,7 +105,7 @@ func TestGuardUpgradeHears(t *testing.T) {
 }
 
 // TestGuardFloorDetached: while the guard only tells anybody may detach its floor, and the next
-// start puts it right.
+// start puts it right. One that is to enforce and cannot have it do so does not become ready.
 func TestGuardFloorDetached(t *testing.T) {
 	testenv.NoLeaks(t)
 	h, _ := guarded(t, api.GuardAudit, "")
@@ -113,8 +113,22 @@ func TestGuardFloorDetached(t *testing.T) {
 	if g := s.mode(); !g.Floor {
 		t.Fatalf("guard %+v", g)
 	}
+	before, err := os.ReadFile(h.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
 	h.Stop()
 	endFloors(t)
+	const notReady = `not ready, guard.mode = "enforce": guard: `
+	other := "[guard]\nmode = \"enforce\"\nallow = [{ executable = \"/bin/true\", signals = true }]\n"
+	h.Write("hornetd.toml", bytes.Replace(before, []byte("[guard]\n"), []byte(other), 1))
+	if log := s.fromInit(); !strings.Contains(log, notReady+"its floor was detached") {
+		t.Errorf("its floor detached, and other settings: %s", log)
+	}
+	if err := h.TryStart(); err == nil || !strings.Contains(h.Log(), notReady) || !strings.Contains(h.Log(), "does not know this process as hornetd") {
+		t.Errorf("of one that it does not know: %v: %s", err, h.Log())
+	}
+	h.Write("hornetd.toml", before)
 	log := s.fromInit()
 	if g := s.mode(); g.Mode != api.GuardAudit || !g.Floor || g.Reason != "" {
 		t.Errorf("guard %+v: %s", g, log)

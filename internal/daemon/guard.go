@@ -133,7 +133,7 @@ func (d *Daemon) startGuard() error {
 			return nil
 		}
 		if want == config.GuardEnforce {
-			return fmt.Errorf(`not ready, guard.mode = "enforce": %w`, err)
+			return errWeaker(err)
 		}
 		d.cannotGuard(err)
 		d.detect()
@@ -157,6 +157,9 @@ func (d *Daemon) startGuard() error {
 		return d.endDisarmed()
 	}
 	if err := d.takeUp(want); err != nil {
+		if s, lookErr := d.guard.force.Status(); want == config.GuardEnforce && (lookErr != nil || s.Mode != lsm.Enforce || !s.Asked) {
+			return errWeaker(errors.Join(err, lookErr))
+		}
 		d.cannotGuard(err)
 	}
 	return d.readExecutables()
@@ -184,13 +187,27 @@ func startedByHand() error {
 }
 
 // foreignGuard is a start under a guard that does not take this process for
-// hornetd. One that enforces would refuse it everything.
+// hornetd. One that enforces would refuse it everything, and one that audits this
+// start cannot have enforce.
 func (d *Daemon) foreignGuard(err error) error {
-	if s, lookErr := lsm.Look(d.guardDir()); lookErr != nil || s.Enforces {
+	s, lookErr := lsm.Look(d.guardDir())
+	switch {
+	case lookErr != nil || s.Enforces:
 		return errors.Join(err, lookErr)
+	case d.cfg.Guard.Mode == config.GuardEnforce && s.Mode != lsm.Enforce: // else it fell back
+		return errWeaker(remedy.With(err, `%s; or say guard.mode = "audit"`, remedy.Of(err)))
 	}
 	d.cannotGuard(err)
 	return nil
+}
+
+// errWeaker has a start fail that is to enforce, and would not: nobody is to believe that it does.
+func errWeaker(err error) error {
+	return remedy.With(fmt.Errorf(`not ready, guard.mode = "enforce": %w`, err), "%s", cmp.Or(remedy.Of(err), `say guard.mode = "audit" until that is mended`))
+}
+
+func errNotAsked() error {
+	return remedy.With(errors.New("guard: it is armed, and the kernel does not ask it"), "sysctl kernel.ftrace_enabled=1, and look for who turned it off")
 }
 
 // takeUp makes a guard that was adopted one of this build, and stronger where it
@@ -208,10 +225,12 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 		mode, within = modeOf(want), d.cfg.Guard.Confirm
 	}
 	switch {
+	case want == config.GuardEnforce && !s.Asked:
+		return errNotAsked()
 	case (!s.Current || s.Holed || !d.seals.whole) && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
 		err = d.upgradeGuard(mode, within, nil)
 	case s.Holed && mode == lsm.Enforce: // the next start could not take that up
-		return remedy.With(errors.New("guard: its floor was detached, and hornetd.toml says other things than when it was armed, so that a start makes no other"), "hornetctl guard enforce")
+		return remedy.With(errors.New("guard: its floor was detached, and hornetd.toml says other things than when it was armed, so that a start makes no other"), `say guard.mode = "audit", start hornetd, hornetctl guard enforce; then say "enforce" again`)
 	case mode != s.Mode:
 		err = d.guard.force.SetMode(mode, within)
 		if err == nil && s.Current {
@@ -913,7 +932,7 @@ func (d *Daemon) guardLocked() *api.Guard {
 		}
 		if !s.Asked {
 			out.Mode = api.GuardOff
-			err = remedy.With(errors.New("it is armed, and the kernel does not ask it"), "sysctl kernel.ftrace_enabled=1, and look for who turned it off")
+			err = errNotAsked()
 		}
 	}
 	if err != nil {
