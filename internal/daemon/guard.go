@@ -157,7 +157,7 @@ func (d *Daemon) startGuard() error {
 		return d.endDisarmed()
 	}
 	if err := d.takeUp(want); err != nil {
-		if s, lookErr := d.guard.force.Status(); want == config.GuardEnforce && (lookErr != nil || s.Mode != lsm.Enforce || !s.Asked) {
+		if s, lookErr := d.guard.force.Status(); want == config.GuardEnforce && (lookErr != nil || s.Mode != lsm.Enforce) {
 			return errWeaker(errors.Join(err, lookErr))
 		}
 		d.cannotGuard(err)
@@ -195,6 +195,9 @@ func (d *Daemon) foreignGuard(err error) error {
 	case lookErr != nil || s.Enforces:
 		return errors.Join(err, lookErr)
 	case d.cfg.Guard.Mode == config.GuardEnforce && s.Mode != lsm.Enforce: // else it fell back
+		if !s.Asked { // whom systemd starts it knows by what the kernel asks it
+			err = errNotAsked()
+		}
 		return errWeaker(remedy.With(err, `%s; or say guard.mode = "audit"`, remedy.Of(err)))
 	}
 	d.cannotGuard(err)
@@ -225,8 +228,6 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 		mode, within = modeOf(want), d.cfg.Guard.Confirm
 	}
 	switch {
-	case want == config.GuardEnforce && !s.Asked:
-		return errNotAsked()
 	case (!s.Current || s.Holed || !d.seals.whole) && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
 		err = d.upgradeGuard(mode, within, nil)
 	case s.Holed && mode == lsm.Enforce: // the next start could not take that up
@@ -809,6 +810,8 @@ func (d *Daemon) setGuard(w wish) error {
 		return d.errSealed("nothing makes it weaker")
 	case w.mode == lsm.Off:
 		return d.disarm()
+	case w.mode == lsm.Enforce && !s.Asked:
+		return errNotAsked()
 	case d.seals.same && s.Current && !s.Holed && len(d.cfg.Guard.Allow) == 0: // whose files may be others by now
 		return g.SetMode(w.mode, within)
 	case w.mode < s.Mode:
