@@ -259,8 +259,9 @@ func placeOf(dir string) (place, error) {
 		return p, nil
 	}
 	base := filepath.Base(dir)
-	if len(base) >= nameSize {
-		return p, fmt.Errorf("guard: cgroup %q: its name has %d bytes, the most is %d", dir, len(base), nameSize-1)
+	// The guard reads what is left of a longer name, which has one byte more than this.
+	if most := nameSize - 2; len(base) > most {
+		return p, remedy.With(fmt.Errorf("guard: cgroup %q: its name has %d bytes, the most is %d", dir, len(base), most), "give it a shorter name")
 	}
 	p.Parent = parent.Ino // the cgroup's id, where an inode's number has 64 bits
 	copy(p.Name[:], base)

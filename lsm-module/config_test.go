@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hornetd/hornetd/internal/remedy"
@@ -34,6 +35,14 @@ func TestPlaceOf(t *testing.T) {
 	}
 	if got, err := placeOf(filepath.Join(there, "a/b")); !errors.Is(err, fs.ErrNotExist) || remedy.Of(err) == "" {
 		t.Errorf("without its parent: %+v, %v, want an error with a remedy", got, err)
+	}
+	most := strings.Repeat("m", 62)
+	if got, err := placeOf(filepath.Join(root, most)); err != nil || string(got.Name[:62]) != most {
+		t.Errorf("the longest name: %+v, %v", got, err)
+	}
+	// The guard reads no more of it, and of one that begins like it.
+	if got, err := placeOf(filepath.Join(root, most+"m")); err == nil || remedy.Of(err) == "" {
+		t.Errorf("a name that begins like longer ones: %+v, %v, want an error with a remedy", got, err)
 	}
 	for _, dir := range []string{"/tmp", "/tmp/nothing", "/"} {
 		if got, err := placeOf(dir); err == nil {
