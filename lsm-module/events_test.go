@@ -272,6 +272,24 @@ func try(what, text string, number int) error {
 		return err
 	case "on":
 		return on(text)
+	case "extends":
+		of, err := ebpf.NewProgramFromFD(mustDup(number))
+		if err != nil {
+			return err
+		}
+		defer of.Close()
+		p, err := extension(of)
+		if err == nil {
+			p.Close()
+		}
+		return err
+	case "set-bpf": // of a file that has no ioctls: a guard answers before that
+		null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(null)
+		return unix.IoctlSetInt(null, unix.PERF_EVENT_IOC_SET_BPF, number)
 	case "open":
 		f, err := os.OpenFile(text, os.O_WRONLY, 0)
 		if err == nil {

@@ -237,7 +237,7 @@ static __always_inline _Bool maker(void)
 
 static __always_inline _Bool makes_maps(__u32 command)
 {
-	return maker() && (command == BPF_MAP_CREATE || command == BPF_BTF_LOAD || command == BPF_TOKEN_CREATE);
+	return (command == BPF_MAP_CREATE || command == BPF_BTF_LOAD || command == BPF_TOKEN_CREATE) && maker();
 }
 
 static __always_inline void identify(struct inode *inode, struct exe *exe)
@@ -555,6 +555,7 @@ static __always_inline enum class class(__u32 command)
 	case BPF_PROG_TEST_RUN:
 		return GATED_OF_FD;
 	case BPF_PROG_ATTACH:
+	case BPF_PROG_DETACH:
 		return GATED_OF_SECOND;
 	case BPF_RAW_TRACEPOINT_OPEN:
 		return GATED_OF_THIRD;
@@ -563,8 +564,47 @@ static __always_inline enum class class(__u32 command)
 	}
 }
 
+/* Is it attached to a map? Others have there a cgroup's descriptor, or an interface's number. */
+static __always_inline _Bool to_map(__u32 attach)
+{
+	switch (attach) {
+	case BPF_SK_SKB_STREAM_PARSER:
+	case BPF_SK_SKB_STREAM_VERDICT:
+	case BPF_SK_MSG_VERDICT:
+	case BPF_SK_SKB_VERDICT:
+		return 1;
+	}
+	return 0;
+}
+
+/* Does it take the place of another program's function? The kernel attaches it to that
+ * program whatever attach type is asked for. */
+static __always_inline _Bool extends(__u32 fd)
+{
+	struct bpf_prog *prog = BPF_CORE_READ(file_of(fd), private_data);
+
+	return BPF_CORE_READ(prog, type) == BPF_PROG_TYPE_EXT;
+}
+
+/* The descriptor that a command has beside the one that its class says, or one that
+ * nothing has. */
+static __always_inline __u32 second(__u32 command, struct attr *a)
+{
+	switch (command) {
+	case BPF_PROG_ATTACH:
+	case BPF_PROG_DETACH:
+		return to_map(a->attach) ? a->target : -1;
+	case BPF_LINK_CREATE:
+		return to_map(a->attach) || extends(a->fd) ? a->w1 : -1;
+	case BPF_LINK_UPDATE: /* what comes in */
+	case BPF_PROG_BIND_MAP:
+		return a->w1;
+	}
+	return -1;
+}
+
 /* Something of hornetd's. */
-static __always_inline int touches(enum class class, struct attr *a, struct what *what)
+static __always_inline int touches(__u32 command, enum class class, struct attr *a, struct what *what)
 {
 	struct object o = {};
 
@@ -591,6 +631,8 @@ static __always_inline int touches(enum class class, struct attr *a, struct what
 	default:
 		return 0;
 	}
+	if (class >= GATED && !is_owned(o.kind, o.id))
+		object_of(second(command, a), &o);
 	if (!is_owned(o.kind, o.id))
 		return 0;
 	if ((class == OF_FD || class == OF_BATCH) && is_owned_so(o.kind, o.id, OWNED_SHARED))
@@ -703,6 +745,13 @@ static __always_inline _Bool at_floor(__u32 command, __u32 attach)
 	return attach == BPF_LSM_CGROUP && (command == BPF_PROG_ATTACH || command == BPF_PROG_DETACH || command == BPF_LINK_CREATE);
 }
 
+/* Is it let through whatever it is about? Where keyrings count, every call of a thread's
+ * ends the run before it. */
+static __always_inline _Bool easy(__u32 command)
+{
+	return class(command) == FREE && !state.keyrings;
+}
+
 /* Of whoever is not hornetd. */
 static __always_inline int judge(__u32 command, struct attr *a, _Bool kernel)
 {
@@ -716,7 +765,7 @@ static __always_inline int judge(__u32 command, struct attr *a, _Bool kernel)
 	vouch = vouched(command, a, what.attach, kernel);
 	if (c == FREE)
 		return 0;
-	if (touches(c, a, &what))
+	if (touches(command, c, a, &what))
 		return c == OF_LINK_ID && !listed(command, 0, 0) ? 0 : refuse(&what);
 	if (at_floor(command, what.attach)) {
 		what.reason = REASON_OWNED;
@@ -734,14 +783,16 @@ static __always_inline int judge(__u32 command, struct attr *a, _Bool kernel)
 
 static __always_inline int call(int cmd, union bpf_attr *attr, _Bool kernel)
 {
-	__u32 command = cmd & ~BPF_COMMON_ATTRS;
+	__u32 command = cmd & ~BPF_COMMON_ATTRS, mark = mark_of(bpf_get_current_task_btf());
 	struct attr a = {};
 
 	__sync_fetch_and_add(&state.calls, 1);
-	bpf_probe_read_kernel(&a, sizeof(a), attr);
-	if ((hornetd() || maker()) && note(command))
+	if (mark && note(command))
 		return -ENOMEM;
-	return hornetd() ? pins(command, &a) : judge(command, &a, kernel);
+	if (easy(command))
+		return 0;
+	bpf_probe_read_kernel(&a, sizeof(a), attr);
+	return mark == MARK_HORNETD ? pins(command, &a) : judge(command, &a, kernel);
 }
 
 /* Of an argument that is a bool the lowest byte is defined, and it is all that is looked at. */
@@ -849,18 +900,26 @@ int BPF_PROG(guard_setsockopt, struct socket *sock, int level, int name)
 	return what.reason ? refuse(&what) : 0;
 }
 
-static __always_inline int ioctl(unsigned int cmd)
+static __always_inline int ioctl(unsigned int cmd, unsigned long arg)
 {
 	struct what what = { .deed = DEED_IOCTL, .attach = BPF_PERF_EVENT };
+	struct object o = {};
 
 	if (hornetd())
 		return 0;
 	what.detail = cmd;
 	switch (cmd) {
 	case PERF_EVENT_IOC_SET_BPF:
-	case TUNSETSTEERINGEBPF:
+	case TUNSETSTEERINGEBPF: /* these have the descriptor in the caller's memory */
 	case TUNSETFILTEREBPF:
 		what.reason = listed(BPF_LINK_CREATE, 0, BPF_PERF_EVENT);
+		if (cmd == PERF_EVENT_IOC_SET_BPF)
+			object_of(arg, &o);
+		if (!is_owned(o.kind, o.id))
+			break;
+		what.reason = REASON_OWNED;
+		what.kind = o.kind;
+		what.id = o.id;
 		break;
 	/* An enrolled file of another generation could be written, and then have its own
 	 * again. Of any file: a stacked file system passes this on without asking. */
@@ -875,15 +934,15 @@ static __always_inline int ioctl(unsigned int cmd)
 }
 
 SEC("lsm/file_ioctl")
-int BPF_PROG(guard_ioctl, struct file *file, unsigned int cmd)
+int BPF_PROG(guard_ioctl, struct file *file, unsigned int cmd, unsigned long arg)
 {
-	return ioctl(cmd);
+	return ioctl(cmd, arg);
 }
 
 SEC("lsm/file_ioctl_compat")
-int BPF_PROG(guard_ioctl_compat, struct file *file, unsigned int cmd)
+int BPF_PROG(guard_ioctl_compat, struct file *file, unsigned int cmd, unsigned long arg)
 {
-	return ioctl(cmd);
+	return ioctl(cmd, arg);
 }
 
 /* rtnetlink: XDP of an interface, and filters and actions of the kind bpf, wherever
@@ -1083,6 +1142,7 @@ int BPF_PROG(guard_prog, struct bpf_prog *prog)
 	struct bpf_prog_aux *aux = prog->aux;
 	struct what what = { .deed = DEED_PROGRAM, .reason = REASON_OWNED, .kind = KIND_PROGRAM, .id = aux->id, .type = prog->type, .name = aux->name };
 	struct uses u = {};
+	__u32 target;
 
 	if (hornetd())
 		return within(BPF_PROG_LOAD) ? made(aux, KIND_PROGRAM, aux->id) : 0;
@@ -1090,6 +1150,12 @@ int BPF_PROG(guard_prog, struct bpf_prog *prog)
 		return refuse(&what);
 	if (is_owned(KIND_PROGRAM, aux->id))
 		return listed(BPF_PROG_GET_FD_BY_ID, 0, 0) ? refuse(&what) : 0;
+	/* One that is loaded for a function of another program's has that until it is attached. */
+	target = BPF_CORE_READ(aux, dst_prog, aux, id);
+	if (is_owned(KIND_PROGRAM, target)) {
+		what.id = target;
+		return refuse(&what);
+	}
 	u.maps = BPF_CORE_READ(aux, used_maps);
 	bpf_loop(BPF_CORE_READ(aux, used_map_cnt), use, &u, 0);
 	if (!u.owned)
@@ -2078,13 +2144,14 @@ static __always_inline int answer(struct exe *exe, int result)
 
 static __always_inline int floor(int cmd, union bpf_attr *attr, _Bool kernel)
 {
+	__u32 command = cmd & ~BPF_COMMON_ATTRS;
 	struct attr a = {};
 
 	__sync_fetch_and_add(&state.floorcalls, 1);
-	if (!enforcing() || hornetd())
+	if (easy(command) || !enforcing() || hornetd())
 		return 1;
 	bpf_probe_read_kernel(&a, sizeof(a), attr);
-	return judge(cmd & ~BPF_COMMON_ATTRS, &a, kernel) ? 0 : 1;
+	return judge(command, &a, kernel) ? 0 : 1;
 }
 
 SEC("lsm_cgroup/bpf")

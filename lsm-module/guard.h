@@ -330,12 +330,17 @@ enum {
 	PF_KTHREAD = 1 << 21,
 
 	ATTR_SIZE = 1 << 3,
+	BPF_SK_SKB_STREAM_PARSER = 4,
+	BPF_SK_SKB_STREAM_VERDICT = 5,
+	BPF_SK_MSG_VERDICT = 7,
+	BPF_SK_SKB_VERDICT = 38,
 	BPF_PERF_EVENT = 41,
 	BPF_LSM_CGROUP = 43,
 	BPF_PROG_TYPE_SOCKET_FILTER = 1,
 	BPF_PROG_TYPE_SCHED_CLS = 3,
 	BPF_PROG_TYPE_XDP = 6,
 	BPF_PROG_TYPE_SK_REUSEPORT = 21,
+	BPF_PROG_TYPE_EXT = 28,
 
 	SIGHUP = 1,
 	SIGCHLD = 17,
@@ -603,6 +608,7 @@ struct bpf_prog_aux {
 	__u32 used_map_cnt;
 	struct bpf_map **used_maps;
 	char name[16];
+	struct bpf_prog *dst_prog;
 	struct {
 		__u8 keyring_type;
 		__u8 verdict;

@@ -19,6 +19,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -50,16 +51,34 @@ func TestListedForOwned(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(foreign)
+	var extended [2]*ebpf.Program // the first is hornetd's
+	for i := range extended {
+		if extended[i], err = ebpf.NewProgram(withFunction(cgroupProgram("extended"))); err != nil {
+			t.Fatal(err)
+		}
+		defer extended[i].Close()
+	}
+	extends, err := extension(extended[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer extends.Close()
 	listed := testenv.Cgroup(t)
+	toMaps := []ebpf.AttachType{ebpf.AttachSkSKBStreamParser, ebpf.AttachSkSKBStreamVerdict, ebpf.AttachSkMsgVerdict, ebpf.AttachSkSKBVerdict}
+	attachments := []uint32{0, uint32(ebpf.AttachLSMCgroup), uint32(ebpf.AttachPerfEvent), uint32(ebpf.AttachTCXIngress)}
+	for _, attach := range toMaps {
+		attachments = append(attachments, uint32(attach))
+	}
 	ofProgram := []uint32{unix.BPF_LINK_CREATE, unix.BPF_PROG_BIND_MAP, unix.BPF_PROG_TEST_RUN}
 	ofLink := []uint32{unix.BPF_LINK_UPDATE, unix.BPF_ITER_CREATE, unix.BPF_LINK_DETACH}
 	g := arm(t, func(c *Config) {
-		c.Owned = []Object{{Program, s.Prog}, {Link, s.Link}}
-		c.Allow = []Identity{{Cgroup: listed, Commands: slices.Concat(ofProgram, ofLink, []uint32{unix.BPF_PROG_ATTACH, unix.BPF_PROG_DETACH, unix.BPF_RAW_TRACEPOINT_OPEN}), Attachments: []uint32{0, uint32(ebpf.AttachLSMCgroup)}}}
+		c.Owned = []Object{{Program, s.Prog}, {Link, s.Link}, {Map, s.Map}, {Program, programID(t, extended[0])}}
+		c.Allow = []Identity{{Cgroup: listed, Commands: slices.Concat(ofProgram, ofLink, []uint32{unix.BPF_PROG_ATTACH, unix.BPF_PROG_DETACH, unix.BPF_RAW_TRACEPOINT_OPEN,
+			unix.BPF_PROG_LOAD, unix.BPF_BTF_LOAD}), Programs: []uint32{uint32(ebpf.SocketFilter), uint32(ebpf.Extension)}, Attachments: attachments}}
 	})
 	cmd := child("tries", nil)
 	cmd.ExtraFiles = s.loot(t, g.programs[controlProgram])
-	for _, fd := range []int{program.FD(), foreign} {
+	for _, fd := range []int{program.FD(), foreign, extended[0].FD(), extended[1].FD(), extends.FD()} {
 		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -69,12 +88,13 @@ func TestListedForOwned(t *testing.T) {
 	for _, f := range cmd.ExtraFiles {
 		defer f.Close()
 	}
-	const foreignProg, foreignLink = stolenArray + 1, stolenArray + 2
+	const foreignProg, foreignLink, stolenExtended, foreignExtended, foreignExtends = stolenArray + 1, stolenArray + 2, stolenArray + 3, stolenArray + 4, stolenArray + 5
 	var wants []bool // refused
-	try := func(refused bool, command, fd, attach int) {
-		cmd.Args = append(cmd.Args, fmt.Sprintf("on=%d:0=%d:2=%d", command, fd, attach))
+	tryTo := func(refused bool, format string, args ...any) {
+		cmd.Args = append(cmd.Args, fmt.Sprintf(format, args...))
 		wants = append(wants, refused)
 	}
+	try := func(refused bool, command, fd, attach int) { tryTo(refused, "on=%d:0=%d:2=%d", command, fd, attach) }
 	for _, command := range ofProgram {
 		try(true, int(command), stolenProg, 0)
 		try(false, int(command), foreignProg, 0)
@@ -90,12 +110,26 @@ func TestListedForOwned(t *testing.T) {
 	try(false, unix.BPF_PROG_ATTACH, foreignProg, 0)
 	try(false, unix.BPF_PROG_DETACH, foreignProg, 0)
 	// Those that have the program elsewhere.
-	for command, word := range map[int]int{unix.BPF_PROG_ATTACH: 1, unix.BPF_RAW_TRACEPOINT_OPEN: 2} {
+	for command, word := range map[int]int{unix.BPF_PROG_ATTACH: 1, unix.BPF_PROG_DETACH: 1, unix.BPF_LINK_UPDATE: 1, unix.BPF_RAW_TRACEPOINT_OPEN: 2} {
 		for fd, refused := range map[int]bool{stolenProg: true, foreignProg: false} {
-			cmd.Args = append(cmd.Args, fmt.Sprintf("on=%d:%d=%d:%d=0", command, word, fd, 3-word))
-			wants = append(wants, refused)
+			tryTo(refused, "on=%d:%d=%d:%d=0", command, word, fd, 3-word)
 		}
 	}
+	// What it is attached to, put in place of or bound to.
+	for command, word := range map[int]int{unix.BPF_PROG_ATTACH: 0, unix.BPF_PROG_DETACH: 0, unix.BPF_LINK_CREATE: 1} {
+		for _, attach := range toMaps {
+			tryTo(true, "on=%d:%d=%d:2=%d", command, word, stolenMap, attach)
+		}
+		tryTo(false, "on=%d:%d=%d:2=%d", command, word, foreignProg, toMaps[0])
+		tryTo(false, "on=%d:%d=%d:2=%d", command, word, stolenMap, ebpf.AttachTCXIngress) // to an interface that has this number
+	}
+	tryTo(true, "on=%d:1=%d:2=0", unix.BPF_PROG_BIND_MAP, stolenMap)
+	tryTo(true, "on=%d:0=%d:1=%d", unix.BPF_LINK_CREATE, foreignExtends, stolenExtended)
+	tryTo(false, "on=%d:0=%d:1=%d", unix.BPF_LINK_CREATE, foreignExtends, foreignExtended)
+	tryTo(true, "extends=%d", stolenExtended)
+	tryTo(false, "extends=%d", foreignExtended)
+	tryTo(true, "set-bpf=%d", stolenProg)
+	tryTo(false, "set-bpf=%d", foreignProg)
 	dir, err := os.Open(listed)
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +153,9 @@ func TestListedForOwned(t *testing.T) {
 		{Deed: DeedBPF, Detail: unix.BPF_PROG_ATTACH, Reason: ReasonType, Attach: 1},
 		{Deed: DeedBPF, Detail: unix.BPF_PROG_DETACH, Reason: ReasonType, Attach: 1},
 		{Deed: DeedBPF, Detail: unix.BPF_PROG_DETACH, Reason: ReasonOwned, Attach: uint32(ebpf.AttachLSMCgroup)},
+		{Deed: DeedBPF, Detail: unix.BPF_PROG_DETACH, Reason: ReasonOwned, Attach: uint32(ebpf.AttachSkSKBVerdict), Object: Object{Map, s.Map}},
+		{Deed: DeedProgram, Reason: ReasonOwned, Object: Object{Program, programID(t, extended[0])}},
+		{Deed: DeedIoctl, Detail: unix.PERF_EVENT_IOC_SET_BPF, Reason: ReasonOwned, Attach: uint32(ebpf.AttachPerfEvent), Object: Object{Program, s.Prog}},
 	} {
 		if !slices.ContainsFunc(told, func(e Event) bool {
 			return e.Deed == want.Deed && e.Detail == want.Detail && e.Reason == want.Reason && e.Object == want.Object && e.Attach == want.Attach
@@ -137,6 +174,32 @@ func on(text string) error {
 		return err
 	}
 	return closing(bpf(command, map[int]uint32{one: first, another: second}))
+}
+
+// withFunction gives a program its types, so that another one can take its place.
+func withFunction(spec *ebpf.ProgramSpec) *ebpf.ProgramSpec {
+	ctx := &btf.Pointer{Target: &btf.Struct{Name: "__sk_buff"}}
+	whole := &btf.Func{Name: spec.Name, Linkage: btf.GlobalFunc,
+		Type: &btf.FuncProto{Return: &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}, Params: []btf.FuncParam{{Name: "ctx", Type: ctx}}}}
+	spec.Instructions[0] = btf.WithFuncMetadata(spec.Instructions[0].WithSymbol(spec.Name), whole)
+	return spec
+}
+
+// extension loads a program that can take the place of another one, called "extended".
+func extension(of *ebpf.Program) (*ebpf.Program, error) {
+	spec := withFunction(cgroupProgram("extends"))
+	spec.Type, spec.AttachType, spec.AttachTarget, spec.AttachTo = ebpf.Extension, 0, of, "extended"
+	return ebpf.NewProgram(spec)
+}
+
+func programID(t *testing.T, p *ebpf.Program) uint32 {
+	t.Helper()
+	info, err := p.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	return uint32(id)
 }
 
 // attaches tries to attach what is no program in a way that is not a command of bpf(2).
@@ -217,19 +280,10 @@ func TestMadeIsOwned(t *testing.T) {
 	foreign := newMap(t)
 	bpffs := testenv.BPFFS(t)
 	arm(t, nil)
-	idOf := func(p *ebpf.Program) uint32 {
-		t.Helper()
-		info, err := p.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		id, _ := info.ID()
-		return uint32(id)
-	}
 	for _, command := range []struct {
 		number int
 		id     uint32
-	}{{unix.BPF_PROG_GET_FD_BY_ID, idOf(before)}, {unix.BPF_MAP_GET_FD_BY_ID, mapID(t, foreign)}} {
+	}{{unix.BPF_PROG_GET_FD_BY_ID, programID(t, before)}, {unix.BPF_MAP_GET_FD_BY_ID, mapID(t, foreign)}} {
 		if err := closing(bpf(command.number, map[int]uint32{0: command.id})); err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +302,7 @@ func TestMadeIsOwned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tries := []string{fmt.Sprint("program=", idOf(before)), fmt.Sprint("write=", mapID(t, foreign)), fmt.Sprint("program=", idOf(made)),
+	tries := []string{fmt.Sprint("program=", programID(t, before)), fmt.Sprint("write=", mapID(t, foreign)), fmt.Sprint("program=", programID(t, made)),
 		fmt.Sprint("write=", mapID(t, newMap(t))), fmt.Sprint("link=", info.ID)}
 	look := func(want string) {
 		t.Helper()
