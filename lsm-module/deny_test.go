@@ -51,6 +51,7 @@ type field struct {
 	Map, Prog, Link  uint32 // ids of what hornetd owns
 	Cgroup           string
 	PID              int // of hornetd
+	Child            int // of a child of hornetd's that has executed nothing yet
 	Binary           string
 	Stolen           bool
 }
@@ -166,20 +167,7 @@ var attackLoads = []act{
 		})
 	}},
 	{"foreign program: attach to a cgroup", func(f *field) error {
-		return pinnedProgram(f, "cgroup", func(fd int) error {
-			cg, err := unix.Open(f.Cgroup, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(cg)
-			words := map[int]uint32{0: uint32(cg), 1: uint32(fd), 2: uint32(ebpf.AttachCGroupInetEgress), 3: unix.BPF_F_ALLOW_MULTI}
-			if _, err := bpf(unix.BPF_PROG_ATTACH, words); err != nil {
-				return err
-			}
-			delete(words, 3)
-			_, err = bpf(unix.BPF_PROG_DETACH, words)
-			return err
-		})
+		return pinnedProgram(f, "cgroup", func(fd int) error { return attachToCgroup(f, fd) })
 	}},
 	{"foreign program: link to a cgroup", func(f *field) error {
 		return pinnedProgram(f, "cgroup", func(fd int) error {
@@ -318,6 +306,22 @@ func ioctl(request uint) error {
 	return unix.IoctlSetPointerInt(null, request, 0)
 }
 
+// attachToCgroup attaches a program, and detaches it.
+func attachToCgroup(f *field, fd int) error {
+	cg, err := unix.Open(f.Cgroup, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(cg)
+	words := map[int]uint32{0: uint32(cg), 1: uint32(fd), 2: uint32(ebpf.AttachCGroupInetEgress), 3: unix.BPF_F_ALLOW_MULTI}
+	if _, err := bpf(unix.BPF_PROG_ATTACH, words); err != nil {
+		return err
+	}
+	delete(words, 3)
+	_, err = bpf(unix.BPF_PROG_DETACH, words)
+	return err
+}
+
 func socketOption(option, fd int) error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -364,32 +368,32 @@ var attackOwned = []act{
 	{"owned link: by id", func(f *field) error {
 		return closing(bpf(unix.BPF_LINK_GET_FD_BY_ID, map[int]uint32{0: f.Link}))
 	}},
+	{"owned link: from its pin", func(f *field) error { return closing(pinnedLink(f)) }},
 	{"owned link: update, from its pin", func(f *field) error {
-		return withLink(f, func(l link.Link) error {
-			return pinnedProgram(f, "cgroup", func(fd int) error {
-				raw, err := l.Info()
-				if err != nil {
-					return err
-				}
-				fdOf, err := bpf(unix.BPF_LINK_GET_FD_BY_ID, map[int]uint32{0: uint32(raw.ID)})
-				if err != nil {
-					return err
-				}
-				defer unix.Close(fdOf)
-				_, err = bpf(unix.BPF_LINK_UPDATE, map[int]uint32{0: uint32(fdOf), 1: uint32(fd)})
-				return err
-			})
-		})
+		fd, err := pinnedLink(f)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return updateLink(f, fd)
 	}},
 }
 
-func withLink(f *field, use func(link.Link) error) error {
-	l, err := link.LoadPinnedLink(f.pin("link"), nil)
-	if err != nil {
+// pinnedLink returns a descriptor of the link that is pinned.
+func pinnedLink(f *field) (int, error) {
+	path := append([]byte(f.pin("link")), 0)
+	p := uintptr(unsafe.Pointer(&path[0]))
+	fd, err := bpf(unix.BPF_OBJ_GET, map[int]uint32{0: uint32(p), 1: uint32(p >> 32)})
+	runtime.KeepAlive(path)
+	return fd, err
+}
+
+// updateLink gives a link another program.
+func updateLink(f *field, fd int) error {
+	return pinnedProgram(f, "cgroup", func(program int) error {
+		_, err := bpf(unix.BPF_LINK_UPDATE, map[int]uint32{0: uint32(fd), 1: uint32(program)})
 		return err
-	}
-	defer l.Close()
-	return use(l)
+	})
 }
 
 // errNotStolen is for who has no such descriptors.
@@ -440,13 +444,24 @@ var attackStolen = []act{
 	{"stolen map: delete a batch", stolen(func(*field) error { return batch(unix.BPF_MAP_DELETE_BATCH) })},
 	{"stolen map: look up and delete a batch", stolen(func(*field) error { return batch(unix.BPF_MAP_LOOKUP_AND_DELETE_BATCH) })},
 	{"stolen map: pin elsewhere", stolen(func(f *field) error { return pinElsewhere(f, stolenMap) })},
+	{"stolen map: iterate", stolen(func(f *field) error {
+		return pinnedProgram(f, "iter", func(fd int) error {
+			about := []uint32{stolenMap}
+			p := uintptr(unsafe.Pointer(&about[0]))
+			err := closing(bpf(unix.BPF_LINK_CREATE, map[int]uint32{0: uint32(fd), 2: uint32(ebpf.AttachTraceIter), 4: uint32(p), 5: uint32(p >> 32), 6: 4}))
+			runtime.KeepAlive(about)
+			return err
+		})
+	})},
 	{"stolen array: map its memory", stolen(func(*field) error { return mapped(unix.PROT_READ | unix.PROT_WRITE) })},
 	{"stolen array: map its memory to read", stolen(func(*field) error { return mapped(unix.PROT_READ) })},
 	{"stolen program: run", stolen(func(*field) error {
 		_, err := bpf(unix.BPF_PROG_TEST_RUN, map[int]uint32{0: stolenProg})
 		return err
 	})},
+	{"stolen program: attach to a cgroup", stolen(func(f *field) error { return attachToCgroup(f, stolenProg) })},
 	{"stolen program: pin elsewhere", stolen(func(f *field) error { return pinElsewhere(f, stolenProg) })},
+	{"stolen link: update", stolen(func(f *field) error { return updateLink(f, stolenLink) })},
 	{"stolen link: detach", stolen(func(*field) error {
 		_, err := bpf(unix.BPF_LINK_DETACH, map[int]uint32{0: stolenLink, 1: 0})
 		return err
@@ -656,6 +671,8 @@ var attackHornetd = []act{
 	{"SIGURG", func(f *field) error { return unix.Kill(f.PID, unix.SIGURG) }},
 	{"SIGWINCH", func(f *field) error { return unix.Kill(f.PID, unix.SIGWINCH) }},
 	{"SIGTERM", func(f *field) error { return unix.Kill(f.PID, unix.SIGTERM) }},
+	{"SIGSTOP to a child", func(f *field) error { return unix.Kill(f.Child, unix.SIGSTOP) }},
+	{"SIGKILL to a child", func(f *field) error { return unix.Kill(f.Child, unix.SIGKILL) }},
 	{"SIGUSR2 to a thread", func(f *field) error { return unix.Tgkill(f.PID, f.PID, unix.SIGUSR2) }},
 	{"SIGUSR2 by pidfd", func(f *field) error {
 		p, err := unix.PidfdOpen(f.PID, 0)
@@ -798,20 +815,20 @@ func childAttacks(args []string) error {
 }
 
 func (f *field) args() []string {
-	return []string{f.Guarded, f.Foreign, fmt.Sprint(f.Map), fmt.Sprint(f.Prog), fmt.Sprint(f.Link), f.Cgroup, fmt.Sprint(f.PID), f.Binary}
+	return []string{f.Guarded, f.Foreign, fmt.Sprint(f.Map), fmt.Sprint(f.Prog), fmt.Sprint(f.Link), f.Cgroup, fmt.Sprint(f.PID), f.Binary, fmt.Sprint(f.Child)}
 }
 
 func parseField(args []string) (*field, error) {
 	f := &field{Guarded: args[0], Foreign: args[1], Cgroup: args[5], Binary: args[7], Stolen: os.Getenv("STOLEN") != ""}
-	var numbers [4]int
-	for i, at := range []int{2, 3, 4, 6} {
+	var numbers [5]int
+	for i, at := range []int{2, 3, 4, 6, 8} {
 		n, err := strconv.Atoi(args[at])
 		if err != nil {
 			return nil, err
 		}
 		numbers[i] = n
 	}
-	f.Map, f.Prog, f.Link, f.PID = uint32(numbers[0]), uint32(numbers[1]), uint32(numbers[2]), numbers[3]
+	f.Map, f.Prog, f.Link, f.PID, f.Child = uint32(numbers[0]), uint32(numbers[1]), uint32(numbers[2]), numbers[3], numbers[4]
 	return f, nil
 }
 
@@ -876,6 +893,7 @@ func (s *scene) foreign(t *testing.T) {
 		"cgroup": cgroupProgram("foreign"),
 		"xdp":    {Type: ebpf.XDP}, "cls": {Type: ebpf.SchedCLS}, "act": {Type: ebpf.SchedACT},
 		"filter": {Type: ebpf.SocketFilter}, "raw_tp": {Type: ebpf.RawTracepoint}, "perf": {Type: ebpf.PerfEvent},
+		"iter": {Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_map_elem"},
 	}
 	for name, spec := range specs {
 		spec.License = "GPL"
@@ -961,6 +979,18 @@ func (s *scene) lay(t *testing.T) {
 func (s *scene) attack(t *testing.T, actor string, wrap []string, control *ebpf.Program) map[string]string {
 	t.Helper()
 	s.lay(t)
+	var err error
+	if s.Child, err = fork(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Kill(s.Child, unix.SIGKILL); err != nil {
+			t.Fatal(err) // it would be waited for in vain
+		}
+		if _, err := unix.Wait4(s.Child, nil, 0, nil); err != nil {
+			t.Error(err)
+		}
+	}()
 	cmd := child("attacks", wrap, s.args()...)
 	switch actor {
 	case "copy":
