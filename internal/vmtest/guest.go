@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -41,6 +42,7 @@ type Guest struct {
 	Memory   int           // MiB; 0 is 2048
 	Timeout  time.Duration // of the whole guest; 0 is 5 minutes
 	UEFI     bool          // boot by Debian's firmware, whose db, and so the kernel's platform keyring, has the key of UEFIKey
+	LSM      string        // security modules of its kernel, as lsm= takes them; "" is all that tests need, bpf among them
 	Console  string        // file for what the kernel prints; "" is one in the cache
 
 	bootLimit time.Duration // 0 is bootLimit
@@ -206,7 +208,7 @@ func (g *Guest) arguments(initrd, console string) []string {
 	// An oops must fail the test, and an emulated processor is slow enough to
 	// look stuck.
 	line := "console=" + g.Kernel.Arch.console + " loglevel=5 panic=-1 oops=panic nosoftlockup nowatchdog mitigations=off " +
-		"random.trust_cpu=on lsm=landlock,lockdown,yama,integrity,bpf " + g.Kernel.Arch.line
+		"random.trust_cpu=on lsm=" + cmp.Or(g.LSM, "landlock,lockdown,yama,integrity,bpf") + " " + g.Kernel.Arch.line
 	accel := "tcg,thread=multi"
 	if g.Counted {
 		accel, cpus = "tcg", 1

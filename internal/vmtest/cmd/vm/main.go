@@ -23,7 +23,7 @@ import (
 
 type options struct {
 	kernel, run, cover, module string
-	clock                      string
+	clock, lsm                 string
 	arch                       *vmtest.Arch
 	verbose, shell, matrix     bool
 	uefi                       bool
@@ -42,6 +42,7 @@ func main() {
 	flag.BoolVar(&o.verbose, "v", false, "print every test")
 	flag.BoolVar(&o.shell, "shell", false, "a shell in the guest instead of tests; end it with exit")
 	flag.BoolVar(&o.uefi, "uefi", false, "boot by Debian's UEFI firmware, whose key the kernel then has; not with -matrix")
+	flag.StringVar(&o.lsm, "lsm", "", "security modules of the kernel, as lsm= takes them: `landlock,yama` is without bpf; not with -matrix")
 	flag.BoolVar(&o.matrix, "matrix", false, "the tests that need a kernel, on every kernel")
 	flag.IntVar(&o.guests, "guests", 0, "at most so many guests at once; 0 is what fits")
 	flag.IntVar(&o.cpus, "cpus", 0, "processors of the guest; 0 is 2. With one, the kernel patches no code that another executes, which emulation does not take well")
@@ -102,7 +103,7 @@ func (o *options) main(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.UEFI = o.uefi
+	g.UEFI, g.LSM = o.uefi, o.lsm
 	g.Counted, g.CPUs = o.counted, o.cpus
 	if o.shell {
 		g.Commands, g.Shell = nil, true
