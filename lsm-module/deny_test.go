@@ -43,6 +43,7 @@ var actors = []actor{
 		"--inh-caps", "-all,+bpf,+perfmon,+net_admin", "--ambient-caps", "-all,+bpf,+perfmon,+net_admin", "--bounding-set", "-all,+bpf,+perfmon,+net_admin"}},
 	{"userns", []string{"unshare", "--user", "--map-root-user", "--mount"}},
 	{"stolen", nil}, // with descriptors of what hornetd owns
+	{"maker", nil},  // a child of hornetd that executed an enrolled file
 }
 
 // What an attacker finds. Its own was there before the guard.
@@ -840,6 +841,7 @@ type scene struct {
 	prog  *ebpf.Program
 	link  link.Link
 	copy  string
+	maker string // an enrolled one
 }
 
 func newScene(t *testing.T) *scene {
@@ -995,6 +997,8 @@ func (s *scene) attack(t *testing.T, actor string, wrap []string, control *ebpf.
 	switch actor {
 	case "copy":
 		cmd.Path, cmd.Args[0] = s.copy, s.copy
+	case "maker":
+		cmd.Path, cmd.Args[0] = s.maker, s.maker
 	case "stolen":
 		cmd.Env = append(cmd.Env, "STOLEN=1")
 		cmd.ExtraFiles = s.loot(t, control)
@@ -1060,6 +1064,7 @@ func TestDenyMatrix(t *testing.T) {
 	signal.Notify(ignored, unix.SIGTERM, unix.SIGUSR2, unix.SIGHUP)
 	defer signal.Stop(ignored)
 	s := newScene(t)
+	s.maker = copyOf(t, self(t))
 	run := func(g *Guard) map[string]map[string]string {
 		all := map[string]map[string]string{}
 		for _, a := range actors {
@@ -1083,10 +1088,15 @@ func TestDenyMatrix(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer binary.Close()
+	maker, err := os.Open(s.maker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer maker.Close()
 	g := arm(t, func(c *Config) {
 		c.Mode, c.ConfirmWithin = Audit, 0
 		c.Guarded = []string{s.Guarded}
-		c.Executables = []*os.File{binary}
+		c.Executables = []*os.File{binary, maker}
 		c.Owned = []Object{{Map, s.Map}, {Program, s.Prog}, {Link, s.Link}, {Map, mapID(t, s.array)}}
 	})
 	var audit map[string]map[string]string
