@@ -237,7 +237,7 @@ static __always_inline _Bool maker(void)
 
 static __always_inline _Bool makes_maps(__u32 command)
 {
-	return (command == BPF_MAP_CREATE || command == BPF_BTF_LOAD || command == BPF_TOKEN_CREATE) && maker();
+	return maker() && (command == BPF_MAP_CREATE || command == BPF_BTF_LOAD || command == BPF_TOKEN_CREATE);
 }
 
 static __always_inline void identify(struct inode *inode, struct exe *exe)
@@ -308,8 +308,9 @@ static __noinline int permits(struct may *may, __u32 command, __u32 program, __u
 	return 0;
 }
 
-/* Returns 0 if an identity that the operator listed may, or the reason. */
-static __noinline int listed(__u32 command, __u32 program, __u32 attach)
+/* Returns 0 if an identity that the operator listed may, or the reason. Not static: the
+ * verifier looks at it by itself, and not for each command and attach type. */
+__noinline int listed(__u32 command, __u32 program, __u32 attach)
 {
 	struct exe exe = {};
 	struct place place = {};
@@ -380,13 +381,14 @@ static __noinline int fill(struct event *e, struct what *what)
 	return 0;
 }
 
-static __noinline int tell(struct what *what, __u32 refused)
+/* Not static: as listed. */
+__noinline int tell(struct what *what, __u32 refused)
 {
 	__u64 now = bpf_ktime_get_boot_ns();
 	__s64 suppressed = budget(now);
 	struct event *e;
 
-	if (suppressed < 0)
+	if (!what || suppressed < 0)
 		return 0;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
@@ -468,9 +470,11 @@ static __always_inline _Bool same(const char *a, const char *b, int n)
 	return 1;
 }
 
-/* Which object a file is of; kind 0 is none. The kernel names such files. */
-static __noinline int object_in(struct file *file, struct object *o)
+/* Which object a file is of; kind 0 is none. The kernel names such files. Not static: as
+ * listed. */
+__noinline int object_in(__u64 at, struct object *o)
 {
+	struct file *file = (void *)at;
 	void *object = BPF_CORE_READ(file, private_data);
 	char name[16] = {};
 
@@ -494,7 +498,7 @@ static __noinline int object_in(struct file *file, struct object *o)
 
 static __always_inline void object_of(__u32 fd, struct object *o)
 {
-	object_in(file_of(fd), o);
+	object_in((__u64)file_of(fd), o);
 }
 
 /* Ways in */
@@ -555,7 +559,6 @@ static __always_inline enum class class(__u32 command)
 	case BPF_PROG_TEST_RUN:
 		return GATED_OF_FD;
 	case BPF_PROG_ATTACH:
-	case BPF_PROG_DETACH:
 		return GATED_OF_SECOND;
 	case BPF_RAW_TRACEPOINT_OPEN:
 		return GATED_OF_THIRD;
@@ -567,14 +570,7 @@ static __always_inline enum class class(__u32 command)
 /* Is it attached to a map? Others have there a cgroup's descriptor, or an interface's number. */
 static __always_inline _Bool to_map(__u32 attach)
 {
-	switch (attach) {
-	case BPF_SK_SKB_STREAM_PARSER:
-	case BPF_SK_SKB_STREAM_VERDICT:
-	case BPF_SK_MSG_VERDICT:
-	case BPF_SK_SKB_VERDICT:
-		return 1;
-	}
-	return 0;
+	return bit(1ULL << BPF_SK_SKB_STREAM_PARSER | 1ULL << BPF_SK_SKB_STREAM_VERDICT | 1ULL << BPF_SK_MSG_VERDICT | 1ULL << BPF_SK_SKB_VERDICT, attach);
 }
 
 /* Does it take the place of another program's function? The kernel attaches it to that
@@ -604,7 +600,7 @@ static __always_inline __u32 second(__u32 command, struct attr *a)
 }
 
 /* Something of hornetd's. */
-static __always_inline int touches(__u32 command, enum class class, struct attr *a, struct what *what)
+static __always_inline int touches(__u32 command, enum class class, struct attr *a, _Bool both, struct what *what)
 {
 	struct object o = {};
 
@@ -631,7 +627,7 @@ static __always_inline int touches(__u32 command, enum class class, struct attr 
 	default:
 		return 0;
 	}
-	if (class >= GATED && !is_owned(o.kind, o.id))
+	if (both && class >= GATED && !is_owned(o.kind, o.id))
 		object_of(second(command, a), &o);
 	if (!is_owned(o.kind, o.id))
 		return 0;
@@ -691,8 +687,9 @@ static __noinline int verified_fd(__u32 fd)
 
 /* Somebody who is not listed: 0 if the kernel vouches for what he does, or the reason.
  * What a verified program loads has no signature of its own. It does that on the
- * thread that runs it, and a thread's next call from user space is not in that run. */
-static __noinline int vouched(__u32 command, struct attr *a, __u32 attach, _Bool kernel)
+ * thread that runs it, and a thread's next call from user space is not in that run. Not
+ * static: as listed. */
+__noinline int vouched(__u32 command, struct attr *a, __u32 attach, _Bool kernel)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u32 run = 0, *now;
@@ -752,8 +749,9 @@ static __always_inline _Bool easy(__u32 command)
 	return class(command) == FREE && !state.keyrings;
 }
 
-/* Of whoever is not hornetd. */
-static __always_inline int judge(__u32 command, struct attr *a, _Bool kernel)
+/* Of whoever is not hornetd. The floor does not look at a second descriptor: the verifier
+ * looks at all functions of its programs, for each way to them (floor.go, loadOne). */
+static __always_inline int judge(__u32 command, struct attr *a, _Bool kernel, _Bool both)
 {
 	struct what what = { .deed = DEED_BPF, .detail = command };
 	enum class c = class(command);
@@ -761,11 +759,13 @@ static __always_inline int judge(__u32 command, struct attr *a, _Bool kernel)
 
 	if (makes_maps(command))
 		return 0;
+	if (both && command == BPF_PROG_DETACH) /* no class(): likewise */
+		c = GATED_OF_SECOND;
 	describe(command, a, &what);
 	vouch = vouched(command, a, what.attach, kernel);
 	if (c == FREE)
 		return 0;
-	if (touches(command, c, a, &what))
+	if (touches(command, c, a, both, &what))
 		return c == OF_LINK_ID && !listed(command, 0, 0) ? 0 : refuse(&what);
 	if (at_floor(command, what.attach)) {
 		what.reason = REASON_OWNED;
@@ -792,7 +792,7 @@ static __always_inline int call(int cmd, union bpf_attr *attr, _Bool kernel)
 	if (easy(command))
 		return 0;
 	bpf_probe_read_kernel(&a, sizeof(a), attr);
-	return mark == MARK_HORNETD ? pins(command, &a) : judge(command, &a, kernel);
+	return mark == MARK_HORNETD ? pins(command, &a) : judge(command, &a, kernel, 1);
 }
 
 /* Of an argument that is a bool the lowest byte is defined, and it is all that is looked at. */
@@ -1101,10 +1101,12 @@ int BPF_PROG(guard_mmap, struct file *file, unsigned long asked, unsigned long p
 {
 	struct what what = { .deed = DEED_MAP, .reason = REASON_OWNED, .kind = KIND_MAP };
 	struct object o = {};
+	__u64 at = 0;
 
 	if (!(prot & PROT_WRITE) || !(flags & MAP_SHARED) || !file)
 		return 0;
-	object_in(file, &o);
+	bpf_probe_read_kernel(&at, sizeof(at), &file); /* as a number */
+	object_in(at, &o);
 	if (o.kind != KIND_MAP || !is_owned(o.kind, o.id) || is_owned_so(o.kind, o.id, OWNED_SHARED) || hornetd())
 		return 0;
 	what.id = o.id;
@@ -2151,7 +2153,7 @@ static __always_inline int floor(int cmd, union bpf_attr *attr, _Bool kernel)
 	if (easy(command) || !enforcing() || hornetd())
 		return 1;
 	bpf_probe_read_kernel(&a, sizeof(a), attr);
-	return judge(command, &a, kernel) ? 0 : 1;
+	return judge(command, &a, kernel, 0) ? 0 : 1;
 }
 
 SEC("lsm_cgroup/bpf")

@@ -64,8 +64,8 @@ func TestArm(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n, ok := info.VerifiedInstructions(); !ok || n > 50_000 {
-				t.Errorf("%s: the verifier went through %d instructions, %v, want 50000 at most", name, n, ok)
+			if n, ok := info.VerifiedInstructions(); !ok || n > 80_000 {
+				t.Errorf("%s: the verifier went through %d instructions, %v, want 80000 at most", name, n, ok)
 			}
 		}
 	}
