@@ -266,6 +266,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[guard]\nconfirm = '25h'", `2: guard.confirm: is 25h0m0s`, "24h"},
 		{"[guard]\nallow = [" + strings.Repeat("{},", 65) + "]", "2: guard.allow: has 65 entries, more than 64", "a cgroup"},
 		{"[[guard.allow]]\ncommands = ['prog_load']", `1: guard.allow[0]: must have an executable, a cgroup or kernel_signed`, "one entry for each"},
+		{"[[guard.allow]]\nsignals = true\ncgroup = '/" + strings.Repeat("x", 63) + "'", "3: guard.allow[0].cgroup: has a name of 63 bytes, more than the 62", "shorter"},
 		{"[[guard.allow]]\nexecutable = '/a'\ncgroup = '/b'\nsignals = true", `1: guard.allow[0]: must have an executable, a cgroup or kernel_signed`, ""},
 		{"[[guard.allow]]\nexecutable = '/a'\nkernel_signed = ['platform']\nsignals = true", `1: guard.allow[0]: must have an executable, a cgroup or kernel_signed`, ""},
 		{"[[guard.allow]]\nkernel_signed = ['session']\ncommands = ['prog_load']\nprograms = ['xdp']", `2: guard.allow[0].kernel_signed[0]: `, "platform"},

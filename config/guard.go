@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/hex"
 	"fmt"
+	"path"
 	"slices"
 	"time"
 
@@ -13,6 +14,7 @@ const (
 	maxAllowed   = 64
 	leastConfirm = 10 * time.Second
 	mostConfirm  = 24 * time.Hour
+	mostCgroup   = 62 // bytes of a name: the guard cuts longer ones
 )
 
 type rawGuard struct {
@@ -74,6 +76,9 @@ func (c checker) allowed(key string, raw rawAllowed) Allowed {
 		c.path(key+".executable", raw.Executable)
 	case raw.Cgroup != "":
 		c.path(key+".cgroup", raw.Cgroup)
+		if n := len(path.Base(raw.Cgroup)); n > mostCgroup {
+			c.Add(key+".cgroup", "give it a shorter name", "has a name of %d bytes, more than the %d that the guard reads", n, mostCgroup)
+		}
 	default:
 		a.KernelSigned = c.keyrings(key, raw)
 	}

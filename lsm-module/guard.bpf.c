@@ -759,7 +759,7 @@ static __always_inline int judge(__u32 command, struct attr *a, _Bool kernel, _B
 
 	if (makes_maps(command))
 		return 0;
-	if (both && command == BPF_PROG_DETACH) /* no class(): likewise */
+	if (both && command == BPF_PROG_DETACH) /* its program: the floor does not look at that either */
 		c = GATED_OF_SECOND;
 	describe(command, a, &what);
 	vouch = vouched(command, a, what.attach, kernel);

@@ -45,9 +45,9 @@ func (e Event) what() string {
 		s := "bpf " + bpfname.Commands.Name(e.Detail)
 		switch s {
 		case "bpf prog_load":
-			s += " of type " + bpfname.Programs.Name(e.Type)
+			s += ofType(bpfname.Programs, e.Type)
 		case "bpf map_create":
-			s += " of type " + bpfname.Maps.Name(e.Type)
+			s += ofType(bpfname.Maps, e.Type)
 		case "bpf prog_attach", "bpf prog_detach", "bpf link_create":
 			s += " of type " + bpfname.Attachments.Name(e.Attach)
 		}

@@ -30,7 +30,7 @@ func TestGuardWithoutLSM(t *testing.T) {
 		t.Fatal(err)
 	}
 	if slices.Contains(strings.Split(strings.TrimSpace(string(list)), ","), "bpf") {
-		return
+		t.Skip("is run by other tests: the host's, which boots a guest for it")
 	}
 	h := testdaemon.New(t, "\n[guard]\nmode = \"enforce\"\n")
 	log := signedHost{h, t, t.TempDir()}.fromInit()

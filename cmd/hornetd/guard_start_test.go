@@ -123,6 +123,7 @@ func TestGuardFloorDetached(t *testing.T) {
 		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // as new kernels say
 			t.Fatal(err)
 		}
+		t.Logf("kernel.ftrace_enabled=%s: %v", yes, err)
 		return err == nil
 	}
 	t.Cleanup(func() { asks("1") })
@@ -140,9 +141,11 @@ func TestGuardFloorDetached(t *testing.T) {
 	if log := s.fromInit(); !strings.Contains(log, notReady+"its floor was detached") {
 		t.Errorf("its floor detached, and other settings: %s", log)
 	}
-	if err := h.TryStart(); err == nil || !strings.Contains(h.Log(), notReady) || !strings.Contains(h.Log(), "does not know this process as hornetd") {
-		t.Errorf("of one that it does not know: %v: %s", err, h.Log())
+	h.Start()
+	if st, err := h.Client().Status(t.Context()); err != nil || len(st.Problems) != 1 || !strings.HasPrefix(st.Problems[0].Message, `read-only: guard.mode = "enforce", and it only tells: `) || !strings.Contains(st.Problems[0].Message, "does not know this process as hornetd") {
+		t.Errorf("of one that it does not know: %v, problems %+v: %s", err, st.Problems, h.Log())
 	}
+	h.Stop()
 	if asks("0") {
 		if err := h.TryStart(); err == nil || !strings.Contains(h.Log(), notReady+notAsked) {
 			t.Errorf("of one that the kernel does not ask: %v: %s", err, h.Log())

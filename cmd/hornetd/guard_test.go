@@ -165,7 +165,7 @@ func TestGuardEnforces(t *testing.T) {
 // time is that of hornetd.toml where none is named, and enforce asked for again does not take it away.
 func TestGuardLimit(t *testing.T) {
 	testenv.NoLeaks(t)
-	h, c := guarded(t, api.GuardAudit, "confirm = \"10s\"\n")
+	h, c := guarded(t, api.GuardAudit, "confirm = \"30s\"\n")
 	endsBeforeItIsTold(t, h)
 	load := attacks(t, h, c)["load"]
 	for range 2 {
@@ -177,7 +177,7 @@ func TestGuardLimit(t *testing.T) {
 			t.Errorf("enforced, and loaded: %s", out)
 		}
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if _, done := load(); done {
 			break
 		}

@@ -188,7 +188,7 @@ func startedByHand() error {
 
 // foreignGuard is a start under a guard that does not take this process for
 // hornetd. One that enforces would refuse it everything, and one that audits this
-// start cannot have enforce.
+// start cannot have enforce (see stranger).
 func (d *Daemon) foreignGuard(err error) error {
 	s, lookErr := lsm.Look(d.guardDir())
 	switch {
@@ -227,6 +227,9 @@ func (d *Daemon) takeUp(want config.GuardMode) error {
 	if modeOf(want) > mode {
 		mode, within = modeOf(want), d.cfg.Guard.Confirm
 	}
+	if mode == lsm.Enforce && mode != s.Mode && !s.Asked {
+		return errNotAsked()
+	}
 	switch {
 	case (!s.Current || s.Holed || !d.seals.whole) && d.seals.same, d.seals.strict && d.seals.next && !d.seals.same:
 		err = d.upgradeGuard(mode, within, nil)
@@ -257,16 +260,16 @@ func (d *Daemon) guardChanged(what string) {
 // tellFall records once that the guard fell back to audit, which the kernel has it do, and notes
 // when it will, for the watcher. It runs on the owner's thread.
 func (d *Daemon) tellFall(before string) {
-	d.falls.Store(0)
 	if d.guard.force == nil {
+		d.falls.Store(0)
 		d.guard.fell = false
 		return
 	}
 	s, err := d.guard.force.Status()
-	if err != nil {
-		d.log.Warn("guard", zap.Error(err))
+	if err != nil { // the watcher asks again
 		return
 	}
+	d.falls.Store(0)
 	fell := s.Mode == lsm.Enforce && !s.Enforces
 	if fell && !d.guard.fell {
 		d.guardChanged("it enforced, and fell back to audit" + before + ": nobody confirmed in time")
@@ -556,8 +559,10 @@ func (d *Daemon) listen(read func() (lsm.Event, error)) {
 func (d *Daemon) foreign(e lsm.Event) {
 	rec := audit.Record{Phase: audit.Note, Verb: verbForeign, Reason: e.String(),
 		Caller: audit.Caller{UID: e.UID, GID: e.GID, PID: int32(e.PID), Comm: e.Comm}}
-	unit, exe := foreignProcess(e)
-	rec.Caller.Unit, rec.Caller.Exe = cmp.Or(unitOfCgroup(e.Cgroup), unit), exe
+	rec.Caller.Unit, rec.Caller.Exe = foreignProcess(e)
+	if unit, known := unitOfCgroup(e.Cgroup); known { // the process may be elsewhere by now
+		rec.Caller.Unit = unit
+	}
 	if e.Object.Kind == lsm.Program && e.Object.ID != 0 {
 		rec.Programs = []uint32{e.Object.ID}
 	}

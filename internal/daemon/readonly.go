@@ -10,13 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hornetd/hornetd/api"
+	"github.com/hornetd/hornetd/config"
 	"github.com/hornetd/hornetd/internal/remedy"
 	lsm "github.com/hornetd/hornetd/lsm-module"
 )
 
 // stranger is why nothing may be changed, or nil: a guard that enforces does not take
-// this process for hornetd, so that nothing of what runs can be opened, only its floor is
-// left, or whether there is one elsewhere cannot be seen.
+// this process for hornetd, so that nothing of what runs can be opened, or one that is to
+// enforce does not, and goes on telling only; only its floor is left; or whether there is
+// one elsewhere cannot be seen.
 func (d *Daemon) stranger() error {
 	if d.onFloor != nil {
 		return d.onFloor
@@ -29,7 +31,10 @@ func (d *Daemon) stranger() error {
 		return blind() // whatever lies there: nobody knows yet whether it is what is in force
 	}
 	if s, lookErr := lsm.Look(d.guardDir()); lookErr == nil && !s.Enforces {
-		return nil
+		if d.cfg.Guard.Mode != config.GuardEnforce || s.Mode == lsm.Enforce || !s.Asked { // it fell back; startGuard tells
+			return nil
+		}
+		err = fmt.Errorf(`guard.mode = "enforce", and it only tells: %w`, err)
 	}
 	return remedy.With(err, "start a hornetd that was enrolled, as a service with CAP_SYS_ADMIN and no SystemCallFilter= but its unit's, or reboot; before the next update: hornetctl guard enroll")
 }

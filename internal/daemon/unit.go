@@ -2,10 +2,10 @@ package daemon
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -53,34 +53,31 @@ func validSlice(name string) bool {
 	return manifest.UnitCharacters(name) && !strings.Contains(name, "@") && !strings.HasPrefix(name, "-") && !strings.HasSuffix(name, "-") && !strings.Contains(name, "--")
 }
 
-// cgroupMount is where all cgroups of version 2 are, open.
-var cgroupMount = sync.OnceValues(func() (*os.File, error) {
-	dir, err := loader.CgroupMount()
-	if err != nil {
-		return nil, err
-	}
-	return os.Open(dir)
-})
-
-// unitOfCgroup returns the unit that the cgroup with an id is in, whoever of it still lives,
-// or "" where the cgroup has gone. It takes CAP_DAC_READ_SEARCH.
+// unitOfCgroup returns the unit that the cgroup with an id is in, or "", whoever of it still
+// lives. It is known where the cgroup was looked for, also if it has gone, which takes
+// CAP_DAC_READ_SEARCH.
 //
 // Source: open_by_handle_at(2); kernfs_fh_to_dentry in fs/kernfs/mount.c.
-func unitOfCgroup(id uint64) string {
+func unitOfCgroup(id uint64) (unit string, known bool) {
 	const kernfs = 0xfe // the kernel's FILEID_KERNFS
-	mount, err := cgroupMount()
+	dir, err := loader.CgroupMount()
 	if err != nil {
-		return ""
+		return "", false
 	}
+	mount, err := os.Open(dir)
+	if err != nil {
+		return "", false
+	}
+	defer mount.Close()
 	fd, err := unix.OpenByHandleAt(int(mount.Fd()), unix.NewFileHandle(kernfs, binary.NativeEndian.AppendUint64(nil, id)), unix.O_PATH|unix.O_CLOEXEC)
 	if err != nil {
-		return ""
+		return "", errors.Is(err, unix.ESTALE)
 	}
 	defer unix.Close(fd)
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
-		return ""
+		return "", false
 	}
-	below, _ := strings.CutPrefix(path, mount.Name())
-	return unitOf("0::" + below)
+	below, _ := strings.CutPrefix(path, dir)
+	return unitOf("0::" + below), true
 }
