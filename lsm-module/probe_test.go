@@ -172,9 +172,24 @@ func TestBoolArguments(t *testing.T) {
 			t.Errorf("%s does not read its fourth argument", name)
 			continue
 		}
+		find := func(is func(asm.Instruction) bool) asm.Instruction {
+			if next := slices.IndexFunc(insns[at+1:], is); next >= 0 {
+				at += 1 + next
+				return insns[at]
+			}
+			return asm.Instruction{}
+		}
 		kernel := insns[at].Dst
-		next := at + 1 + slices.IndexFunc(insns[at+1:], func(i asm.Instruction) bool { return i.Dst == kernel || i.Src == kernel })
-		if i := insns[next]; i.OpCode.Class() != asm.ALU64Class && i.OpCode.Class() != asm.ALUClass || i.OpCode.ALUOp() != asm.And || i.OpCode.Source() != asm.ImmSource || i.Constant != 0xff {
+		use := func(i asm.Instruction) bool { return i.Dst == kernel || i.Src == kernel }
+		i := find(use)
+		if i.OpCode.Class() == asm.StXClass && i.Dst == asm.RFP { // kept on the stack for later
+			slot := i.Offset
+			kernel = find(func(i asm.Instruction) bool {
+				return i.OpCode.Class() == asm.LdXClass && i.Src == asm.RFP && i.Offset == slot
+			}).Dst
+			i = find(use)
+		}
+		if i.OpCode.Class() != asm.ALU64Class && i.OpCode.Class() != asm.ALUClass || i.OpCode.ALUOp() != asm.And || i.OpCode.Source() != asm.ImmSource || i.Constant != 0xff {
 			t.Errorf("%s: the first that is done with its fourth argument is %v", name, i)
 		}
 	}
