@@ -54,6 +54,15 @@ func tool(t *testing.T, args ...string) (string, bool) {
 	return string(out), err == nil
 }
 
+// unhooked waits until there is no link of a guard: the kernel takes its time.
+func unhooked(t *testing.T) {
+	t.Helper()
+	eventually(t, "no link of the guard", func() bool {
+		out, _ := tool(t, "link")
+		return !strings.Contains(out, "lsm")
+	})
+}
+
 // attacks are what root's bpftool and shell do to a host that hornetd owns.
 func attacks(t *testing.T, h *testdaemon.Host, c api.Collection) map[string]func() (string, bool) {
 	t.Helper()
@@ -150,9 +159,7 @@ func TestGuardEnforces(t *testing.T) {
 	if _, stderr, exit := h.Ctl("guard", "disarm", "--reason", "it was a test"); exit != 0 {
 		t.Fatal(stderr)
 	}
-	if out, _ := tool(t, "link"); strings.Contains(out, "lsm") {
-		t.Errorf("disarmed, and there are links: %s", out)
-	}
+	unhooked(t)
 	onRecord(t, h, func(r guardRecord) bool {
 		return r.Verb == "guard" && r.Phase == "outcome" && strings.Contains(r.Reason, "it was a test")
 	})
@@ -348,14 +355,7 @@ func TestGuardDisarmLater(t *testing.T) {
 	if _, stderr, exit := h.Ctl("guard", "disarm", "--reason", "a test"); exit != 0 {
 		t.Error(stderr)
 	}
-	gone := func(what string) {
-		t.Helper()
-		eventually(t, what+", and there are no links", func() bool {
-			out, _ := tool(t, "link")
-			return !strings.Contains(out, "lsm")
-		})
-	}
-	gone("disarmed")
+	unhooked(t)
 	// So does a start that is to have none.
 	if _, stderr, exit := h.Ctl("guard", "audit"); exit != 0 {
 		t.Fatal(stderr)
@@ -371,7 +371,7 @@ func TestGuardDisarmLater(t *testing.T) {
 	if g := s.mode(); g.Mode != api.GuardOff || g.Reason != "" {
 		t.Errorf("guard %+v: %s", g, log)
 	}
-	gone("started anew")
+	unhooked(t)
 }
 
 // TestGuardDisarmLeft: of a guard that has ended something may be left, where something is mounted
